@@ -1,0 +1,55 @@
+"""The errors that users can meet. Each names the thing, what it got, what it wanted and what to do next."""
+
+from typing import ClassVar
+
+
+class Verse3dError(Exception):
+    """Base of every error that verse3d raises on purpose.
+
+    Args:
+        message: what is wrong, where, and what was expected.
+        hint: what the user can do about it, one sentence.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
+
+
+class ConfigError(Verse3dError, ValueError):
+    """A setting is unknown, of the wrong type, or contradicts another one."""
+
+    exit_code = 2
+
+
+class DataError(Verse3dError, ValueError):
+    """A scan, a mask, an index or a folder is not what it should be."""
+
+    exit_code = 3
+
+
+class GeometryError(DataError):
+    """An affine or a shape makes no sense, or two of them do not fit together."""
+
+
+class OutputError(DataError, OSError):
+    """Something could not be written. Nothing is left under the final name."""
+
+    def __str__(self) -> str:  # OSError brings a __str__ of its own
+        return Verse3dError.__str__(self)
+
+
+class CheckpointError(Verse3dError, RuntimeError):
+    """A model file is damaged, unsafe, from another version or for another job."""
+
+    exit_code = 4
+
+
+class TrainingError(Verse3dError, RuntimeError):
+    """Training cannot go on, for example because the loss is not a number."""

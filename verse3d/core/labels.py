@@ -1,0 +1,141 @@
+"""The vertebra table, and how VerSe ids become the contiguous ids that a network counts in.
+
+VerSe ids (osf.io/nqjyw, osf.io/t98fz): 1-7 C1-C7, 8-19 T1-T12, 20-24 L1-L5, 25 L6, 28 T13. The sacrum (26) and the
+coccyx (27) have an id but are never labelled in VerSe, so verse3d treats them as unknown.
+"""
+
+import colorsys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verse3d.core.errors import ConfigError, DataError
+
+SchemeName = Literal["binary", "vertebrae"]
+Rgb = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Label:
+    """One row of a label table: the id in the file, its name and its colour (0-255)."""
+
+    id: int
+    name: str
+    rgb: Rgb
+
+
+def _colour(position: int) -> Rgb:
+    """A colour that differs clearly from those of the neighbours along the spine (golden-angle hues)."""
+    hue = (position * 0.381966) % 1.0
+    value = 1.0 if position % 2 else 0.82
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.75, value)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+_NAMES_TOP_DOWN = (
+    *((number, f"C{number}") for number in range(1, 8)),
+    *((number + 7, f"T{number}") for number in range(1, 13)),
+    (28, "T13"),
+    *((number + 19, f"L{number}") for number in range(1, 7)),
+)
+
+VERTEBRAE: tuple[Label, ...] = tuple(
+    Label(verse_id, name, _colour(position)) for position, (verse_id, name) in enumerate(_NAMES_TOP_DOWN)
+)
+"""All 26 vertebrae of VerSe from head to tail (T13 stands between T12 and L1)."""
+
+VERSE_IDS: frozenset[int] = frozenset(label.id for label in VERTEBRAE)
+_BY_ID = {label.id: label for label in VERTEBRAE}
+_BY_NAME = {label.name: label for label in VERTEBRAE}
+
+
+def vertebra(key: int | str) -> Label:
+    """The vertebra with this VerSe id or name.
+
+    Raises:
+        DataError: no vertebra has that id or name.
+
+    Example:
+        >>> vertebra(28).name, vertebra("L1").id
+        ('T13', 20)
+    """
+    found = _BY_ID.get(key) if isinstance(key, int) else _BY_NAME.get(key.upper())
+    if found is None:
+        raise DataError(f"no vertebra is called {key!r}; known: 1-25 and 28, or C1 ... L6 and T13")
+    return found
+
+
+def unknown_ids(ids: Iterable[int]) -> list[int]:
+    """The ids that are neither background nor a vertebra of VerSe, sorted."""
+    return sorted({int(label) for label in ids} - VERSE_IDS - {0})
+
+
+@dataclass(frozen=True)
+class LabelScheme:
+    """What a network tells apart, and how its contiguous ids 0..n map to the ids written into masks.
+
+    Attributes:
+        name: "binary" (vertebra or not) or "vertebrae" (26 levels).
+        labels: the foreground labels; the network id of ``labels[n]`` is ``n + 1``.
+    """
+
+    name: SchemeName
+    labels: tuple[Label, ...]
+
+    @property
+    def output_channels(self) -> int:
+        """Channels of the network's output: 1 (sigmoid) for one foreground label, else labels + background (softmax)."""
+        return 1 if len(self.labels) == 1 else len(self.labels) + 1
+
+    def network_from_verse(self, ids: NDArray[np.integer]) -> NDArray[np.uint8]:
+        """Map an array of VerSe ids (any integer dtype, any shape) to network ids.
+
+        Raises:
+            DataError: an id is neither 0 nor a vertebra of VerSe.
+        """
+        present = np.flatnonzero(np.bincount(ids.ravel())) if _bincountable(ids) else np.unique(ids)
+        if unknown := unknown_ids(present):
+            raise DataError(
+                f"mask holds unknown label ids {unknown}; VerSe defines 1-25 and 28 (26 sacrum and 27 coccyx are not used)",
+                hint="set those voxels to 0 or to the right vertebra",
+            )
+        return self._table_network_from_verse()[ids]
+
+    def file_from_network(self, ids: NDArray[np.integer]) -> NDArray[np.uint8]:
+        """Map network ids 0..n (any shape) to the ids that are written into masks (VerSe ids, or 1 for binary)."""
+        table = np.array([0, *(label.id for label in self.labels)], dtype=np.uint8)
+        return table[ids]
+
+    def _table_network_from_verse(self) -> NDArray[np.uint8]:
+        table = np.zeros(max(VERSE_IDS) + 1, dtype=np.uint8)
+        if self.name == "binary":
+            table[list(VERSE_IDS)] = 1
+        else:
+            for network_id, label in enumerate(self.labels, start=1):
+                table[label.id] = network_id
+        return table
+
+
+def _bincountable(ids: NDArray[np.integer]) -> bool:
+    return ids.dtype in (np.uint8, np.uint16) and ids.size > 0
+
+
+_SCHEMES: dict[str, LabelScheme] = {
+    "binary": LabelScheme("binary", (Label(1, "vertebrae", (255, 200, 60)),)),
+    # The network id equals the VerSe id for 1-25; only T13 moves, from 28 to 26.
+    "vertebrae": LabelScheme("vertebrae", tuple(sorted(VERTEBRAE, key=lambda label: label.id))),
+}
+
+
+def label_scheme(name: str) -> LabelScheme:
+    """The scheme of that name.
+
+    Raises:
+        ConfigError: there is no such scheme.
+    """
+    if name not in _SCHEMES:
+        raise ConfigError(f"label scheme {name!r} is unknown; expected one of {sorted(_SCHEMES)}")
+    return _SCHEMES[name]

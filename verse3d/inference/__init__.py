@@ -1,0 +1,1 @@
+"""From a CT file to a label file on the same grid."""

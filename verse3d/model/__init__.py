@@ -1,0 +1,1 @@
+"""Networks, modes and checkpoints."""

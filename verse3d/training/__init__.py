@@ -1,0 +1,1 @@
+"""The training loop, its monitor and its run folder."""
