@@ -1,0 +1,117 @@
+"""Slices of a volume turned the way that radiologists look at them; arrays in, arrays out, nothing is drawn here.
+
+Sagittal: anterior on the left, head up. Coronal and axial follow the radiological convention: the patient's right is on
+the left of the picture; coronal head up, axial anterior up. Slices follow the axes of the array, so on an oblique scan
+they are the nearest planes, not resampled ones.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from verse3d.core.errors import GeometryError
+from verse3d.core.geometry import Geometry
+
+PlaneName = Literal["sagittal", "coronal", "axial"]
+PLANES: tuple[PlaneName, ...] = ("sagittal", "coronal", "axial")
+_OPPOSITE = {"R": "L", "A": "P", "S": "I"}
+
+
+@dataclass(frozen=True, eq=False)
+class PlaneSlice:
+    """One slice as it is to be shown.
+
+    Attributes:
+        plane: which plane it is.
+        pixels: (rows, columns), row 0 on top, column 0 on the left; a view of the volume, same dtype.
+        pixel_mm: height and width of one pixel.
+        position_mm: where the middle of the slice lies along the world axis across the plane (x, y or z).
+        left: anatomical direction at the left edge, "A", "R" ...; likewise the other three.
+        right: see ``left``.
+        top: see ``left``.
+        bottom: see ``left``.
+    """
+
+    plane: PlaneName
+    pixels: NDArray[Any]
+    pixel_mm: tuple[float, float]
+    position_mm: float
+    left: str
+    right: str
+    top: str
+    bottom: str
+
+    @property
+    def size_mm(self) -> tuple[float, float]:
+        """Height and width of the whole picture."""
+        return self.pixels.shape[0] * self.pixel_mm[0], self.pixels.shape[1] * self.pixel_mm[1]
+
+
+def plane_slice(array: NDArray[Any], geometry: Geometry, plane: PlaneName, centre_mm: ArrayLike) -> PlaneSlice:
+    """The slice of a volume nearest to a point, turned for display without copying the volume.
+
+    Args:
+        array: voxels (I, J, K) in any axis order.
+        geometry: their grid.
+        plane: "sagittal", "coronal" or "axial".
+        centre_mm: world mm (3,); a point outside of the volume gives the slice at its border.
+
+    Raises:
+        GeometryError: the array does not have the shape of the geometry.
+    """
+    if array.shape != geometry.shape:
+        raise GeometryError(f"an array of shape {array.shape} does not lie on a grid of shape {geometry.shape}")
+    view, grid = nib.apply_orientation(array, nib.io_orientation(geometry.affine)), geometry.reoriented("RAS")
+    across = PLANES.index(plane)
+    across_to, up = [axis for axis in range(3) if axis != across]
+    number = _nearest_index(grid, centre_mm)[across]
+    middle = (np.array(grid.shape) - 1) / 2
+    middle[across] = number
+    return PlaneSlice(
+        plane=plane,
+        pixels=np.moveaxis(view, across, 0)[number, ::-1, ::-1].T,
+        pixel_mm=(grid.spacing_mm[up], grid.spacing_mm[across_to]),
+        position_mm=float(grid.world_from_index(middle[None])[0, across]),
+        left="RAS"[across_to],
+        right=_OPPOSITE["RAS"[across_to]],
+        top="RAS"[up],
+        bottom=_OPPOSITE["RAS"[up]],
+    )
+
+
+def display_centre_mm(masks: Iterable[NDArray[np.uint8]], geometry: Geometry) -> NDArray[np.float64]:
+    """World mm (3,) of the centre of mass of the first mask that is not empty, else of the volume's middle.
+
+    Args:
+        masks: label ids (I, J, K); all ids weigh the same.
+        geometry: their grid.
+
+    Raises:
+        GeometryError: a mask does not have the shape of the geometry.
+    """
+    for mask in masks:
+        if mask.shape != geometry.shape:
+            raise GeometryError(f"a mask of shape {mask.shape} does not lie on a grid of shape {geometry.shape}")
+        if mask.any():
+            return geometry.world_from_index(_centre_of_mass(mask)[None]).reshape(3)
+    return geometry.world_from_index((np.array([geometry.shape]) - 1) / 2).reshape(3)
+
+
+def _centre_of_mass(mask: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Mean index of the non-zero voxels, from their counts per plane; holds one bool copy of the mask."""
+    slowest_first = np.argsort(-np.abs(mask.strides), kind="stable")
+    inside = mask.transpose(slowest_first) != 0
+    centre = np.empty(3)
+    for place, axis in enumerate(slowest_first):
+        profile = np.count_nonzero(inside, axis=tuple({0, 1, 2} - {place}))
+        centre[axis] = np.average(np.arange(len(profile)), weights=profile)
+    return centre
+
+
+def _nearest_index(geometry: Geometry, point_mm: ArrayLike) -> tuple[int, ...]:
+    index = np.rint(geometry.index_from_world(np.reshape(point_mm, (1, 3)))[0]).astype(int)
+    return tuple(np.clip(index, 0, np.array(geometry.shape) - 1).tolist())
