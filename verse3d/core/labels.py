@@ -87,7 +87,7 @@ class LabelScheme:
 
     @property
     def output_channels(self) -> int:
-        """Channels of the network's output: 1 (sigmoid) for one foreground label, else labels + background (softmax)."""
+        """Channels of the network's output: 1 (sigmoid) for one foreground label, else all + background (softmax)."""
         return 1 if len(self.labels) == 1 else len(self.labels) + 1
 
     def network_from_verse(self, ids: NDArray[np.integer]) -> NDArray[np.uint8]:
@@ -99,15 +99,17 @@ class LabelScheme:
         present = np.flatnonzero(np.bincount(ids.ravel())) if _bincountable(ids) else np.unique(ids)
         if unknown := unknown_ids(present):
             raise DataError(
-                f"mask holds unknown label ids {unknown}; VerSe defines 1-25 and 28 (26 sacrum and 27 coccyx are not used)",
+                f"mask holds unknown label ids {unknown}; VerSe uses 1-25 and 28 (not 26, the sacrum, nor 27, the coccyx)",
                 hint="set those voxels to 0 or to the right vertebra",
             )
-        return self._table_network_from_verse()[ids]
+        network_ids: NDArray[np.uint8] = self._table_network_from_verse()[ids]
+        return network_ids
 
     def file_from_network(self, ids: NDArray[np.integer]) -> NDArray[np.uint8]:
         """Map network ids 0..n (any shape) to the ids that are written into masks (VerSe ids, or 1 for binary)."""
         table = np.array([0, *(label.id for label in self.labels)], dtype=np.uint8)
-        return table[ids]
+        file_ids: NDArray[np.uint8] = table[ids]
+        return file_ids
 
     def _table_network_from_verse(self) -> NDArray[np.uint8]:
         table = np.zeros(max(VERSE_IDS) + 1, dtype=np.uint8)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from verse3d.core.errors import DataError
 from verse3d.core.labels import Label
-from verse3d.report.files import whole_file
+from verse3d.core.files import whole_file
 
 # ITK-SNAP refuses a file whose second line is not exactly this one; some header lines end with a space.
 _HEADER = (

@@ -1,0 +1,106 @@
+"""Writing files whole or not at all, and reading the small ones."""
+
+import contextlib
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from verse3d.core.errors import DataError, OutputError
+
+TEMPORARY_PREFIX = ".verse3d-"
+_HINTS = {
+    errno.ENOSPC: "the disk is full: free some space or choose another folder",
+    errno.EDQUOT: "your disk quota is used up: free some space or choose another folder",
+    errno.EACCES: "you may not write there: choose another folder or change its permissions",
+    errno.EPERM: "you may not write there: choose another folder or change its permissions",
+    errno.EROFS: "that file system is read-only: choose another folder",
+    errno.ENOTDIR: "a part of that path is a file, not a folder",
+    errno.EEXIST: "a file of that name stands where a folder is needed",
+}
+
+
+def output_error(path: Path, error: OSError) -> OutputError:
+    """The error to raise when ``path`` could not be written because of ``error``."""
+    reason = error.strerror or str(error)
+    return OutputError(f"cannot write {path}: {reason}", hint=_HINTS.get(error.errno or 0, ""))
+
+
+def make_folder(path: Path) -> Path:
+    """Create the folder and its parents if they are missing, and return it.
+
+    Raises:
+        OutputError: it cannot be created or not be written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise output_error(path, error) from error
+    return path
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` to write to; it takes the final name only if the block ends well.
+
+    The temporary name keeps the suffixes (".nii.gz"), starts with a dot, and is removed after any failure.
+
+    Raises:
+        OutputError: the file system refuses (disk full, not writable ...).
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with whole_file(pathlib.Path(folder) / "a.txt") as part:
+        ...         _ = part.write_text("all of it")
+        ...     (pathlib.Path(folder) / "a.txt").read_text()
+        'all of it'
+    """
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
+    try:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            _flush_to_disk(temporary)
+            temporary.replace(path)
+        finally:
+            # After a failure only: a finished file has moved to its final name.
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+    except OutputError:
+        raise
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
+def _flush_to_disk(path: Path) -> None:
+    with path.open("rb") as handle:
+        os.fsync(handle.fileno())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file (UTF-8, LF) whole or not at all."""
+    with whole_file(path) as part, part.open("w", encoding="utf-8", newline="\n") as handle:
+        handle.write(text)
+
+
+def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - whatever JSON can hold
+    """Write indented strict JSON (no NaN) whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever JSON can hold
+    """Parse a JSON file.
+
+    Raises:
+        DataError: the file cannot be read or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {path} as JSON: {error}") from error

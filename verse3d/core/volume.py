@@ -1,0 +1,239 @@
+"""NIfTI in, NIfTI out: voxels with their geometry, and masks written on exactly the grid of their scan."""
+
+import gzip
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
+
+from verse3d.core.errors import DataError, GeometryError, OutputError
+from verse3d.core.files import whole_file
+from verse3d.core.geometry import Geometry
+from verse3d.version import __version__
+
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+GEOMETRY_FIELDS = (
+    "dim",
+    "dim_info",
+    "pixdim",
+    "xyzt_units",
+    "qform_code",
+    "sform_code",
+    "quatern_b",
+    "quatern_c",
+    "quatern_d",
+    "qoffset_x",
+    "qoffset_y",
+    "qoffset_z",
+    "srow_x",
+    "srow_y",
+    "srow_z",
+)
+"""The header fields that place voxels in the world. A mask copies them from its scan bit for bit."""
+
+_READ_ERRORS = (
+    OSError,
+    EOFError,
+    zlib.error,
+    gzip.BadGzipFile,
+    ImageFileError,
+    HeaderDataError,
+    ValueError,
+    MemoryError,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """Voxels on a grid, and the NIfTI header they came with.
+
+    Attributes:
+        array: (i, j, k) voxels; HU as float32 or an integer dtype for scans, uint8/uint16 for label maps.
+        geometry: the grid.
+        header: the header as read from the file (``nibabel.Nifti1Header`` or ``Nifti2Header``).
+        path: where it was read from.
+    """
+
+    array: NDArray[Any]
+    geometry: Geometry
+    header: nib.Nifti1Header
+    path: Path
+
+
+def nifti_stem(path: Path) -> str:
+    """The file name without ".nii" or ".nii.gz".
+
+    Raises:
+        DataError: the name ends otherwise.
+    """
+    for suffix in NIFTI_SUFFIXES:
+        if path.name.lower().endswith(suffix):
+            return path.name[: -len(suffix)]
+    raise DataError(f"{path} is not a NIfTI file: its name ends neither with .nii nor with .nii.gz")
+
+
+def read_geometry(path: Path) -> tuple[Geometry, nib.Nifti1Header]:
+    """Read only the header.
+
+    Raises:
+        DataError: missing, not NIfTI, not exactly three axes.
+        GeometryError: the affine is singular or not finite.
+    """
+    return _geometry(_open(path), path), _open(path).header
+
+
+def read_image(path: Path) -> Volume:
+    """Read a scan. Integer voxels without scaling keep their dtype, everything else becomes float32 HU.
+
+    Raises:
+        DataError: missing, truncated, not NIfTI, not 3D, RGB or complex voxels, NaN or infinity among them.
+        GeometryError: the affine is singular or not finite.
+    """
+    image = _open(path)
+    geometry = _geometry(image, path)
+    array = _voxels(image, path)
+    if array.dtype.kind == "f":
+        array = array.astype(np.float32, copy=False)
+        _refuse_not_finite(array, path)
+    return Volume(array, geometry, image.header, path)
+
+
+def read_labels(path: Path) -> Volume:
+    """Read a label map as uint8 (or uint16 if an id is above 255). Float masks are accepted if all are whole numbers.
+
+    Raises:
+        DataError: as for ``read_image``; or a value is negative, above 65535 or not a whole number.
+        GeometryError: the affine is singular or not finite.
+    """
+    image = _open(path)
+    geometry = _geometry(image, path)
+    array = _voxels(image, path)
+    if array.dtype.kind == "f":
+        _refuse_not_finite(array, path)
+        _refuse_fractions(array, path)
+    low, high = array.min(), array.max()
+    if low < 0 or high > np.iinfo(np.uint16).max:
+        raise DataError(f"{path}: labels must lie between 0 and 65535, found {low:g} ... {high:g}")
+    return Volume(array.astype(np.uint8 if high <= 255 else np.uint16, copy=False), geometry, image.header, path)
+
+
+def write_labels(path: Path, labels: NDArray[np.uint8], *, like: nib.Nifti1Header) -> None:
+    """Write a label map on the grid of a scan: every geometry field of the header is copied bit for bit.
+
+    The file is written beside its final name, read back and compared, and only then renamed.
+
+    Args:
+        path: ends with .nii or .nii.gz.
+        labels: (i, j, k) uint8, the shape of the scan.
+        like: the scan's header.
+
+    Raises:
+        GeometryError: the shape is not the scan's.
+        OutputError: the file system refuses, or what was read back differs from what was meant.
+    """
+    shape = tuple(int(size) for size in like.get_data_shape())
+    if labels.dtype != np.uint8:
+        raise TypeError(f"labels must be uint8, got {labels.dtype}")
+    if labels.shape != shape:
+        raise GeometryError(f"{path}: the mask's shape {labels.shape} is not the scan's shape {shape}")
+    nifti_stem(path)
+    image_class = nib.Nifti2Image if isinstance(like, nib.Nifti2Header) else nib.Nifti1Image
+    header = _label_header(like)
+    with whole_file(path) as part:
+        # affine=None keeps nibabel from recomputing qform and sform.
+        image_class(labels, None, header).to_filename(part)
+        _compare_with_file(part, labels, header)
+
+
+def _label_header(like: nib.Nifti1Header) -> nib.Nifti1Header:
+    header = like.copy()
+    header.set_data_dtype(np.uint8)
+    header.set_slope_inter(1, 0)
+    header["cal_min"] = header["cal_max"] = 0
+    header["descrip"] = f"verse3d {__version__} vertebra labels".encode()
+    header["aux_file"] = b""
+    header.set_intent("none")
+    header.extensions.clear()  # they describe the scan (and may name the patient)
+    return header
+
+
+def _compare_with_file(path: Path, labels: NDArray[np.uint8], header: nib.Nifti1Header) -> None:
+    written = nib.load(path)
+    fields = (*GEOMETRY_FIELDS, "datatype", "bitpix")
+    different = [name for name in fields if written.header[name].tobytes() != header[name].tobytes()]
+    if different:
+        raise OutputError(f"{path}: header fields {different} changed while writing")
+    if not np.array_equal(np.asanyarray(written.dataobj), labels):
+        raise OutputError(f"{path}: the voxels read back are not those written", hint="check the disk")
+
+
+def _open(path: Path) -> nib.Nifti1Image:
+    nifti_stem(path)
+    if not path.is_file():
+        raise DataError(f"{path} does not exist" if not path.exists() else f"{path} is not a file")
+    try:
+        image = nib.load(path)
+    except _READ_ERRORS as error:
+        raise _unreadable(path, error) from error
+    if not isinstance(image, nib.Nifti1Image):  # Nifti2Image is a subclass
+        raise DataError(f"{path} is not a single-file NIfTI image but {type(image).__name__}")
+    return image
+
+
+def _unreadable(path: Path, error: BaseException) -> DataError:
+    return DataError(
+        f"cannot read {path}: {error or type(error).__name__}",
+        hint="the file is damaged, incomplete or not NIfTI: download or export it again",
+    )
+
+
+def _geometry(image: nib.Nifti1Image, path: Path) -> Geometry:
+    dtype = image.header.get_data_dtype()
+    if dtype.fields is not None or dtype.kind not in "iuf":
+        raise DataError(f"{path}: voxels are {dtype}, expected one grey value each", hint="RGB and complex are no CT")
+    if len(image.shape) != 3:
+        raise DataError(
+            f"{path} has {len(image.shape)} axes {image.shape}, expected 3 (one volume)",
+            hint="store each volume as a 3D file of its own",
+        )
+    try:
+        return Geometry(image.shape, image.affine)
+    except GeometryError as error:
+        raise GeometryError(f"{path}: {error.message}", hint=error.hint) from error
+
+
+def _voxels(image: nib.Nifti1Image, path: Path) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.asanyarray(image.dataobj)
+    except _READ_ERRORS as error:
+        raise _unreadable(path, error) from error
+    return array
+
+
+def _refuse_not_finite(array: NDArray[Any], path: Path) -> None:
+    # NaN propagates through min, infinity shows in one of the two.
+    if np.isfinite(array.min()) and np.isfinite(array.max()):
+        return
+    bad = ~np.isfinite(array)
+    first = tuple(int(axis[0]) for axis in np.nonzero(bad))
+    raise DataError(
+        f"{path}: {int(bad.sum())} voxels are NaN or infinite, the first at index {first}",
+        hint="replace them (air is -1000 HU) and save the file again",
+    )
+
+
+def _refuse_fractions(array: NDArray[Any], path: Path) -> None:
+    fractional = array != np.rint(array)
+    if not fractional.any():
+        return
+    first = tuple(int(axis[0]) for axis in np.nonzero(fractional))
+    raise DataError(
+        f"{path}: {int(fractional.sum())} label values are not whole numbers, e.g. {float(array[first])!r} at {first}",
+        hint="a mask must not be interpolated or scaled: export it again with integer labels",
+    )
