@@ -99,7 +99,7 @@ class LabelScheme:
         present = np.flatnonzero(np.bincount(ids.ravel())) if _bincountable(ids) else np.unique(ids)
         if unknown := unknown_ids(present):
             raise DataError(
-                f"mask holds unknown label ids {unknown}; VerSe uses 1-25 and 28 (not 26, the sacrum, nor 27, the coccyx)",
+                f"mask holds unknown label ids {unknown}; VerSe uses 1-25 and 28 (no sacrum 26, no coccyx 27)",
                 hint="set those voxels to 0 or to the right vertebra",
             )
         network_ids: NDArray[np.uint8] = self._table_network_from_verse()[ids]

@@ -76,7 +76,8 @@ def resample_linear(array: NDArray[Any], source: Geometry, target: Geometry) -> 
         result[row] = planes[lower]
         if weight > 0:
             result[row] += (planes[upper] - planes[lower]) * weight
-    return np.moveaxis(result, 0, slab)
+    on_target: NDArray[np.float32] = np.moveaxis(result, 0, slab)
+    return on_target
 
 
 def resample_nearest(array: NDArray[Any], source: Geometry, target: Geometry) -> NDArray[Any]:
@@ -102,7 +103,7 @@ def resample_vote(array: NDArray[np.uint8], source: Geometry, target: Geometry) 
     best = np.zeros(target.shape, dtype=np.uint8)
     share_of_best = np.zeros(target.shape, dtype=np.float32)
     share_of_background = np.ones(target.shape, dtype=np.float32)
-    for label, source_box in enumerate(find_objects(view), start=1):
+    for label, source_box in enumerate(_label_boxes(view), start=1):
         if source_box is None:
             continue
         box = _target_box(axes, source_box)
@@ -113,6 +114,11 @@ def resample_vote(array: NDArray[np.uint8], source: Geometry, target: Geometry) 
         share_of_background[box] -= share
     best[share_of_best <= share_of_background + _SHARE_TOLERANCE] = 0
     return best
+
+
+def _label_boxes(view: NDArray[np.uint8]) -> list[tuple[slice, ...] | None]:
+    boxes: list[tuple[slice, ...] | None] = find_objects(view)
+    return boxes
 
 
 def _share(view: NDArray[np.uint8], label: int, axes: list[_AxisMap], box: tuple[slice, ...]) -> NDArray[np.float32]:
@@ -173,7 +179,7 @@ def _aligned(array: NDArray[Any], source: Geometry, target: Geometry) -> tuple[N
     return view, maps
 
 
-def _refuse_not_parallel(linear: NDArray[np.float64], source_axis: list[int], shape: Shape) -> None:
+def _refuse_not_parallel(linear: NDArray[np.floating], source_axis: list[int], shape: Shape) -> None:
     rest = linear.copy()
     for number, axis in enumerate(source_axis):
         rest[axis, number] = 0.0

@@ -16,9 +16,9 @@ from matplotlib.transforms import ScaledTranslation
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from verse3d.core.files import whole_file
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import Label
-from verse3d.core.files import whole_file
 from verse3d.report.planes import PLANES, PlaneSlice, display_centre_mm, plane_slice
 
 WindowHu = tuple[float, float]

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from verse3d.core.errors import DataError
-from verse3d.core.labels import Label
 from verse3d.core.files import whole_file
+from verse3d.core.labels import Label
 
 # ITK-SNAP refuses a file whose second line is not exactly this one; some header lines end with a space.
 _HEADER = (

@@ -1,0 +1,327 @@
+"""Settings as typed values: YAML in, one frozen ``Config`` out, or every mistake at once.
+
+YAML here means YAML 1.2: ``1e-4`` is a number, ``off`` is a word and ``1:30`` is a text, not 90.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from verse3d.core.errors import ConfigError
+from verse3d.core.labels import SchemeName
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Spacing = tuple[Positive, Positive, Positive]
+VoxelCount = Annotated[int, Field(ge=1)]
+Patch = tuple[VoxelCount, VoxelCount, VoxelCount]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class LabelsConfig(_Section):
+    """What is told apart: any vertebra (``binary``) or the 26 levels (``vertebrae``)."""
+
+    scheme: SchemeName = "binary"
+
+
+class GridConfig(_Section):
+    """The network grid: axes towards right, anterior, superior, and what is done to the grey values."""
+
+    spacing_mm: Spacing = (1.5, 1.5, 1.5)
+    window_hu: tuple[float, float] = (-250.0, 1250.0)
+    """These HU become 0 and 1; what lies outside is clipped."""
+
+    @field_validator("window_hu")
+    @classmethod
+    def _window_is_ordered(cls, window_hu: tuple[float, float]) -> tuple[float, float]:
+        if window_hu[0] >= window_hu[1]:
+            raise ValueError(f"must be [low, high] with low < high, got {list(window_hu)}")
+        return window_hu
+
+
+class NetworkConfig(_Section):
+    """The network. Every level but the first halves the resolution."""
+
+    name: Literal["unet", "dynunet", "segresnet"] = "unet"
+    channels: Annotated[tuple[VoxelCount, ...], Field(min_length=2, max_length=7)] = (16, 32, 64, 128, 256)
+    residual_units: Annotated[int, Field(ge=0, le=8)] = 2
+    norm: Literal["instance", "batch"] = "instance"
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+
+
+class LossConfig(_Section):
+    """DiceLoss, alone or with cross-entropy."""
+
+    name: Literal["dice", "dice_ce"] = "dice"
+
+
+class SamplingConfig(_Section):
+    """Random patches of the network grid."""
+
+    patch_voxels: Patch = (96, 96, 96)
+    batch_size: VoxelCount = 2
+    foreground_fraction: Fraction = 0.67
+    """Share of patches that are centred on a vertebra; the others are centred anywhere else."""
+
+
+class AugmentConfig(_Section):
+    """Random changes to training patches. There is no up-down mirror: it would turn L5 into C1."""
+
+    mirror_left_right: Fraction = 0.5
+    affine: Fraction = 0.3
+    rotate_degrees: Annotated[float, Field(ge=0.0, le=90.0)] = 15.0
+    scale_fraction: Annotated[float, Field(ge=0.0, lt=0.9)] = 0.15
+    noise: Fraction = 0.2
+    blur: Fraction = 0.15
+    contrast: Fraction = 0.3
+
+
+class OptimConfig(_Section):
+    """AdamW with linear warm-up and a cosine to zero."""
+
+    lr: Positive = 1e-3
+    weight_decay: Annotated[float, Field(ge=0.0)] = 1e-4
+    epochs: Annotated[int, Field(ge=1)] = 200
+    steps_per_epoch: Annotated[int, Field(ge=1)] = 50
+    warmup_steps: Annotated[int, Field(ge=0)] = 50
+    clip_grad_norm: Annotated[float, Field(ge=0.0)] = 5.0
+    """Longest allowed gradient; 0 turns clipping off."""
+    ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Decay of a running mean of the weights, which is then the one validated and saved as best; 0 turns it off."""
+
+
+class RuntimeConfig(_Section):
+    """Numbers that change speed and repeatability, not the method."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that prepare patches; 0 prepares them in the training process."""
+
+
+class ValidationConfig(_Section):
+    """Whole-volume validation on the source grid."""
+
+    every_epochs: Annotated[int, Field(ge=1)] = 5
+    pictures: Annotated[int, Field(ge=0)] = 2
+    """How many validation cases are drawn in TensorBoard."""
+
+
+class InferenceConfig(_Section):
+    """Sliding windows over the network grid, and the clean-up on the source grid."""
+
+    overlap: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
+    windows_per_batch: VoxelCount = 1
+    min_component_ml: Annotated[float, Field(ge=0.0)] = 0.5
+    """Connected components of a label that are smaller are removed; 0 keeps all."""
+    largest_component_only: bool = False
+
+
+class Config(_Section):
+    """Everything that decides what a run does. Stored in the run folder and in every checkpoint."""
+
+    mode: str = "3d"
+    labels: LabelsConfig = LabelsConfig()
+    grid: GridConfig = GridConfig()
+    network: NetworkConfig = NetworkConfig()
+    loss: LossConfig = LossConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    augment: AugmentConfig = AugmentConfig()
+    optim: OptimConfig = OptimConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+    validation: ValidationConfig = ValidationConfig()
+    inference: InferenceConfig = InferenceConfig()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, numbers and words, as they go into YAML and checkpoints."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        """The complete configuration as YAML."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, default_flow_style=None)
+
+
+def parse_config(values: Mapping[str, Any], *, source: str = "config") -> Config:
+    """Check plain values and return the config.
+
+    Raises:
+        ConfigError: lists every problem at once, each with its place and, for unknown keys, the nearest spelling.
+    """
+    problems = []
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        problems = [_describe(problem) for problem in error.errors()]
+    problems += _patch_problems(values)
+    if problems:
+        raise ConfigError(_join(source, problems))
+    return config
+
+
+def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file, given by path or by the name of one that comes with verse3d, and apply ``KEY=VALUE`` overrides.
+
+    Args:
+        name_or_path: e.g. ``"unet3d"`` or ``"configs/mine.yaml"``.
+        overrides: e.g. ``["optim.lr=3e-4", "sampling.patch_voxels=[64, 64, 64]"]``.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or holds mistakes (all are listed).
+    """
+    path = find_config(name_or_path)
+    values = _parse_yaml(_read(path), str(path))
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold sections such as 'optim:', found {type(values).__name__}")
+    problems = _apply_overrides(values, overrides)
+    if problems:
+        raise ConfigError(_join("--set", problems))
+    return parse_config(values, source=str(path))
+
+
+def _patch_problems(values: Mapping[str, Any]) -> list[str]:
+    """Whether the patch can be halved as often as the network wants; nothing if either section is wrong by itself."""
+    try:
+        levels = len(NetworkConfig.model_validate(values.get("network", {})).channels)
+        patch = SamplingConfig.model_validate(values.get("sampling", {})).patch_voxels
+    except ValidationError:
+        return []
+    factor = 2 ** (levels - 1)
+    if all(size % factor == 0 for size in patch):
+        return []
+    return [
+        f"sampling.patch_voxels: must be multiples of {factor}, because the {levels} levels of network.channels halve "
+        f"the patch {levels - 1} times, got {list(patch)}"
+    ]
+
+
+def find_config(name_or_path: str | Path) -> Path:
+    """The file of that path, or the shipped config of that name.
+
+    Raises:
+        ConfigError: neither exists; the shipped names are listed.
+    """
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    shipped = {file.stem: file for folder in _config_folders() for file in sorted(folder.glob("*.yaml"))}
+    if path.name == str(name_or_path) and path.name.removesuffix(".yaml") in shipped:
+        return shipped[path.name.removesuffix(".yaml")]
+    nearest = _nearest(path.stem, shipped)
+    raise ConfigError(
+        f"config {str(name_or_path)!r} is neither a file nor one of {sorted(shipped)}",
+        hint=f"did you mean {nearest!r}?" if nearest else "",
+    )
+
+
+def _config_folders() -> Iterator[Path]:
+    """Inside the installed package, or beside it in a source checkout."""
+    package = Path(str(resources.files("verse3d")))
+    yield from (folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir())
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader with the scalars of YAML 1.2 and without silent duplicate keys."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own protocol
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _scalar(loader: yaml.SafeLoader, node: yaml.Node) -> str:
+    assert isinstance(node, yaml.ScalarNode)  # the resolvers below match scalars only
+    return str(loader.construct_scalar(node))
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$"),
+    list("-+.0123456789"),
+)
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(_scalar(loader, node)))
+_Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(_scalar(loader, node)))
+
+
+def _parse_yaml(text: str, source: str) -> Any:  # noqa: ANN401 - whatever YAML can hold
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source} is not valid YAML: {error}") from error
+    return {} if value is None else value
+
+
+def _apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> list[str]:
+    """Set dotted keys in ``values``; returns what was wrong."""
+    problems = []
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip():
+            problems.append(f"{override!r} is not of the form section.key=value")
+            continue
+        *sections, last = key.strip().split(".")
+        place = values
+        for section in sections:
+            inner = place.get(section)
+            place[section] = dict(inner) if isinstance(inner, dict) else {}
+            place = place[section]
+        place[last] = _parse_yaml(text, f"--set {key.strip()}")
+    return problems
+
+
+def _describe(problem: Mapping[str, Any]) -> str:
+    place = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        nearest = _nearest(str(problem["loc"][-1]), _known_keys(problem["loc"][:-1]))
+        return f"{place}: unknown setting" + (f"; did you mean {nearest!r}?" if nearest else "")
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{place}: {message}" if place else message
+    return f"{place}: {message[0].lower()}{message[1:]}, got {problem['input']!r}"
+
+
+def _known_keys(location: Sequence[int | str]) -> list[str]:
+    """The settings that a section has; ``location`` is the path to the section."""
+    model: type[BaseModel] = Config
+    for part in location:
+        field = model.model_fields.get(str(part))
+        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
+            return []
+        model = field.annotation
+    return list(model.model_fields)
+
+
+def _nearest(word: str, known: Iterable[str]) -> str | None:
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return matches[0] if matches else None
+
+
+def _join(source: str, problems: Sequence[str]) -> str:
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return "\n".join([f"{source} has {count}:", *(f"  - {problem}" for problem in problems)])

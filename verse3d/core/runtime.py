@@ -1,0 +1,144 @@
+"""The machine: device, precision, random state, memory and logging."""
+
+import logging
+import random
+import resource
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.logging import RichHandler
+
+from verse3d.core.errors import ConfigError
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+AmpName = Literal["auto", "off", "bf16", "fp16"]
+_LOGGER = "verse3d"
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device of that name; ``auto`` takes the GPU if there is one.
+
+    Raises:
+        ConfigError: the name is unknown, or a GPU was asked for and there is none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name not in ("cpu", "cuda"):
+        raise ConfigError(f"device {name!r} is unknown; expected auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "device 'cuda' was asked for, but PyTorch sees no GPU",
+            hint="use --device auto, or install a PyTorch build for your CUDA version",
+        )
+    return torch.device(name)
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The number format of a network's forward pass.
+
+    Attributes:
+        dtype: what autocast uses; float32 means that autocast is off.
+        scales_loss: whether gradients need a ``GradScaler`` (fp16 only).
+    """
+
+    dtype: torch.dtype
+    scales_loss: bool
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """The context in which the network runs."""
+        return torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32)
+
+
+def choose_precision(amp: str, device: torch.device) -> Precision:
+    """The precision for ``amp``; ``auto`` takes bf16 where the hardware multiplies it natively, else fp16 on CUDA.
+
+    Raises:
+        ConfigError: fp16 was asked for on a CPU.
+    """
+    if amp == "fp16" and device.type == "cpu":
+        raise ConfigError("runtime.amp fp16 needs a GPU", hint="use bf16, off or auto on a CPU")
+    if amp == "auto":
+        amp = _best_amp(device)
+    dtype = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
+    return Precision(dtype, scales_loss=amp == "fp16")
+
+
+def _best_amp(device: torch.device) -> str:
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if _cpu_multiplies_bf16() else "off"
+
+
+def _cpu_multiplies_bf16() -> bool:
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and PyTorch (all devices)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def random_state() -> dict[str, Any]:
+    """PyTorch's random state as tensors, for a checkpoint. Patches draw from their own seeds and need none."""
+    state: dict[str, Any] = {"torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Undo of ``random_state``. A state of more GPUs than there are is ignored for CUDA."""
+    torch.set_rng_state(state["torch"].cpu())
+    cuda = state.get("cuda", [])
+    if cuda and len(cuda) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([one.cpu() for one in cuda])
+
+
+def peak_rss_mb() -> float:
+    """Largest resident memory of this process so far, in MB (10^6 bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak) / 1e6 if sys.platform == "darwin" else float(peak) * 1024 / 1e6
+
+
+def logger(name: str) -> logging.Logger:
+    """The logger of a module: silent until ``log_to_terminal`` or ``log_to_file`` is called."""
+    return logging.getLogger(f"{_LOGGER}.{name.removeprefix('verse3d.')}")
+
+
+logging.getLogger(_LOGGER).addHandler(logging.NullHandler())
+
+
+def log_to_terminal(console: Console, level: int) -> None:
+    """Show log records of ``level`` and above on ``console`` (standard error, in the CLI). Replaces an earlier one."""
+    root = logging.getLogger(_LOGGER)
+    for handler in [handler for handler in root.handlers if isinstance(handler, RichHandler)]:
+        root.removeHandler(handler)
+    shown = RichHandler(level, console, show_path=False, show_time=False, markup=False, rich_tracebacks=False)
+    root.addHandler(shown)
+    root.setLevel(logging.DEBUG)
+
+
+def log_to_file(path: Path) -> logging.Handler:
+    """Append records to ``path`` until the returned handler is closed with ``stop_logging``."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setLevel(logging.INFO)
+    root = logging.getLogger(_LOGGER)
+    root.setLevel(logging.DEBUG)
+    root.addHandler(handler)
+    return handler
+
+
+def stop_logging(handler: logging.Handler) -> None:
+    """Take a handler of ``log_to_file`` off again."""
+    logging.getLogger(_LOGGER).removeHandler(handler)
+    handler.close()
