@@ -250,7 +250,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _scalar(loader: yaml.SafeLoader, node: yaml.Node) -> str:
+def _scalar(loader: Any, node: yaml.Node) -> str:  # noqa: ANN401 - any of PyYAML's loaders
     assert isinstance(node, yaml.ScalarNode)  # the resolvers below match scalars only
     return str(loader.construct_scalar(node))
 

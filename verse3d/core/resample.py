@@ -5,7 +5,7 @@ is a permutation with a scale and an offset per axis, and linear interpolation s
 volume is walked plane by plane along its slowest axis in memory; beside source and result only a few planes are held.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,8 +116,8 @@ def resample_vote(array: NDArray[np.uint8], source: Geometry, target: Geometry) 
     return best
 
 
-def _label_boxes(view: NDArray[np.uint8]) -> list[tuple[slice, ...] | None]:
-    boxes: list[tuple[slice, ...] | None] = find_objects(view)
+def _label_boxes(view: NDArray[np.uint8]) -> Sequence[tuple[slice, ...] | None]:
+    boxes: Sequence[tuple[slice, ...] | None] = find_objects(view)
     return boxes
 
 
@@ -129,7 +129,8 @@ def _share(view: NDArray[np.uint8], label: int, axes: list[_AxisMap], box: tuple
     for number, (part, span) in enumerate(zip(parts, drawn_on, strict=True)):
         matrix = part.moved(-span.start).matrix(span.stop - span.start)
         share = np.moveaxis(np.tensordot(matrix, share, axes=(0, number)), 0, number)
-    return share
+    on_box: NDArray[np.float32] = share
+    return on_box
 
 
 def _target_box(axes: list[_AxisMap], source_box: tuple[slice, ...]) -> tuple[slice, ...]:

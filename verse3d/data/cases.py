@@ -1,0 +1,227 @@
+"""A case is one scan with what belongs to it; an index is a list of cases that divides them by subject."""
+
+import json
+import os
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+from verse3d.core.errors import DataError
+from verse3d.core.files import write_text
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+_PATHS = ("image", "mask", "centroids")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan.
+
+    Attributes:
+        case: unique name inside an index, e.g. "sub-verse401_split-verse201".
+        subject: whom it belongs to, e.g. "sub-verse401". All cases of a subject share one split.
+        image: the CT, absolute path; None if only a mask was found.
+        mask: the vertebra mask in VerSe ids, absolute path, or None.
+        centroids: the centroid JSON, absolute path, or None.
+        split: "train", "validation", "test" or None (not yet divided).
+        split_origin: who decided the split: "release" (the folder it came in), "seed N" or "assigned".
+    """
+
+    case: str
+    subject: str
+    image: Path | None
+    mask: Path | None = None
+    centroids: Path | None = None
+    split: Split | None = None
+    split_origin: str = ""
+
+    def image_path(self) -> Path:
+        """The CT.
+
+        Raises:
+            DataError: the case has none.
+        """
+        if self.image is None:
+            raise DataError(f"case {self.case} has a mask ({self.mask}) but no CT")
+        return self.image
+
+    def mask_path(self) -> Path:
+        """The mask.
+
+        Raises:
+            DataError: the case has none.
+        """
+        if self.mask is None:
+            raise DataError(f"case {self.case} ({self.image}) has no mask", hint="it can be predicted but not scored")
+        return self.mask
+
+
+@dataclass(frozen=True)
+class CaseIndex:
+    """Cases in a fixed order, with unique names.
+
+    Raises:
+        DataError: two cases share a name, or the cases of one subject stand in different splits.
+    """
+
+    cases: tuple[Case, ...]
+
+    def __post_init__(self) -> None:
+        twice = sorted(name for name, count in Counter(case.case for case in self.cases).items() if count > 1)
+        if twice:
+            raise DataError(f"the index holds these cases more than once: {', '.join(twice)}")
+        splits: dict[str, set[Split | None]] = {}
+        for case in self.cases:
+            splits.setdefault(case.subject, set()).add(case.split)
+        torn = sorted(subject for subject, found in splits.items() if len(found) > 1)
+        if torn:
+            raise DataError(
+                f"the cases of these subjects stand in different splits: {', '.join(torn)}",
+                hint="scores would flatter: give all cases of a subject the same split",
+            )
+
+    def __iter__(self) -> Iterator[Case]:
+        return iter(self.cases)
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def in_split(self, split: Split) -> tuple[Case, ...]:
+        """The cases of that split that have both a CT and a mask."""
+        return tuple(case for case in self.cases if case.split == split and case.image and case.mask)
+
+
+def split_by_subject(
+    index: CaseIndex, *, seed: int = 0, validation: float = 0.2, test: float = 0.0, resplit: bool = False
+) -> CaseIndex:
+    """Divide the complete cases (CT and mask) by subject; the seed is stored with every case it placed.
+
+    Splits that came with the release are kept. Only what is missing is drawn: subjects without a split are divided by
+    the two fractions, and if then nobody is in "validation", that share of the "train" subjects moves there.
+
+    Args:
+        index: the cases.
+        seed: decides who goes where; the same seed and subjects give the same answer in any order.
+        validation: share of subjects for choosing the best epoch.
+        test: share of undivided subjects that are kept away from training altogether.
+        resplit: forget all earlier splits first.
+
+    Raises:
+        DataError: the fractions do not leave anything to train on.
+    """
+    if not (0 <= validation < 1 and 0 <= test < 1 and validation + test < 1):
+        raise DataError(f"validation ({validation}) and test ({test}) must be shares that leave something to train on")
+    cases = [replace(case, split=None, split_origin="") if resplit else case for case in index]
+    chosen = {case.subject: case.split for case in cases if case.split and case.image and case.mask}
+    undivided = _shuffled({case.subject for case in cases if case.image and case.mask} - chosen.keys(), seed)
+    drawn = _divide(undivided, {"test": test, "validation": validation})
+    if not any(split == "validation" for split in (*chosen.values(), *drawn.values())):
+        trained_on = _shuffled({subject for subject, split in chosen.items() if split == "train"}, seed)
+        moved = _divide(trained_on, {"validation": validation})
+        drawn |= {subject: split for subject, split in moved.items() if split == "validation"}
+    return CaseIndex(tuple(_placed(case, drawn, f"seed {seed}") for case in cases))
+
+
+def assign_splits(index: CaseIndex, assignments: Mapping[str, Split]) -> CaseIndex:
+    """Put named subjects (or the subjects of named cases) into splits.
+
+    Raises:
+        DataError: a name is neither a subject nor a case of the index.
+    """
+    subject_of = {case.case: case.subject for case in index} | {case.subject: case.subject for case in index}
+    unknown = sorted(set(assignments) - subject_of.keys())
+    if unknown:
+        raise DataError(
+            f"no case or subject is called {', '.join(unknown)}; there are: {', '.join(sorted(subject_of))}"
+        )
+    drawn: dict[str, Split] = {subject_of[name]: split for name, split in assignments.items()}
+    return CaseIndex(tuple(_placed(case, drawn, "assigned") for case in index))
+
+
+def _placed(case: Case, drawn: Mapping[str, Split], origin: str) -> Case:
+    if case.subject not in drawn:
+        return case
+    return replace(case, split=drawn[case.subject], split_origin=origin)
+
+
+def _shuffled(subjects: Iterable[str], seed: int) -> list[str]:
+    ordered = sorted(subjects)
+    random.Random(seed).shuffle(ordered)
+    return ordered
+
+
+def _divide(subjects: Sequence[str], shares: Mapping[Split, float]) -> dict[str, Split]:
+    """Give each split its share (at least one subject if the share is above 0), the rest to training."""
+    result: dict[str, Split] = {}
+    rest = list(subjects)
+    for split, share in shares.items():
+        wanted = max(1, round(share * len(subjects))) if share > 0 else 0
+        for _ in range(min(wanted, len(rest) - 1)):
+            result[rest.pop(0)] = split
+    return result | dict.fromkeys(rest, "train")
+
+
+def write_index(path: Path, index: CaseIndex) -> None:
+    """Write one JSON object per line. Paths below the index's folder are stored relative to it, others absolute.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    base = path.resolve().parent
+    write_text(path, "".join(json.dumps(_row(case, base)) + "\n" for case in index))
+
+
+def read_index(path: Path) -> CaseIndex:
+    """Read what ``write_index`` wrote.
+
+    Raises:
+        DataError: the file is missing or empty, or a line is not a case; the line is named.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the index {path}: {error}") from error
+    base = path.resolve().parent
+    cases = [_case(line, base, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    if not cases:
+        raise DataError(f"the index {path} holds no case", hint="make one with: verse3d index ROOT -o cases.jsonl")
+    return CaseIndex(tuple(cases))
+
+
+def _row(case: Case, base: Path) -> dict[str, str | None]:
+    paths = {name: _stored(getattr(case, name), base) for name in _PATHS}
+    return {
+        "case": case.case,
+        "subject": case.subject,
+        **paths,
+        "split": case.split,
+        "split_origin": case.split_origin,
+    }
+
+
+def _stored(path: Path | None, base: Path) -> str | None:
+    if path is None:
+        return None
+    resolved = Path(os.path.abspath(path))  # noqa: PTH100 - keeps links as the user sees them
+    return resolved.relative_to(base).as_posix() if resolved.is_relative_to(base) else str(resolved)
+
+
+def _case(line: str, base: Path, place: str) -> Case:
+    try:
+        row = json.loads(line)
+        paths = {name: base / row[name] if row.get(name) else None for name in _PATHS}
+        split = row.get("split")
+        if split is not None and split not in SPLITS:
+            raise DataError(f"{place}: split {split!r} is none of {', '.join(SPLITS)}")
+        case = str(row["case"])
+        return Case(case, str(row.get("subject", case)), **paths, split=split, split_origin=row.get("split_origin", ""))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(
+            f"{place} is not a case: {error!r}", hint="each line is a JSON object with 'case' and 'image'"
+        ) from error

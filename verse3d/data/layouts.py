@@ -1,0 +1,175 @@
+"""Finding scans and masks in folders as people keep them.
+
+One rule covers the layouts: a NIfTI file is an image or a mask by its name or by the folder it lies in, and the two
+belong together if the rest of their path is the same.
+
+===========================  ==================================================================================
+VerSe, subject-based         ``rawdata/sub-X/sub-X_ct.nii.gz`` + ``derivatives/sub-X/sub-X_seg-vert_msk.nii.gz``
+Flat image/label folders     ``images/NAME.nii.gz`` + ``labels/NAME.nii.gz``
+One folder per case          ``NAME/ct.nii.gz`` + ``NAME/labels.nii.gz``
+Side by side                 ``NAME.nii.gz`` + ``NAME_seg.nii.gz``
+Scans alone                  ``NAME.nii.gz``
+===========================  ==================================================================================
+"""
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from verse3d.core.errors import DataError
+from verse3d.core.volume import NIFTI_SUFFIXES, nifti_stem
+from verse3d.data.cases import Case, CaseIndex, Split, read_index
+
+_Role = Literal["image", "mask", "centroids"]
+_MASK_SUFFIX = re.compile(r"[_-](seg-vert_msk|seg|msk|mask|masks|label|labels|segmentation|vertebrae)$", re.IGNORECASE)
+_IMAGE_SUFFIX = re.compile(r"[_-](ct|0000)$", re.IGNORECASE)
+_MASK_NAMES = {"label", "labels", "mask", "masks", "msk", "seg", "segmentation", "vertebrae"}
+_IMAGE_NAMES = {"ct", "image", "img", "scan", "volume"}
+_MASK_FOLDERS = {"labels", "label", "masks", "mask", "labelstr", "labelsts", "segmentations", "derivatives"}
+_IMAGE_FOLDERS = {"images", "image", "imagestr", "imagests", "rawdata", "scans", "ct", "cts"}
+_CENTROIDS = re.compile(r"_seg-subreg_ctd\.json$|_ctd\.json$")
+_JUNK = re.compile(r"^\.|^__MACOSX$|subreg.*\.nii(\.gz)?$")
+_BIDS_SUBJECT = re.compile(r"^(sub-[A-Za-z0-9]+)(?:_|$)")
+_RELEASE_FOLDERS: tuple[tuple[re.Pattern[str], Split], ...] = (
+    (re.compile(r"^dataset-.*training$", re.IGNORECASE), "train"),
+    (re.compile(r"^dataset-.*validation$", re.IGNORECASE), "validation"),
+    (re.compile(r"^dataset-.*test$", re.IGNORECASE), "test"),
+)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A file, what it is, and the key that it shares with its partners."""
+
+    role: _Role
+    key: tuple[str, str]
+    path: Path
+
+
+def load_cases(source: Path | Sequence[Path]) -> CaseIndex:
+    """An index file, or everything found below one or several folders (or single NIfTI files).
+
+    Raises:
+        DataError: nothing is there, or no case is found.
+    """
+    sources = [source] if isinstance(source, Path) else list(source)
+    if len(sources) == 1 and sources[0].is_file() and not _is_nifti(sources[0].name):
+        return read_index(sources[0])
+    return discover(sources)
+
+
+def discover(roots: Sequence[Path]) -> CaseIndex:
+    """Find all cases below the given folders (or single NIfTI files), in a stable order.
+
+    Raises:
+        DataError: a root does not exist, or there is no NIfTI file below any of them.
+    """
+    found: list[tuple[Path, _Found]] = []
+    for root in roots:
+        if not root.exists():
+            raise DataError(f"{root} does not exist")
+        found.extend((root, file) for file in _files(root))
+    if not any(file.role != "centroids" for _, file in found):
+        raise DataError(
+            f"no NIfTI scan (.nii or .nii.gz) was found in {', '.join(str(root) for root in roots)}",
+            hint="point at the folder that holds the unpacked data set",
+        )
+    return CaseIndex(tuple(_unique(_group(found))))
+
+
+def _files(root: Path) -> Iterator[_Found]:
+    if root.is_file():
+        yield _Found("image", ("", _image_key(root)), Path(os.path.abspath(root)))  # noqa: PTH100 - keep links
+        return
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        subfolders[:] = sorted(name for name in subfolders if not _JUNK.search(name))
+        for name in sorted(names):
+            path = Path(folder) / name
+            role = None if _JUNK.search(name) else _role(path, root)
+            if role:
+                yield _Found(role, _key(path, root, role), Path(os.path.abspath(path)))  # noqa: PTH100 - keep links
+
+
+def _is_nifti(name: str) -> bool:
+    return name.lower().endswith(NIFTI_SUFFIXES)
+
+
+def _role(path: Path, root: Path) -> _Role | None:
+    if _CENTROIDS.search(path.name):
+        return "centroids"
+    if not _is_nifti(path.name):
+        return None
+    stem = nifti_stem(path)
+    if stem.lower() in _MASK_NAMES or _MASK_SUFFIX.search(stem):
+        return "mask"
+    if stem.lower() in _IMAGE_NAMES or _IMAGE_SUFFIX.search(stem):
+        return "image"
+    folders = [part.lower() for part in path.relative_to(root.parent).parts[:-1]]
+    closest = next((part for part in reversed(folders) if part in _MASK_FOLDERS | _IMAGE_FOLDERS), "")
+    return "mask" if closest in _MASK_FOLDERS else "image"
+
+
+def _key(path: Path, root: Path, role: _Role) -> tuple[str, str]:
+    """(the folders with those that only say "image" or "mask" left out, the bare name)."""
+    folders = list(path.relative_to(root).parts[:-1])
+    if role == "centroids":
+        name = _CENTROIDS.sub("", path.name)
+    elif role == "mask":
+        name = _MASK_SUFFIX.sub("", nifti_stem(path))
+    else:
+        name = _image_key(path)
+    neutral = [part for part in folders if part.lower() not in _MASK_FOLDERS | _IMAGE_FOLDERS]
+    if name.lower() in _MASK_NAMES | _IMAGE_NAMES:
+        name = neutral[-1] if neutral else root.resolve().name
+    return "/".join([str(root), *neutral]), name
+
+
+def _image_key(path: Path) -> str:
+    return _IMAGE_SUFFIX.sub("", nifti_stem(path))
+
+
+def _group(found: Iterable[tuple[Path, _Found]]) -> Iterator[Case]:
+    groups: dict[tuple[str, str], dict[_Role, Path]] = {}
+    for _, file in found:
+        groups.setdefault(file.key, {}).setdefault(file.role, file.path)
+    for (_, name), files in groups.items():
+        main = files.get("image") or files.get("mask")
+        if main is None:  # centroids alone
+            continue
+        match = _BIDS_SUBJECT.match(name)
+        split = _release_split(main)
+        yield Case(
+            case=name,
+            subject=match[1] if match else name,
+            image=files.get("image"),
+            mask=files.get("mask"),
+            centroids=files.get("centroids"),
+            split=split,
+            split_origin="release" if split else "",
+        )
+
+
+def _release_split(path: Path) -> Split | None:
+    for part in reversed(path.parts[:-1]):
+        for pattern, split in _RELEASE_FOLDERS:
+            if pattern.match(part):
+                return split
+    return None
+
+
+def _unique(cases: Iterable[Case]) -> Iterator[Case]:
+    """Names that occur twice get their folder in front, then a number."""
+    taken: set[str] = set()
+    for case in cases:
+        name, path = case.case, case.image or case.mask
+        if name in taken and path is not None:
+            name = f"{path.parent.name}-{name}"
+        number = 2
+        while name in taken:
+            name = f"{case.case}-{number}"
+            number += 1
+        taken.add(name)
+        yield Case(name, case.subject, case.image, case.mask, case.centroids, case.split, case.split_origin)

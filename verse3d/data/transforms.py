@@ -1,0 +1,236 @@
+"""From CT files to the network grid, and from there to random training patches. All are MONAI transforms.
+
+The network grid has its axes towards right, anterior and superior (RAS), a fixed spacing and grey values 0 ... 1.
+"""
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import (
+    Compose,
+    MapTransform,
+    RandAdjustContrastd,
+    RandAffined,
+    RandFlipd,
+    RandGaussianNoised,
+    RandGaussianSmoothd,
+    Randomizable,
+    ScaleIntensityRanged,
+    Transform,
+)
+from numpy.typing import NDArray
+
+from verse3d.core.config import AugmentConfig, Config, GridConfig, SamplingConfig
+from verse3d.core.errors import GeometryError
+from verse3d.core.geometry import Geometry
+from verse3d.core.labels import LabelScheme, label_scheme
+from verse3d.core.resample import resample_linear, resample_vote
+from verse3d.core.volume import Volume, read_image, read_labels
+from verse3d.data.cases import Case
+
+SAME_GRID_TOLERANCE_MM = 0.1
+_MAX_CENTRES = 100_000
+_LEFT_RIGHT = 0  # the first spatial axis of the network grid
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedCase:
+    """A case on the network grid, ready to be cut into patches.
+
+    Attributes:
+        case: its name.
+        image: (1, I, J, K) float16 grey values 0 ... 1.
+        label: (1, I, J, K) uint8 network ids.
+        geometry: the network grid.
+        foreground: flat indices of (at most 100,000) labelled voxels, evenly drawn.
+        elsewhere: likewise of unlabelled voxels.
+    """
+
+    case: str
+    image: NDArray[np.float16]
+    label: NDArray[np.uint8]
+    geometry: Geometry
+    foreground: NDArray[np.int64]
+    elsewhere: NDArray[np.int64]
+
+    @property
+    def megabytes(self) -> float:
+        """Memory that the arrays take."""
+        arrays = (self.image, self.label, self.foreground, self.elsewhere)
+        return float(sum(array.nbytes for array in arrays)) / 1e6
+
+
+def network_geometry(source: Geometry, grid: GridConfig) -> Geometry:
+    """The network grid of a scan: RAS axes (as near as its own allow), ``grid.spacing_mm``, the same first voxel."""
+    return source.reoriented("RAS").resampled(grid.spacing_mm)
+
+
+class ReadCased(MapTransform):
+    """Replace the paths under ``image`` and ``label`` by ``Volume`` values, and check that they share a grid."""
+
+    def __init__(self) -> None:
+        super().__init__(keys=("image", "label"), allow_missing_keys=True)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Paths in, volumes out. Raises ``DataError`` for an unreadable file, ``GeometryError`` for another grid."""
+        result = dict(data)
+        result["image"] = read_image(data["image"])
+        if data.get("label") is not None:
+            result["label"] = read_labels(data["label"])
+            require_same_grid(result["image"], result["label"])
+        return result
+
+
+def require_same_grid(image: Volume, mask: Volume) -> None:
+    """Check in mm that a mask lies on the grid of its scan.
+
+    Raises:
+        GeometryError: the shapes differ, or some corner lies more than 0.1 mm away.
+    """
+    if image.geometry.shape != mask.geometry.shape:
+        raise GeometryError(
+            f"{mask.path} has shape {mask.geometry.shape}, its scan {image.path} has {image.geometry.shape}",
+            hint="the mask belongs to another grid: export it again on the scan's grid",
+        )
+    distance = image.geometry.distance_mm(mask.geometry)
+    if distance > SAME_GRID_TOLERANCE_MM:
+        raise GeometryError(
+            f"{mask.path} lies up to {distance:.1f} mm away from its scan {image.path}: "
+            f"axes {''.join(mask.geometry.axis_codes)} against {''.join(image.geometry.axis_codes)}",
+            hint="the headers disagree; find out which one is right before training on them",
+        )
+
+
+class ToNetworkGridd(MapTransform):
+    """Carry the volumes to the network grid; adds ``geometry``. Arrays come out as (1, I, J, K)."""
+
+    def __init__(self, grid: GridConfig, scheme: LabelScheme) -> None:
+        super().__init__(keys=("image", "label"), allow_missing_keys=True)
+        self.grid = grid
+        self.scheme = scheme
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Volumes in; float32 HU and uint8 network ids out. Raises ``DataError`` for unknown label ids."""
+        result = dict(data)
+        image: Volume = data["image"]
+        target = network_geometry(image.geometry, self.grid)
+        result["geometry"] = target
+        result["image"] = resample_linear(image.array, image.geometry, target)[None]
+        if data.get("label") is not None:
+            ids = self.scheme.network_from_verse(data["label"].array)
+            result["label"] = resample_vote(ids, image.geometry, target)[None]
+        return result
+
+
+def preparation(config: Config) -> Compose:
+    """The chain from ``{"image": path, "label": path}`` to arrays on the network grid (image 0 ... 1)."""
+    low, high = config.grid.window_hu
+    return Compose(
+        [
+            ReadCased(),
+            ToNetworkGridd(config.grid, label_scheme(config.labels.scheme)),
+            ScaleIntensityRanged(keys="image", a_min=low, a_max=high, b_min=0.0, b_max=1.0, clip=True),
+        ]
+    )
+
+
+def prepare_image(volume: Volume, grid: GridConfig) -> tuple[NDArray[np.float32], Geometry]:
+    """A scan for inference: (I, J, K) float32 0 ... 1 on the network grid, and that grid."""
+    target = network_geometry(volume.geometry, grid)
+    image = resample_linear(volume.array, volume.geometry, target)
+    low, high = grid.window_hu
+    image -= low
+    image *= 1.0 / (high - low)
+    return np.clip(image, 0.0, 1.0, out=image), target
+
+
+def prepare_case(case: Case, config: Config) -> PreparedCase:
+    """Read a case and carry it to the network grid.
+
+    Raises:
+        DataError: a file is missing, damaged or holds unknown labels; or scan and mask lie on different grids.
+    """
+    ready = preparation(config)({"image": case.image_path(), "label": case.mask_path()})
+    image, label = np.asarray(ready["image"]).astype(np.float16), np.asarray(ready["label"])
+    draw = np.random.default_rng(0)
+    labelled = label.ravel() > 0
+    return PreparedCase(
+        case.case, image, label, ready["geometry"], _some(labelled, draw), _some(np.logical_not(labelled), draw)
+    )
+
+
+def _some(mask: NDArray[np.bool_], draw: np.random.Generator) -> NDArray[np.int64]:
+    indices = np.flatnonzero(mask)
+    return np.sort(draw.choice(indices, _MAX_CENTRES, replace=False)) if indices.size > _MAX_CENTRES else indices
+
+
+class RandPatch(Randomizable, Transform):
+    """Cut a random patch out of a ``PreparedCase``.
+
+    A share of the patches is centred on a labelled voxel, the others on an unlabelled one. The patch lies inside the
+    volume where that is large enough and is filled up with 0 (air, background) where it is not.
+    """
+
+    def __init__(self, sampling: SamplingConfig) -> None:
+        self.patch = np.array(sampling.patch_voxels)
+        self.foreground_fraction = sampling.foreground_fraction
+        self.centre = np.zeros(3, dtype=int)
+
+    def randomize(self, data: PreparedCase) -> None:
+        """Draw the centre."""
+        on_foreground = self.R.random_sample() < self.foreground_fraction
+        wanted, other = (data.foreground, data.elsewhere)[:: 1 if on_foreground else -1]
+        candidates = wanted if wanted.size else other
+        flat = candidates[int(self.R.random_sample() * candidates.size)]
+        self.centre = np.array(np.unravel_index(flat, data.geometry.shape))
+
+    def __call__(self, data: PreparedCase) -> dict[str, torch.Tensor]:
+        """``{"image": (1, *patch) float32, "label": (1, *patch) uint8}``."""
+        self.randomize(data)
+        shape = np.array(data.geometry.shape)
+        start = np.clip(self.centre - self.patch // 2, 0, np.maximum(shape - self.patch, 0))
+        stop = np.minimum(start + self.patch, shape)
+        inside = (slice(None), *(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True)))
+        before = (self.patch - (stop - start)) // 2
+        return {
+            "image": self._padded(data.image[inside].astype(np.float32), before),
+            "label": self._padded(data.label[inside], before),
+        }
+
+    def _padded(self, part: NDArray[Any], before: NDArray[np.int_]) -> torch.Tensor:
+        result = np.zeros((1, *self.patch), dtype=part.dtype)
+        place = tuple(slice(int(a), int(a) + size) for a, size in zip(before, part.shape[1:], strict=True))
+        result[(slice(None), *place)] = part
+        return torch.from_numpy(result)
+
+
+def augmentation(augment: AugmentConfig) -> Compose:
+    """Random changes to a patch ``{"image", "label"}``: mirror left-right, rotate and scale, contrast, blur, noise."""
+    rotate = np.deg2rad(augment.rotate_degrees)
+    both = ("image", "label")
+    return Compose(
+        [
+            RandFlipd(keys=both, prob=augment.mirror_left_right, spatial_axis=_LEFT_RIGHT),
+            RandAffined(
+                keys=both,
+                prob=augment.affine,
+                rotate_range=(rotate, rotate, rotate),
+                scale_range=(augment.scale_fraction,) * 3,
+                mode=("bilinear", "nearest"),
+                padding_mode="zeros",
+            ),
+            RandAdjustContrastd(keys="image", prob=augment.contrast, gamma=(0.75, 1.35)),
+            RandGaussianSmoothd(
+                keys="image", prob=augment.blur, sigma_x=(0.3, 1.0), sigma_y=(0.3, 1.0), sigma_z=(0.3, 1.0)
+            ),
+            RandGaussianNoised(keys="image", prob=augment.noise, std=0.03),
+        ]
+    )
+
+
+def patch_sampler(config: Config) -> Compose:
+    """``PreparedCase`` -> augmented training patch ``{"image": (1, *patch), "label": (1, *patch)}``."""
+    return Compose([RandPatch(config.sampling), augmentation(config.augment)])
