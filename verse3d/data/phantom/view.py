@@ -25,7 +25,7 @@ _LAST = {
     "thoracic": ("T9", "T10", "T11"),
 }
 _ORDERS = (("PIR", 0.35), ("LAS", 0.2), ("LPS", 0.15), ("RAS", 0.1), ("ASR", 0.1), ("PIL", 0.1))
-_MAX_VOXELS = 6.0e6
+_MAX_VOXELS = 4.5e6
 
 
 @dataclass(frozen=True)
