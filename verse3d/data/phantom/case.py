@@ -48,8 +48,8 @@ class PhantomCase:
 def make_case(seed: int, index: int = 0, *, anomaly: Anomaly | None = None) -> PhantomCase:
     """Make case number ``index`` of a series; the same numbers always give the same voxels.
 
-    The part of the spine in view takes turns with ``index``: lumbar, cervicothoracic, thoracolumbar, thoracic; an anomaly
-    picks the part that shows it. Peak memory is about 60 bytes per voxel.
+    The part of the spine in view takes turns with ``index``: lumbar, cervicothoracic, thoracolumbar, thoracic; an
+    anomaly picks the part that shows it. Peak memory is about 60 bytes per voxel.
 
     Args:
         seed: of the whole series, >= 0.
@@ -109,7 +109,8 @@ def _drawn(seed: int, index: int, spine: Spine, geometry: Geometry, screwed: tup
 def _compose_others(hu: Array, sdf: Array, bones: Bones, geometry: Geometry, density: Density) -> None:
     """Put the other bones in (in place), a joint space away from every vertebra."""
     sdf = np.maximum(sdf, density.joint_mm + 0.3 - bones.distance)
-    shell = np.clip(0.5 + (sdf + density.shell_mm) * 1.0, 0.0, 1.0)
+    rim_mm = max(1.0, 0.8 * max(geometry.spacing_mm))  # a thin shell on thick slices must not come and go
+    shell = np.clip(0.5 + (sdf + density.shell_mm) * (1.0 / rim_mm), 0.0, 1.0)
     value = density.core_hu * 0.8 + shell * 0.75 * (density.shell_hu - density.core_hu * 0.8)
     hu += coverage(sdf, 0.9 * float(np.mean(geometry.spacing_mm))) * (value - hu)
 

@@ -39,7 +39,7 @@ class Block:
         return i, j, k
 
     def points(self, geometry: Geometry, pose: Pose = WORLD, every: int = 1) -> Points:
-        """The samples' coordinates (mm) in the frame of ``pose``; ``every`` > 1 keeps one sample in so many per axis."""
+        """The samples' coordinates (mm) in the frame of ``pose``, or of one sample in ``every`` along each axis."""
         matrix = pose.rotation.T @ geometry.affine[:3, :3]
         origin = pose.rotation.T @ (geometry.affine[:3, 3] - pose.centre)
         axes = [self._indices(axis, every) for axis in range(3)]
@@ -49,7 +49,7 @@ class Block:
 
     def _indices(self, axis: int, every: int) -> NDArray[np.float64]:
         samples = np.arange(min(every // 2, self.shape[axis] - 1), self.shape[axis], every)
-        return self.start[axis] + (samples + 0.5) / self.refine[axis] - 0.5
+        return np.asarray(self.start[axis] + (samples + 0.5) / self.refine[axis] - 0.5)
 
     def averaged(self, samples: Array) -> Array:
         """Mean of each voxel's samples: (refined shape) to (voxel shape)."""

@@ -49,7 +49,7 @@ class Level:
         return {"C": "cervical", "T": "thoracic", "L": "lumbar"}[self.name[0]]  # type: ignore[return-value]
 
 
-# position: width, depth, height, disc, canal w, canal d, pedicle w, pedicle h, transverse, spinous length, angle, height
+# position: width, depth, height, disc, canal w, d, pedicle w, h, transverse span, spinous length, angle, height
 _TABLE: dict[float, tuple[float, ...]] = {
     2: (17, 15, 17, 5, 24, 16, 6, 8, 25, 19, 18, 11),
     3: (17, 15, 13, 5, 24, 15, 6, 7, 25, 15, 18, 8),

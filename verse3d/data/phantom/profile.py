@@ -1,4 +1,4 @@
-"""Where the soft tissue lies around the spine: tables along the patient's height that voxels look their values up in."""
+"""Where the soft tissue lies around the spine: tables along the patient's height in which voxels look it up."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ _SIZES: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "psoas": ((18.5, 20, 22, 24, 27), (0, 9, 17, 22, 24)),
     "aorta": ((9.5, 10.5, 12, 22.5, 23.3), (0, 12, 12, 9, 0)),
     "vein": ((16, 17.5, 23.5, 24), (0, 11, 10, 0)),
-    "airway": ((-1, 0, 2, 4, 5, 6, 11.3, 12), (0, 9, 10, 8, 6, 8, 8.5, 0)),
+    "airway": ((-1, 0, 2, 4, 5, 6, 11.3, 12), (0, 8, 9, 8, 6, 8, 8.5, 0)),
     "muscle_x": ((1, 4, 8, 14, 20, 24), (26, 27, 30, 24, 30, 31)),
     "muscle_y": ((1, 4, 8, 14, 20, 24), (22, 20, 17, 15, 21, 22)),
 }
@@ -36,8 +36,8 @@ class Profile:
 
     Attributes:
         bottom_mm: world height of the first row.
-        tables: name to float32 column: ``x``, ``y`` (centre of the bodies), ``canal_x``, ``canal_y``, ``rear`` (distance
-            from the bodies' centre back to the laminae), ``width``, ``position`` and the sizes of the soft tissue.
+        tables: name to float32 column: ``x``, ``y`` (centre of the bodies), ``canal_x``, ``canal_y``, ``rear``
+            (distance from the bodies' centre back to the laminae), ``width``, ``position``, sizes of the soft tissue.
     """
 
     bottom_mm: float
@@ -46,7 +46,7 @@ class Profile:
     def rows(self, z: Array) -> NDArray[np.int32]:
         """Row numbers of world heights (mm)."""
         last = len(self.tables["x"]) - 1
-        return np.clip((z - np.float32(self.bottom_mm)) * np.float32(1.0 / _STEP_MM), 0, last).astype(np.int32)
+        return np.asarray(np.clip((z - self.bottom_mm) * (1.0 / _STEP_MM), 0, last), dtype=np.int32)
 
     def at_position(self, position: float, name: str) -> float:
         """A value at a place on the level axis."""
@@ -81,14 +81,19 @@ def profile_of(spine: Spine, rng: np.random.Generator) -> Profile:
     return Profile(float(rows[0]), {name: column.astype(np.float32) for name, column in columns.items()})
 
 
-def _soft_sizes(position: NDArray[np.float64], scale: float, rng: np.random.Generator) -> dict[str, NDArray[np.float64]]:
+def _soft_sizes(
+    position: NDArray[np.float64], scale: float, rng: np.random.Generator
+) -> dict[str, NDArray[np.float64]]:
     found = {name: scale * np.interp(position, at, sizes) for name, (at, sizes) in _SIZES.items()}
     fat = found["fat"] * rng.uniform(0.6, 1.6)
     girth = fat - found["fat"]
     return found | {"fat": fat} | {name: found[name] + girth for name in ("skin_x", "skin_front", "skin_rear")}
 
 
-def _extended(rows: NDArray[np.float64], heights: NDArray[np.float64], positions: NDArray[np.float64]) -> NDArray[np.float64]:
+def _extended(
+    rows: NDArray[np.float64], heights: NDArray[np.float64], positions: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Positions at all rows; beyond the ends the level axis goes on at 30 mm per level."""
     inside = np.interp(rows, heights, positions)
-    return inside + np.maximum(heights[0] - rows, 0) / 30.0 - np.maximum(rows - heights[-1], 0) / 30.0
+    beyond = np.maximum(heights[0] - rows, 0) - np.maximum(rows - heights[-1], 0)
+    return np.asarray(inside + beyond / 30.0)

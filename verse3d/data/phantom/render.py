@@ -1,9 +1,11 @@
 """Vertebrae onto a voxel grid: how much of each voxel is bone, how dense it is, and whose it is."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import label
 
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import vertebra as label_of
@@ -56,7 +58,7 @@ class _Drawn:
 def draw_vertebrae(spine: Spine, geometry: Geometry, density: Density) -> Bones:
     """Draw every vertebra that reaches into the grid; neighbours are kept ``density.joint_mm`` apart."""
     drawn = [_drawn(vertebra, geometry) for vertebra in spine.vertebrae]
-    for upper, lower in zip(drawn, drawn[1:], strict=False):
+    for upper, lower in pairwise(drawn):
         if upper is not None and lower is not None:
             _open_joint(upper, lower, density.joint_mm)
     bones = _no_bones(geometry)
@@ -120,17 +122,26 @@ def _add(bones: Bones, best: Array, item: _Drawn, geometry: Geometry, density: D
     where = item.block.slices
     width = 0.9 * float(np.mean(np.array(geometry.spacing_mm) / item.block.refine))
     filled = coverage(item.sdf.bone, width)
-    share = item.block.averaged(filled)
-    texture = _texture(item, geometry)
+    share, hu = item.block.averaged(filled), item.block.averaged(filled * _bone_hu(item, geometry, density))
+    wholly = bool((share >= 0.5).any()) and not _touches_border(share, item.block, geometry)
+    if wholly:
+        crumbs = _crumbs(share >= 0.5)
+        share[crumbs] = hu[crumbs] = 0.0
+        bones.labelled += (item.vertebra.name,)
     bones.share[where] += share
-    bones.hu[where] += item.block.averaged(filled * _bone_hu(item.sdf, density, texture))
+    bones.hu[where] += hu
     np.minimum(bones.distance[where], item.block.averaged(item.sdf.bone), out=bones.distance[where])
     mine = (share >= 0.5) & (share > best[where])
     best[where] = np.maximum(best[where], share)
-    wholly = bool(mine.any()) and not _touches_border(share, item.block, geometry)
     bones.mask[where][mine] = label_of(item.vertebra.name).id if wholly else 0
-    if wholly:
-        bones.labelled += (item.vertebra.name,)
+
+
+def _crumbs(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """What a carved joint may have cut off: all voxels that do not hang together with the largest part."""
+    parts, _ = label(inside)
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    return np.asarray(inside & (parts != sizes.argmax()))
 
 
 def _touches_border(share: Array, block: Block, geometry: Geometry) -> bool:
@@ -144,11 +155,11 @@ def _touches_border(share: Array, block: Block, geometry: Geometry) -> bool:
     return False
 
 
-def _bone_hu(sdf: Distances, density: Density, texture: Array) -> Array:
+def _bone_hu(item: _Drawn, geometry: Geometry, density: Density) -> Array:
     """Dense shell around a spongy core; the processes have a thicker shell and a denser core than the body."""
-    process = np.clip(sdf.body * 0.3, 0.0, 1.0)
-    core = density.core_hu * (1.0 + texture) + process * 90.0
-    shell = np.clip(0.5 + (sdf.bone + density.shell_mm * (1.0 + 0.5 * process)) * 1.25, 0.0, 1.0)
+    process = np.clip(item.sdf.body * 0.3, 0.0, 1.0)
+    core = density.core_hu * (1.0 + _texture(item, geometry)) + process * 90.0
+    shell = np.clip(0.5 + (item.sdf.bone + density.shell_mm * (1.0 + 0.5 * process)) * 1.25, 0.0, 1.0)
     return np.asarray(core + shell * (density.shell_hu - core))
 
 

@@ -33,9 +33,10 @@ def scanned(hu: Array, geometry: Geometry, protocol: Protocol, rng: np.random.Ge
     """The image (int16 HU) of a body given as float32 HU on the same grid."""
     blurred = hu
     for axis, spacing in enumerate(geometry.spacing_mm):
-        blurred = gaussian_filter1d(blurred, protocol.blur_mm / spacing, axis=axis, truncate=3.0, mode="nearest")
+        sigma = max(protocol.blur_mm / spacing, 0.3)  # the slice profile
+        blurred = gaussian_filter1d(blurred, sigma, axis=axis, truncate=3.0, mode="nearest")
     noisy = blurred + _noise(hu.shape, protocol, rng)
-    return np.clip(np.rint(noisy), _LOWEST_HU, _HIGHEST_HU).astype(np.int16)
+    return np.asarray(np.clip(np.rint(noisy), _LOWEST_HU, _HIGHEST_HU), dtype=np.int16)
 
 
 def _noise(shape: tuple[int, ...], protocol: Protocol, rng: np.random.Generator) -> Array:
@@ -60,7 +61,10 @@ def _screw(hu: Array, geometry: Geometry, vertebra: PosedVertebra, side: float) 
     if block.empty:
         return
     points = block.points(geometry, pose)
-    shaft, cap = Plate(head, tip, (2.8, 2.2)).sdf(points), Plate(head, (head[0], head[1] - 6.0, head[2]), (6.0, 6.0)).sdf(points)
+    shaft, cap = (
+        Plate(head, tip, (2.8, 2.2)).sdf(points),
+        Plate(head, (head[0], head[1] - 6.0, head[2]), (6.0, 6.0)).sdf(points),
+    )
     part = hu[block.slices]
     part += coverage(np.minimum(shaft, cap), 1.0) * (METAL_HU - part)
     _streaks(hu, geometry, vertebra, head)

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+# Coordinates, distances and HU are computed in float32; numpy's stubs lose that in many operations.
+Array = NDArray[np.floating]
 Vec = tuple[float, float, float]
 
 
@@ -98,4 +99,4 @@ def carved(a: Array, hole: Array, smooth_mm: float) -> Array:
 
 def coverage(sdf: Array, width_mm: float) -> Array:
     """Share (0-1) of a voxel of that width that lies inside a shape, from the distance at its centre."""
-    return np.clip(0.5 - sdf * (1.0 / width_mm), 0.0, 1.0)
+    return np.asarray(np.clip(0.5 - sdf * (1.0 / width_mm), 0.0, 1.0))

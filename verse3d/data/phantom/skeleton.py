@@ -1,6 +1,7 @@
 """Bones that are not vertebrae: ribs, sacrum, hip bones, skull and jaw. They are drawn but never labelled."""
 
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 import numpy as np
 from scipy.interpolate import CubicSpline
@@ -47,8 +48,10 @@ def _rib(vertebra: PosedVertebra, profile: Profile, side: float) -> list[Plate]:
     path = _rib_path(vertebra, profile, side)
     heights = np.interp(np.arange(len(path)), [0, 4, 8], [1.0, 2.0, 3.2])
     plates = []
-    for n, (start, end) in enumerate(zip(path[:-1], path[1:], strict=True)):
-        plates.append(Plate(_vec(start), _vec(end), (3.0, 3.0), (float(heights[n]), float(heights[n + 1])), (0.0, 0.15, 1.0)))
+    for n, (start, end) in enumerate(pairwise(path)):
+        plates.append(
+            Plate(_vec(start), _vec(end), (3.0, 3.0), (float(heights[n]), float(heights[n + 1])), (0.0, 0.15, 1.0))
+        )
     return plates
 
 
@@ -66,7 +69,9 @@ def _rib_path(vertebra: PosedVertebra, profile: Profile, side: float) -> Array:
     drop = np.interp(vertebra.position, [8, 10, 14, 19], [25, 45, 70, 60])
     angles = np.arange(45.0, end + 1e-6, 15.0) if end > 60 else np.array([38.0, 45.0])
     turn = np.deg2rad(angles)
-    half_x, half_y, mid_y = (profile.at_position(vertebra.position, name) for name in ("chest_x", "chest_y", "chest_mid"))
+    half_x, half_y, mid_y = (
+        profile.at_position(vertebra.position, name) for name in ("chest_x", "chest_y", "chest_mid")
+    )
     centre = vertebra.pose.centre
     far = np.stack([
         0.5 * centre[0] + side * half_x * np.sin(turn),

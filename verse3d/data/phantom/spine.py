@@ -14,7 +14,8 @@ Vector = NDArray[np.float64]
 
 # Forward lean (degrees) of the spine's axis, going up, by position: lordosis, kyphosis, lordosis of a supine adult.
 _LEAN_DEG = {
-    1: -5, 2: -7, 3: -3, 5: 8, 7: 19, 8: 22, 10: 17, 13: 4, 16: -8, 18: -13, 20: -12, 21: -7, 22: 1, 23: 10, 24: 22, 25: 38,
+    1: -5, 2: -7, 3: -3, 5: 8, 7: 19, 8: 22, 10: 17, 13: 4, 16: -8, 18: -13, 20: -12, 21: -7, 22: 1, 23: 10, 24: 22,
+    25: 38,
 }  # fmt: skip
 
 
@@ -133,7 +134,7 @@ def _stacked(
         axis = below.rotation[:, 2] + rotation[:, 2]
         step = half_below + shape.size.disc + shape.body_height / 2
         if shape.size.region == "atlas":
-            step = 20.5 * shape.scale
+            step = 18.0 * shape.scale
         pose = Pose(below.centre + axis / np.linalg.norm(axis) * step, rotation)
         posed.append(PosedVertebra(shape, pose))
         below, half_below = pose, shape.body_height / 2
@@ -168,7 +169,7 @@ def _scaled(mean: Level, scale: float, broad: float, rng: np.random.Generator) -
     changed["width"] *= broad
     changed["spinous_angle_deg"] = mean.spinous_angle_deg + float(rng.normal(0, 3.0))
     changed["pedicle_width"] = max(changed["pedicle_width"], 5.4)
-    return replace(mean, **changed)
+    return replace(mean, **changed)  # type: ignore[arg-type]
 
 
 def _local_box(v: Vertebra) -> list[tuple[float, float]]:

@@ -1,6 +1,7 @@
 """Everything soft, and the table: skin, fat, muscle, organs, lungs, airways, discs, canal; in HU, without bone."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +42,7 @@ class Contrast:
 
 @dataclass
 class _Body:
-    """The voxels around the spine: ``p`` is relative to the bodies' centres at the same height, ``hu`` is painted on."""
+    """The voxels around the spine: ``p`` is relative to the bodies' centres of that height, ``hu`` is painted on."""
 
     hu: Array
     world: Points
@@ -68,7 +69,7 @@ def draw_soft_tissue(spine: Spine, profile: Profile, geometry: Geometry, rng: np
     _neck(body, spine)
     _marble(body, rng)
     _beside_the_spine(body, contrast)
-    for above, below in zip(spine.vertebrae, spine.vertebrae[1:], strict=False):
+    for above, below in pairwise(spine.vertebrae):
         _disc(body, geometry, above, below.pose, contrast.disc)
     _disc(body, geometry, spine.vertebrae[-1], spine.sacrum, contrast.disc)
     _table(body, rng)
@@ -92,7 +93,9 @@ def _skin_and_muscle(body: _Body, contrast: Contrast, rng: np.random.Generator) 
     body.paint(np.abs(outline + 1.0) - 1.2, 20.0)
     body.paint(outline + body.at("fat"), contrast.muscle)
     x, rear_y = np.abs(body.p.x), -body.at("rear")
-    seam = np.abs(ellipse(x - 2.0, body.p.y - rear_y + 6.0, body.at("muscle_x") * 1.5, body.at("muscle_y") * 1.6)) - 1.2
+    seam: Array = (
+        np.abs(ellipse(x - 2.0, body.p.y - rear_y + 6.0, body.at("muscle_x") * 1.5, body.at("muscle_y") * 1.6)) - 1.2
+    )
     seam = common(seam, body.p.y - rear_y - 4.0, 1.0)
     body.paint(seam, contrast.fat + 20.0)
     gutter = ellipse(x, body.p.y - rear_y + 26.0 + float(rng.uniform(-3, 3)), 2.6, 24.0)
@@ -106,11 +109,12 @@ def _trunk(body: _Body, contrast: Contrast, k: float, rng: np.random.Generator) 
     dome = profile.height_mm(17.0) + float(rng.uniform(-12, 12))
     hill = np.maximum(1.0 - (body.p.x / (95.0 * k)) ** 2 - ((body.p.y - 55.0 * k) / (85.0 * k)) ** 2, -0.6)
     diaphragm = body.p.z - (dome + 45.0 * k * hill)
-    top = body.p.z + 0.45 * (body.p.y - 10.0 * k)
+    arch = np.abs(body.p.x) - 40.0 * k
+    top = body.p.z + 0.45 * (body.p.y - 10.0 * k) + arch * arch * (1.0 / 55.0)
     apex = profile.height_mm(8.3)
     belly = np.maximum(chest + 5.0, top - profile.height_mm(8.6))
     back = ellipse(body.p.x, body.p.y + body.at("rear") - 2.0, body.at("width") * 0.5 + 32.0 * k, 27.0 * k, 2.4)
-    body.paint(common(belly, -back, 8.0), contrast.fat + 5.0)
+    body.paint(common(belly, -back, 8.0), np.where(diaphragm > 0, contrast.fat + 70.0, contrast.fat + 5.0))
     _organs(body, contrast, k, rng, np.maximum(chest + 8.0, diaphragm + 4.0))
     middle = ellipse(body.p.x, body.p.y - 42.0 * k, 30.0 * k, 48.0 * k)
     lungs = np.maximum(np.maximum(chest + 5.5, -middle), np.maximum(-diaphragm, 0.9 * (top - apex)))
@@ -145,7 +149,7 @@ def _organs(body: _Body, contrast: Contrast, k: float, rng: np.random.Generator,
 def _neck(body: _Body, spine: Spine) -> None:
     """Airway in front of the cervical spine, brain above the atlas."""
     axis_y = body.at("width") * 0.42 + 13.0 * spine.scale
-    airway = ellipse(body.p.x, body.p.y - axis_y, body.at("airway") + 0.01, body.at("airway") * 0.85 + 0.01)
+    airway = ellipse(body.p.x, body.p.y - axis_y, body.at("airway") + 0.01, body.at("airway") * 0.72 + 0.01)
     body.paint(airway, AIR_HU)
     atlas = spine.vertebrae[0].pose.with_centre((0.0, 8.0 * spine.scale, 77.0 * spine.scale))
     centre = (float(atlas.centre[0]), float(atlas.centre[1]), float(atlas.centre[2]))

@@ -1,4 +1,4 @@
-"""One vertebra as a signed distance function, in its own frame: mm, x right, y front, z up, origin in the body's centre.
+"""One vertebra as a signed distance function, in its own frame: mm, x right, y front, z up, origin mid body.
 
 The atlas has no body: its origin lies where the dens passes through its ring.
 """
@@ -162,8 +162,12 @@ def _lumbar_processes(v: Vertebra) -> list[Plate]:
     """Joint faces that stand upright and look sideways: the upper process lies outside the lower one."""
     s, x = v.size, v.pillar_x
     top, bottom = 0.5 * s.height + 6.5, -(0.5 * s.height + s.disc + 4.5)
-    upper = Plate((x + 0.5, v.canal_y - 3.0, 0.1 * s.height), (x + 3.0, v.canal_y - 7.0, top), (4.2, 3.6), (1.5, 1.5), (0, 1, 0))
-    lower = Plate((x - 1.0, v.rear_y - 0.5, 0.0), (x - 3.5, v.rear_y - 3.5, bottom), (4.2, 4.2), (1.0, 1.5), (0.5, 1, 0))
+    upper = Plate(
+        (x + 0.5, v.canal_y - 3.0, 0.1 * s.height), (x + 3.0, v.canal_y - 7.0, top), (4.2, 3.6), (1.5, 1.5), (0, 1, 0)
+    )
+    lower = Plate(
+        (x - 1.0, v.rear_y - 0.5, 0.0), (x - 3.5, v.rear_y - 3.5, bottom), (4.2, 4.2), (1.0, 1.5), (0.5, 1, 0)
+    )
     root = (x + 1.0, v.canal_y, v.pedicle_z - 0.5)
     return [upper, lower, Plate(root, v.transverse_tip, (3.6, 2.8), (1.5, 2.0))]
 
@@ -172,7 +176,9 @@ def _thoracic_processes(v: Vertebra) -> list[Plate]:
     """Joint faces that look backwards: the upper process lies in front of the lower one."""
     s, x = v.size, v.pillar_x
     top, bottom = 0.5 * s.height + 4.0, -(0.5 * s.height + s.disc + 3.0)
-    upper = Plate((x, v.canal_y - 2.0, 0.1 * s.height), (x + 0.5, v.canal_y - 4.5, top), (3.4, 3.0), (1.0, 2.0), (1, 0, 0))
+    upper = Plate(
+        (x, v.canal_y - 2.0, 0.1 * s.height), (x + 0.5, v.canal_y - 4.5, top), (3.4, 3.0), (1.0, 2.0), (1, 0, 0)
+    )
     lower = Plate((x - 0.5, v.rear_y - 0.5, 0.0), (x - 1.0, v.rear_y - 2.8, bottom), (3.4, 3.0), (1.0, 2.0), (1, 0, 0))
     root = (x + 0.5, v.canal_y - 4.0, 0.05 * s.height)
     return [upper, lower, Plate(root, v.transverse_tip, (3.8, 4.3), (1.0, 0.5))]
@@ -184,7 +190,7 @@ def _cervical_processes(v: Vertebra) -> list[Plate]:
     is_axis = s.region == "axis"
     top = 0.5 * s.height + (1.0 if is_axis else 3.0)
     bottom = -(0.5 * s.height + s.disc + 1.5)
-    upper_y = v.canal_y + (6.5 if is_axis else 1.0)
+    upper_y = v.canal_y + (9.5 if is_axis else 1.0)
     upper = Plate((x, v.canal_y - 1.0, 0.0), (x, upper_y, top - 2.0), (4.2, 3.8), (1.0, 1.5), (1, 0, 0))
     lower = Plate((x, v.canal_y - 2.0, 0.0), (x, v.canal_y - 7.0, bottom + 2.0), (4.2, 3.8), (1.0, 1.5), (1, 0, 0))
     front = Plate((0.42 * s.width, 0.0, -1.5), v.transverse_tip, (2.8, 3.0), (0.5, 0.5))

@@ -83,8 +83,10 @@ def _extent(rng: np.random.Generator, targets: list[PosedVertebra], frame: Vecto
     front, rear = (rng.uniform(30, 120), rng.uniform(20, 60)) if wide else (rng.uniform(8, 25), rng.uniform(4, 14))
     ends = rng.uniform(1.5, 12.0, 2)
     if targets[-1].name in ("L5", "L6"):
-        ends[0] += rng.uniform(0.0, 35.0)  # the sacrum is never labelled, so the scan may show as much of it as it likes
-    return low - [side, rear, ends[0]], high + [side * rng.uniform(0.8, 1.0), front, ends[1]]
+        # The sacrum is never labelled, so the scan may show as much of it as it likes.
+        ends[0] += rng.uniform(0.0, 35.0)
+    other_side = side * rng.uniform(0.8, 1.0)
+    return low - np.array([side, rear, ends[0]]), high + np.array([other_side, front, ends[1]])
 
 
 def _spacing(rng: np.random.Generator, codes: str, extent: Vector) -> Vector:

@@ -1,7 +1,6 @@
 """Phantom cases on disk, in VerSe's own folders and names."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -81,11 +80,15 @@ def _write_case(folder: Path, name: str, case: PhantomCase) -> Path:
         for directory in (raw, derived):
             directory.mkdir(parents=True, exist_ok=True)
         _write_json(derived / f"{name}_seg-subreg_ctd.json", _centroid_list(case))
-        _write_json(raw / f"{name}_ct.json", {"KVP": 120, "Manufacturer": "verse3d", "ManufacturerModelName": "phantom"})
+        _write_json(
+            raw / f"{name}_ct.json", {"KVP": 120, "Manufacturer": "verse3d", "ManufacturerModelName": "phantom"}
+        )
         _write_nifti(derived / f"{name}_seg-vert_msk.nii.gz", case.mask, case)
         _write_nifti(image, case.image_hu, case)
     except OSError as error:
-        raise OutputError(f"cannot write {name} into {folder}: {error}", hint="check the disk's space and rights") from error
+        raise OutputError(
+            f"cannot write {name} into {folder}: {error}", hint="check the disk's space and rights"
+        ) from error
     return image
 
 
@@ -100,7 +103,7 @@ def _centroid_list(case: PhantomCase) -> list[dict[str, Any]]:
 def _write_json(path: Path, content: object) -> None:
     temporary = path.with_name(f".{path.name}")
     temporary.write_text(json.dumps(content), encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def _write_nifti(path: Path, array: NDArray[np.int16] | NDArray[np.uint8], case: PhantomCase) -> None:
@@ -110,4 +113,4 @@ def _write_nifti(path: Path, array: NDArray[np.int16] | NDArray[np.uint8], case:
     image.set_sform(case.geometry.affine, code=case.headers.sform_code)
     temporary = path.with_name(f".{path.name}")
     nib.save(image, temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)
