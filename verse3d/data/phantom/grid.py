@@ -51,6 +51,13 @@ class Block:
         samples = np.arange(min(every // 2, self.shape[axis] - 1), self.shape[axis], every)
         return np.asarray(self.start[axis] + (samples + 0.5) / self.refine[axis] - 0.5)
 
+    def geometry(self, coarse: Geometry) -> Geometry:
+        """The grid of the samples of a block that starts at the first voxel of ``coarse``."""
+        affine = coarse.affine.copy()
+        affine[:3, :3] /= self.refine
+        affine[:3, 3] = coarse.world_from_index([0.5 / self.refine - 0.5])[0]
+        return Geometry(self.shape, affine)
+
     def averaged(self, samples: Array) -> Array:
         """Mean of each voxel's samples: (refined shape) to (voxel shape)."""
         split = [n for size, f in zip(self.stop - self.start, self.refine, strict=True) for n in (int(size), int(f))]
@@ -67,6 +74,11 @@ def _row(
 def refinement(geometry: Geometry) -> Index:
     """Samples per voxel and axis that bring the sampling to about 1 mm."""
     return np.maximum(np.round(np.array(geometry.spacing_mm) / 0.95), 1).astype(np.int64)
+
+
+def slice_refinement(geometry: Geometry) -> Index:
+    """Like ``refinement``, but only for axes with slices so thick (1.8 mm) that thin shells would come and go."""
+    return np.where(np.array(geometry.spacing_mm) < 1.8, 1, refinement(geometry))
 
 
 def whole(geometry: Geometry) -> Block:

@@ -26,7 +26,7 @@ class Plate(NamedTuple):
     """A rounded bar from ``start`` to ``end`` (mm) that is broader along ``up``.
 
     ``radius`` is half the thickness, ``half_height`` what is added on both sides along ``up`` before rounding; each is
-    given at the start and at the end. With ``half_height`` zero it is a (tapered) capsule.
+    given at the start and at the end. With ``half_height`` zero it is a (tapered) capsule. ``up`` must not run along.
     """
 
     start: Vec
