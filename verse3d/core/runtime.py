@@ -4,6 +4,7 @@ import logging
 import random
 import resource
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,12 @@ from verse3d.core.errors import ConfigError
 DeviceName = Literal["auto", "cpu", "cuda"]
 AmpName = Literal["auto", "off", "bf16", "fp16"]
 _LOGGER = "verse3d"
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+
+def no_progress(what: str, done: int, total: int) -> None:
+    """Show nothing."""
 
 
 def choose_device(name: str = "auto") -> torch.device:

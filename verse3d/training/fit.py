@@ -1,0 +1,207 @@
+"""A whole training run: load, learn, validate, keep the best, and be ready to go on after any stop."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch.utils.data import DataLoader
+
+from verse3d.core.config import Config
+from verse3d.core.errors import DataError, Verse3dError
+from verse3d.core.runtime import log_to_file, logger, seed_everything, stop_logging
+from verse3d.data.cases import Case, CaseIndex, write_index
+from verse3d.data.patches import PatchDataset
+from verse3d.data.transforms import PreparedCase, prepare_case
+from verse3d.model.checkpoint import load_checkpoint
+from verse3d.model.modes import get_mode
+from verse3d.model.networks import parameter_count
+from verse3d.training.engines import Stop, run_session
+from verse3d.training.learner import build_learner, restore_learner
+from verse3d.training.monitor import Monitor
+from verse3d.training.runfolder import RunFolder, resume_folder, start_folder
+from verse3d.training.session import FitOptions, Session
+from verse3d.training.validate import ValidationCase, load_validation_case
+
+_log = logger(__name__)
+_Loaded = TypeVar("_Loaded")
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a run stands after ``fit``.
+
+    Attributes:
+        folder: the run folder.
+        best: the model to predict with.
+        epochs: epochs trained so far.
+        best_dice: mean whole-volume validation Dice of ``best``; NaN without validation.
+        best_epoch: when that was.
+        stopped: "finished", "time" (max_minutes), "epochs" (max_epochs) or "interrupted" (Ctrl-C).
+        failures: (case, reason) of every case that could not be used.
+    """
+
+    folder: Path
+    best: Path
+    epochs: int
+    best_dice: float
+    best_epoch: int
+    stopped: Stop
+    failures: tuple[tuple[str, str], ...]
+
+
+def fit(config: Config | None, index: CaseIndex, out: Path, options: FitOptions) -> FitResult:
+    """Train on the "train" cases of ``index``, choose by the "validation" cases, and fill the run folder ``out``.
+
+    Args:
+        config: of a new run; for a resumed one None, or the same config (``optim.epochs`` may grow).
+        index: cases with splits.
+        out: the run folder.
+        options: device, limits, callbacks.
+
+    Raises:
+        ConfigError: the config contradicts itself or that of the run to resume.
+        DataError: the folder holds a run (or none to resume), or no training case can be read.
+        CheckpointError: ``last.pt`` is damaged.
+        TrainingError: the loss is no longer a number.
+    """
+    if options.resume:
+        folder, config = resume_folder(out, config)
+    else:
+        config = config or Config()
+        get_mode(config.mode)  # refuses an unknown mode before anything is written
+        folder = start_folder(out, config, overwrite=options.overwrite)
+    handler = log_to_file(folder.log)
+    try:
+        return _fit(config, index, folder, options)
+    except Verse3dError as error:
+        _log.error("%s", error)
+        raise
+    finally:
+        stop_logging(handler)
+
+
+def _fit(config: Config, index: CaseIndex, folder: RunFolder, options: FitOptions) -> FitResult:
+    started = time.monotonic()
+    seed_everything(config.runtime.seed)
+    failures: list[tuple[str, str]] = []
+    training = _load("training", index.in_split("train"), lambda case, _: prepare_case(case, config), failures, options)
+    validation = _load_validation(config, index, failures, options)
+    if not training:
+        raise _no_training_case(failures)
+    write_index(folder.cases, index)
+    session = _session(config, folder, training, validation, options)
+    _log_start(session, training)
+    standing = session.standing
+    with Monitor(folder.tensorboard, standing.step) as monitor:
+        stopped = run_session(session, monitor, started)
+    return FitResult(
+        folder.path, folder.best, standing.epoch, standing.best_dice, standing.best_epoch, stopped, tuple(failures)
+    )
+
+
+def _load(
+    what: str,
+    cases: Sequence[Case],
+    load: Callable[[Case, int], _Loaded],
+    failures: list[tuple[str, str]],
+    options: FitOptions,
+) -> list[_Loaded]:
+    """Load all cases; those that cannot be read are logged and listed in ``failures``."""
+    loaded = []
+    for number, case in enumerate(cases):
+        options.progress(f"loading {what} cases", number, len(cases))
+        try:
+            loaded.append(load(case, number))
+        except Verse3dError as error:
+            _log.error("%s is left out: %s", case.case, error)
+            failures.append((case.case, str(error)))
+    options.progress(f"loading {what} cases", len(cases), len(cases))
+    return loaded
+
+
+def _load_validation(
+    config: Config, index: CaseIndex, failures: list[tuple[str, str]], options: FitOptions
+) -> list[ValidationCase]:
+    drawn = config.validation.pictures if options.paint else 0
+
+    def load(case: Case, number: int) -> ValidationCase:
+        return load_validation_case(case, config, keep_scan=number < drawn)
+
+    cases = _load("validation", index.in_split("validation"), load, failures, options)
+    if not cases:
+        _log.warning("there is no validation case: best.pt will be the last epoch")
+    return cases
+
+
+def _no_training_case(failures: Sequence[tuple[str, str]]) -> DataError:
+    if not failures:
+        return DataError(
+            "the index has no training case with both a scan and a mask", hint="verse3d check shows what was found"
+        )
+    listed = "\n".join(f"  - {case}: {reason}" for case, reason in failures)
+    return DataError(f"no training case can be used:\n{listed}")
+
+
+def _session(
+    config: Config,
+    folder: RunFolder,
+    training: list[PreparedCase],
+    validation: list[ValidationCase],
+    options: FitOptions,
+) -> Session:
+    optim, sampling = config.optim, config.sampling
+    dataset = PatchDataset(
+        training,
+        get_mode(config.mode).sampler(config),
+        length=optim.steps_per_epoch * sampling.batch_size,
+        seed=config.runtime.seed,
+    )
+    loader = DataLoader(
+        dataset,
+        batch_size=sampling.batch_size,
+        num_workers=config.runtime.workers,
+        pin_memory=options.device.type == "cuda",
+    )
+    session = Session(
+        config=config,
+        folder=folder,
+        learner=build_learner(config, options.device),
+        dataset=dataset,
+        loader=loader,
+        validation=validation,
+        case_names=[case.case for case in training],
+        options=options,
+    )
+    if options.resume:
+        _restore(session)
+    return session
+
+
+def _restore(session: Session) -> None:
+    checkpoint = load_checkpoint(session.folder.last)
+    state: dict[str, Any] = checkpoint.training
+    if state["cases"] != session.case_names:
+        raise DataError(
+            f"the run in {session.folder.path} was trained on other cases ({', '.join(state['cases'])})",
+            hint=f"resume it with --data {session.folder.cases}",
+        )
+    restore_learner(session.learner, state["learner"])
+    session.standing.restore(state["standing"])
+
+
+def _log_start(session: Session, training: Sequence[PreparedCase]) -> None:
+    learner = session.learner
+    _log.info(
+        "%s with %.2f million parameters on %s in %s; %d training cases (%.0f MB in memory), %d validation cases",
+        session.config.network.name,
+        parameter_count(learner.network) / 1e6,
+        learner.device,
+        str(learner.precision.dtype).removeprefix("torch."),
+        len(training),
+        sum(case.megabytes for case in training),
+        len(session.validation),
+    )
+    if session.standing.epoch:
+        _log.info("resuming after epoch %d of %d", session.standing.epoch, session.config.optim.epochs)

@@ -1,0 +1,50 @@
+"""What can be watched while a network learns: TensorBoard scalars and pictures."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from torch.utils.tensorboard import SummaryWriter
+
+from verse3d.training.step import StepResult
+from verse3d.training.validate import ValidationResult
+
+
+class Monitor:
+    """Writes TensorBoard event files; steps count batches since the start of the run.
+
+    Args:
+        folder: where the event files go.
+        first_step: the step at which this session starts; later events of an interrupted session are hidden.
+    """
+
+    def __init__(self, folder: Path, first_step: int = 0) -> None:
+        self._writer = SummaryWriter(str(folder), purge_step=first_step or None, flush_secs=20)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.close()
+
+    def step(self, step: int, result: StepResult) -> None:
+        """Loss, learning rate and gradient length of one batch."""
+        self._writer.add_scalar("train/loss", result.loss, step)
+        self._writer.add_scalar("train/lr", result.lr, step)
+        self._writer.add_scalar("train/grad_norm", result.grad_norm, step)
+
+    def epoch(self, step: int, *, mean_loss: float, patches_per_s: float) -> None:
+        """Mean loss and speed of one epoch."""
+        self._writer.add_scalar("train/loss_epoch", mean_loss, step)
+        self._writer.add_scalar("train/patches_per_s", patches_per_s, step)
+
+    def validation(self, step: int, result: ValidationResult) -> None:
+        """Dice of every whole scan and their mean, and the pictures."""
+        self._writer.add_scalar("validation/dice_mean", result.mean_dice, step)
+        for case, value in result.dice_of.items():
+            self._writer.add_scalar(f"validation_dice/{case}", value, step)
+        for case, picture in result.pictures.items():
+            self._writer.add_image(f"validation/{case}", picture, step, dataformats="HWC")
+        self._writer.flush()

@@ -1,0 +1,131 @@
+"""The files of a run: config.yaml, cases.jsonl, history.csv, log.txt, last.pt, best.pt and tensorboard/."""
+
+import csv
+import io
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from verse3d.core.config import Config, load_config
+from verse3d.core.errors import ConfigError, DataError
+from verse3d.core.files import make_folder, write_text
+
+_MAY_CHANGE = {("optim", "epochs"), ("runtime", "workers"), ("validation", "pictures")}
+"""Settings that may differ when a run is resumed."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where the files of a run are."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved config."""
+        return self.path / "config.yaml"
+
+    @property
+    def cases(self) -> Path:
+        """The index with the split that was used."""
+        return self.path / "cases.jsonl"
+
+    @property
+    def history(self) -> Path:
+        """One row per epoch."""
+        return self.path / "history.csv"
+
+    @property
+    def log(self) -> Path:
+        """What was logged."""
+        return self.path / "log.txt"
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint to resume from, written after every epoch."""
+        return self.path / "last.pt"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint to predict with: the best whole-volume validation so far."""
+        return self.path / "best.pt"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files."""
+        return self.path / "tensorboard"
+
+    @property
+    def holds_a_run(self) -> bool:
+        """Whether a run was started here."""
+        return any(file.exists() for file in (self.config, self.last, self.best, self.history))
+
+
+def start_folder(path: Path, config: Config, *, overwrite: bool) -> RunFolder:
+    """Make the folder of a new run and store its config.
+
+    Raises:
+        DataError: it holds a run already and ``overwrite`` is not set.
+        OutputError: it cannot be written to.
+    """
+    folder = RunFolder(path)
+    if folder.holds_a_run and not overwrite:
+        raise DataError(
+            f"{path} already holds a run",
+            hint="go on with --resume, replace it with --overwrite, or choose another --out",
+        )
+    make_folder(path)
+    for file in (folder.last, folder.best, folder.history, folder.log, folder.cases):
+        file.unlink(missing_ok=True)
+    shutil.rmtree(folder.tensorboard, ignore_errors=True)
+    head = "# The complete config of this run. Train the same again with:\n#   verse3d train --config config.yaml ...\n"
+    write_text(folder.config, head + config.to_yaml())
+    return folder
+
+
+def resume_folder(path: Path, config: Config | None) -> tuple[RunFolder, Config]:
+    """The folder of a run to go on with, and its config (with what may change taken from ``config``).
+
+    Raises:
+        DataError: there is no run to resume.
+        ConfigError: ``config`` differs from the run's in something that would make it another run.
+    """
+    folder = RunFolder(path)
+    if not folder.config.is_file() or not folder.last.is_file():
+        raise DataError(f"{path} holds no run to resume", hint="start one without --resume")
+    stored = load_config(folder.config)
+    if config is None:
+        return folder, stored
+    changed = [
+        key for key in _differences(stored.to_dict(), config.to_dict()) if tuple(key.split(".")) not in _MAY_CHANGE
+    ]
+    if changed:
+        raise ConfigError(
+            f"{path} was trained with other settings: {', '.join(changed)}",
+            hint="resume without changing them, or start a new run in another folder",
+        )
+    return folder, config
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], place: str = "") -> list[str]:
+    different = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            different += _differences(before, after, f"{place}{key}.")
+        elif before != after:
+            different.append(f"{place}{key}")
+    return different
+
+
+def write_history(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Write all rows as CSV, whole or not at all; undefined numbers are empty cells."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    for row in rows:
+        table.writerow({key: "" if math.isnan(value) else f"{value:.6g}" for key, value in row.items()})
+    write_text(path, text.getvalue())

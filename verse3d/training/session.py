@@ -1,0 +1,95 @@
+"""The state of a run: what it was given, what changes, and what a checkpoint must hold to go on."""
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from verse3d.core.config import Config
+from verse3d.core.runtime import Progress, no_progress
+from verse3d.data.patches import PatchDataset
+from verse3d.training.runfolder import RunFolder
+from verse3d.training.step import Learner
+from verse3d.training.validate import Painter, ValidationCase
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How to run, as opposed to what to learn.
+
+    Attributes:
+        device: where the network learns.
+        resume: go on with the run in the folder.
+        overwrite: replace the run in the folder.
+        max_minutes: stop after the first epoch that ends later than this; None for no limit.
+        max_epochs: stop after this epoch of the schedule; None for all.
+        paint: draws validation pictures, or None for none.
+        progress: told about every batch.
+    """
+
+    device: torch.device
+    resume: bool = False
+    overwrite: bool = False
+    max_minutes: float | None = None
+    max_epochs: int | None = None
+    paint: Painter | None = None
+    progress: Progress = no_progress
+
+
+@dataclass
+class Standing:
+    """How far a run is. Stored in ``last.pt``.
+
+    Attributes:
+        epoch: whole epochs trained.
+        step: batches trained.
+        minutes: time spent, all sessions together.
+        best_dice: best mean validation Dice so far; NaN before the first validation.
+        best_epoch: when that was.
+        history: one row per epoch, as in ``history.csv``.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    minutes: float = 0.0
+    best_dice: float = math.nan
+    best_epoch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers for a checkpoint."""
+        return asdict(self)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Undo of ``to_dict``."""
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """Everything that one call of ``fit`` works with.
+
+    Attributes:
+        config: of the run.
+        options: of this call.
+        folder: where the files go.
+        learner: the network and what trains it.
+        dataset: the training patches.
+        loader: batches of them.
+        validation: whole scans to validate on.
+        case_names: of the training cases, in order.
+        standing: how far the run is.
+    """
+
+    config: Config
+    options: FitOptions
+    folder: RunFolder
+    learner: Learner
+    dataset: PatchDataset
+    loader: "DataLoader[dict[str, torch.Tensor]]"
+    validation: list[ValidationCase]
+    case_names: list[str]
+    standing: Standing = field(default_factory=Standing)

@@ -1,0 +1,88 @@
+"""Scoring a network on whole validation scans, on their own grids."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verse3d.core.config import Config
+from verse3d.core.geometry import Geometry
+from verse3d.core.labels import label_scheme
+from verse3d.core.volume import Volume, read_image, read_labels
+from verse3d.data.cases import Case
+from verse3d.data.transforms import prepare_image, require_same_grid
+from verse3d.inference.predict import Predictor
+from verse3d.metrics.overlap import confusion, dice
+
+Painter = Callable[[Volume, Mapping[str, NDArray[np.uint8]], str], NDArray[np.uint8]]
+"""Draws (scan, {name: mask in file ids}, title) as an RGB picture (H, W, 3) uint8."""
+
+
+@dataclass(frozen=True, eq=False)
+class ValidationCase:
+    """A whole scan ready to be segmented and scored.
+
+    Attributes:
+        case: its name.
+        image: (I, J, K) float16 on the network grid.
+        grid: the network grid.
+        truth: (I, J, K) uint8 network ids on the source grid.
+        source: the source grid.
+        scan: the scan itself if it is to be drawn, else None.
+    """
+
+    case: str
+    image: NDArray[np.float16]
+    grid: Geometry
+    truth: NDArray[np.uint8]
+    source: Geometry
+    scan: Volume | None
+
+
+@dataclass(frozen=True)
+class ValidationResult:
+    """Mean Dice over all labels present, per case and over the cases, and pictures by case."""
+
+    dice_of: dict[str, float]
+    pictures: dict[str, NDArray[np.uint8]]
+
+    @property
+    def mean_dice(self) -> float:
+        """Mean over the cases; NaN if no case has a defined Dice."""
+        defined = [value for value in self.dice_of.values() if not np.isnan(value)]
+        return fmean(defined) if defined else float("nan")
+
+
+def load_validation_case(case: Case, config: Config, *, keep_scan: bool) -> ValidationCase:
+    """Read a case and carry its scan to the network grid.
+
+    Raises:
+        DataError: a file is missing, damaged or holds unknown labels; or scan and mask lie on different grids.
+    """
+    scan, mask = read_image(case.image_path()), read_labels(case.mask_path())
+    require_same_grid(scan, mask)
+    truth = label_scheme(config.labels.scheme).network_from_verse(mask.array)
+    image, grid = prepare_image(scan, config.grid)
+    return ValidationCase(case.case, image.astype(np.float16), grid, truth, scan.geometry, scan if keep_scan else None)
+
+
+def validate(predictor: Predictor, cases: Sequence[ValidationCase], paint: Painter | None) -> ValidationResult:
+    """Segment every case, carry the labels to its source grid and compare them with the truth there."""
+    dice_of, pictures = {}, {}
+    for case in cases:
+        ids = predictor.network_ids(case.image, case.grid, case.source)
+        dice_of[case.case] = _mean_dice(ids, case.truth)
+        if paint is not None and case.scan is not None:
+            to_file = predictor.scheme.file_from_network
+            masks = {"truth": to_file(case.truth), "prediction": to_file(ids)}
+            pictures[case.case] = paint(case.scan, masks, f"{case.case}  Dice {dice_of[case.case]:.3f}")
+    return ValidationResult(dice_of, pictures)
+
+
+def _mean_dice(ids: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
+    """Mean over the labels that are in the truth; NaN if there are none."""
+    present = [int(label) for label in np.unique(truth) if label]
+    scores = [dice(counts) for counts in confusion(ids, truth, present).values()]
+    return fmean(scores) if scores else float("nan")
