@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 
 from verse3d.core.config import Config
 from verse3d.core.geometry import Geometry
-from verse3d.core.labels import label_scheme
+from verse3d.core.labels import Label, label_scheme
 from verse3d.core.volume import Volume, read_image, read_labels
 from verse3d.data.cases import Case
 from verse3d.data.transforms import prepare_image, require_same_grid
 from verse3d.inference.predict import Predictor
 from verse3d.metrics.overlap import confusion, dice
 
-Painter = Callable[[Volume, Mapping[str, NDArray[np.uint8]], str], NDArray[np.uint8]]
-"""Draws (scan, {name: mask in file ids}, title) as an RGB picture (H, W, 3) uint8."""
+Painter = Callable[[Volume, Mapping[str, NDArray[np.uint8]], Sequence[Label], str], NDArray[np.uint8]]
+"""Draws (scan, {name: mask in file ids}, labels, title) as an RGB picture (H, W, 3) uint8."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +77,9 @@ def validate(predictor: Predictor, cases: Sequence[ValidationCase], paint: Paint
         if paint is not None and case.scan is not None:
             to_file = predictor.scheme.file_from_network
             masks = {"truth": to_file(case.truth), "prediction": to_file(ids)}
-            pictures[case.case] = paint(case.scan, masks, f"{case.case}  Dice {dice_of[case.case]:.3f}")
+            pictures[case.case] = paint(
+                case.scan, masks, predictor.scheme.labels, f"{case.case}  Dice {dice_of[case.case]:.3f}"
+            )
     return ValidationResult(dice_of, pictures)
 
 

@@ -1,0 +1,159 @@
+"""Scoring a folder of masks against the truth, case by case, on the grids of the scans."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verse3d.core.errors import DataError, GeometryError, Verse3dError
+from verse3d.core.files import read_json, write_json, write_text
+from verse3d.core.labels import VERTEBRAE, Label, label_scheme
+from verse3d.core.runtime import Progress, logger, no_progress
+from verse3d.core.volume import Volume, read_labels
+from verse3d.data.cases import Case, CaseIndex
+from verse3d.data.transforms import SAME_GRID_TOLERANCE_MM
+from verse3d.inference.predict import MANIFEST, mask_path
+from verse3d.metrics.scores import CSV_COLUMNS, CaseScores, csv_rows, score_case, scores_to_json_dict
+
+_log = logger(__name__)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores of every case that could be scored.
+
+    Attributes:
+        scheme: "binary" or "vertebrae".
+        cases: in the order of the index.
+        failures: (case, reason) of every case with a truth that could not be scored.
+        written: the JSON and the CSV file.
+    """
+
+    scheme: str
+    cases: tuple[CaseScores, ...]
+    failures: tuple[tuple[str, str], ...]
+    written: tuple[Path, ...]
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """The label table of the scheme, from head to tail."""
+        return VERTEBRAE if self.scheme == "vertebrae" else label_scheme(self.scheme).labels
+
+
+def evaluate_folder(
+    predictions: Path,
+    truth: CaseIndex,
+    out: Path,
+    *,
+    scheme: str | None = None,
+    progress: Progress = no_progress,
+) -> Evaluation:
+    """Score the masks in ``predictions`` that belong to cases of ``truth``; write ``out`` (JSON) and a CSV beside it.
+
+    Only cases with both a truth and a mask are scored. A case of the folder's own list (``predictions.json``) whose
+    mask is missing, and a mask on another grid, are failures and are listed.
+
+    Args:
+        predictions: a folder that ``predict`` wrote, or any folder of ``<case>_seg-vert_msk.nii.gz`` masks.
+        truth: cases with masks in VerSe ids.
+        out: the JSON file.
+        scheme: "binary" or "vertebrae"; None reads it from ``predictions.json`` and else guesses from the masks.
+        progress: told about every case.
+
+    Raises:
+        DataError: the folder is missing or holds no mask of any case.
+        OutputError: the scores cannot be written.
+    """
+    manifest = _manifest(predictions)
+    cases = [case for case in truth if case.mask and _is_expected(case, predictions, manifest)]
+    if not cases:
+        raise DataError(
+            f"{predictions} holds no mask of any case with a truth",
+            hint=f"masks are looked for as {mask_path(predictions, 'CASE').name}",
+        )
+    scheme = scheme or manifest.get("scheme") or _guess_scheme(predictions, cases)
+    label_scheme(scheme)  # refuses an unknown name
+    scored, failures = [], []
+    for number, case in enumerate(cases):
+        progress("cases", number, len(cases))
+        try:
+            scored.append(_score(case, mask_path(predictions, case.case), scheme))
+        except Verse3dError as error:
+            _log.error("%s cannot be scored: %s", case.case, error)
+            failures.append((case.case, str(error)))
+    progress("cases", len(cases), len(cases))
+    written = _write(out, scored, failures, scheme)
+    return Evaluation(scheme, tuple(scored), tuple(failures), written)
+
+
+def _manifest(predictions: Path) -> dict[str, str]:
+    if not predictions.is_dir():
+        raise DataError(f"there is no folder {predictions}", hint="--pred is the --out of verse3d predict")
+    path = predictions / MANIFEST
+    if not path.is_file():
+        return {}
+    content = read_json(path)
+    listed = {record["case"]: record["status"] for record in content.get("cases", [])}
+    return {"scheme": content.get("scheme", ""), **{f"case:{case}": status for case, status in listed.items()}}
+
+
+def _is_expected(case: Case, predictions: Path, manifest: dict[str, str]) -> bool:
+    return mask_path(predictions, case.case).exists() or f"case:{case.case}" in manifest
+
+
+def _guess_scheme(predictions: Path, cases: Sequence[Case]) -> str:
+    """Binary if no mask holds anything but 0 and 1 while the truth does."""
+    for case in cases:
+        path = mask_path(predictions, case.case)
+        if path.exists() and read_labels(path).array.max() > 1:
+            return "vertebrae"
+    return "binary"
+
+
+def _score(case: Case, path: Path, scheme: str) -> CaseScores:
+    if not path.exists():
+        raise DataError(f"the mask {path} is missing: its prediction failed or it was deleted")
+    prediction, truth = read_labels(path), read_labels(case.mask_path())
+    _require_same_grid(prediction, truth)
+    geometry = truth.geometry
+    binary = label_scheme("binary")
+    united = score_case(_united(prediction.array), binary.network_from_verse(truth.array), geometry, binary.labels)
+    if scheme == "binary":
+        return CaseScores(case.case, united)
+    levels = label_scheme("vertebrae")
+    known_truth = levels.file_from_network(levels.network_from_verse(truth.array))
+    known_prediction = levels.file_from_network(levels.network_from_verse(prediction.array))
+    return CaseScores(case.case, {**score_case(known_prediction, known_truth, geometry, VERTEBRAE), **united})
+
+
+def _united(labels: NDArray[np.integer]) -> NDArray[np.uint8]:
+    return (labels > 0).astype(np.uint8)
+
+
+def _require_same_grid(prediction: Volume, truth: Volume) -> None:
+    distance = prediction.geometry.distance_mm(truth.geometry)
+    if distance > SAME_GRID_TOLERANCE_MM:
+        raise GeometryError(
+            f"{prediction.path} is not on the grid of the truth {truth.path}: shapes {prediction.geometry.shape} and "
+            f"{truth.geometry.shape}, {distance:.1f} mm apart",
+            hint="score masks on the grid of the scan, as verse3d predict writes them",
+        )
+
+
+def _write(
+    out: Path, scored: Sequence[CaseScores], failures: Sequence[tuple[str, str]], scheme: str
+) -> tuple[Path, Path]:
+    content = scores_to_json_dict(scored)
+    failed = [{"case": case, "error": error} for case, error in failures]
+    write_json(out, {"scheme": scheme, **content, "failures": failed})
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    writer.writerows(csv_rows(scored))
+    beside = out.with_suffix(".csv")
+    write_text(beside, table.getvalue())
+    return out, beside
