@@ -119,9 +119,7 @@ def _options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Log warnings and errors only; no progress bars.")
-    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log warnings and errors; no progress bars.")] = False,
 ) -> None:
     if verbose and quiet:
         raise ConfigError("-v and -q exclude each other")
@@ -139,9 +137,8 @@ def _bars() -> Iterator["Progress"]:
 
     columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn())
     log_to_terminal(_err, _level)
-    with Bars(
-        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=_err, disable=_level > logging.INFO
-    ) as bars:
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
+    with Bars(*columns, *times, console=_err, disable=_level > logging.INFO) as bars:
         tasks: dict[str, Any] = {}
 
         def show(what: str, done: int, total: int) -> None:
@@ -337,9 +334,7 @@ def evaluate(
     truth: Annotated[Path, typer.Option(help="An index or a folder with the true masks.")],
     out: Annotated[Path, typer.Option(help="JSON file for the scores; a CSV is written beside it.")],
     split: SplitOption = None,
-    scheme: Annotated[
-        SchemeName | None, typer.Option(help="What to tell apart; else what the predictions say.")
-    ] = None,
+    scheme: Annotated[SchemeName | None, typer.Option(help="What to tell apart; else as predicted.")] = None,
 ) -> None:
     """Score masks on the grids of the scans: Dice, HD95, ASSD and volume difference."""
     from verse3d import api

@@ -193,7 +193,8 @@ def _axis_map(scale: float, offset: float, source_size: int, target_size: int) -
     # Rounded, so that a centre that meets a source voxel within float error meets it exactly.
     position = np.round(np.arange(target_size) * scale + offset, 6)
     beyond = max(-float(position.min()), float(position.max()) - (source_size - 1))
-    if beyond > _OUTSIDE_TOLERANCE_VOXELS:
+    # A coarse target may end up to half its own voxel beyond a fine source (and the reverse).
+    if beyond > _OUTSIDE_TOLERANCE_VOXELS * max(1.0, abs(scale)):
         raise GeometryError(f"the target grid reaches {beyond:.2f} voxels beyond the source grid")
     position = np.clip(position, 0, source_size - 1)
     lower = np.floor(position).astype(np.intp)
