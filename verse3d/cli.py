@@ -32,7 +32,9 @@ app = typer.Typer(
 _EXIT_INTERRUPTED = 130
 _PARTIAL = DataError.exit_code
 """Exit code when a batch was finished but some of its cases failed."""
-_out = Console(soft_wrap=True)
+# A pipe has no width of its own; a table must not be squeezed into 80 columns there.
+_WIDTH = None if sys.stdout.isatty() else 160
+_out = Console(width=_WIDTH, soft_wrap=True)
 _err = Console(stderr=True)
 
 

@@ -52,7 +52,7 @@ class CaseFacts:
     Attributes:
         case: its name.
         shape: voxels along the axes, e.g. "103x180x106".
-        spacing_mm: e.g. "1.00x1.00x3.00".
+        spacing_mm: e.g. "1x1x3".
         axes: the directions that the axes grow towards, e.g. "PIR".
         stored: voxel type and sform/qform codes, e.g. "float32 s0 q1".
         levels: the labelled vertebrae, e.g. "T12-L5".
@@ -107,7 +107,7 @@ def _facts(case: Case, image: Volume | None, mask: Volume | None) -> CaseFacts:
     return CaseFacts(
         case.case,
         shape="x".join(str(size) for size in main.geometry.shape),
-        spacing_mm="x".join(f"{size:.2f}" for size in main.geometry.spacing_mm),
+        spacing_mm="x".join(f"{size:.4g}" for size in main.geometry.spacing_mm),
         axes="".join(main.geometry.axis_codes),
         stored=f"{header.get_data_dtype()} s{int(header['sform_code'])} q{int(header['qform_code'])}",
         levels="" if mask is None else _levels(mask),
