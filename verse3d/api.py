@@ -19,7 +19,7 @@ from verse3d.core.config import Config, load_config
 from verse3d.core.errors import ConfigError, DataError
 from verse3d.core.labels import Label, label_scheme
 from verse3d.core.runtime import DeviceName, Progress, choose_device, no_progress
-from verse3d.core.volume import Volume, nifti_stem, read_image, read_labels
+from verse3d.core.volume import NIFTI_SUFFIXES, Volume, nifti_stem, read_image, read_labels
 from verse3d.data.cases import Case, CaseIndex, Split, assign_splits, split_by_subject, write_index
 from verse3d.data.checks import CheckReport, check_cases
 from verse3d.data.layouts import discover, load_cases
@@ -236,7 +236,7 @@ def _cases_to_predict(scans: Sequence[Path], split: Split | None) -> list[Case]:
 
 def _cases_of(scan: Path) -> Sequence[Case]:
     """The cases behind one argument; a file that cannot be a scan becomes a case that will fail by itself."""
-    if not scan.exists() or (scan.is_file() and scan.name.lower().endswith((".nii", ".nii.gz"))):
+    if scan.name.lower().endswith(NIFTI_SUFFIXES) and not scan.is_dir():
         return [Case(nifti_stem(scan).removesuffix("_ct"), scan.name, scan.absolute())]
     return load_cases(scan).cases
 

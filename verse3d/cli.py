@@ -35,7 +35,7 @@ _PARTIAL = DataError.exit_code
 # A pipe has no width of its own; a table must not be squeezed into 80 columns there.
 _WIDTH = None if sys.stdout.isatty() else 160
 _out = Console(width=_WIDTH, soft_wrap=True)
-_err = Console(stderr=True)
+_err = Console(stderr=True, width=None if sys.stderr.isatty() else 160)
 
 
 class Mode(enum.StrEnum):

@@ -20,9 +20,14 @@ from pathlib import Path
 from typing import Literal
 
 from verse3d.core.errors import DataError
+from verse3d.core.runtime import logger
 from verse3d.core.volume import NIFTI_SUFFIXES, nifti_stem
 from verse3d.data.cases import Case, CaseIndex, Split, read_index
 
+PREDICTIONS_FILE = "predictions.json"
+"""Marks a folder of predicted masks."""
+
+_log = logger(__name__)
 _Role = Literal["image", "mask", "centroids"]
 _MASK_SUFFIX = re.compile(r"[_-](seg-vert_msk|seg|msk|mask|masks|label|labels|segmentation|vertebrae)$", re.IGNORECASE)
 _IMAGE_SUFFIX = re.compile(r"[_-](ct|0000)$", re.IGNORECASE)
@@ -86,6 +91,8 @@ def _files(root: Path) -> Iterator[_Found]:
         return
     for folder, subfolders, names in os.walk(root, followlinks=True):
         subfolders[:] = sorted(name for name in subfolders if not _JUNK.search(name))
+        if PREDICTIONS_FILE in names:
+            continue  # these masks were predicted: taken for the truth they would score themselves
         for name in sorted(names):
             path = Path(folder) / name
             role = None if _JUNK.search(name) else _role(path, root)
@@ -134,7 +141,9 @@ def _image_key(path: Path) -> str:
 def _group(found: Iterable[tuple[Path, _Found]]) -> Iterator[Case]:
     groups: dict[tuple[str, str], dict[_Role, Path]] = {}
     for _, file in found:
-        groups.setdefault(file.key, {}).setdefault(file.role, file.path)
+        first = groups.setdefault(file.key, {}).setdefault(file.role, file.path)
+        if first != file.path:
+            _log.warning("%s is left out: %s is the %s of the same case", file.path, first, file.role)
     for (_, name), files in groups.items():
         main = files.get("image") or files.get("mask")
         if main is None:  # centroids alone

@@ -21,6 +21,7 @@ from verse3d.core.resample import resample_linear, resample_vote
 from verse3d.core.runtime import Precision, Progress, choose_precision, logger, no_progress, peak_rss_mb
 from verse3d.core.volume import Volume, read_geometry, read_image, write_labels
 from verse3d.data.cases import Case
+from verse3d.data.layouts import PREDICTIONS_FILE
 from verse3d.data.transforms import prepare_image
 from verse3d.inference.postprocess import clean_up
 from verse3d.inference.windows import count_windows
@@ -29,7 +30,6 @@ from verse3d.model.modes import get_mode
 from verse3d.version import __version__
 
 MASK_SUFFIX = "_seg-vert_msk.nii.gz"
-MANIFEST = "predictions.json"
 
 _log = logger(__name__)
 
@@ -179,7 +179,7 @@ def predict_cases(
         OutputError: ``out`` cannot be written to.
     """
     make_folder(out)
-    manifest = _Manifest(out / MANIFEST, model, predictor)
+    manifest = _Manifest(out / PREDICTIONS_FILE, model, predictor)
     job = _Job(predictor, out, overwrite, progress)
     records = []
     for number, case in enumerate(cases):

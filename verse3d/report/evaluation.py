@@ -15,8 +15,9 @@ from verse3d.core.labels import VERTEBRAE, Label, label_scheme
 from verse3d.core.runtime import Progress, logger, no_progress
 from verse3d.core.volume import Volume, read_labels
 from verse3d.data.cases import Case, CaseIndex
+from verse3d.data.layouts import PREDICTIONS_FILE
 from verse3d.data.transforms import SAME_GRID_TOLERANCE_MM
-from verse3d.inference.predict import MANIFEST, mask_path
+from verse3d.inference.predict import mask_path
 from verse3d.metrics.scores import CSV_COLUMNS, CaseScores, csv_rows, score_case, scores_to_json_dict
 
 _log = logger(__name__)
@@ -93,7 +94,7 @@ def evaluate_folder(
 def _manifest(predictions: Path) -> dict[str, str]:
     if not predictions.is_dir():
         raise DataError(f"there is no folder {predictions}", hint="--pred is the --out of verse3d predict")
-    path = predictions / MANIFEST
+    path = predictions / PREDICTIONS_FILE
     if not path.is_file():
         return {}
     content = read_json(path)

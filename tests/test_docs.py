@@ -1,0 +1,60 @@
+"""What the documentation says is what the program does."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from verse3d.cli import app
+from verse3d.core.config import Config
+
+ROOT = Path(__file__).parents[1]
+
+
+def _settings(values: dict[str, object], place: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in values.items():
+        flat |= _settings(value, f"{place}{key}.") if isinstance(value, dict) else {f"{place}{key}": value}
+    return flat
+
+
+def test_usage_lists_every_setting_with_its_default() -> None:
+    rows = re.findall(r"^\| `([a-z_.]+)` \| (.*?) \|", (ROOT / "docs/usage.md").read_text(), flags=re.MULTILINE)
+    defaults = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in rows}
+    expected = _settings(Config().to_dict())
+    assert defaults == {
+        key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in expected.items()
+    }
+
+
+def test_every_command_of_the_program_is_described_in_usage() -> None:
+    text = (ROOT / "docs/usage.md").read_text() + (ROOT / "README.md").read_text()
+    for name in typer.main.get_command(app).commands:  # type: ignore[attr-defined]
+        assert f"verse3d {name}" in text or f"make {name}" in text, name
+
+
+def test_the_commands_of_readme_and_usage_have_only_options_that_exist() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    for file in ("README.md", "docs/usage.md", "docs/results.md"):
+        text = (ROOT / file).read_text().replace("\\\n", " ")
+        for name, rest in re.findall(r"verse3d (\w+)([^`\n|#]*)", text):
+            if name in commands:
+                known = {option for parameter in commands[name].params for option in parameter.opts}
+                assert set(re.findall(r"(?<![\w-])(--[a-z-]+)", rest)) <= known, f"{file}: verse3d {name}{rest}"
+
+
+@pytest.mark.parametrize("file", ["README.md", "docs/usage.md", "docs/architecture.md", "docs/results.md"])
+def test_links_between_documents_lead_somewhere(file: str) -> None:
+    path = ROOT / file
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", path.read_text()):
+        assert (path.parent / target).exists(), f"{file} links to {target}"
+
+
+@pytest.mark.parametrize("module", ["core.geometry", "core.files", "core.labels", "core.resample", "inference.windows"])
+def test_examples_in_docstrings_run(module: str) -> None:
+    path = ROOT / "verse3d" / (module.replace(".", "/") + ".py")
+    result = subprocess.run([sys.executable, "-m", "doctest", str(path)], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
