@@ -60,8 +60,8 @@ class RunFolder:
 
     @property
     def holds_a_run(self) -> bool:
-        """Whether a run was started here."""
-        return any(file.exists() for file in (self.config, self.last, self.best, self.history))
+        """Whether anything was learnt here that could be lost."""
+        return any(file.exists() for file in (self.last, self.best, self.history))
 
 
 def start_folder(path: Path, config: Config, *, overwrite: bool) -> RunFolder:
