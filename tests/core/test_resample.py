@@ -66,6 +66,10 @@ def banal_vote(labels: np.ndarray, source: Geometry, target: Geometry) -> np.nda
     return np.array(ids, dtype=np.uint8)[(shares >= shares.max(axis=0) - 1e-6).argmax(axis=0)]
 
 
+def winning_share(labels: np.ndarray, source: Geometry, target: Geometry) -> np.ndarray:
+    return np.max([banal_linear(labels == label, source, target) for label in {0, *labels.ravel().tolist()}], axis=0)
+
+
 def monai_journey(array: np.ndarray, source: Geometry, spacing_mm, mode: str) -> MetaTensor:
     tensor = MetaTensor(torch.from_numpy(array[None].astype(np.float32)), affine=torch.tensor(source.affine))
     steps = [Orientationd("ct", axcodes="RAS", labels=None), Spacingd("ct", pixdim=spacing_mm, mode=mode)]
@@ -131,7 +135,12 @@ def test_everything_equals_the_banal_oracle_on_random_grids(codes, shape, spacin
     linear = resample_linear(image, source, target)
     np.testing.assert_allclose(linear, banal_linear(image, source, target), atol=1e-5 * HU_RANGE)
     np.testing.assert_array_equal(resample_nearest(labels, source, target), banal_nearest(labels, source, target))
-    np.testing.assert_array_equal(resample_vote(labels, source, target), banal_vote(labels, source, target))
+    vote, oracle = resample_vote(labels, source, target), banal_vote(labels, source, target)
+    best = winning_share(labels, source, target)
+    for label in np.unique(vote[vote != oracle]):  # they may differ where shares are a float error apart
+        share = banal_linear(labels == label, source, target)
+        assert np.all(best - share < 1e-5, where=(vote == label))
+    assert np.count_nonzero(vote != oracle) <= 1 + vote.size // 1000
 
 
 @pytest.mark.parametrize("codes", ["RAS", "PIR", "LSA"])
