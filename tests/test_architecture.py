@@ -30,7 +30,7 @@ FLOORS = {
 """A module imports from floors below its own, and on floor 0 and in its own room also from its neighbours."""
 
 LAZY = {NAME, f"{NAME}.cli"}
-"""Modules that may import inside functions, so that the program starts fast."""
+"""Modules that may import inside functions (and for types only) from anywhere, so that the program starts fast."""
 
 PRINTS = {f"{NAME}.cli"}
 LONGEST_FILE = 400
@@ -43,7 +43,7 @@ class Import:
     importer: str
     imported: str
     line: int
-    in_function: bool
+    place: str
 
     def __str__(self) -> str:
         return f"{self.importer}:{self.line} imports {self.imported}"
@@ -66,13 +66,16 @@ def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def with_function(node: ast.AST, inside: bool = False) -> Iterator[tuple[ast.AST, bool]]:
-    """Every node below, and whether it stands inside a function."""
+def with_place(node: ast.AST, place: str = "module") -> Iterator[tuple[ast.AST, str]]:
+    """Every node below, and where it stands: "module" (runs on loading), "function" or "types" (never runs)."""
     for child in ast.iter_child_nodes(node):
-        yield child, inside
-        yield from with_function(
-            child, inside or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        )
+        yield child, place
+        inside = place
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            inside = "function"
+        elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test) and not child.orelse:
+            inside = "types"
+        yield from with_place(child, inside)
 
 
 def import_targets(node: ast.AST, importer: str, is_package: bool) -> list[str]:
@@ -103,11 +106,11 @@ def imports(package: Path) -> list[Import]:
     known = modules(package)
     found = []
     for importer, path in known.items():
-        for node, in_function in with_function(parsed(path)):
+        for node, place in with_place(parsed(path)):
             for target in import_targets(node, importer, path.name == "__init__.py"):
                 if target.split(".")[0] != NAME:
                     continue
-                found.append(Import(importer, nearest(target, known), getattr(node, "lineno", 0), in_function))
+                found.append(Import(importer, nearest(target, known), getattr(node, "lineno", 0), place))
     return found
 
 
@@ -119,7 +122,7 @@ def wrong_edges(package: Path) -> list[str]:
     """Imports that go up the stairs, or sideways into another room of the same floor."""
     wrong = []
     for edge in imports(package):
-        if edge.in_function and edge.importer in LAZY:
+        if edge.place != "module" and edge.importer in LAZY:
             continue
         here, there = room(edge.importer), room(edge.imported)
         if here not in FLOORS or there not in FLOORS:
@@ -132,14 +135,18 @@ def wrong_edges(package: Path) -> list[str]:
 
 
 def hidden_imports(package: Path) -> list[str]:
-    return [f"{edge} inside a function" for edge in imports(package) if edge.in_function and edge.importer not in LAZY]
+    return [
+        f"{edge} inside a function"
+        for edge in imports(package)
+        if edge.place == "function" and edge.importer not in LAZY
+    ]
 
 
 def circles(package: Path) -> list[str]:
     """The first import circle among the statements that run when a module is loaded."""
     edges: dict[str, set[str]] = {module: set() for module in modules(package)}
     for edge in imports(package):
-        if not edge.in_function and edge.importer != edge.imported:
+        if edge.place == "module" and edge.importer != edge.imported:
             edges[edge.importer].add(edge.imported)
     try:
         graphlib.TopologicalSorter(edges).prepare()
@@ -153,7 +160,7 @@ def prints(package: Path) -> list[str]:
         f"{module}:{node.lineno} prints"
         for module, path in modules(package).items()
         if module not in PRINTS
-        for node, _ in with_function(parsed(path))
+        for node, _ in with_place(parsed(path))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]
 
@@ -179,7 +186,11 @@ def test_the_checker_sees_this_package():
 
 
 GOOD_HOUSE = {
-    "__init__.py": "from verse3d.version import __version__\n\ndef __getattr__(name):\n    import verse3d.api",
+    "__init__.py": (
+        "from typing import TYPE_CHECKING\nfrom verse3d.version import __version__\n"
+        "if TYPE_CHECKING:\n    from verse3d.api import train\n"
+        "def __getattr__(name):\n    import verse3d.api"
+    ),
     "version.py": "__version__ = '1'",
     "core/__init__.py": "",
     "core/labels.py": "import numpy\nfrom verse3d import __version__",
