@@ -164,14 +164,16 @@ def _label_header(like: nib.Nifti1Header) -> nib.Nifti1Header:
     header["descrip"] = f"verse3d {__version__} vertebra labels".encode()
     header["aux_file"] = b""
     header.set_intent("none")
-    header.extensions.clear()  # they describe the scan (and may name the patient)
     header["magic"] = header.single_magic
     header["vox_offset"] = len(header.binaryblock) + len(_NO_EXTENSIONS)
     return header
 
 
 def _write_as_is(path: Path, labels: NDArray[np.uint8], header: nib.Nifti1Header) -> None:
-    """Header and voxels byte for byte; nibabel's own writer would repair the header's geometry on the way."""
+    """Header and voxels byte for byte; nibabel's own writer would repair the header's geometry on the way.
+
+    Header extensions are left out: they describe the scan, and may name the patient.
+    """
     with ImageOpener(path, "wb") as handle:
         handle.write(header.binaryblock + _NO_EXTENSIONS)
         for plane in labels.T:  # i runs fastest in the file
