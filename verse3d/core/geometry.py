@@ -27,7 +27,8 @@ class Geometry:
         affine: 4 x 4, maps an index (i, j, k, 1) to world mm (RAS+). A read-only float64 copy is kept.
 
     Raises:
-        GeometryError: the shape is not three positive numbers; the affine is not 4 x 4, not finite or singular.
+        GeometryError: the shape is not three positive numbers; the affine is not 4 x 4, not finite,
+            singular, or its last row is not 0 0 0 1.
 
     Example:
         >>> grid = Geometry((10, 20, 30), np.diag([1.0, 1.0, 2.0, 1.0]))
@@ -48,7 +49,7 @@ class Geometry:
         return self.shape == other.shape and bool(np.array_equal(self.affine, other.affine))
 
     def __hash__(self) -> int:
-        return hash((self.shape, self.affine.tobytes()))
+        return hash((self.shape, (self.affine + 0.0).tobytes()))  # -0.0 equals 0.0 and must hash like it
 
     @cached_property
     def spacing_mm(self) -> SpacingMm:
@@ -95,9 +96,14 @@ class Geometry:
         return float(np.linalg.norm(self.corners_mm() - other.corners_mm(), axis=1).max())
 
     def reoriented(self, axis_codes: str | tuple[str, str, str] = "RAS") -> "Geometry":
-        """The same voxels with axes permuted and flipped so that they grow towards ``axis_codes``."""
+        """The same voxels with axes permuted and flipped so that they grow towards ``axis_codes``.
+
+        Raises:
+            GeometryError: the codes are not one of L/R, one of P/A and one of I/S, in any order.
+        """
+        codes = _checked_axis_codes(axis_codes)
         start = nib.io_orientation(self.affine)
-        change = nib.orientations.ornt_transform(start, nib.orientations.axcodes2ornt(tuple(axis_codes)))
+        change = nib.orientations.ornt_transform(start, nib.orientations.axcodes2ornt(codes))
         affine = self.affine @ nib.orientations.inv_ornt_aff(change, self.shape)
         shape = [0, 0, 0]
         for axis, (target, _) in enumerate(change):
@@ -108,8 +114,11 @@ class Geometry:
         """The same axes with another spacing. The first voxel's centre stays, the last is met to half a voxel.
 
         The shape follows MONAI's ``Spacingd`` (``round((n - 1) * old / new + 1)`` per axis).
+
+        Raises:
+            GeometryError: the spacing is not three positive numbers.
         """
-        if not (np.all(np.isfinite(spacing_mm)) and np.all(np.asarray(spacing_mm) > 0)):
+        if np.shape(spacing_mm) != (3,) or not np.all(np.isfinite(spacing_mm)) or min(spacing_mm) <= 0:
             raise GeometryError(f"spacing_mm must be three positive numbers, got {spacing_mm}")
         zoom = np.asarray(spacing_mm, dtype=float) / np.array(self.spacing_mm)
         affine = self.affine.copy()
@@ -118,7 +127,11 @@ class Geometry:
         return Geometry(_shape(np.round(np.round(extent, 6))), affine)
 
     def cropped(self, start: ArrayLike, stop: ArrayLike) -> "Geometry":
-        """The grid of ``array[start:stop]``; ``start`` may be negative and ``stop`` beyond the end (padding)."""
+        """The grid of ``array[start:stop]``; ``start`` may be negative and ``stop`` beyond the end (padding).
+
+        Raises:
+            GeometryError: nothing is left along an axis.
+        """
         first, last = np.asarray(start, dtype=int), np.asarray(stop, dtype=int)
         affine = self.affine.copy()
         affine[:3, 3] = self.world_from_index(first[None])[0]
@@ -136,9 +149,16 @@ def _shape(values: ArrayLike) -> Shape:
 
 def _checked_shape(shape: ArrayLike) -> Shape:
     values = np.asarray(shape)
-    if values.shape != (3,) or np.any(values < 1):
-        raise GeometryError(f"a geometry has three axes of at least one voxel, got shape {tuple(values.tolist())}")
+    if values.shape != (3,) or np.any(values < 1) or np.any(values != np.floor(values)):
+        raise GeometryError(f"a geometry has three axes of at least one whole voxel, got shape {shape!r}")
     return _shape(values)
+
+
+def _checked_axis_codes(axis_codes: str | tuple[str, str, str]) -> tuple[str, ...]:
+    codes = tuple(axis_codes)
+    if sorted({"L": "R", "P": "A", "I": "S"}.get(code, code) for code in codes) != ["A", "R", "S"]:
+        raise GeometryError(f"axis codes name each axis once, e.g. RAS or PIR (L/R, P/A, I/S), got {axis_codes!r}")
+    return codes
 
 
 def _checked_affine(affine: ArrayLike) -> NDArray[np.float64]:
@@ -147,6 +167,8 @@ def _checked_affine(affine: ArrayLike) -> NDArray[np.float64]:
         raise GeometryError(f"an affine is a 4 x 4 matrix, got shape {matrix.shape}")
     if not np.all(np.isfinite(matrix)):
         raise GeometryError(f"the affine holds NaN or infinity:\n{matrix}")
+    if not np.array_equal(matrix[3], (0, 0, 0, 1)):
+        raise GeometryError(f"the last row of an affine is 0 0 0 1, got {matrix[3]}")
     lengths = np.linalg.norm(matrix[:3, :3], axis=0)
     if np.any(lengths == 0) or abs(np.linalg.det(matrix[:3, :3] / lengths)) < 1e-6:
         raise GeometryError(

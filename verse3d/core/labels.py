@@ -16,6 +16,7 @@ from verse3d.core.errors import ConfigError, DataError
 
 SchemeName = Literal["binary", "vertebrae"]
 Rgb = tuple[int, int, int]
+_PIECE_VOXELS = 2**20
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ _BY_ID = {label.id: label for label in VERTEBRAE}
 _BY_NAME = {label.name: label for label in VERTEBRAE}
 
 
-def vertebra(key: int | str) -> Label:
+def vertebra(key: int | np.integer | str) -> Label:
     """The vertebra with this VerSe id or name.
 
     Raises:
@@ -62,7 +63,7 @@ def vertebra(key: int | str) -> Label:
         >>> vertebra(28).name, vertebra("L1").id
         ('T13', 20)
     """
-    found = _BY_ID.get(key) if isinstance(key, int) else _BY_NAME.get(key.upper())
+    found = _BY_NAME.get(key.upper()) if isinstance(key, str) else _BY_ID.get(int(key))
     if found is None:
         raise DataError(f"no vertebra is called {key!r}; known: 1-25 and 28, or C1 ... L6 and T13")
     return found
@@ -96,8 +97,7 @@ class LabelScheme:
         Raises:
             DataError: an id is neither 0 nor a vertebra of VerSe.
         """
-        present = np.flatnonzero(np.bincount(ids.ravel())) if _bincountable(ids) else np.unique(ids)
-        if unknown := unknown_ids(present):
+        if unknown := unknown_ids(_present_ids(ids)):
             raise DataError(
                 f"mask holds unknown label ids {unknown}; VerSe uses 1-25 and 28 (no sacrum 26, no coccyx 27)",
                 hint="set those voxels to 0 or to the right vertebra",
@@ -121,8 +121,15 @@ class LabelScheme:
         return table
 
 
-def _bincountable(ids: NDArray[np.integer]) -> bool:
-    return ids.dtype in (np.uint8, np.uint16) and ids.size > 0
+def _present_ids(ids: NDArray[np.integer]) -> set[int]:
+    """The different values of an array, found in pieces because counting widens each of them to 64 bit."""
+    flat = ids.ravel(order="K")
+    present: set[int] = set()
+    for start in range(0, flat.size, _PIECE_VOXELS):
+        piece = flat[start : start + _PIECE_VOXELS]
+        found = np.flatnonzero(np.bincount(piece)) if piece.dtype in (np.uint8, np.uint16) else np.unique(piece)
+        present.update(found.tolist())
+    return present
 
 
 _SCHEMES: dict[str, LabelScheme] = {

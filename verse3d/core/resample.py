@@ -43,13 +43,14 @@ class _AxisMap:
         """The map with all source indices moved."""
         return _AxisMap(self.lower + by, self.upper + by, self.weight)
 
-    def matrix(self, source_size: int) -> NDArray[np.float32]:
-        """The map as a dense (source, target) matrix: ``row_vector @ matrix`` interpolates."""
-        matrix = np.zeros((source_size, len(self.lower)), dtype=np.float32)
-        targets = np.arange(len(self.lower))
-        matrix[self.lower, targets] = 1.0 - self.weight
-        matrix[self.upper, targets] += self.weight
-        return matrix
+    def interpolated(self, values: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+        """``values`` carried over linearly along one of their axes. Two copies of the result are held meanwhile."""
+        result: NDArray[np.float32] = np.take(values, self.lower, axis=axis)
+        rise = np.take(values, self.upper, axis=axis)
+        rise -= result
+        rise *= np.expand_dims(self.weight, tuple(range(1, values.ndim - axis)))
+        result += rise
+        return result
 
 
 def resample_linear(array: NDArray[Any], source: Geometry, target: Geometry) -> NDArray[np.float32]:
@@ -67,17 +68,20 @@ def resample_linear(array: NDArray[Any], source: Geometry, target: Geometry) -> 
         [0.0, 1.0, 2.0, 3.0, 4.0]
     """
     view, axes = _aligned(array, source, target)
-    slab = _slab_axis(view)
-    left, right = (axes[axis].matrix(view.shape[axis]) for axis in _others(slab))
-    slabs = np.moveaxis(view, slab, 0)  # a view; np.take would copy the whole volume for each plane
-    planes = _PlaneCache(lambda index: left.T @ (slabs[index].astype(np.float32, copy=False) @ right))
-    result = _empty_like_target(target.shape, slab, np.float32)
-    for row, lower, upper, weight in _steps(axes[slab]):
+    order = _slowest_first(view)
+    slabs = view.transpose(order)
+    across, rows, columns = (axes[axis] for axis in order)
+
+    def plane(index: int) -> _Plane:
+        return columns.interpolated(rows.interpolated(slabs[index].astype(np.float32, copy=False), 0), 1)
+
+    planes = _PlaneCache(plane)
+    result = np.empty([target.shape[axis] for axis in order], dtype=np.float32)
+    for row, lower, upper, weight in _steps(across):
         result[row] = planes[lower]
         if weight > 0:
             result[row] += (planes[upper] - planes[lower]) * weight
-    on_target: NDArray[np.float32] = np.moveaxis(result, 0, slab)
-    return on_target
+    return result.transpose(np.argsort(order))
 
 
 def resample_nearest(array: NDArray[Any], source: Geometry, target: Geometry) -> NDArray[Any]:
@@ -125,12 +129,10 @@ def _share(view: NDArray[np.uint8], label: int, axes: list[_AxisMap], box: tuple
     """The interpolated mask of ``label`` on the part ``box`` of the target grid."""
     parts = [axis.part(span) for axis, span in zip(axes, box, strict=True)]
     drawn_on = tuple(slice(int(part.lower.min()), int(part.upper.max()) + 1) for part in parts)
-    share = (view[drawn_on] == label).astype(np.float32)
+    share: NDArray[np.float32] = (view[drawn_on] == label).astype(np.float32)
     for number, (part, span) in enumerate(zip(parts, drawn_on, strict=True)):
-        matrix = part.moved(-span.start).matrix(span.stop - span.start)
-        share = np.moveaxis(np.tensordot(matrix, share, axes=(0, number)), 0, number)
-    on_box: NDArray[np.float32] = share
-    return on_box
+        share = part.moved(-span.start).interpolated(share, number)
+    return share
 
 
 def _target_box(axes: list[_AxisMap], source_box: tuple[slice, ...]) -> tuple[slice, ...]:
@@ -202,15 +204,6 @@ def _axis_map(scale: float, offset: float, source_size: int, target_size: int) -
     return _AxisMap(lower, upper, (position - lower).astype(np.float32))
 
 
-def _slab_axis(view: NDArray[Any]) -> int:
-    """The axis that is slowest in memory (of those with equal strides the longest)."""
-    return max(range(3), key=lambda axis: (abs(view.strides[axis]), view.shape[axis]))
-
-
-def _others(slab: int) -> tuple[int, int]:
-    first, second = (axis for axis in range(3) if axis != slab)
-    return first, second
-
-
-def _empty_like_target(shape: Shape, slab: int, dtype: type) -> NDArray[Any]:
-    return np.empty((shape[slab], *(shape[axis] for axis in _others(slab))), dtype=dtype)
+def _slowest_first(view: NDArray[Any]) -> list[int]:
+    """The axes by their stride in memory (of equal ones the longer first), so that planes are read in one piece."""
+    return sorted(range(3), key=lambda axis: (abs(view.strides[axis]), view.shape[axis]), reverse=True)

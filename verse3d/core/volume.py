@@ -8,7 +8,9 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
+from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
@@ -37,6 +39,8 @@ GEOMETRY_FIELDS = (
 )
 """The header fields that place voxels in the world. A mask copies them from its scan bit for bit."""
 
+_NO_EXTENSIONS = bytes(4)
+_PIECE_BYTES = 2**20
 _READ_ERRORS = (
     OSError,
     EOFError,
@@ -56,7 +60,8 @@ class Volume:
     Attributes:
         array: (i, j, k) voxels; HU as float32 or an integer dtype for scans, uint8/uint16 for label maps.
         geometry: the grid.
-        header: the header as read from the file (``nibabel.Nifti1Header`` or ``Nifti2Header``).
+        header: the header as stored in the file (``nibabel.Nifti1Header`` or ``Nifti2Header``), without the repairs
+            that nibabel makes while loading (``pixdim[0]`` of 0, negative spacings).
         path: where it was read from.
     """
 
@@ -85,14 +90,15 @@ def read_geometry(path: Path) -> tuple[Geometry, nib.Nifti1Header]:
         DataError: missing, not NIfTI, not exactly three axes.
         GeometryError: the affine is singular or not finite.
     """
-    return _geometry(_open(path), path), _open(path).header
+    image = _open(path)
+    return _geometry(image, path), _stored_header(image)
 
 
 def read_image(path: Path) -> Volume:
     """Read a scan. Integer voxels without scaling keep their dtype, everything else becomes float32 HU.
 
     Raises:
-        DataError: missing, truncated, not NIfTI, not 3D, RGB or complex voxels, NaN or infinity among them.
+        DataError: missing, truncated, damaged, not NIfTI, not 3D, RGB or complex voxels, NaN or infinity among them.
         GeometryError: the affine is singular or not finite.
     """
     image = _open(path)
@@ -101,7 +107,8 @@ def read_image(path: Path) -> Volume:
     if array.dtype.kind == "f":
         array = array.astype(np.float32, copy=False)
         _refuse_not_finite(array, path)
-    return Volume(array, geometry, image.header, path)
+    native = array.dtype.newbyteorder("=")  # torch refuses the other byte order
+    return Volume(array.astype(native, copy=False), geometry, _stored_header(image), path)
 
 
 def read_labels(path: Path) -> Volume:
@@ -120,7 +127,8 @@ def read_labels(path: Path) -> Volume:
     low, high = array.min(), array.max()
     if low < 0 or high > np.iinfo(np.uint16).max:
         raise DataError(f"{path}: labels must lie between 0 and 65535, found {low:g} ... {high:g}")
-    return Volume(array.astype(np.uint8 if high <= 255 else np.uint16, copy=False), geometry, image.header, path)
+    array = array.astype(np.uint8 if high <= 255 else np.uint16, copy=False)
+    return Volume(array, geometry, _stored_header(image), path)
 
 
 def write_labels(path: Path, labels: NDArray[np.uint8], *, like: nib.Nifti1Header) -> None:
@@ -143,12 +151,9 @@ def write_labels(path: Path, labels: NDArray[np.uint8], *, like: nib.Nifti1Heade
     if labels.shape != shape:
         raise GeometryError(f"{path}: the mask's shape {labels.shape} is not the scan's shape {shape}")
     nifti_stem(path)
-    image_class = nib.Nifti2Image if isinstance(like, nib.Nifti2Header) else nib.Nifti1Image
-    header = _label_header(like)
     with whole_file(path) as part:
-        # affine=None keeps nibabel from recomputing qform and sform.
-        image_class(labels, None, header).to_filename(part)
-        _compare_with_file(part, labels, header)
+        _write_as_is(part, labels, _label_header(like))
+        _compare_with_file(part, labels, like, path)
 
 
 def _label_header(like: nib.Nifti1Header) -> nib.Nifti1Header:
@@ -159,17 +164,33 @@ def _label_header(like: nib.Nifti1Header) -> nib.Nifti1Header:
     header["descrip"] = f"verse3d {__version__} vertebra labels".encode()
     header["aux_file"] = b""
     header.set_intent("none")
-    header.extensions.clear()  # they describe the scan (and may name the patient)
+    header["magic"] = header.single_magic
+    header["vox_offset"] = len(header.binaryblock) + len(_NO_EXTENSIONS)
     return header
 
 
-def _compare_with_file(path: Path, labels: NDArray[np.uint8], header: nib.Nifti1Header) -> None:
-    written = nib.load(path)
-    fields = (*GEOMETRY_FIELDS, "datatype", "bitpix")
-    different = [name for name in fields if written.header[name].tobytes() != header[name].tobytes()]
+def _write_as_is(path: Path, labels: NDArray[np.uint8], header: nib.Nifti1Header) -> None:
+    """Header and voxels byte for byte; nibabel's own writer would repair the header's geometry on the way.
+
+    Header extensions are left out: they describe the scan, and may name the patient.
+    """
+    with ImageOpener(path, "wb") as handle:
+        handle.write(header.binaryblock + _NO_EXTENSIONS)
+        for plane in labels.T:  # i runs fastest in the file
+            handle.write(plane.tobytes())
+
+
+def _compare_with_file(part: Path, labels: NDArray[np.uint8], like: nib.Nifti1Header, path: Path) -> None:
+    written = nib.load(part)
+    stored = _stored_header(written)
+    different = [name for name in GEOMETRY_FIELDS if stored[name].tobytes() != like[name].tobytes()]
     if different:
         raise OutputError(f"{path}: header fields {different} changed while writing")
-    if not np.array_equal(np.asanyarray(written.dataobj), labels):
+    try:
+        same = np.array_equal(_voxels(written, part), labels)
+    except DataError:
+        same = False
+    if not same:
         raise OutputError(f"{path}: the voxels read back are not those written", hint="check the disk")
 
 
@@ -184,6 +205,12 @@ def _open(path: Path) -> nib.Nifti1Image:
     if not isinstance(image, nib.Nifti1Image):  # Nifti2Image is a subclass
         raise DataError(f"{path} is not a single-file NIfTI image but {type(image).__name__}")
     return image
+
+
+def _stored_header(image: nib.Nifti1Image) -> nib.Nifti1Header:
+    """The header without the repairs that nibabel makes while loading: a mask must carry the scan's own bytes."""
+    with image.file_map["image"].get_prepare_fileobj() as handle:
+        return type(image.header).from_fileobj(handle, check=False)
 
 
 def _unreadable(path: Path, error: BaseException) -> DataError:
@@ -210,9 +237,20 @@ def _geometry(image: nib.Nifti1Image, path: Path) -> Geometry:
 
 def _voxels(image: nib.Nifti1Image, path: Path) -> NDArray[Any]:
     try:
-        array: NDArray[Any] = np.asanyarray(image.dataobj)
+        array: NDArray[Any] = _unpacked(image, path) if path.suffix.lower() == ".gz" else np.asanyarray(image.dataobj)
     except _READ_ERRORS as error:
         raise _unreadable(path, error) from error
+    return array
+
+
+def _unpacked(image: nib.Nifti1Image, path: Path) -> NDArray[Any]:
+    """The voxels of a .gz file, read on to its end: only there does gzip compare the checksum. nibabel stops short."""
+    stored = image.dataobj
+    with ImageOpener(path) as handle:
+        spec = (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter)
+        array: NDArray[Any] = np.asanyarray(ArrayProxy(handle, spec))
+        while handle.read(_PIECE_BYTES):
+            pass
     return array
 
 

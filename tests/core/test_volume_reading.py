@@ -1,0 +1,234 @@
+import gzip
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from tests.core.grids import SHAPE, TILT_DEGREES, affine, file_bytes, hounsfield, label_map, save_scan, stored_header
+from verse3d.core.errors import DataError, GeometryError
+from verse3d.core.volume import nifti_stem, read_geometry, read_image, read_labels
+
+MATRIX = affine("PIR", degrees=TILT_DEGREES)
+READERS = [read_geometry, read_image, read_labels]
+SUFFIXES = [".nii", ".nii.gz"]
+
+
+def poke(path, offset: int, content: bytes) -> None:
+    """Overwrite bytes of the (unpacked) file."""
+    old = file_bytes(path)
+    new = old[:offset] + content + old[offset + len(content) :]
+    path.write_bytes(gzip.compress(new) if path.name.endswith(".gz") else new)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("dtype", [np.int16, np.uint8, np.uint16, np.int32, np.float32])
+def test_a_scan_comes_back_with_voxels_dtype_and_grid(tmp_path, suffix, dtype):
+    voxels = hounsfield(dtype=np.int16).astype(dtype)
+    path = save_scan(tmp_path / f"ct{suffix}", voxels, MATRIX)
+    volume = read_image(path)
+    assert volume.array.dtype == dtype
+    np.testing.assert_array_equal(volume.array, voxels)
+    np.testing.assert_array_equal(volume.geometry.affine, nib.load(path).affine)
+    np.testing.assert_allclose(volume.geometry.affine, MATRIX, atol=1e-4)
+    assert volume.path == path
+    geometry, header = read_geometry(path)
+    assert geometry == volume.geometry
+    assert header == volume.header
+
+
+def test_float64_scans_become_float32(tmp_path):
+    voxels = hounsfield(dtype=np.float64) + 0.25
+    volume = read_image(save_scan(tmp_path / "ct.nii.gz", voxels, MATRIX))
+    assert volume.array.dtype == np.float32
+    np.testing.assert_array_equal(volume.array, voxels.astype(np.float32))
+
+
+def test_scaled_scans_become_hounsfield_units(tmp_path):
+    image = nib.Nifti1Image(hounsfield(), MATRIX)
+    image.header.set_slope_inter(0.5, -1024)
+    path = tmp_path / "ct.nii.gz"
+    image.to_filename(path)
+    poke(path, 112, np.array([0.5, -1024], dtype="<f4").tobytes())  # nibabel scales the voxels while saving
+    stored = np.frombuffer(file_bytes(path)[352:], dtype="<i2").reshape(SHAPE, order="F")
+    volume = read_image(path)
+    assert volume.array.dtype == np.float32
+    np.testing.assert_allclose(volume.array, stored * 0.5 - 1024)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("dtype", [">i2", ">f4", ">i4"])
+def test_big_endian_scans_are_read_into_arrays_that_torch_takes(tmp_path, suffix, dtype):
+    voxels = hounsfield(dtype=dtype)
+    image = nib.Nifti1Image(voxels, MATRIX, nib.Nifti1Header(endianness=">"))
+    image.set_data_dtype(dtype)
+    image.to_filename(tmp_path / f"ct{suffix}")
+    volume = read_image(tmp_path / f"ct{suffix}")
+    assert volume.header.endianness == ">"
+    np.testing.assert_array_equal(torch.from_numpy(volume.array).numpy(), voxels)
+
+
+def test_nifti2_scans_are_read(tmp_path):
+    voxels = hounsfield()
+    volume = read_image(save_scan(tmp_path / "ct.nii.gz", voxels, MATRIX, kind=nib.Nifti2Image))
+    assert isinstance(volume.header, nib.Nifti2Header)
+    np.testing.assert_array_equal(volume.array, voxels)
+
+
+@pytest.mark.parametrize("codes", [(1, 0), (0, 2), (0, 0), (2, 1)])
+def test_the_grid_is_the_one_that_nibabel_sees_whatever_the_form_codes(tmp_path, codes):
+    qform, sform = codes
+    path = save_scan(tmp_path / "ct.nii.gz", hounsfield(), MATRIX, qform=qform, sform=sform)
+    np.testing.assert_array_equal(read_geometry(path)[0].affine, nib.load(path).affine)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_header_is_kept_as_stored_without_repairs(tmp_path):
+    path = save_scan(tmp_path / "ct.nii.gz", hounsfield(), MATRIX, qform=0, sform=1)
+    poke(path, 76, np.array([0, -0.7], dtype="<f4").tobytes())  # qfac 0 and a negative spacing
+    for header in (read_image(path).header, read_geometry(path)[1]):
+        assert header["pixdim"].tobytes() == stored_header(path)["pixdim"].tobytes()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.int64, np.float32, np.float64, ">i2"])
+def test_whole_number_masks_of_any_dtype_become_uint8(tmp_path, dtype):
+    labels = label_map()
+    image = nib.Nifti1Image(labels.astype(dtype), MATRIX, dtype=np.dtype(dtype))
+    image.to_filename(tmp_path / "mask.nii.gz")
+    volume = read_labels(tmp_path / "mask.nii.gz")
+    assert volume.array.dtype == np.uint8
+    np.testing.assert_array_equal(volume.array, labels)
+
+
+def test_ids_above_255_become_uint16(tmp_path):
+    labels = label_map().astype(np.int32)
+    labels[1, 2, 3] = 300
+    volume = read_labels(save_scan(tmp_path / "mask.nii.gz", labels, MATRIX))
+    assert volume.array.dtype == np.uint16
+    np.testing.assert_array_equal(volume.array, labels)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_mask_that_is_almost_whole_is_refused_with_the_place(tmp_path, dtype):
+    labels = label_map().astype(dtype)
+    labels[2, 3, 4] = 1.0000001
+    path = save_scan(tmp_path / "mask.nii.gz", labels, MATRIX)
+    with pytest.raises(DataError, match=r"1 label values are not whole numbers, e\.g\. 1\.0000001.* at \(2, 3, 4\)"):
+        read_labels(path)
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(-1, np.int16), (-3, np.float32), (65536, np.int32), (1e20, np.float64)])
+def test_impossible_labels_are_refused_with_the_range(tmp_path, value, dtype):
+    labels = label_map().astype(dtype)
+    labels[0, 0, 0] = value
+    with pytest.raises(DataError, match=f"between 0 and 65535, found .*{value:g}".replace("+", r"\+")):
+        read_labels(save_scan(tmp_path / "mask.nii.gz", labels, MATRIX))
+
+
+@pytest.mark.parametrize("read", [read_image, read_labels])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_voxels_that_are_no_numbers_are_counted_and_located(tmp_path, read, value, dtype):
+    voxels = np.zeros(SHAPE, dtype=dtype)
+    voxels[3, 1, 2] = voxels[4, 5, 6] = value
+    with pytest.raises(DataError, match=r"2 voxels are NaN or infinite, the first at index \(3, 1, 2\)"):
+        read(save_scan(tmp_path / "ct.nii.gz", voxels, MATRIX))
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("shape", [(5, 6), (5, 6, 7, 2), (5, 6, 7, 1), (5, 6, 7, 1, 3)])
+def test_files_without_exactly_three_axes_are_refused(tmp_path, read, shape):
+    nib.Nifti1Image(np.zeros(shape, dtype=np.int16), MATRIX).to_filename(tmp_path / "ct.nii.gz")
+    with pytest.raises(DataError, match=rf"has {len(shape)} axes .*expected 3"):
+        read(tmp_path / "ct.nii.gz")
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("dtype", [[("R", "u1"), ("G", "u1"), ("B", "u1")], np.complex64])
+def test_colours_and_complex_numbers_are_refused(tmp_path, read, dtype):
+    nib.Nifti1Image(np.zeros(SHAPE, dtype=dtype), MATRIX).to_filename(tmp_path / "ct.nii.gz")
+    with pytest.raises(DataError, match="expected one grey value each"):
+        read(tmp_path / "ct.nii.gz")
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_a_singular_affine_is_refused_with_the_path(tmp_path, read):
+    path = save_scan(tmp_path / "ct.nii.gz", hounsfield(), MATRIX)
+    poke(path, 280, bytes(16))  # srow_x
+    with pytest.raises(GeometryError, match=r"ct\.nii\.gz: the affine is singular"):
+        read(path)
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_an_affine_of_nan_is_refused_with_the_path(tmp_path, read):
+    path = save_scan(tmp_path / "ct.nii.gz", hounsfield(), MATRIX)
+    poke(path, 280, np.full(4, np.nan, dtype="<f4").tobytes())
+    with pytest.raises(GeometryError, match=r"ct\.nii\.gz: the affine holds NaN"):
+        read(path)
+
+
+@pytest.mark.parametrize("read", [read_image, read_labels])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_a_file_cut_off_is_refused(tmp_path, read, suffix, share):
+    voxels = np.random.default_rng(0).integers(0, 200, (40, 41, 42)).astype(np.uint8)
+    path = save_scan(tmp_path / f"ct{suffix}", voxels, MATRIX)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    with pytest.raises(DataError, match="cannot read") as caught:
+        read(path)
+    assert "download or export it again" in caught.value.hint
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("content", [b"", b"this is no scan", b"version https://git-lfs.github.com/spec/v1\n" * 20])
+def test_a_file_that_is_no_nifti_is_refused(tmp_path, read, suffix, content):
+    path = tmp_path / f"ct{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"cannot read .*ct{suffix}"):
+        read(path)
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_packed_text_is_refused(tmp_path, read):
+    path = tmp_path / "ct.nii.gz"
+    path.write_bytes(gzip.compress(b"this is no scan" * 100))
+    with pytest.raises(DataError, match=r"cannot read .*ct\.nii\.gz"):
+        read(path)
+
+
+@pytest.mark.parametrize("read", [read_image, read_labels])
+@pytest.mark.parametrize("place", [0.3, 0.5, 0.99, 0.99997])
+@pytest.mark.parametrize("packing", [0, 6])
+def test_a_single_wrong_bit_in_a_packed_file_is_noticed(tmp_path, read, place, packing):
+    voxels = np.random.default_rng(0).integers(0, 200, (40, 41, 42)).astype(np.uint8)
+    path = save_scan(tmp_path / "ct.nii.gz", voxels, MATRIX)
+    # Stored without packing the voxels stay readable, so that only the checksum at the very end can tell.
+    content = bytearray(gzip.compress(file_bytes(path), compresslevel=packing))
+    content[int(len(content) * place)] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="cannot read"):
+        read(path)
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_missing_files_and_folders_are_told_apart(tmp_path, read):
+    (tmp_path / "folder.nii.gz").mkdir()
+    with pytest.raises(DataError, match=r"none\.nii\.gz does not exist"):
+        read(tmp_path / "none.nii.gz")
+    with pytest.raises(DataError, match=r"folder\.nii\.gz is not a file"):
+        read(tmp_path / "folder.nii.gz")
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("name", ["ct.mha", "ct.nii.bz2", "ct.img", "nii.gz"])
+def test_other_names_are_refused(tmp_path, read, name):
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(DataError, match=r"neither with \.nii nor with \.nii\.gz"):
+        read(tmp_path / name)
+
+
+def test_a_stem_is_the_name_without_its_suffix(tmp_path):
+    assert nifti_stem(tmp_path / "sub-verse500_dir-ax_ct.nii.gz") == "sub-verse500_dir-ax_ct"
+    assert nifti_stem(tmp_path / "a.b.nii") == "a.b"
+    assert nifti_stem(tmp_path / "CT.NII.GZ") == "CT"

@@ -1,0 +1,275 @@
+"""The plan of the house: imports go down the stairs, only the CLI prints, files stay readable."""
+
+import ast
+import graphlib
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import verse3d
+
+PACKAGE = Path(verse3d.__file__).parent
+NAME = "verse3d"
+FLOORS = {
+    "__init__": 0,
+    "version": 0,
+    "core": 0,
+    "data": 1,
+    "metrics": 1,
+    "model": 2,
+    "inference": 3,
+    "training": 4,
+    "report": 5,
+    "api": 6,
+    "cli": 7,
+    "__main__": 8,
+}
+"""A module imports from floors below its own, and on floor 0 and in its own room also from its neighbours."""
+
+LAZY = {NAME, f"{NAME}.cli"}
+"""Modules that may import inside functions (and for types only) from anywhere, so that the program starts fast."""
+
+PRINTS = {f"{NAME}.cli"}
+LONGEST_FILE = 400
+
+
+@dataclass(frozen=True)
+class Import:
+    """One module of the package importing another."""
+
+    importer: str
+    imported: str
+    line: int
+    place: str
+
+    def __str__(self) -> str:
+        return f"{self.importer}:{self.line} imports {self.imported}"
+
+
+def modules(package: Path) -> dict[str, Path]:
+    """Dotted name -> file, packages under their own name."""
+    found = {}
+    for path in sorted(package.rglob("*.py")):
+        parts = [NAME, *path.relative_to(package).with_suffix("").parts]
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def with_place(node: ast.AST, place: str = "module") -> Iterator[tuple[ast.AST, str]]:
+    """Every node below, and where it stands: "module" (runs on loading), "function" or "types" (never runs)."""
+    for child in ast.iter_child_nodes(node):
+        yield child, place
+        inside = place
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            inside = "function"
+        elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test) and not child.orelse:
+            inside = "types"
+        yield from with_place(child, inside)
+
+
+def import_targets(node: ast.AST, importer: str, is_package: bool) -> list[str]:
+    """The dotted names that an import statement or ``import_module("...")`` could mean, most precise first."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        base = node.module or ""
+        if node.level:
+            above = importer.split(".")
+            above = above[: len(above) - node.level + is_package]
+            base = ".".join([*above, base] if base else above)
+        return [f"{base}.{alias.name}" for alias in node.names]
+    if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        if called in ("import_module", "__import__"):
+            return [str(node.args[0].value)]
+    return []
+
+
+def nearest(target: str, known: dict[str, Path]) -> str:
+    """The module itself, or the one that holds the name: verse3d.core.labels for verse3d.core.labels.Label."""
+    return target if target in known else nearest(target.rpartition(".")[0], known)
+
+
+def imports(package: Path) -> list[Import]:
+    """All imports of the package's own modules by each other."""
+    known = modules(package)
+    found = []
+    for importer, path in known.items():
+        for node, place in with_place(parsed(path)):
+            for target in import_targets(node, importer, path.name == "__init__.py"):
+                if target.split(".")[0] != NAME:
+                    continue
+                found.append(Import(importer, nearest(target, known), getattr(node, "lineno", 0), place))
+    return found
+
+
+def unknown_rooms(package: Path) -> list[str]:
+    return [f"{module} stands on no floor" for module in modules(package) if room(module) not in FLOORS]
+
+
+def wrong_edges(package: Path) -> list[str]:
+    """Imports that go up the stairs, or sideways into another room of the same floor."""
+    wrong = []
+    for edge in imports(package):
+        if edge.place != "module" and edge.importer in LAZY:
+            continue
+        here, there = room(edge.importer), room(edge.imported)
+        if here not in FLOORS or there not in FLOORS:
+            continue
+        if FLOORS[there] > FLOORS[here]:
+            wrong.append(f"{edge}: up the stairs")
+        elif FLOORS[there] == FLOORS[here] != 0 and here != there:
+            wrong.append(f"{edge}: sideways")
+    return wrong
+
+
+def hidden_imports(package: Path) -> list[str]:
+    return [
+        f"{edge} inside a function"
+        for edge in imports(package)
+        if edge.place == "function" and edge.importer not in LAZY
+    ]
+
+
+def circles(package: Path) -> list[str]:
+    """The first import circle among the statements that run when a module is loaded."""
+    edges: dict[str, set[str]] = {module: set() for module in modules(package)}
+    for edge in imports(package):
+        if edge.place == "module" and edge.importer != edge.imported:
+            edges[edge.importer].add(edge.imported)
+    try:
+        graphlib.TopologicalSorter(edges).prepare()
+    except graphlib.CycleError as error:
+        return [f"circle of imports: {' <- '.join(error.args[1])}"]
+    return []
+
+
+def prints(package: Path) -> list[str]:
+    return [
+        f"{module}:{node.lineno} prints"
+        for module, path in modules(package).items()
+        if module not in PRINTS
+        for node, _ in with_place(parsed(path))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    ]
+
+
+def long_files(package: Path) -> list[str]:
+    lengths = {module: len(path.read_text(encoding="utf-8").splitlines()) for module, path in modules(package).items()}
+    return [f"{module} has {lines} lines" for module, lines in lengths.items() if lines > LONGEST_FILE]
+
+
+RULES = [unknown_rooms, wrong_edges, hidden_imports, circles, prints, long_files]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_the_house_is_as_planned(rule):
+    assert rule(PACKAGE) == []
+
+
+def test_the_checker_sees_this_package():
+    assert {"verse3d", "verse3d.core.volume", "verse3d.core.geometry"} <= set(modules(PACKAGE))
+    edges = {(edge.importer, edge.imported) for edge in imports(PACKAGE)}
+    assert ("verse3d.core.volume", "verse3d.core.geometry") in edges
+    assert ("verse3d.core.volume", "verse3d.version") in edges
+
+
+GOOD_HOUSE = {
+    "__init__.py": (
+        "from typing import TYPE_CHECKING\nfrom verse3d.version import __version__\n"
+        "if TYPE_CHECKING:\n    from verse3d.api import train\n"
+        "def __getattr__(name):\n    import verse3d.api"
+    ),
+    "version.py": "__version__ = '1'",
+    "core/__init__.py": "",
+    "core/labels.py": "import numpy\nfrom verse3d import __version__",
+    "core/volume.py": "from . import labels\nfrom .labels import VERTEBRAE\nfrom verse3d.version import __version__",
+    "data/__init__.py": "",
+    "data/cases.py": "from verse3d.core import labels, volume",
+    "data/checks.py": "from .cases import Case\n\ndef check():\n    from os import path\n    return path",
+    "metrics/__init__.py": "",
+    "metrics/scores.py": "from ..core import labels",
+    "model/__init__.py": "from verse3d.model.modes import Mode",
+    "model/modes.py": "import verse3d.data.cases as cases",
+    "api.py": "from verse3d.model import Mode\nfrom verse3d.metrics.scores import score",
+    "cli.py": "def run():\n    from verse3d import api\n    print(api)",
+}
+
+CRACKS = [
+    pytest.param(wrong_edges, "core/labels.py", "from verse3d.data.cases import Case", "up the stairs", id="up"),
+    pytest.param(wrong_edges, "core/labels.py", "from verse3d.data import cases", "up the stairs", id="up, a module"),
+    pytest.param(wrong_edges, "core/labels.py", "import verse3d.model", "up the stairs", id="up, a plain import"),
+    pytest.param(wrong_edges, "core/labels.py", "from ..data.cases import Case", "up the stairs", id="up, relative"),
+    pytest.param(wrong_edges, "core/__init__.py", "from ..model import Mode", "up the stairs", id="up, from a package"),
+    pytest.param(wrong_edges, "core/labels.py", "from verse3d import api", "up the stairs", id="up, through the front"),
+    pytest.param(wrong_edges, "model/modes.py", "def f():\n    import verse3d.api", "up the stairs", id="up, hidden"),
+    pytest.param(wrong_edges, "__init__.py", "from verse3d.api import train", "up the stairs", id="up, not lazily"),
+    pytest.param(
+        wrong_edges,
+        "core/labels.py",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from verse3d.data.cases import Case",
+        "up the stairs",
+        id="up, for types",
+    ),
+    pytest.param(
+        wrong_edges,
+        "core/labels.py",
+        "import importlib\nx = importlib.import_module('verse3d.data.cases')",
+        "up the stairs",
+        id="up, by name",
+    ),
+    pytest.param(wrong_edges, "data/cases.py", "from verse3d.metrics import scores", "sideways", id="sideways"),
+    pytest.param(wrong_edges, "metrics/scores.py", "import verse3d.data.cases", "sideways", id="sideways, back"),
+    pytest.param(circles, "core/labels.py", "from verse3d.core.volume import read", "circle", id="circle"),
+    pytest.param(circles, "model/modes.py", "from verse3d.model import Mode", "circle", id="circle with a package"),
+    pytest.param(circles, "data/cases.py", "from . import checks", "circle", id="circle, relative"),
+    pytest.param(
+        hidden_imports, "data/checks.py", "def f():\n    from verse3d.data import cases", "function", id="hidden"
+    ),
+    pytest.param(
+        hidden_imports,
+        "data/checks.py",
+        "class C:\n    def f(self):\n        if self:\n            import verse3d.core.labels",
+        "function",
+        id="hidden deep",
+    ),
+    pytest.param(prints, "api.py", "def f():\n    print('done')", "prints", id="prints"),
+    pytest.param(long_files, "api.py", "x = 1\n" * 400, "401 lines", id="long"),
+    pytest.param(unknown_rooms, "attic.py", "", "no floor", id="a module outside of the plan"),
+    pytest.param(unknown_rooms, "attic/box.py", "", "no floor", id="a folder outside of the plan"),
+]
+
+
+@pytest.fixture
+def house(tmp_path):
+    for name, content in GOOD_HOUSE.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(textwrap.dedent(content) + "\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_a_good_house_passes_the_checker(house, rule):
+    assert rule(house) == []
+
+
+@pytest.mark.parametrize(("rule", "name", "content", "words"), CRACKS)
+def test_the_checker_finds_the_crack(house, rule, name, content, words):
+    path = house / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content + "\n" if rule is not circles else path.read_text() + content + "\n")
+    (problem, *_) = rule(house)
+    assert words in problem
+    assert ".".join([NAME, *Path(name).with_suffix("").parts]).removesuffix(".__init__") in problem
