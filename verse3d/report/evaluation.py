@@ -18,7 +18,15 @@ from verse3d.data.cases import Case, CaseIndex
 from verse3d.data.layouts import PREDICTIONS_FILE
 from verse3d.data.transforms import SAME_GRID_TOLERANCE_MM
 from verse3d.inference.predict import mask_path
-from verse3d.metrics.scores import CSV_COLUMNS, CaseScores, csv_rows, score_case, scores_to_json_dict
+from verse3d.metrics.scores import (
+    CSV_COLUMNS,
+    CaseScores,
+    Summary,
+    csv_rows,
+    score_case,
+    scores_to_json_dict,
+    summarise,
+)
 
 _log = logger(__name__)
 
@@ -38,6 +46,11 @@ class Evaluation:
     cases: tuple[CaseScores, ...]
     failures: tuple[tuple[str, str], ...]
     written: tuple[Path, ...]
+
+    @property
+    def summary(self) -> Summary:
+        """Mean, sd, median and counts per label and metric over the cases."""
+        return summarise(self.cases, self.labels)
 
     @property
     def labels(self) -> tuple[Label, ...]:

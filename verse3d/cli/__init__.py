@@ -12,15 +12,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from verse3d.cli import tables
 from verse3d.core.errors import ConfigError, DataError, Verse3dError
 from verse3d.version import __version__
 
 if TYPE_CHECKING:
     from verse3d.core.runtime import Progress
-    from verse3d.data.checks import CheckReport
-    from verse3d.inference.predict import PredictionReport
-    from verse3d.report.evaluation import Evaluation
-    from verse3d.training.fit import FitResult
 
 app = typer.Typer(
     name="verse3d",
@@ -217,26 +214,9 @@ def check(data: Annotated[Path, typer.Argument(help="An index (cases.jsonl) or a
 
     with _bars() as progress:
         report = api.check(data, progress=progress)
-    _print_check(report)
+    tables.print_check(_out, report)
     if report.worst == "error":
         raise typer.Exit(_PARTIAL)
-
-
-def _print_check(report: "CheckReport") -> None:
-    table = Table("case", "voxels", "spacing mm", "axes", "stored as", "vertebrae")
-    for facts in report.facts:
-        table.add_row(facts.case, facts.shape, facts.spacing_mm, facts.axes, facts.stored, facts.levels)
-    _out.print(table)
-    styles = {"error": "bold red", "warning": "yellow", "note": "dim"}
-    for finding in report.findings:
-        _out.print(f"{finding.severity:8}", style=styles[finding.severity], end="", highlight=False)
-        _out.print(f"{finding.case}: [{finding.code}] {finding.message}", markup=False, highlight=False)
-        if finding.hint:
-            _out.print(f"        -> {finding.hint}", markup=False, highlight=False)
-    counts = [sum(finding.severity == severity for finding in report.findings) for severity in styles]
-    _out.print(
-        f"{len(report.facts)} cases: {counts[0]} errors, {counts[1]} warnings, {counts[2]} notes", highlight=False
-    )
 
 
 @app.command()
@@ -271,19 +251,11 @@ def train(
             device=device.value,
             progress=progress,
         )
-    _print_training(result)
+    tables.print_training(_out, result)
     if result.stopped == "interrupted":
         raise typer.Exit(_EXIT_INTERRUPTED)
     if result.failures:
         raise typer.Exit(_PARTIAL)
-
-
-def _print_training(result: "FitResult") -> None:
-    best = f"best validation Dice {result.best_dice:.4f} at epoch {result.best_epoch}, " if result.best_epoch else ""
-    _out.print(f"{result.stopped} after epoch {result.epochs}: {best}{result.best}", highlight=False)
-    for case, reason in result.failures:
-        _out.print(f"left out {case}: {reason}", markup=False, highlight=False)
-    _out.print(f"watch: tensorboard --logdir {result.folder / 'tensorboard'}", highlight=False)
 
 
 @app.command()
@@ -308,26 +280,9 @@ def predict(
             overwrite=overwrite,
             progress=progress,
         )
-    _print_predictions(report)
+    tables.print_predictions(_out, report)
     if report.failures:
         raise typer.Exit(_PARTIAL)
-
-
-def _print_predictions(report: "PredictionReport") -> None:
-    table = Table("case", "status", "seconds", "peak MB", "vertebrae", "mask")
-    for record in report.records:
-        written = record.status == "written"
-        numbers = (f"{record.seconds:.1f}", f"{record.peak_rss_mb:.0f}") if written else ("", "")
-        found = _ends(record.levels) if written else ""
-        table.add_row(record.case, record.status, *numbers, found, str(report.folder / record.mask))
-    _out.print(table)
-    for record in report.records:
-        for text in (*record.warnings, *([record.error] if record.error else [])):
-            _out.print(f"{record.case}: {text}", markup=False, highlight=False)
-
-
-def _ends(levels: Sequence[str]) -> str:
-    return "none" if not levels else levels[0] if len(levels) == 1 else f"{levels[0]} ... {levels[-1]}"
 
 
 @app.command()
@@ -350,38 +305,9 @@ def evaluate(
             scheme=scheme.value if scheme else None,
             progress=progress,
         )
-    _print_scores(result)
+    tables.print_scores(_out, result)
     if result.failures:
         raise typer.Exit(_PARTIAL)
-
-
-def _print_scores(result: "Evaluation") -> None:
-    from verse3d.metrics.scores import METRICS, summarise
-
-    table = Table("case", "label", "Dice", "HD95 mm", "ASSD mm", "volume difference ml")
-    for case in result.cases:
-        for name, score in case.labels.items():
-            table.add_row(case.case, name, *(_number(getattr(score, metric), metric) for metric in METRICS))
-    table.add_section()
-    for name, summary in summarise(result.cases, result.labels).items():
-        table.add_row("mean ± sd", name, *(_mean_sd(summary[metric], metric) for metric in METRICS))
-    _out.print(table)
-    for case_name, reason in result.failures:
-        _out.print(f"{case_name} was not scored: {reason}", markup=False, highlight=False)
-    _out.print(" ".join(str(path) for path in result.written), highlight=False)
-
-
-def _number(value: float, metric: str) -> str:
-    digits = 3 if metric == "dice" else 2
-    return "undefined" if value != value else f"{value:.{digits}f}"  # noqa: PLR0124 - NaN
-
-
-def _mean_sd(summary: Any, metric: str) -> str:  # noqa: ANN401 - a dict of numbers
-    undefined = f" ({summary['undefined']} undefined)" if summary["undefined"] else ""
-    if not summary["n"]:
-        return f"undefined{undefined}"
-    sd = f" ± {_number(summary['sd'], metric)}" if summary["n"] > 1 else ""
-    return f"{_number(summary['mean'], metric)}{sd}{undefined}"
 
 
 @app.command()
@@ -410,10 +336,10 @@ def demo(
             overwrite=overwrite,
             progress=progress,
         )
-    _print_check(result.findings)
-    _print_training(result.training)
-    _print_predictions(result.predictions)
-    _print_scores(result.evaluation)
+    tables.print_check(_out, result.findings)
+    tables.print_training(_out, result.training)
+    tables.print_predictions(_out, result.predictions)
+    tables.print_scores(_out, result.evaluation)
     _out.print(f"run folder   {result.training.folder}", highlight=False)
     _out.print(f"masks        {result.predictions.folder}", highlight=False)
     _out.print(f"label file   {result.label_file}", highlight=False)

@@ -1,0 +1,93 @@
+"""Results as tables and lines on standard output."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from verse3d.data.checks import CheckReport
+    from verse3d.inference.predict import PredictionReport
+    from verse3d.report.evaluation import Evaluation
+    from verse3d.training.fit import FitResult
+
+_COLUMNS = {
+    "dice": "Dice",
+    "hd95_mm": "HD95 mm",
+    "assd_mm": "ASSD mm",
+    "volume_difference_ml": "volume difference ml",
+}
+
+
+def print_check(out: Console, report: "CheckReport") -> None:
+    """The facts of all cases, then everything that was found, then a count."""
+    table = Table("case", "voxels", "spacing mm", "axes", "stored as", "vertebrae")
+    for facts in report.facts:
+        table.add_row(facts.case, facts.shape, facts.spacing_mm, facts.axes, facts.stored, facts.levels)
+    out.print(table)
+    styles = {"error": "bold red", "warning": "yellow", "note": "dim"}
+    for finding in report.findings:
+        out.print(f"{finding.severity:8}", style=styles[finding.severity], end="", highlight=False)
+        out.print(f"{finding.case}: [{finding.code}] {finding.message}", markup=False, highlight=False)
+        if finding.hint:
+            out.print(f"        -> {finding.hint}", markup=False, highlight=False)
+    counts = [sum(finding.severity == severity for finding in report.findings) for severity in styles]
+    out.print(
+        f"{len(report.facts)} cases: {counts[0]} errors, {counts[1]} warnings, {counts[2]} notes", highlight=False
+    )
+
+
+def print_training(out: Console, result: "FitResult") -> None:
+    """How the run stands and where its files are."""
+    best = f"best validation Dice {result.best_dice:.4f} at epoch {result.best_epoch}, " if result.best_epoch else ""
+    out.print(f"{result.stopped} after epoch {result.epochs}: {best}{result.best}", highlight=False)
+    for case, reason in result.failures:
+        out.print(f"left out {case}: {reason}", markup=False, highlight=False)
+    out.print(f"watch: tensorboard --logdir {result.folder / 'tensorboard'}", highlight=False)
+
+
+def print_predictions(out: Console, report: "PredictionReport") -> None:
+    """One row per scan, then warnings and errors."""
+    table = Table("case", "status", "seconds", "peak MB", "vertebrae", "mask")
+    for record in report.records:
+        written = record.status == "written"
+        numbers = (f"{record.seconds:.1f}", f"{record.peak_rss_mb:.0f}") if written else ("", "")
+        found = _ends(record.levels) if written else ""
+        table.add_row(record.case, record.status, *numbers, found, str(report.folder / record.mask))
+    out.print(table)
+    for record in report.records:
+        for text in (*record.warnings, *([record.error] if record.error else [])):
+            out.print(f"{record.case}: {text}", markup=False, highlight=False)
+
+
+def _ends(levels: Sequence[str]) -> str:
+    return "none" if not levels else levels[0] if len(levels) == 1 else f"{levels[0]} ... {levels[-1]}"
+
+
+def print_scores(out: Console, result: "Evaluation") -> None:
+    """One row per case and label, then the means."""
+    table = Table("case", "label", *_COLUMNS.values())
+    for case in result.cases:
+        for name, score in case.labels.items():
+            table.add_row(case.case, name, *(_number(getattr(score, metric), metric) for metric in _COLUMNS))
+    table.add_section()
+    for name, summary in result.summary.items():
+        table.add_row("mean ± sd", name, *(_mean_sd(summary[metric], metric) for metric in _COLUMNS))
+    out.print(table)
+    for case_name, reason in result.failures:
+        out.print(f"{case_name} was not scored: {reason}", markup=False, highlight=False)
+    out.print(" ".join(str(path) for path in result.written), highlight=False)
+
+
+def _number(value: float, metric: str) -> str:
+    digits = 3 if metric == "dice" else 2
+    return "undefined" if value != value else f"{value:.{digits}f}"  # noqa: PLR0124 - NaN
+
+
+def _mean_sd(summary: Any, metric: str) -> str:  # noqa: ANN401 - a dict of numbers
+    undefined = f" ({summary['undefined']} undefined)" if summary["undefined"] else ""
+    if not summary["n"]:
+        return f"undefined{undefined}"
+    sd = f" ± {_number(summary['sd'], metric)}" if summary["n"] > 1 else ""
+    return f"{_number(summary['mean'], metric)}{sd}{undefined}"
