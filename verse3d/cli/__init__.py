@@ -72,6 +72,19 @@ SetOption = Annotated[
 ]
 
 
+_MORE_SETTINGS = {"allow_extra_args": True}
+"""Lets ``--set a=1 b=2`` mean ``--set a=1 --set b=2``."""
+
+
+def _overrides(first: list[str] | None, context: typer.Context) -> list[str]:
+    wrong = [text for text in context.args if not first or "=" not in text]
+    if wrong:
+        raise ConfigError(
+            f"unexpected argument {wrong[0]!r}", hint=f"verse3d {context.info_name} --help lists the options"
+        )
+    return [*(first or []), *context.args]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 done, 2 wrong usage or config, 3 bad data, 4 bad model, 1 other.
 
@@ -219,8 +232,9 @@ def check(data: Annotated[Path, typer.Argument(help="An index (cases.jsonl) or a
         raise typer.Exit(_PARTIAL)
 
 
-@app.command()
+@app.command(context_settings=_MORE_SETTINGS)
 def train(
+    context: typer.Context,
     data: Annotated[Path, typer.Option(help="An index (cases.jsonl) or a folder.")],
     out: Annotated[Path, typer.Option(help="The run folder.")],
     mode: Annotated[Mode, typer.Option(help="Way of segmenting.")] = Mode.volume,
@@ -243,7 +257,7 @@ def train(
             out=out,
             mode=mode.value,
             config=config,
-            overrides=set_ or [],
+            overrides=_overrides(set_, context),
             resume=resume,
             overwrite=overwrite,
             max_minutes=max_minutes,
@@ -310,8 +324,9 @@ def evaluate(
         raise typer.Exit(_PARTIAL)
 
 
-@app.command()
+@app.command(context_settings=_MORE_SETTINGS)
 def demo(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder to fill.")] = Path("runs/demo"),
     cases: Annotated[int, typer.Option(help="How many phantoms.")] = 10,
     seed: Annotated[int, typer.Option(help="Of the phantoms.")] = 0,
@@ -330,7 +345,7 @@ def demo(
             cases=cases,
             seed=seed,
             config=config,
-            overrides=set_ or [],
+            overrides=_overrides(set_, context),
             max_minutes=max_minutes,
             device=device.value,
             overwrite=overwrite,

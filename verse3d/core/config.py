@@ -11,16 +11,23 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from verse3d.core.errors import ConfigError
 from verse3d.core.labels import SchemeName
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
-Spacing = tuple[Positive, Positive, Positive]
 VoxelCount = Annotated[int, Field(ge=1)]
-Patch = tuple[VoxelCount, VoxelCount, VoxelCount]
+
+
+def _same_for_all_axes(value: Any) -> Any:  # noqa: ANN401 - not checked yet
+    """One number stands for three equal ones."""
+    return (value,) * 3 if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+Spacing = Annotated[tuple[Positive, Positive, Positive], BeforeValidator(_same_for_all_axes)]
+Patch = Annotated[tuple[VoxelCount, VoxelCount, VoxelCount], BeforeValidator(_same_for_all_axes)]
 
 
 class _Section(BaseModel):
