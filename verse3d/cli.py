@@ -2,6 +2,7 @@
 
 import enum
 import logging
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from verse3d.core.errors import ConfigError, DataError, Verse3dError
 from verse3d.version import __version__
@@ -32,8 +33,10 @@ app = typer.Typer(
 _EXIT_INTERRUPTED = 130
 _PARTIAL = DataError.exit_code
 """Exit code when a batch was finished but some of its cases failed."""
-_out = Console(soft_wrap=True)
-_err = Console(stderr=True)
+# File names may hold [brackets] and :colons:, so nothing that is shown is markup. Files and pipes get whole lines.
+_width = None if sys.stdout is not None and sys.stdout.isatty() else 500
+_out = Console(width=_width, soft_wrap=True, markup=False, emoji=False, highlight=False)
+_err = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 
 class Mode(enum.StrEnum):
@@ -98,10 +101,15 @@ def run() -> None:
 
 
 def _complain(error: Verse3dError) -> None:
-    _err.print("error:", style="bold red", end=" ", highlight=False)
-    _err.print(error.message, markup=False, highlight=False, soft_wrap=True)
+    _err.print("error:", style="bold red", end=" ")
+    _err.print(error.message, soft_wrap=True)
     if error.hint:
-        _err.print(f"  hint: {error.hint}", markup=False, highlight=False, soft_wrap=True)
+        _err.print(f"  hint: {error.hint}", soft_wrap=True)
+
+
+def _table(*headers: str, title: str | None = None) -> Table:
+    """A table that breaks long names rather than cutting them off."""
+    return Table(*(Column(header, overflow="fold") for header in headers), title=title)
 
 
 def _show_version(wanted: bool) -> None:
@@ -135,7 +143,7 @@ def _bars() -> Iterator["Progress"]:
 
     from verse3d.core.runtime import log_to_terminal
 
-    columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(24), MofNCompleteColumn())
     log_to_terminal(_err, _level)
     times = (TimeElapsedColumn(), TimeRemainingColumn())
     with Bars(*columns, *times, console=_err, disable=_level > logging.INFO) as bars:
@@ -163,7 +171,7 @@ def phantom(
     with _bars() as progress:
         paths = api.phantom(out, cases=cases, seed=seed, anomalies=anomalies, progress=progress)
     for path in paths:
-        _out.print(str(path), highlight=False)
+        _out.print(str(path))
 
 
 @app.command()
@@ -190,14 +198,14 @@ def index(
         resplit=resplit,
         assign=_assignments(assign or []),
     )
-    table = Table("split", "cases", "subjects", "with scan and mask", title=str(output))
+    table = _table("split", "cases", "subjects", "with scan and mask", title=str(output))
     for split in (*SplitName, None):
         chosen = [case for case in found if case.split == split]
         if chosen:
             complete = sum(bool(case.image and case.mask) for case in chosen)
             subjects = len({case.subject for case in chosen})
             table.add_row(split or "(none)", str(len(chosen)), str(subjects), str(complete))
-    _out.print(table)
+    _out.print(table, soft_wrap=False)
 
 
 def _assignments(texts: Sequence[str]) -> dict[str, Any]:
@@ -221,19 +229,19 @@ def check(data: Annotated[Path, typer.Argument(help="An index (cases.jsonl) or a
 
 
 def _print_check(report: "CheckReport") -> None:
-    table = Table("case", "voxels", "spacing mm", "axes", "stored as", "vertebrae")
+    table = _table("case", "voxels", "spacing mm", "axes", "stored as", "vertebrae")
     for facts in report.facts:
         table.add_row(facts.case, facts.shape, facts.spacing_mm, facts.axes, facts.stored, facts.levels)
-    _out.print(table)
+    _out.print(table, soft_wrap=False)
     styles = {"error": "bold red", "warning": "yellow", "note": "dim"}
     for finding in report.findings:
-        _out.print(f"{finding.severity:8}", style=styles[finding.severity], end="", highlight=False)
-        _out.print(f"{finding.case}: [{finding.code}] {finding.message}", markup=False, highlight=False)
+        _out.print(f"{finding.severity:8}", style=styles[finding.severity], end="")
+        _out.print(f"{finding.case}: [{finding.code}] {finding.message}")
         if finding.hint:
-            _out.print(f"        -> {finding.hint}", markup=False, highlight=False)
+            _out.print(f"        -> {finding.hint}")
     counts = [sum(finding.severity == severity for finding in report.findings) for severity in styles]
     _out.print(
-        f"{len(report.facts)} cases: {counts[0]} errors, {counts[1]} warnings, {counts[2]} notes", highlight=False
+        f"{len(report.facts)} cases: {counts[0]} errors, {counts[1]} warnings, {counts[2]} notes", soft_wrap=True
     )
 
 
@@ -249,7 +257,7 @@ def train(
     max_minutes: Annotated[
         float | None, typer.Option(help="Stop after the first epoch that ends later than this.")
     ] = None,
-    max_epochs: Annotated[int | None, typer.Option(help="Stop after this epoch of the schedule.")] = None,
+    max_epochs: Annotated[int | None, typer.Option(min=1, help="Stop after this epoch of the schedule.")] = None,
     device: DeviceOption = Device.auto,
 ) -> None:
     """Train a network, e.g. [bold]verse3d train --data cases.jsonl --out runs/a[/]."""
@@ -277,11 +285,13 @@ def train(
 
 
 def _print_training(result: "FitResult") -> None:
-    best = f"best validation Dice {result.best_dice:.4f} at epoch {result.best_epoch}, " if result.best_epoch else ""
-    _out.print(f"{result.stopped} after epoch {result.epochs}: {best}{result.best}", highlight=False)
+    validated = not math.isnan(result.best_dice)
+    best = f"best validation Dice {result.best_dice:.4f} at epoch {result.best_epoch}, " if validated else ""
+    model = result.best if result.best.exists() else "no best.pt yet"
+    _out.print(f"{result.stopped} after epoch {result.epochs}: {best}{model}")
     for case, reason in result.failures:
-        _out.print(f"left out {case}: {reason}", markup=False, highlight=False)
-    _out.print(f"watch: tensorboard --logdir {result.folder / 'tensorboard'}", highlight=False)
+        _out.print(f"left out {case}: {reason}")
+    _out.print(f"watch: tensorboard --logdir {result.folder / 'tensorboard'}")
 
 
 @app.command()
@@ -312,16 +322,16 @@ def predict(
 
 
 def _print_predictions(report: "PredictionReport") -> None:
-    table = Table("case", "status", "seconds", "peak MB", "vertebrae", "mask")
+    table = _table("case", "status", "seconds", "peak MB", "vertebrae", "mask")
     for record in report.records:
         written = record.status == "written"
         numbers = (f"{record.seconds:.1f}", f"{record.peak_rss_mb:.0f}") if written else ("", "")
         found = _ends(record.levels) if written else ""
         table.add_row(record.case, record.status, *numbers, found, str(report.folder / record.mask))
-    _out.print(table)
+    _out.print(table, soft_wrap=False)
     for record in report.records:
         for text in (*record.warnings, *([record.error] if record.error else [])):
-            _out.print(f"{record.case}: {text}", markup=False, highlight=False)
+            _out.print(f"{record.case}: {text}")
 
 
 def _ends(levels: Sequence[str]) -> str:
@@ -356,22 +366,22 @@ def evaluate(
 def _print_scores(result: "Evaluation") -> None:
     from verse3d.metrics.scores import METRICS, summarise
 
-    table = Table("case", "label", "Dice", "HD95 mm", "ASSD mm", "volume difference ml")
+    table = _table("case", "label", "Dice", "HD95 mm", "ASSD mm", "volume difference ml")
     for case in result.cases:
         for name, score in case.labels.items():
             table.add_row(case.case, name, *(_number(getattr(score, metric), metric) for metric in METRICS))
     table.add_section()
     for name, summary in summarise(result.cases, result.labels).items():
         table.add_row("mean ± sd", name, *(_mean_sd(summary[metric], metric) for metric in METRICS))
-    _out.print(table)
+    _out.print(table, soft_wrap=False)
     for case_name, reason in result.failures:
-        _out.print(f"{case_name} was not scored: {reason}", markup=False, highlight=False)
-    _out.print(" ".join(str(path) for path in result.written), highlight=False)
+        _out.print(f"{case_name} was not scored: {reason}")
+    _out.print(" ".join(str(path) for path in result.written))
 
 
 def _number(value: float, metric: str) -> str:
     digits = 3 if metric == "dice" else 2
-    return "undefined" if value != value else f"{value:.{digits}f}"  # noqa: PLR0124 - NaN
+    return "undefined" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _mean_sd(summary: Any, metric: str) -> str:  # noqa: ANN401 - a dict of numbers
@@ -412,12 +422,12 @@ def demo(
     _print_training(result.training)
     _print_predictions(result.predictions)
     _print_scores(result.evaluation)
-    _out.print(f"run folder   {result.training.folder}", highlight=False)
-    _out.print(f"masks        {result.predictions.folder}", highlight=False)
-    _out.print(f"label file   {result.label_file}", highlight=False)
-    _out.print(f"overlay      {result.overlay}", highlight=False)
-    _out.print(f"\nwatch the training:  {result.open_tensorboard}", highlight=False)
-    _out.print(f"open in ITK-SNAP:    {result.open_itksnap}", highlight=False)
+    _out.print(f"run folder   {result.training.folder}")
+    _out.print(f"masks        {result.predictions.folder}")
+    _out.print(f"label file   {result.label_file}")
+    _out.print(f"overlay      {result.overlay}")
+    _out.print(f"\nwatch the training:  {result.open_tensorboard}")
+    _out.print(f"open in ITK-SNAP:    {result.open_itksnap}")
 
 
 if __name__ == "__main__":
