@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from verse3d.core.config import Config, load_config
 from verse3d.core.errors import ConfigError, DataError
+from verse3d.core.files import write_text
 from verse3d.core.labels import Label, label_scheme
 from verse3d.core.runtime import DeviceName, Progress, choose_device, no_progress
 from verse3d.core.volume import NIFTI_SUFFIXES, Volume, nifti_stem, read_image, read_labels
@@ -29,10 +30,13 @@ from verse3d.model.modes import get_mode
 from verse3d.report.evaluation import Evaluation, evaluate_folder
 from verse3d.report.figures import overlay_array, save_figure, three_planes
 from verse3d.report.itksnap import open_command, write_label_description
+from verse3d.report.planes import display_centre_mm
 from verse3d.training.fit import FitResult, fit
+from verse3d.training.runfolder import find_run
 from verse3d.training.session import FitOptions
 
 LABEL_FILE = "itksnap_labels.txt"
+DEMO_MARKER = "verse3d-demo.txt"
 PathOrText = str | PathLike[str]
 
 
@@ -144,9 +148,7 @@ def train(
     """
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite exclude each other")
-    settings = _training_config(mode, config, overrides, resume=resume)
-    cases = load_cases(Path(data))
-    seed = settings.runtime.seed if settings else 0
+    settings = _training_config(mode, config, overrides, resumed=Path(out) if resume else None)
     options = FitOptions(
         device=choose_device(device),
         resume=resume,
@@ -156,18 +158,26 @@ def train(
         paint=_paint,
         progress=progress,
     )
-    return fit(settings, split_by_subject(cases, seed=seed), Path(out), options)
+    return fit(settings, _divided(Path(data), settings.runtime.seed), Path(out), options)
+
+
+def _divided(data: Path, seed: int) -> CaseIndex:
+    """The cases with splits. An index in which nobody is undivided is taken as it is, even without validation."""
+    cases = load_cases(data)
+    complete = [case for case in cases if case.image and case.mask]
+    return cases if data.is_file() and all(case.split for case in complete) else split_by_subject(cases, seed=seed)
 
 
 def _training_config(
-    mode: str, config: PathOrText | Config | None, overrides: Sequence[str], *, resume: bool
-) -> Config | None:
-    """The settings of a run; None stands for those of the run to resume."""
+    mode: str, config: PathOrText | Config | None, overrides: Sequence[str], *, resumed: Path | None
+) -> Config:
     default = get_mode(mode).default_config
     if isinstance(config, Config):
+        if overrides:
+            raise ConfigError("overrides go with a config file; change the Config itself instead")
         settings = config
-    elif config is None and resume and not overrides:
-        return None
+    elif config is None and resumed is not None:
+        settings = load_config(find_run(resumed).config, overrides)
     else:
         settings = load_config(Path(config) if config is not None else default, overrides)
     if settings.mode != mode:
@@ -178,7 +188,9 @@ def _training_config(
 def _paint(
     scan: Volume, masks: Mapping[str, NDArray[np.uint8]], labels: Sequence[Label], title: str
 ) -> NDArray[np.uint8]:
-    return overlay_array(scan.array, scan.geometry, masks=masks, labels=labels, title=title)
+    truth_only = list(masks.values())[:1]  # so that the slices stay the same while the prediction changes
+    centre = display_centre_mm(truth_only, scan.geometry)
+    return overlay_array(scan.array, scan.geometry, masks=masks, labels=labels, title=title, centre_mm=centre)
 
 
 def predict(
@@ -235,8 +247,8 @@ def _cases_to_predict(scans: Sequence[Path], split: Split | None) -> list[Case]:
 
 
 def _cases_of(scan: Path) -> Sequence[Case]:
-    """The cases behind one argument; a file that cannot be a scan becomes a case that will fail by itself."""
-    if scan.name.lower().endswith(NIFTI_SUFFIXES) and not scan.is_dir():
+    """The cases behind one argument; a scan that is missing becomes a case that will fail by itself."""
+    if not scan.exists() and scan.name.lower().endswith(NIFTI_SUFFIXES):
         return [Case(nifti_stem(scan).removesuffix("_ct"), scan.name, scan.absolute())]
     return load_cases(scan).cases
 
@@ -319,7 +331,8 @@ def demo(
         progress: told about every stage.
 
     Raises:
-        DataError: ``out`` holds a demo already.
+        DataError: ``out`` holds a demo already, or files of these names that no demo wrote.
+        KeyboardInterrupt: the training was interrupted.
     """
     folder = Path(out)
     _clear_demo(folder, overwrite=overwrite)
@@ -336,6 +349,8 @@ def demo(
         device=device,
         progress=progress,
     )
+    if training.stopped == "interrupted":
+        raise KeyboardInterrupt
     predictions = predict(listed, model=training.best, out=masks, split="test", device=device, progress=progress)
     evaluation = evaluate(pred=masks, truth=listed, out=folder / "scores.json", split="test", progress=progress)
     first = found.in_split("test")[0]
@@ -356,10 +371,16 @@ def _clear_demo(folder: Path, *, overwrite: bool) -> None:
     """Remove what an earlier demo wrote, and nothing else."""
     parts = [folder / name for name in ("data", "cases.jsonl", "run", "masks", "scores.json", "scores.csv")]
     existing = [part for part in parts if part.exists()]
+    marker = folder / DEMO_MARKER
+    if existing and not marker.exists():
+        raise DataError(
+            f"{folder} holds {existing[0].name}, which no demo wrote", hint="choose another --out folder for the demo"
+        )
     if existing and not overwrite:
         raise DataError(
             f"{folder} already holds a demo ({existing[0].name})", hint="use --overwrite or another --out folder"
         )
+    write_text(marker, "Everything here was written by verse3d demo; with --overwrite it is deleted and made again.\n")
     for part in existing:
         if part.is_dir():
             shutil.rmtree(part)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from verse3d.cli import tables
 from verse3d.core.errors import ConfigError, DataError, Verse3dError
@@ -29,10 +28,10 @@ app = typer.Typer(
 _EXIT_INTERRUPTED = 130
 _PARTIAL = DataError.exit_code
 """Exit code when a batch was finished but some of its cases failed."""
-# A pipe has no width of its own; a table must not be squeezed into 80 columns there.
-_WIDTH = None if sys.stdout.isatty() else 160
-_out = Console(width=_WIDTH, soft_wrap=True)
-_err = Console(stderr=True, width=None if sys.stderr.isatty() else 160)
+# File names may hold [brackets] and :colons:, so nothing that is shown is markup. Files and pipes get whole lines.
+_width = None if sys.stdout is not None and sys.stdout.isatty() else 500
+_out = Console(width=_width, soft_wrap=True, markup=False, emoji=False, highlight=False)
+_err = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 
 class Mode(enum.StrEnum):
@@ -110,10 +109,10 @@ def run() -> None:
 
 
 def _complain(error: Verse3dError) -> None:
-    _err.print("error:", style="bold red", end=" ", highlight=False)
-    _err.print(error.message, markup=False, highlight=False, soft_wrap=True)
+    _err.print("error:", style="bold red", end=" ")
+    _err.print(error.message, soft_wrap=True)
     if error.hint:
-        _err.print(f"  hint: {error.hint}", markup=False, highlight=False, soft_wrap=True)
+        _err.print(f"  hint: {error.hint}", soft_wrap=True)
 
 
 def _show_version(wanted: bool) -> None:
@@ -147,7 +146,7 @@ def _bars() -> Iterator["Progress"]:
 
     from verse3d.core.runtime import log_to_terminal
 
-    columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(24), MofNCompleteColumn())
     log_to_terminal(_err, _level)
     times = (TimeElapsedColumn(), TimeRemainingColumn())
     with Bars(*columns, *times, console=_err, disable=_level > logging.INFO) as bars:
@@ -175,7 +174,7 @@ def phantom(
     with _bars() as progress:
         paths = api.phantom(out, cases=cases, seed=seed, anomalies=anomalies, progress=progress)
     for path in paths:
-        _out.print(str(path), highlight=False)
+        _out.print(str(path))
 
 
 @app.command()
@@ -202,14 +201,14 @@ def index(
         resplit=resplit,
         assign=_assignments(assign or []),
     )
-    table = Table("split", "cases", "subjects", "with scan and mask", title=str(output))
+    rows = tables.table("split", "cases", "subjects", "with scan and mask", title=str(output))
     for split in (*SplitName, None):
         chosen = [case for case in found if case.split == split]
         if chosen:
             complete = sum(bool(case.image and case.mask) for case in chosen)
             subjects = len({case.subject for case in chosen})
-            table.add_row(split or "(none)", str(len(chosen)), str(subjects), str(complete))
-    _out.print(table)
+            rows.add_row(split or "(none)", str(len(chosen)), str(subjects), str(complete))
+    _out.print(rows, soft_wrap=False)
 
 
 def _assignments(texts: Sequence[str]) -> dict[str, Any]:
@@ -245,7 +244,7 @@ def train(
     max_minutes: Annotated[
         float | None, typer.Option(help="Stop after the first epoch that ends later than this.")
     ] = None,
-    max_epochs: Annotated[int | None, typer.Option(help="Stop after this epoch of the schedule.")] = None,
+    max_epochs: Annotated[int | None, typer.Option(min=1, help="Stop after this epoch of the schedule.")] = None,
     device: DeviceOption = Device.auto,
 ) -> None:
     """Train a network, e.g. [bold]verse3d train --data cases.jsonl --out runs/a[/]."""

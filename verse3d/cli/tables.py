@@ -1,10 +1,11 @@
 """Results as tables and lines on standard output."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from verse3d.data.checks import CheckReport
@@ -20,45 +21,50 @@ _COLUMNS = {
 }
 
 
+def table(*headers: str, title: str | None = None) -> Table:
+    """A table that breaks long names rather than cutting them off."""
+    return Table(*(Column(header, overflow="fold") for header in headers), title=title)
+
+
 def print_check(out: Console, report: "CheckReport") -> None:
     """The facts of all cases, then everything that was found, then a count."""
-    table = Table("case", "voxels", "spacing mm", "axes", "stored as", "vertebrae")
+    rows = table("case", "voxels", "spacing mm", "axes", "stored as", "vertebrae")
     for facts in report.facts:
-        table.add_row(facts.case, facts.shape, facts.spacing_mm, facts.axes, facts.stored, facts.levels)
-    out.print(table)
+        rows.add_row(facts.case, facts.shape, facts.spacing_mm, facts.axes, facts.stored, facts.levels)
+    out.print(rows, soft_wrap=False)
     styles = {"error": "bold red", "warning": "yellow", "note": "dim"}
     for finding in report.findings:
-        out.print(f"{finding.severity:8}", style=styles[finding.severity], end="", highlight=False)
-        out.print(f"{finding.case}: [{finding.code}] {finding.message}", markup=False, highlight=False)
+        out.print(f"{finding.severity:8}", style=styles[finding.severity], end="")
+        out.print(f"{finding.case}: [{finding.code}] {finding.message}")
         if finding.hint:
-            out.print(f"        -> {finding.hint}", markup=False, highlight=False)
+            out.print(f"        -> {finding.hint}")
     counts = [sum(finding.severity == severity for finding in report.findings) for severity in styles]
-    out.print(
-        f"{len(report.facts)} cases: {counts[0]} errors, {counts[1]} warnings, {counts[2]} notes", highlight=False
-    )
+    out.print(f"{len(report.facts)} cases: {counts[0]} errors, {counts[1]} warnings, {counts[2]} notes")
 
 
 def print_training(out: Console, result: "FitResult") -> None:
     """How the run stands and where its files are."""
-    best = f"best validation Dice {result.best_dice:.4f} at epoch {result.best_epoch}, " if result.best_epoch else ""
-    out.print(f"{result.stopped} after epoch {result.epochs}: {best}{result.best}", highlight=False)
+    validated = not math.isnan(result.best_dice)
+    best = f"best validation Dice {result.best_dice:.4f} at epoch {result.best_epoch}, " if validated else ""
+    model = result.best if result.best.exists() else "no best.pt yet"
+    out.print(f"{result.stopped} after epoch {result.epochs}: {best}{model}")
     for case, reason in result.failures:
-        out.print(f"left out {case}: {reason}", markup=False, highlight=False)
-    out.print(f"watch: tensorboard --logdir {result.folder / 'tensorboard'}", highlight=False)
+        out.print(f"left out {case}: {reason}")
+    out.print(f"watch: tensorboard --logdir {result.folder / 'tensorboard'}")
 
 
 def print_predictions(out: Console, report: "PredictionReport") -> None:
     """One row per scan, then warnings and errors."""
-    table = Table("case", "status", "seconds", "peak MB", "vertebrae", "mask")
+    rows = table("case", "status", "seconds", "peak MB", "vertebrae", "mask")
     for record in report.records:
         written = record.status == "written"
         numbers = (f"{record.seconds:.1f}", f"{record.peak_rss_mb:.0f}") if written else ("", "")
         found = _ends(record.levels) if written else ""
-        table.add_row(record.case, record.status, *numbers, found, str(report.folder / record.mask))
-    out.print(table)
+        rows.add_row(record.case, record.status, *numbers, found, str(report.folder / record.mask))
+    out.print(rows, soft_wrap=False)
     for record in report.records:
         for text in (*record.warnings, *([record.error] if record.error else [])):
-            out.print(f"{record.case}: {text}", markup=False, highlight=False)
+            out.print(f"{record.case}: {text}")
 
 
 def _ends(levels: Sequence[str]) -> str:
@@ -67,17 +73,17 @@ def _ends(levels: Sequence[str]) -> str:
 
 def print_scores(out: Console, result: "Evaluation") -> None:
     """One row per case and label, then the means."""
-    table = Table("case", "label", *_COLUMNS.values())
+    rows = table("case", "label", *_COLUMNS.values())
     for case in result.cases:
         for name, score in case.labels.items():
-            table.add_row(case.case, name, *(_number(getattr(score, metric), metric) for metric in _COLUMNS))
-    table.add_section()
+            rows.add_row(case.case, name, *(_number(getattr(score, metric), metric) for metric in _COLUMNS))
+    rows.add_section()
     for name, summary in result.summary.items():
-        table.add_row("mean ± sd", name, *(_mean_sd(summary[metric], metric) for metric in _COLUMNS))
-    out.print(table)
+        rows.add_row("mean ± sd", name, *(_mean_sd(summary[metric], metric) for metric in _COLUMNS))
+    out.print(rows, soft_wrap=False)
     for case_name, reason in result.failures:
-        out.print(f"{case_name} was not scored: {reason}", markup=False, highlight=False)
-    out.print(" ".join(str(path) for path in result.written), highlight=False)
+        out.print(f"{case_name} was not scored: {reason}")
+    out.print(" ".join(str(path) for path in result.written))
 
 
 def _number(value: float, metric: str) -> str:

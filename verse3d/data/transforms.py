@@ -5,6 +5,7 @@ The network grid has its axes towards right, anterior and superior (RAS), a fixe
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from monai.transforms import (
 from numpy.typing import NDArray
 
 from verse3d.core.config import AugmentConfig, Config, GridConfig, SamplingConfig
-from verse3d.core.errors import GeometryError
+from verse3d.core.errors import GeometryError, Verse3dError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import LabelScheme, label_scheme
 from verse3d.core.resample import resample_linear, resample_vote
@@ -153,13 +154,23 @@ def prepare_case(case: Case, config: Config) -> PreparedCase:
     Raises:
         DataError: a file is missing, damaged or holds unknown labels; or scan and mask lie on different grids.
     """
-    ready = preparation(config)({"image": case.image_path(), "label": case.mask_path()})
+    ready = _prepared({"image": case.image_path(), "label": case.mask_path()}, config)
     image, label = np.asarray(ready["image"]).astype(np.float16), np.asarray(ready["label"])
     draw = np.random.default_rng(0)
     labelled = label.ravel() > 0
     return PreparedCase(
         case.case, image, label, ready["geometry"], _some(labelled, draw), _some(np.logical_not(labelled), draw)
     )
+
+
+def _prepared(paths: Mapping[str, Path], config: Config) -> Mapping[str, Any]:
+    try:
+        ready: Mapping[str, Any] = preparation(config)(paths)
+    except RuntimeError as error:  # MONAI wraps what a transform raises
+        if isinstance(error.__cause__, Verse3dError):
+            raise error.__cause__ from None
+        raise
+    return ready
 
 
 def _some(mask: NDArray[np.bool_], draw: np.random.Generator) -> NDArray[np.int64]:

@@ -76,7 +76,10 @@ class Predictor:
     def label(self, volume: Volume, progress: Progress = no_progress) -> NDArray[np.uint8]:
         """The labels of a scan as file ids, uint8 (I, J, K) on the source grid."""
         image, grid = prepare_image(volume, self.config.grid)
-        return self.scheme.file_from_network(self.network_ids(image, grid, volume.geometry, progress))
+        # float16, as in training and validation, so that the validation Dice is that of the masks written later.
+        return self.scheme.file_from_network(
+            self.network_ids(image.astype(np.float16), grid, volume.geometry, progress)
+        )
 
     def network_ids(
         self, image: NDArray[np.floating], grid: Geometry, source: Geometry, progress: Progress = no_progress
@@ -259,7 +262,11 @@ def _refuse_own_output(target: Path, case: Case) -> None:
 def _require_mask_of(target: Path, image: Path, previous: dict[str, Any]) -> None:
     """A mask that is there already may be kept only if it belongs to this scan."""
     made_from = previous.get("image")
-    if made_from is not None and made_from != str(image):
+    if previous.get("status") == "failed":
+        raise DataError(
+            f"{target} exists, but the latest prediction of this case failed", hint="--overwrite replaces it"
+        )
+    if made_from is not None and Path(made_from).resolve() != image.resolve():
         raise DataError(
             f"{target} was made from another scan ({made_from}), not from {image}",
             hint="choose another --out folder, or --overwrite to replace it",

@@ -13,7 +13,7 @@ import torch
 
 from verse3d.core.config import Config, parse_config
 from verse3d.core.errors import CheckpointError, ConfigError
-from verse3d.core.files import whole_file
+from verse3d.core.files import output_error, whole_file
 from verse3d.core.labels import LabelScheme, label_scheme
 from verse3d.version import __version__
 
@@ -65,8 +65,12 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "network": checkpoint.network,
         "training": checkpoint.training,
     }
-    with whole_file(path) as part:
-        torch.save(content, part)
+    with whole_file(path) as part, part.open("wb") as handle:
+        try:
+            torch.save(content, handle)
+        except RuntimeError as error:  # PyTorch's word for a write that failed half-way
+            reason = error.__context__
+            raise output_error(path, reason if isinstance(reason, OSError) else OSError(str(error))) from error
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

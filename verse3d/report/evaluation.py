@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from verse3d.core.errors import DataError, GeometryError, Verse3dError
+from verse3d.core.errors import ConfigError, DataError, GeometryError, Verse3dError
 from verse3d.core.files import read_json, write_json, write_text
 from verse3d.core.labels import VERTEBRAE, Label, label_scheme
 from verse3d.core.runtime import Progress, logger, no_progress
@@ -69,7 +69,7 @@ def evaluate_folder(
     """Score the masks in ``predictions`` that belong to cases of ``truth``; write ``out`` (JSON) and a CSV beside it.
 
     Only cases with both a truth and a mask are scored. A case of the folder's own list (``predictions.json``) whose
-    mask is missing, and a mask on another grid, are failures and are listed.
+    mask is missing or whose prediction failed, and a mask on another grid, are failures and are listed.
 
     Args:
         predictions: a folder that ``predict`` wrote, or any folder of ``<case>_seg-vert_msk.nii.gz`` masks.
@@ -79,22 +79,28 @@ def evaluate_folder(
         progress: told about every case.
 
     Raises:
+        ConfigError: ``out`` is the name of the CSV, or the scheme is unknown.
         DataError: the folder is missing or holds no mask of any case.
         OutputError: the scores cannot be written.
     """
-    manifest = _manifest(predictions)
-    cases = [case for case in truth if case.mask and _is_expected(case, predictions, manifest)]
+    if out.suffix.lower() == ".csv":
+        raise ConfigError(f"{out} is where the CSV goes", hint=f"pass --out {out.with_suffix('.json')}")
+    listed_scheme, status_of = _manifest(predictions)
+    cases = [
+        case for case in truth if case.mask and (case.case in status_of or mask_path(predictions, case.case).exists())
+    ]
     if not cases:
         raise DataError(
             f"{predictions} holds no mask of any case with a truth",
             hint=f"masks are looked for as {mask_path(predictions, 'CASE').name}",
         )
-    scheme = scheme or manifest.get("scheme") or _guess_scheme(predictions, cases)
+    scheme = scheme or listed_scheme or _guess_scheme(predictions, cases)
     label_scheme(scheme)  # refuses an unknown name
     scored, failures = [], []
     for number, case in enumerate(cases):
         progress("cases", number, len(cases))
         try:
+            _require_made(case, status_of)
             scored.append(_score(case, mask_path(predictions, case.case), scheme))
         except Verse3dError as error:
             _log.error("%s cannot be scored: %s", case.case, error)
@@ -104,33 +110,38 @@ def evaluate_folder(
     return Evaluation(scheme, tuple(scored), tuple(failures), written)
 
 
-def _manifest(predictions: Path) -> dict[str, str]:
+def _manifest(predictions: Path) -> tuple[str, dict[str, str]]:
+    """What ``predictions.json`` says, if it is there: the scheme, and the status of each case."""
     if not predictions.is_dir():
         raise DataError(f"there is no folder {predictions}", hint="--pred is the --out of verse3d predict")
     path = predictions / PREDICTIONS_FILE
     if not path.is_file():
-        return {}
+        return "", {}
     content = read_json(path)
-    listed = {record["case"]: record["status"] for record in content.get("cases", [])}
-    return {"scheme": content.get("scheme", ""), **{f"case:{case}": status for case, status in listed.items()}}
+    return content.get("scheme", ""), {record["case"]: record["status"] for record in content.get("cases", [])}
 
 
-def _is_expected(case: Case, predictions: Path, manifest: dict[str, str]) -> bool:
-    return mask_path(predictions, case.case).exists() or f"case:{case.case}" in manifest
+def _require_made(case: Case, status_of: dict[str, str]) -> None:
+    """A mask that lies there although its latest prediction failed is an old one, or another scan's."""
+    if status_of.get(case.case) == "failed":
+        raise DataError(f"the prediction of {case.case} failed", hint="verse3d predict --overwrite makes it again")
 
 
 def _guess_scheme(predictions: Path, cases: Sequence[Case]) -> str:
     """Binary if no mask holds anything but 0 and 1 while the truth does."""
     for case in cases:
         path = mask_path(predictions, case.case)
-        if path.exists() and read_labels(path).array.max() > 1:
-            return "vertebrae"
+        try:
+            if path.exists() and read_labels(path).array.max() > 1:
+                return "vertebrae"
+        except DataError:
+            continue  # it will be listed as a failure
     return "binary"
 
 
 def _score(case: Case, path: Path, scheme: str) -> CaseScores:
     if not path.exists():
-        raise DataError(f"the mask {path} is missing: its prediction failed or it was deleted")
+        raise DataError(f"the mask {path} is missing")
     prediction, truth = read_labels(path), read_labels(case.mask_path())
     _require_same_grid(prediction, truth)
     geometry = truth.geometry

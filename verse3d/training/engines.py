@@ -31,7 +31,7 @@ def run_session(session: Session, monitor: Monitor, started: float) -> Stop:
         started: ``time.monotonic()`` of the call, for ``max_minutes``.
 
     Raises:
-        TrainingError: the loss is no longer a number.
+        TrainingError: the loss or its gradient is no longer a number.
         OutputError: a checkpoint cannot be written.
     """
     standing, optim = session.standing, session.config.optim
@@ -40,6 +40,8 @@ def run_session(session: Session, monitor: Monitor, started: float) -> Stop:
         return "finished"
     if standing.epoch == 0:
         _save_last(session)  # so that even the first epoch can be interrupted
+    if session.options.max_epochs is not None and standing.epoch >= session.options.max_epochs:
+        return "epochs"
     loop = _Loop(session, monitor, started)
     trainer = loop.engine()
     trainer.load_state_dict(
@@ -48,6 +50,7 @@ def run_session(session: Session, monitor: Monitor, started: float) -> Stop:
     try:
         trainer.run(session.loader, max_epochs=optim.epochs, epoch_length=optim.steps_per_epoch)
     except KeyboardInterrupt:
+        standing.restore(loop.on_disk)
         _log.warning("interrupted; go on after epoch %d with --resume", standing.epoch)
         return "interrupted"
     return loop.stop
@@ -62,6 +65,7 @@ class _Loop:
         self.started = started
         self.minutes_before = session.standing.minutes
         self.stop: Stop = "finished"
+        self.on_disk = session.standing.to_dict()
         self.losses: list[float] = []
         self.grad_norms: list[float] = []
         self.epoch_started = started
@@ -85,9 +89,10 @@ class _Loop:
     def after_batch(self, engine: Engine) -> None:
         result: StepResult = engine.state.output
         optim, step = self.session.config.optim, engine.state.iteration
-        if not math.isfinite(result.loss):
+        sick = self._what_is_not_finite(result)
+        if sick:
             raise TrainingError(
-                f"the loss became {result.loss} in epoch {engine.state.epoch}, step {step} (lr {result.lr:.3g})",
+                f"the {sick} in epoch {engine.state.epoch}, step {step} (lr {result.lr:.3g})",
                 hint="lower optim.lr or set runtime.amp to off; --resume goes on from the last whole epoch",
             )
         self.losses.append(result.loss)
@@ -95,6 +100,14 @@ class _Loop:
         self.monitor.step(step, result)
         what = f"epoch {engine.state.epoch}/{optim.epochs}, loss {result.loss:.3f}{self._best()}"
         self.session.options.progress(what, step, optim.epochs * optim.steps_per_epoch)
+
+    def _what_is_not_finite(self, result: StepResult) -> str:
+        if not math.isfinite(result.loss):
+            return f"loss became {result.loss}"
+        # The scaler of fp16 skips such steps; without one they have spoilt the weights.
+        if not math.isfinite(result.grad_norm) and not self.session.learner.scaler.is_enabled():
+            return f"length of the gradient became {result.grad_norm}"
+        return ""
 
     def _best(self) -> str:
         best = self.session.standing.best_dice
@@ -109,6 +122,7 @@ class _Loop:
         standing.minutes = self.minutes_before + (time.monotonic() - self.started) / 60
         self._record(seconds, validation)
         self._save(validation)
+        self.on_disk = standing.to_dict()
 
     def _decide_to_stop(self, engine: Engine) -> None:
         options, epoch = self.session.options, self.session.standing.epoch

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from torch.utils.data import DataLoader
 
 from verse3d.core.config import Config
-from verse3d.core.errors import DataError, Verse3dError
+from verse3d.core.errors import CheckpointError, DataError, Verse3dError
 from verse3d.core.runtime import log_to_file, logger, seed_everything, stop_logging
 from verse3d.data.cases import Case, CaseIndex, write_index
 from verse3d.data.patches import PatchDataset
@@ -51,11 +51,11 @@ class FitResult:
     failures: tuple[tuple[str, str], ...]
 
 
-def fit(config: Config | None, index: CaseIndex, out: Path, options: FitOptions) -> FitResult:
+def fit(config: Config, index: CaseIndex, out: Path, options: FitOptions) -> FitResult:
     """Train on the "train" cases of ``index``, choose by the "validation" cases, and fill the run folder ``out``.
 
     Args:
-        config: of a new run; for a resumed one None, or the same config (``optim.epochs`` may grow).
+        config: of the run; for a resumed one the same (``optim.epochs`` may grow).
         index: cases with splits.
         out: the run folder.
         options: device, limits, callbacks.
@@ -67,9 +67,8 @@ def fit(config: Config | None, index: CaseIndex, out: Path, options: FitOptions)
         TrainingError: the loss is no longer a number.
     """
     if options.resume:
-        folder, config = resume_folder(out, config)
+        folder = resume_folder(out, config)
     else:
-        config = config or Config()
         get_mode(config.mode)  # refuses an unknown mode before anything is written
         folder = start_folder(out, config, overwrite=options.overwrite)
     handler = log_to_file(folder.log)
@@ -171,7 +170,10 @@ def _session(
         dataset=dataset,
         loader=loader,
         validation=validation,
-        case_names=[case.case for case in training],
+        case_names={
+            "train": [case.case for case in training],
+            "validation": [case.case for case in validation],
+        },
         options=options,
     )
     if options.resume:
@@ -182,11 +184,16 @@ def _session(
 def _restore(session: Session) -> None:
     checkpoint = load_checkpoint(session.folder.last)
     state: dict[str, Any] = checkpoint.training
-    if state["cases"] != session.case_names:
-        raise DataError(
-            f"the run in {session.folder.path} was trained on other cases ({', '.join(state['cases'])})",
-            hint=f"resume it with --data {session.folder.cases}",
+    if not state:
+        raise CheckpointError(
+            f"{session.folder.last} can be predicted with but not trained on", hint="was best.pt copied over last.pt?"
         )
+    for split, names in state["cases"].items():
+        if names != session.case_names[split]:
+            raise DataError(
+                f"the run in {session.folder.path} used other {split} cases ({', '.join(names) or 'none'})",
+                hint=f"resume it with --data {session.folder.cases}",
+            )
     restore_learner(session.learner, state["learner"])
     session.standing.restore(state["standing"])
 

@@ -77,7 +77,8 @@ def restore_learner(learner: Learner, state: dict[str, Any]) -> None:
     """Undo of ``learner_state``."""
     learner.network.load_state_dict(state["network"])
     learner.optimizer.load_state_dict(state["optimizer"])
-    learner.schedule.load_state_dict(state["schedule"])
+    # The curve itself comes from the config: it may have grown longer.
+    learner.schedule.load_state_dict({**state["schedule"], "lr_lambdas": [None]})
     learner.scaler.load_state_dict(state["scaler"])
     if learner.average is not None and state["average"] is not None:
         learner.average.load_state_dict(state["average"])

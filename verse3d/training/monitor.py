@@ -15,11 +15,11 @@ class Monitor:
 
     Args:
         folder: where the event files go.
-        first_step: the step at which this session starts; later events of an interrupted session are hidden.
+        first_step: the last step of the sessions before; what an interrupted one wrote about later steps is hidden.
     """
 
     def __init__(self, folder: Path, first_step: int = 0) -> None:
-        self._writer = SummaryWriter(str(folder), purge_step=first_step or None, flush_secs=20)
+        self._writer = SummaryWriter(str(folder), purge_step=first_step + 1, flush_secs=20)
 
     def __enter__(self) -> Self:
         return self

@@ -13,7 +13,7 @@ from verse3d.core.config import Config, load_config
 from verse3d.core.errors import ConfigError, DataError
 from verse3d.core.files import make_folder, write_text
 
-_MAY_CHANGE = {("optim", "epochs"), ("runtime", "workers"), ("validation", "pictures")}
+_MAY_CHANGE = {"optim.epochs", "runtime.workers", "validation.pictures"}
 """Settings that may differ when a run is resumed."""
 
 
@@ -78,36 +78,48 @@ def start_folder(path: Path, config: Config, *, overwrite: bool) -> RunFolder:
             hint="go on with --resume, replace it with --overwrite, or choose another --out",
         )
     make_folder(path)
-    for file in (folder.last, folder.best, folder.history, folder.log, folder.cases):
+    for file in (folder.last, folder.best, folder.history, folder.log):
         file.unlink(missing_ok=True)
     shutil.rmtree(folder.tensorboard, ignore_errors=True)
-    head = "# The complete config of this run. Train the same again with:\n#   verse3d train --config config.yaml ...\n"
-    write_text(folder.config, head + config.to_yaml())
+    _write_config(folder, config)
     return folder
 
 
-def resume_folder(path: Path, config: Config | None) -> tuple[RunFolder, Config]:
-    """The folder of a run to go on with, and its config (with what may change taken from ``config``).
+def _write_config(folder: RunFolder, config: Config) -> None:
+    head = "# The complete config of this run. Train the same again with:\n#   verse3d train --config config.yaml ...\n"
+    write_text(folder.config, head + config.to_yaml())
+
+
+def find_run(path: Path) -> RunFolder:
+    """The folder of a run that can be resumed.
+
+    Raises:
+        DataError: there is none.
+    """
+    folder = RunFolder(path)
+    if not folder.config.is_file() or not folder.last.is_file():
+        raise DataError(f"{path} holds no run to resume", hint="start one without --resume")
+    return folder
+
+
+def resume_folder(path: Path, config: Config) -> RunFolder:
+    """The folder of a run to go on with; what may change is taken from ``config`` and stored.
 
     Raises:
         DataError: there is no run to resume.
         ConfigError: ``config`` differs from the run's in something that would make it another run.
     """
-    folder = RunFolder(path)
-    if not folder.config.is_file() or not folder.last.is_file():
-        raise DataError(f"{path} holds no run to resume", hint="start one without --resume")
-    stored = load_config(folder.config)
-    if config is None:
-        return folder, stored
-    changed = [
-        key for key in _differences(stored.to_dict(), config.to_dict()) if tuple(key.split(".")) not in _MAY_CHANGE
-    ]
+    folder = find_run(path)
+    differences = _differences(load_config(folder.config).to_dict(), config.to_dict())
+    changed = [key for key in differences if key not in _MAY_CHANGE]
     if changed:
         raise ConfigError(
             f"{path} was trained with other settings: {', '.join(changed)}",
             hint="resume without changing them, or start a new run in another folder",
         )
-    return folder, config
+    if differences:
+        _write_config(folder, config)
+    return folder
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], place: str = "") -> list[str]:

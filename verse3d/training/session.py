@@ -80,7 +80,7 @@ class Session:
         dataset: the training patches.
         loader: batches of them.
         validation: whole scans to validate on.
-        case_names: of the training cases, in order.
+        case_names: of the training and the validation cases, by split and in order.
         standing: how far the run is.
     """
 
@@ -91,5 +91,5 @@ class Session:
     dataset: PatchDataset
     loader: "DataLoader[dict[str, torch.Tensor]]"
     validation: list[ValidationCase]
-    case_names: list[str]
+    case_names: dict[str, list[str]]
     standing: Standing = field(default_factory=Standing)
