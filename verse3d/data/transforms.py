@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.transforms import (
+    CastToTyped,
     Compose,
     MapTransform,
     RandAdjustContrastd,
@@ -24,7 +25,7 @@ from monai.transforms import (
 from numpy.typing import NDArray
 
 from verse3d.core.config import AugmentConfig, Config, GridConfig, SamplingConfig
-from verse3d.core.errors import GeometryError
+from verse3d.core.errors import DataError, GeometryError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import LabelScheme, label_scheme
 from verse3d.core.resample import resample_linear, resample_vote
@@ -153,7 +154,12 @@ def prepare_case(case: Case, config: Config) -> PreparedCase:
     Raises:
         DataError: a file is missing, damaged or holds unknown labels; or scan and mask lie on different grids.
     """
-    ready = preparation(config)({"image": case.image_path(), "label": case.mask_path()})
+    try:
+        ready = preparation(config)({"image": case.image_path(), "label": case.mask_path()})
+    except RuntimeError as error:  # MONAI wraps whatever a transform raises
+        if isinstance(error.__cause__, DataError):
+            raise error.__cause__ from None
+        raise
     image, label = np.asarray(ready["image"]).astype(np.float16), np.asarray(ready["label"])
     draw = np.random.default_rng(0)
     labelled = label.ravel() > 0
@@ -227,10 +233,11 @@ def augmentation(augment: AugmentConfig) -> Compose:
                 keys="image", prob=augment.blur, sigma_x=(0.3, 1.0), sigma_y=(0.3, 1.0), sigma_z=(0.3, 1.0)
             ),
             RandGaussianNoised(keys="image", prob=augment.noise, std=0.03),
+            CastToTyped(keys="label", dtype=torch.uint8),  # RandAffined returns float32, with whole numbers
         ]
     )
 
 
 def patch_sampler(config: Config) -> Compose:
-    """``PreparedCase`` -> augmented training patch ``{"image": (1, *patch), "label": (1, *patch)}``."""
+    """``PreparedCase`` -> augmented patch ``{"image": (1, *patch) float32, "label": (1, *patch) uint8}``."""
     return Compose([RandPatch(config.sampling), augmentation(config.augment)])
