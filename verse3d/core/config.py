@@ -4,14 +4,23 @@ YAML here means YAML 1.2: ``1e-4`` is a number, ``off`` is a word and ``1:30`` i
 """
 
 import difflib
+import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from verse3d.core.errors import ConfigError
 from verse3d.core.labels import SchemeName
@@ -32,6 +41,16 @@ Patch = Annotated[tuple[VoxelCount, VoxelCount, VoxelCount], BeforeValidator(_sa
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - whatever YAML can hold
+        """Keep pydantic from taking ``true`` for 1 where a number is wanted."""
+        if cls.model_fields[str(info.field_name)].annotation is bool:
+            return value
+        if isinstance(value, list):
+            return [str(item).lower() if isinstance(item, bool) else item for item in value]
+        return str(value).lower() if isinstance(value, bool) else value
 
 
 class LabelsConfig(_Section):
@@ -109,7 +128,7 @@ class OptimConfig(_Section):
 class RuntimeConfig(_Section):
     """Numbers that change speed and repeatability, not the method."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
     workers: Annotated[int, Field(ge=0)] = 0
     """Processes that prepare patches; 0 prepares them in the training process."""
@@ -186,6 +205,7 @@ def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Conf
     """
     path = find_config(name_or_path)
     values = _parse_yaml(_read(path), str(path))
+    values = {} if values is None else values
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold sections such as 'optim:', found {type(values).__name__}")
     problems = _apply_overrides(values, overrides)
@@ -195,19 +215,22 @@ def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Conf
 
 
 def _patch_problems(values: Mapping[str, Any]) -> list[str]:
-    """Whether the patch can be halved as often as the network wants; nothing if either section is wrong by itself."""
+    """Whether the patch can be halved as often as the network wants; nothing if either section is wrong by itself.
+
+    A single voxel must not remain: the normalisation layers take a mean and a deviation over the voxels.
+    """
     try:
         levels = len(NetworkConfig.model_validate(values.get("network", {})).channels)
         patch = SamplingConfig.model_validate(values.get("sampling", {})).patch_voxels
     except ValidationError:
         return []
     factor = 2 ** (levels - 1)
-    if all(size % factor == 0 for size in patch):
-        return []
-    return [
-        f"sampling.patch_voxels: must be multiples of {factor}, because the {levels} levels of network.channels halve "
-        f"the patch {levels - 1} times, got {list(patch)}"
-    ]
+    halved = f"the {levels} levels of network.channels halve the patch {levels - 1} times, got {list(patch)}"
+    if any(size % factor for size in patch):
+        return [f"sampling.patch_voxels: must be multiples of {factor}, because {halved}"]
+    if math.prod(patch) == factor**3:
+        return [f"sampling.patch_voxels: must be larger, because a single voxel would remain: {halved}"]
+    return []
 
 
 def find_config(name_or_path: str | Path) -> Path:
@@ -243,14 +266,22 @@ def _read(path: Path) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with the scalars of YAML 1.2 and without silent duplicate keys."""
+    """PyYAML's safe loader with the scalars of YAML 1.2, without tags and without silent duplicate keys."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own protocol
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if tag := getattr(event, "tag", None):
+            raise yaml.composer.ComposerError(None, None, f"the tag {tag} is not allowed", event.start_mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is no key", key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"{key!r} is given twice", key_node.start_mark)
             seen.add(key)
@@ -278,10 +309,9 @@ _Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(_s
 
 def _parse_yaml(text: str, source: str) -> Any:  # noqa: ANN401 - whatever YAML can hold
     try:
-        value = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
+        return yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # the latter two: a huge number, deep nesting
         raise ConfigError(f"{source} is not valid YAML: {error}") from error
-    return {} if value is None else value
 
 
 def _apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> list[str]:
@@ -289,16 +319,21 @@ def _apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> list[s
     problems = []
     for override in overrides:
         key, equals, text = override.partition("=")
-        if not equals or not key.strip():
+        *sections, last = key.strip().split(".")
+        if not (equals and last and all(sections)):
             problems.append(f"{override!r} is not of the form section.key=value")
             continue
-        *sections, last = key.strip().split(".")
+        try:
+            value = _parse_yaml(text, key.strip())
+        except ConfigError as error:
+            problems.append(error.message)
+            continue
         place = values
         for section in sections:
             inner = place.get(section)
             place[section] = dict(inner) if isinstance(inner, dict) else {}
             place = place[section]
-        place[last] = _parse_yaml(text, f"--set {key.strip()}")
+        place[last] = value
     return problems
 
 
