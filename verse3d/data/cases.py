@@ -130,7 +130,8 @@ def assign_splits(index: CaseIndex, assignments: Mapping[str, Split]) -> CaseInd
     """Put named subjects (or the subjects of named cases) into splits.
 
     Raises:
-        DataError: a name is neither a subject nor a case of the index.
+        DataError: a name is neither a subject nor a case of the index; a split is unknown; or a subject is put into
+            two splits.
     """
     subject_of = {case.case: case.subject for case in index} | {case.subject: case.subject for case in index}
     unknown = sorted(set(assignments) - subject_of.keys())
@@ -138,7 +139,12 @@ def assign_splits(index: CaseIndex, assignments: Mapping[str, Split]) -> CaseInd
         raise DataError(
             f"no case or subject is called {', '.join(unknown)}; there are: {', '.join(sorted(subject_of))}"
         )
-    drawn: dict[str, Split] = {subject_of[name]: split for name, split in assignments.items()}
+    drawn: dict[str, Split] = {}
+    for name, split in assignments.items():
+        if split not in SPLITS:
+            raise DataError(f"{name}: split {split!r} is none of {', '.join(SPLITS)}")
+        if drawn.setdefault(subject_of[name], split) != split:
+            raise DataError(f"the subject {subject_of[name]} is put into both {drawn[subject_of[name]]} and {split}")
     return CaseIndex(tuple(_placed(case, drawn, "assigned") for case in index))
 
 
@@ -171,8 +177,9 @@ def write_index(path: Path, index: CaseIndex) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    base = path.resolve().parent
-    write_text(path, "".join(json.dumps(_row(case, base)) + "\n" for case in index))
+    folder = Path(os.path.abspath(path)).parent  # noqa: PTH100 - the folder as the user sees it, and what it links to
+    folders = (folder, folder.resolve())
+    write_text(path, "".join(json.dumps(_row(case, folders)) + "\n" for case in index))
 
 
 def read_index(path: Path) -> CaseIndex:
@@ -192,8 +199,8 @@ def read_index(path: Path) -> CaseIndex:
     return CaseIndex(tuple(cases))
 
 
-def _row(case: Case, base: Path) -> dict[str, str | None]:
-    paths = {name: _stored(getattr(case, name), base) for name in _PATHS}
+def _row(case: Case, folders: Sequence[Path]) -> dict[str, str | None]:
+    paths = {name: _stored(getattr(case, name), folders) for name in _PATHS}
     return {
         "case": case.case,
         "subject": case.subject,
@@ -203,11 +210,12 @@ def _row(case: Case, base: Path) -> dict[str, str | None]:
     }
 
 
-def _stored(path: Path | None, base: Path) -> str | None:
+def _stored(path: Path | None, folders: Sequence[Path]) -> str | None:
     if path is None:
         return None
-    resolved = Path(os.path.abspath(path))  # noqa: PTH100 - keeps links as the user sees them
-    return resolved.relative_to(base).as_posix() if resolved.is_relative_to(base) else str(resolved)
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100 - keeps links as the user sees them
+    base = next((folder for folder in folders if absolute.is_relative_to(folder)), None)
+    return str(absolute) if base is None else absolute.relative_to(base).as_posix()
 
 
 def _case(line: str, base: Path, place: str) -> Case:
@@ -217,11 +225,22 @@ def _case(line: str, base: Path, place: str) -> Case:
         split = row.get("split")
         if split is not None and split not in SPLITS:
             raise DataError(f"{place}: split {split!r} is none of {', '.join(SPLITS)}")
-        case = str(row["case"])
-        return Case(case, str(row.get("subject", case)), **paths, split=split, split_origin=row.get("split_origin", ""))
+        case = _case_name(row["case"], place)
+        if not (paths["image"] or paths["mask"]):
+            raise DataError(f"{place}: case {case} has neither an 'image' nor a 'mask'")
+        subject, origin = str(row.get("subject") or case), str(row.get("split_origin") or "")
+        return Case(case, subject, **paths, split=split, split_origin=origin)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(
             f"{place} is not a case: {error!r}", hint="each line is a JSON object with 'case' and 'image'"
         ) from error
+
+
+def _case_name(value: object, place: str) -> str:
+    """Masks are named after the case, so the name must be one of a file."""
+    name = "" if value is None else str(value)
+    if not name or name in (".", "..") or "/" in name or "\\" in name:
+        raise DataError(f"{place}: {value!r} is no name for a case; it must work as a file name")
+    return name
