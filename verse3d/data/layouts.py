@@ -33,15 +33,16 @@ _MASK_SUFFIX = re.compile(r"[_-](seg-vert_msk|seg|msk|mask|masks|label|labels|se
 _IMAGE_SUFFIX = re.compile(r"[_-](ct|0000)$", re.IGNORECASE)
 _MASK_NAMES = {"label", "labels", "mask", "masks", "msk", "seg", "segmentation", "vertebrae"}
 _IMAGE_NAMES = {"ct", "image", "img", "scan", "volume"}
-_MASK_FOLDERS = {"labels", "label", "masks", "mask", "labelstr", "labelsts", "segmentations", "derivatives"}
-_IMAGE_FOLDERS = {"images", "image", "imagestr", "imagests", "rawdata", "scans", "ct", "cts"}
+_MASK_FOLDERS = {"labels", "label", "masks", "mask", "msk", "seg", "segmentation", "segmentations", "derivatives"}
+_IMAGE_FOLDERS = {"images", "image", "rawdata", "scans", "ct", "cts"}
+_SUBSET_FOLDER = re.compile(r"^(images|labels)(tr|ts)$")  # nnU-Net: one name may occur in both subsets
 _CENTROIDS = re.compile(r"_seg-subreg_ctd\.json$|_ctd\.json$")
 _JUNK = re.compile(r"^\.|^__MACOSX$|subreg.*\.nii(\.gz)?$")
 _BIDS_SUBJECT = re.compile(r"^(sub-[A-Za-z0-9]+)(?:_|$)")
 _RELEASE_FOLDERS: tuple[tuple[re.Pattern[str], Split], ...] = (
-    (re.compile(r"^dataset-.*training$", re.IGNORECASE), "train"),
-    (re.compile(r"^dataset-.*validation$", re.IGNORECASE), "validation"),
-    (re.compile(r"^dataset-.*test$", re.IGNORECASE), "test"),
+    (re.compile(r"^dataset-(verse)?\d+training$", re.IGNORECASE), "train"),
+    (re.compile(r"^dataset-(verse)?\d+validation$", re.IGNORECASE), "validation"),
+    (re.compile(r"^dataset-(verse)?\d+test$", re.IGNORECASE), "test"),
 )
 
 
@@ -67,37 +68,50 @@ def load_cases(source: Path | Sequence[Path]) -> CaseIndex:
 
 
 def discover(roots: Sequence[Path]) -> CaseIndex:
-    """Find all cases below the given folders (or single NIfTI files), in a stable order.
+    """Find all cases below the given folders (or single NIfTI files), in a stable order, each file once.
+
+    Of two scans (or masks) that would belong to the same case, the second is left out with a warning.
 
     Raises:
         DataError: a root does not exist, or there is no NIfTI file below any of them.
     """
-    found: list[tuple[Path, _Found]] = []
+    found: dict[Path, _Found] = {}
+    visited: set[str] = set()
     for root in roots:
         if not root.exists():
             raise DataError(f"{root} does not exist")
-        found.extend((root, file) for file in _files(root))
-    if not any(file.role != "centroids" for _, file in found):
+        for file in _files(Path(os.path.abspath(root)), visited):  # noqa: PTH100 - keep links as the user sees them
+            found.setdefault(file.path, file)
+    if not any(file.role != "centroids" for file in found.values()):
         raise DataError(
             f"no NIfTI scan (.nii or .nii.gz) was found in {', '.join(str(root) for root in roots)}",
             hint="point at the folder that holds the unpacked data set",
         )
-    return CaseIndex(tuple(_unique(_group(found))))
+    return CaseIndex(tuple(_unique(_group(found.values()))))
 
 
-def _files(root: Path) -> Iterator[_Found]:
+def _files(root: Path, visited: set[str]) -> Iterator[_Found]:
+    """What lies below an absolute root; folders in ``visited`` are left out (links may lead in circles)."""
     if root.is_file():
-        yield _Found("image", ("", _image_key(root)), Path(os.path.abspath(root)))  # noqa: PTH100 - keep links
+        yield from _found(root, root.parent)
         return
     for folder, subfolders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in visited:
+            subfolders.clear()
+            continue
+        visited.add(real)
         subfolders[:] = sorted(name for name in subfolders if not _JUNK.search(name))
         if PREDICTIONS_FILE in names:
             continue  # these masks were predicted: taken for the truth they would score themselves
         for name in sorted(names):
-            path = Path(folder) / name
-            role = None if _JUNK.search(name) else _role(path, root)
-            if role:
-                yield _Found(role, _key(path, root, role), Path(os.path.abspath(path)))  # noqa: PTH100 - keep links
+            if not _JUNK.search(name):
+                yield from _found(Path(folder) / name, root)
+
+
+def _found(path: Path, root: Path) -> Iterator[_Found]:
+    if role := _role(path, root):
+        yield _Found(role, _key(path, root, role), path)
 
 
 def _is_nifti(name: str) -> bool:
@@ -114,33 +128,46 @@ def _role(path: Path, root: Path) -> _Role | None:
         return "mask"
     if stem.lower() in _IMAGE_NAMES or _IMAGE_SUFFIX.search(stem):
         return "image"
-    folders = [part.lower() for part in path.relative_to(root.parent).parts[:-1]]
-    closest = next((part for part in reversed(folders) if part in _MASK_FOLDERS | _IMAGE_FOLDERS), "")
-    return "mask" if closest in _MASK_FOLDERS else "image"
+    folders = path.relative_to(root.parent).parts[:-1]
+    return next((role for role in map(_folder_role, reversed(folders)) if role), "image")
+
+
+def _folder_role(name: str) -> _Role | None:
+    bare = _SUBSET_FOLDER.sub(r"\1", name.lower())
+    return "mask" if bare in _MASK_FOLDERS else "image" if bare in _IMAGE_FOLDERS else None
+
+
+def _neutral(folders: Iterable[str]) -> Iterator[str]:
+    """The folders without those that only say "image" or "mask"; of ``imagesTr`` and ``labelsTr`` the "tr" stays."""
+    for name in folders:
+        if subset := _SUBSET_FOLDER.match(name.lower()):
+            yield subset[2]
+        elif _folder_role(name) is None:
+            yield name
 
 
 def _key(path: Path, root: Path, role: _Role) -> tuple[str, str]:
     """(the folders with those that only say "image" or "mask" left out, the bare name)."""
-    folders = list(path.relative_to(root).parts[:-1])
     if role == "centroids":
         name = _CENTROIDS.sub("", path.name)
     elif role == "mask":
         name = _MASK_SUFFIX.sub("", nifti_stem(path))
     else:
         name = _image_key(path)
-    neutral = [part for part in folders if part.lower() not in _MASK_FOLDERS | _IMAGE_FOLDERS]
+    # The root's own name counts too, so that the two roots data/images and data/labels find together.
+    neutral = list(_neutral(path.relative_to(root.parent).parts[:-1]))
     if name.lower() in _MASK_NAMES | _IMAGE_NAMES:
-        name = neutral[-1] if neutral else root.resolve().name
-    return "/".join([str(root), *neutral]), name
+        name = neutral[-1] if neutral else root.parent.name
+    return "/".join([str(root.parent), *neutral]), name
 
 
 def _image_key(path: Path) -> str:
     return _IMAGE_SUFFIX.sub("", nifti_stem(path))
 
 
-def _group(found: Iterable[tuple[Path, _Found]]) -> Iterator[Case]:
+def _group(found: Iterable[_Found]) -> Iterator[Case]:
     groups: dict[tuple[str, str], dict[_Role, Path]] = {}
-    for _, file in found:
+    for file in found:
         first = groups.setdefault(file.key, {}).setdefault(file.role, file.path)
         if first != file.path:
             _log.warning("%s is left out: %s is the %s of the same case", file.path, first, file.role)
