@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from verse3d.core.errors import DataError, GeometryError
@@ -178,34 +179,40 @@ def _check_grid(case: Case, image: Volume) -> Iterator[Finding]:
         )
     if sform and qform:
         apart = _forms_apart_mm(image)
-        if apart > _FORM_TOLERANCE_MM:
+        if not apart <= _FORM_TOLERANCE_MM:
             yield Finding(
                 case.case,
                 "warning",
                 "forms-disagree",
-                f"{image.path}: sform and qform place voxels up to {apart:.1f} mm apart",
+                f"{image.path}: sform and qform place voxels up to {apart:.1f} mm apart"
+                if apart < np.inf
+                else f"{image.path}: the qform is not a rotation",
                 "verse3d (like nibabel) uses the sform; some viewers use the qform",
             )
 
 
 def _forms_apart_mm(image: Volume) -> float:
+    """How far sform and qform place the same corner apart; NaN if the qform makes no sense."""
     shape = np.array(image.geometry.shape) - 1
     corners = np.array([[i, j, k, 1] for i in (0, shape[0]) for j in (0, shape[1]) for k in (0, shape[2])])
-    difference = image.header.get_sform() - image.header.get_qform()
+    try:
+        difference = image.header.get_sform() - image.header.get_qform()
+    except (ValueError, HeaderDataError):  # the quaternion is longer than 1
+        return float("nan")
     return float(np.linalg.norm((corners @ difference.T)[:, :3], axis=1).max())
 
 
 def _check_grey_values(case: Case, image: Volume) -> Iterator[Finding]:
     # Every fourth voxel per axis is enough to know the range of the scale.
     sample = image.array[::4, ::4, ::4] if min(image.array.shape) > 8 else image.array
-    low, middle, high = (float(value) for value in np.percentile(sample, [0.1, 50, 99.9]))
+    low, high = (float(value) for value in np.percentile(sample, [0.1, 99.9]))
     place = f"{image.path}: 99.8 % of the voxels lie between {low:.0f} and {high:.0f}"
     hint = "Hounsfield units have air at -1000, water at 0 and dense bone above 700"
     if low == high:
         yield Finding(case.case, "warning", "hu-range", f"{image.path}: all voxels have the value {low:.0f}", hint)
     elif low >= 0 and high <= 255:
         yield Finding(case.case, "warning", "hu-range", f"{place}: this looks like an 8-bit picture", hint)
-    elif low >= 0 and middle > 500:
+    elif low >= 0:
         yield Finding(case.case, "warning", "hu-range", f"{place}: this looks like HU + 1024", hint)
     elif high < 200 or high > 20_000 or low < -10_000:
         yield Finding(case.case, "warning", "hu-range", f"{place}: this does not look like a CT with bone", hint)
