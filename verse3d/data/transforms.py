@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.transforms import (
+    CastToTyped,
     Compose,
     MapTransform,
     RandAdjustContrastd,
@@ -238,10 +239,11 @@ def augmentation(augment: AugmentConfig) -> Compose:
                 keys="image", prob=augment.blur, sigma_x=(0.3, 1.0), sigma_y=(0.3, 1.0), sigma_z=(0.3, 1.0)
             ),
             RandGaussianNoised(keys="image", prob=augment.noise, std=0.03),
+            CastToTyped(keys="label", dtype=torch.uint8),  # RandAffined returns float32, with whole numbers
         ]
     )
 
 
 def patch_sampler(config: Config) -> Compose:
-    """``PreparedCase`` -> augmented training patch ``{"image": (1, *patch), "label": (1, *patch)}``."""
+    """``PreparedCase`` -> augmented patch ``{"image": (1, *patch) float32, "label": (1, *patch) uint8}``."""
     return Compose([RandPatch(config.sampling), augmentation(config.augment)])
