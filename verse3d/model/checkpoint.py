@@ -2,7 +2,6 @@
 
 import pickle
 import platform
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,13 @@ import numpy as np
 import torch
 
 from verse3d.core.config import Config, parse_config
-from verse3d.core.errors import CheckpointError, ConfigError
+from verse3d.core.errors import CheckpointError
 from verse3d.core.files import output_error, whole_file
 from verse3d.core.labels import LabelScheme, label_scheme
 from verse3d.version import __version__
 
 FORMAT = "verse3d checkpoint"
 FORMAT_VERSION = 1
-_READ_ERRORS = (RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError)
 
 
 @dataclass(frozen=True)
@@ -83,22 +81,29 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a verse3d model", hint="pass the best.pt or last.pt of a run folder")
     version = content.get("format_version")
-    if version != FORMAT_VERSION:
+    if not isinstance(version, int) or version != FORMAT_VERSION:
         raise CheckpointError(
             f"{path} has format version {version}, this verse3d {__version__} reads version {FORMAT_VERSION}",
             hint="install the verse3d version that wrote it: " + _written_by(content),
         )
     try:
         return Checkpoint(
-            config=parse_config(content["config"], source=f"the config inside {path}"),
-            network=content["network"],
+            config=parse_config(_section(content, "config"), source=f"the config inside {path}"),
+            network=_section(content, "network"),
             epoch=int(content["epoch"]),
-            scores=content["scores"],
-            training=content["training"],
-            versions=content["versions"],
+            scores=_section(content, "scores"),
+            training=_section(content, "training"),
+            versions=_section(content, "versions"),
         )
-    except (KeyError, TypeError, ConfigError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is incomplete or inconsistent: {error}") from error
+
+
+def _section(content: dict[str, Any], name: str) -> dict[str, Any]:
+    section = content[name]
+    if not isinstance(section, dict):
+        raise TypeError(f"{name!r} is no mapping but {type(section).__name__}")
+    return section
 
 
 def _load_plain(path: Path) -> Any:  # noqa: ANN401 - anything may be in a file
@@ -111,7 +116,7 @@ def _load_plain(path: Path) -> Any:  # noqa: ANN401 - anything may be in a file
             f"{path} is refused: it is no plain model file, loading it could run code ({_first_line(error)})",
             hint="use a model file that verse3d wrote",
         ) from error
-    except _READ_ERRORS as error:
+    except Exception as error:  # damaged bytes lead PyTorch's reader anywhere
         raise CheckpointError(
             f"{path} cannot be read, it is truncated or damaged: {_first_line(error)}", hint="copy it again"
         ) from error
