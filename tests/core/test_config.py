@@ -192,6 +192,7 @@ def test_an_unknown_key_like_no_other_gets_no_suggestion(written):
         ("labels: {scheme: levels}", "labels.scheme"),
         ("network: {name: vit}", "network.name"),
         ("network: {channels: [16]}", "network.channels"),
+        ("network: {channels: [16, 32], name: dynunet}", "network.channels"),
         ("network: {dropout: 1.0}", "network.dropout"),
         ("sampling: {patch_voxels: [96, 96, 0]}", "sampling.patch_voxels.2"),
         ("sampling: {batch_size: 0}", "sampling.batch_size"),

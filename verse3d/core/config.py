@@ -83,6 +83,13 @@ class NetworkConfig(_Section):
     norm: Literal["instance", "batch"] = "instance"
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
 
+    @field_validator("channels")
+    @classmethod
+    def _levels_suffice(cls, channels: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        if info.data.get("name") == "dynunet" and len(channels) < 3:
+            raise ValueError(f"dynunet needs at least 3 levels, got {list(channels)}")
+        return channels
+
 
 class LossConfig(_Section):
     """DiceLoss, alone or with cross-entropy."""
