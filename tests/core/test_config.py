@@ -188,7 +188,6 @@ def test_an_unknown_key_like_no_other_gets_no_suggestion(written):
         ("grid: {spacing_mm: [1, 1]}", "grid.spacing_mm.2"),
         ("grid: {spacing_mm: [[1], 1, 1]}", "grid.spacing_mm.0"),
         ("grid: {spacing_mm: true}", "grid.spacing_mm"),
-        ("grid: {spacing_mm: -1}", "grid.spacing_mm.0"),
         ("labels: {scheme: levels}", "labels.scheme"),
         ("network: {name: vit}", "network.name"),
         ("network: {channels: [16]}", "network.channels"),
@@ -214,6 +213,11 @@ def test_a_value_out_of_range_or_of_another_type_is_refused_at_its_place(written
     with pytest.raises(ConfigError) as caught:
         load_config(written(text))
     assert [line.split(":")[0] for line in problems(caught.value)] == [place]
+
+
+def test_one_number_stands_for_three_equal_ones():
+    config = load_config("unet3d", ["grid.spacing_mm=2", "sampling.patch_voxels=64"])
+    assert (config.grid.spacing_mm, config.sampling.patch_voxels) == ((2.0, 2.0, 2.0), (64, 64, 64))
 
 
 def test_a_patch_of_which_a_single_voxel_would_remain_is_refused():
