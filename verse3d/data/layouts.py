@@ -102,11 +102,13 @@ def _files(root: Path, visited: set[str]) -> Iterator[_Found]:
             continue
         visited.add(real)
         subfolders[:] = sorted(name for name in subfolders if not _JUNK.search(name))
-        if PREDICTIONS_FILE in names:
-            continue  # these masks were predicted: taken for the truth they would score themselves
+        predicted = PREDICTIONS_FILE in names
         for name in sorted(names):
             if not _JUNK.search(name):
-                yield from _found(Path(folder) / name, root)
+                # Predicted masks, taken for the truth, would score themselves.
+                yield from (
+                    file for file in _found(Path(folder) / name, root) if not (predicted and file.role == "mask")
+                )
 
 
 def _found(path: Path, root: Path) -> Iterator[_Found]:

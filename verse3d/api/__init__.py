@@ -1,0 +1,12 @@
+"""One function per job. The command line calls exactly these; so can a notebook.
+
+Example:
+    >>> import verse3d
+    >>> verse3d.train(data="cases.jsonl", out="runs/a")  # doctest: +SKIP
+    >>> verse3d.predict("scan.nii.gz", model="runs/a/best.pt", out="masks")  # doctest: +SKIP
+"""
+
+from verse3d.api.demo import DemoResult, demo
+from verse3d.api.jobs import LABEL_FILE, check, evaluate, index, phantom, predict, train
+
+__all__ = ["LABEL_FILE", "DemoResult", "check", "demo", "evaluate", "index", "phantom", "predict", "train"]
