@@ -5,8 +5,7 @@ YAML here means YAML 1.2: ``1e-4`` is a number, ``off`` is a word and ``1:30`` i
 
 import difflib
 import math
-import re
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,6 +23,7 @@ from pydantic import (
 
 from verse3d.core.errors import ConfigError
 from verse3d.core.labels import SchemeName
+from verse3d.core.yaml12 import parse_yaml
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -211,7 +211,7 @@ def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Conf
         ConfigError: the file is missing, is not YAML, or holds mistakes (all are listed).
     """
     path = find_config(name_or_path)
-    values = _parse_yaml(_read(path), str(path))
+    values = parse_yaml(_read(path), str(path))
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold sections such as 'optim:', found {type(values).__name__}")
@@ -272,55 +272,6 @@ def _read(path: Path) -> str:
         raise ConfigError(f"cannot read {path}: {error}") from error
 
 
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with the scalars of YAML 1.2, without tags and without silent duplicate keys."""
-
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own protocol
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        event = self.peek_event()  # type: ignore[no-untyped-call]
-        if tag := getattr(event, "tag", None):
-            raise yaml.composer.ComposerError(None, None, f"the tag {tag} is not allowed", event.start_mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, Hashable):
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is no key", key_node.start_mark)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is given twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def _scalar(loader: Any, node: yaml.Node) -> str:  # noqa: ANN401 - any of PyYAML's loaders
-    assert isinstance(node, yaml.ScalarNode)  # the resolvers below match scalars only
-    return str(loader.construct_scalar(node))
-
-
-_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$"),
-    list("-+.0123456789"),
-)
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(_scalar(loader, node)))
-_Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(_scalar(loader, node)))
-
-
-def _parse_yaml(text: str, source: str) -> Any:  # noqa: ANN401 - whatever YAML can hold
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # the latter two: a huge number, deep nesting
-        raise ConfigError(f"{source} is not valid YAML: {error}") from error
-
-
 def _apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> list[str]:
     """Set dotted keys in ``values``; returns what was wrong."""
     problems = []
@@ -331,7 +282,7 @@ def _apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> list[s
             problems.append(f"{override!r} is not of the form section.key=value")
             continue
         try:
-            value = _parse_yaml(text, key.strip())
+            value = parse_yaml(text, key.strip())
         except ConfigError as error:
             problems.append(error.message)
             continue
