@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Literal
 
 from verse3d.core.errors import DataError
+from verse3d.core.files import read_json
 from verse3d.core.runtime import logger
 from verse3d.core.volume import NIFTI_SUFFIXES, nifti_stem
 from verse3d.data.cases import Case, CaseIndex, Split, read_index
 
 PREDICTIONS_FILE = "predictions.json"
-"""Marks a folder of predicted masks."""
+"""Lists the predicted masks in a folder."""
 
 _log = logger(__name__)
 _Role = Literal["image", "mask", "centroids"]
@@ -102,18 +103,24 @@ def _files(root: Path, visited: set[str]) -> Iterator[_Found]:
             continue
         visited.add(real)
         subfolders[:] = sorted(name for name in subfolders if not _JUNK.search(name))
-        predicted = PREDICTIONS_FILE in names
+        predicted = _predicted_masks(Path(folder), names) if PREDICTIONS_FILE in names else frozenset()
         for name in sorted(names):
-            if not _JUNK.search(name):
-                # Predicted masks, taken for the truth, would score themselves.
-                yield from (
-                    file for file in _found(Path(folder) / name, root) if not (predicted and file.role == "mask")
-                )
+            if not _JUNK.search(name) and name not in predicted:
+                yield from _found(Path(folder) / name, root)
 
 
 def _found(path: Path, root: Path) -> Iterator[_Found]:
     if role := _role(path, root):
         yield _Found(role, _key(path, root, role), path)
+
+
+def _predicted_masks(folder: Path, names: Sequence[str]) -> frozenset[str]:
+    """The names of masks that were predicted: taken for the truth they would score themselves."""
+    try:
+        records = read_json(folder / PREDICTIONS_FILE)["cases"]
+        return frozenset(str(record["mask"]) for record in records if record["status"] == "written")
+    except (DataError, KeyError, TypeError):  # a damaged list: any mask may have been predicted
+        return frozenset(name for name in names if _MASK_SUFFIX.search(name.removesuffix(".gz").removesuffix(".nii")))
 
 
 def _is_nifti(name: str) -> bool:

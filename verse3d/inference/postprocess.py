@@ -20,7 +20,8 @@ def clean_up(labels: NDArray[np.uint8], geometry: Geometry, settings: InferenceC
         geometry: the grid of ``labels``.
         settings: the two thresholds. Components are joined over faces, edges and corners.
     """
-    minimum_voxels = settings.min_component_ml / geometry.voxel_ml
+    # Rounded, so that a component of exactly the smallest volume stays whatever the float error of the determinant.
+    minimum_voxels = round(settings.min_component_ml / geometry.voxel_ml, 6)
     if minimum_voxels <= 1 and not settings.largest_component_only:
         return labels
     boxes: Sequence[tuple[slice, ...] | None] = ndimage.find_objects(labels)

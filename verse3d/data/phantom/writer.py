@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verse3d.core.errors import DataError, OutputError
+from verse3d.core.files import make_folder
 from verse3d.data.phantom.case import PhantomCase, make_case
 from verse3d.data.phantom.levels import Anomaly
 
@@ -43,6 +44,7 @@ def write_phantom(
     if not 1 <= cases <= _MOST_CASES:
         raise DataError(f"cases must be 1 to {_MOST_CASES}, got {cases}", hint="ask for 6 cases to try things out")
     _refuse_to_overwrite(out)
+    make_folder(out)  # before the first case is drawn, which takes seconds
     written = []
     for index, split in enumerate(splits(cases)):
         name = f"sub-verse{_FIRST_SUBJECT + index}"

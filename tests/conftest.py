@@ -1,0 +1,32 @@
+"""Fixtures for tests that run whole commands."""
+
+import logging
+
+import pytest
+import yaml
+
+from tests import scans
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory):
+    """Three training cases and a validation case; read only."""
+    return scans.write_dataset(tmp_path_factory.mktemp("dataset"))
+
+
+@pytest.fixture(scope="session")
+def tiny_yaml(tmp_path_factory):
+    """The path of the tiny config."""
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(scans.TINY))
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def _quiet_again():
+    """Commands attach a terminal handler to the package's logger; take it off after each test."""
+    root = logging.getLogger("verse3d")
+    before, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = before
+    root.setLevel(level)

@@ -1,0 +1,101 @@
+"""Cleaning label maps, against a flood fill that a child could follow."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from verse3d.core.config import InferenceConfig
+from verse3d.core.geometry import Geometry
+from verse3d.inference.postprocess import clean_up
+
+ANISOTROPIC = Geometry((9, 11, 7), np.diag([1.0, 2.0, 5.0, 1.0]))  # 0.01 ml per voxel
+STEPS = [step for step in itertools.product((-1, 0, 1), repeat=3) if any(step)]
+
+
+def components(mask):
+    """Lists of voxels that touch each other over faces, edges or corners."""
+    left = {tuple(voxel) for voxel in np.argwhere(mask)}
+    while left:
+        found, queue = [], [left.pop()]
+        while queue:
+            voxel = queue.pop()
+            found.append(voxel)
+            for step in STEPS:
+                neighbour = tuple(a + b for a, b in zip(voxel, step, strict=True))
+                if neighbour in left:
+                    left.remove(neighbour)
+                    queue.append(neighbour)
+        yield found
+
+
+def cleaned_naively(labels, voxel_ml, minimum_ml, largest_only):
+    result = np.zeros_like(labels)
+    for label in set(labels.ravel().tolist()) - {0}:
+        parts = [part for part in components(labels == label) if len(part) * voxel_ml >= minimum_ml - 1e-12]
+        if largest_only and parts:
+            parts = [max(parts, key=len)]
+        for voxel in itertools.chain.from_iterable(parts):
+            result[voxel] = label
+    return result
+
+
+def clean(labels, geometry=ANISOTROPIC, **settings):
+    return clean_up(labels.copy(), geometry, InferenceConfig(**{"min_component_ml": 0.0, **settings}))
+
+
+@pytest.mark.parametrize("minimum_ml", [0.0, 0.01, 0.025, 0.05, 0.2, 1e9])
+def test_small_components_of_every_label_go_as_a_flood_fill_says(minimum_ml):
+    for seed in range(6):
+        random = np.random.default_rng(seed)
+        labels = random.choice([0, 1, 2, 28], p=[0.86, 0.06, 0.05, 0.03], size=ANISOTROPIC.shape).astype(np.uint8)
+        expected = cleaned_naively(labels, 0.01, minimum_ml, largest_only=False)
+        np.testing.assert_array_equal(clean(labels, min_component_ml=minimum_ml), expected)
+
+
+def test_only_the_largest_component_of_every_label_stays_if_wanted():
+    labels = np.zeros(ANISOTROPIC.shape, dtype=np.uint8)
+    labels[0:2, 0, 0], labels[4:7, 0, 0] = 1, 1
+    labels[0, 4:9, 3], labels[5, 4, 3] = 28, 28
+    expected = cleaned_naively(labels, 0.01, 0.0, largest_only=True)
+    result = clean(labels, largest_component_only=True)
+    np.testing.assert_array_equal(result, expected)
+    assert np.bincount(result.ravel())[[1, 28]].tolist() == [3, 5]
+
+
+def test_the_largest_component_goes_too_if_it_is_too_small():
+    labels = np.zeros(ANISOTROPIC.shape, dtype=np.uint8)
+    labels[0:3, 0, 0] = 4
+    assert not clean(labels, largest_component_only=True, min_component_ml=0.04).any()
+    assert clean(labels, largest_component_only=True, min_component_ml=0.03).sum() == 12
+
+
+def test_the_smallest_volume_is_measured_in_ml_whatever_the_spacing():
+    labels = np.zeros((6, 6, 6), dtype=np.uint8)
+    labels[1:3, 1:3, 1:3] = 1  # eight voxels
+    for spacing_mm in ((1.0, 1.0, 1.0), (0.5, 0.5, 4.0), (2.0, 0.25, 2.0), (5.0, 5.0, 5.0)):
+        geometry = Geometry(labels.shape, np.diag([*spacing_mm, 1.0]))
+        volume_ml = 8 * float(np.prod(spacing_mm)) / 1000
+        assert clean(labels, geometry, min_component_ml=volume_ml * 0.99).any(), spacing_mm
+        assert not clean(labels, geometry, min_component_ml=volume_ml * 1.01).any(), spacing_mm
+
+
+def test_voxels_that_touch_at_a_corner_are_one_component():
+    labels = np.zeros(ANISOTROPIC.shape, dtype=np.uint8)
+    labels[2, 2, 2] = labels[3, 3, 3] = labels[4, 4, 4] = 7
+    assert clean(labels, min_component_ml=0.03).sum() == 21
+    assert not clean(labels, min_component_ml=0.031).any()
+
+
+def test_neighbouring_labels_do_not_hold_each_other_up():
+    labels = np.zeros(ANISOTROPIC.shape, dtype=np.uint8)
+    labels[0:4, 0:4, 0:4] = 1
+    labels[4, 0, 0] = 2
+    assert np.unique(clean(labels, min_component_ml=0.02)).tolist() == [0, 1]
+
+
+def test_an_empty_map_and_switched_off_thresholds_change_nothing():
+    empty = np.zeros(ANISOTROPIC.shape, dtype=np.uint8)
+    assert not clean(empty, min_component_ml=1.0, largest_component_only=True).any()
+    speckled = np.random.default_rng(0).integers(0, 2, ANISOTROPIC.shape, dtype=np.uint8)
+    np.testing.assert_array_equal(clean(speckled), speckled)

@@ -1,0 +1,174 @@
+"""Small awkward scans for tests: odd sizes, any axis order, oblique, with blocks that stand for vertebrae."""
+
+import errno
+import itertools
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+from nibabel.openers import ImageOpener
+from torch import nn
+
+from verse3d.core.config import Config, parse_config
+from verse3d.core.geometry import Geometry
+from verse3d.core.labels import label_scheme
+from verse3d.data.cases import Case, CaseIndex
+from verse3d.model.checkpoint import Checkpoint, save_checkpoint
+from verse3d.model.modes import MODES
+
+TINY = {
+    "grid": {"spacing_mm": [4.0, 4.0, 4.0], "window_hu": [-250, 1250]},
+    "network": {"channels": [4, 8], "residual_units": 1},
+    "sampling": {"patch_voxels": [16, 16, 16], "batch_size": 2},
+    "optim": {"lr": 0.01, "epochs": 4, "steps_per_epoch": 2, "warmup_steps": 2},
+    "validation": {"every_epochs": 1, "pictures": 0},
+    "inference": {"min_component_ml": 0.0},
+    "runtime": {"amp": "off"},
+}
+
+
+def tiny_config(**sections) -> Config:
+    """The smallest useful config, with some values changed: ``tiny_config(optim={"lr": 0.1})``."""
+    values = {name: dict(section) for name, section in TINY.items()}
+    for name, section in sections.items():
+        values[name] = {**values.get(name, {}), **section}
+    return parse_config(values)
+
+
+def orientation(axes, signs, spacing_mm, shape, origin=(-31.0, 17.0, 240.0)) -> Geometry:
+    """Index axis n grows along world axis ``axes[n]`` in the direction ``signs[n]``."""
+    affine = np.zeros((4, 4))
+    affine[3, 3] = 1
+    for number, (axis, sign) in enumerate(zip(axes, signs, strict=True)):
+        affine[axis, number] = sign * spacing_mm[number]
+    affine[:3, 3] = origin
+    return Geometry(shape, affine)
+
+
+def all_orientations(spacing_mm, shape):
+    """All 48 ways to permute and flip the axes."""
+    for axes in itertools.permutations(range(3)):
+        for signs in itertools.product((1, -1), repeat=3):
+            yield orientation(axes, signs, spacing_mm, shape)
+
+
+def turned(geometry: Geometry, degrees=(11.0, -8.0, 17.0)) -> Geometry:
+    """The same grid rotated about the world's axes: an oblique scan."""
+    turn = np.eye(3)
+    for axis, angle in enumerate(np.deg2rad(degrees)):
+        one, two = (axis + 1) % 3, (axis + 2) % 3
+        step = np.eye(3)
+        step[[one, one, two, two], [one, two, one, two]] = np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)
+        turn = turn @ step
+    affine = geometry.affine.copy()
+    affine[:3] = turn @ affine[:3]
+    return Geometry(geometry.shape, affine)
+
+
+PIR = orientation((1, 2, 0), (-1, -1, 1), (2.5, 3.0, 4.0), (26, 30, 18))
+"""The usual order of VerSe's axes."""
+
+
+def write_nifti(path: Path, array, affine, *, sform=1, qform=1, kind=nib.Nifti1Image) -> Path:
+    """Store voxels with both forms written out and the given codes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = kind(array, affine, dtype=array.dtype)
+    image.set_qform(affine, code=qform)
+    image.set_sform(affine, code=sform)
+    nib.save(image, path)
+    return path
+
+
+@dataclass
+class Spine:
+    """Voxels of a scan and of its mask, and their grid."""
+
+    hu: np.ndarray
+    mask: np.ndarray
+    geometry: Geometry
+
+    def write(self, ct: Path, mask: Path | None = None) -> Path:
+        write_nifti(ct, self.hu, self.geometry.affine)
+        if mask is not None:
+            write_nifti(mask, self.mask, self.geometry.affine)
+        return ct
+
+
+def spine(seed=0, geometry=PIR, ids=(19, 20, 21)) -> Spine:
+    """Bright blocks in soft tissue, one per id, along the second axis; the noise depends on the seed."""
+    random = np.random.default_rng(seed)
+    hu = random.normal(0, 30, geometry.shape)
+    mask = np.zeros(geometry.shape, dtype=np.uint8)
+    height = geometry.shape[1] // (len(ids) + 1)
+    for number, label in enumerate(ids):
+        start = 2 + number * height + int(random.integers(0, 2))
+        mask[8:19, start : start + height - 2, 5 : 12 + int(random.integers(0, 3))] = label
+    hu[mask > 0] += 700
+    return Spine(hu.astype(np.int16), mask, geometry)
+
+
+def write_dataset(folder: Path, splits=("train", "train", "train", "validation")) -> CaseIndex:
+    """Cases ``case0`` ... with the given splits, each with another grid."""
+    cases = []
+    for number, split in enumerate(splits):
+        grid = PIR if number % 2 else turned(orientation((0, 1, 2), (-1, 1, 1), (3.0, 2.5, 3.5), (25, 31, 19)))
+        name = f"case{number}"
+        ct, mask = folder / f"{name}_ct.nii.gz", folder / f"{name}_seg-vert_msk.nii.gz"
+        spine(number, grid).write(ct, mask)
+        cases.append(Case(name, name, ct, mask, split=split))
+    return CaseIndex(tuple(cases))
+
+
+class ThresholdNet(nn.Module):
+    """Knows nothing but grey values: 0 ... 1 becomes vertebra above ``cut`` (binary) or the nearest of n + 1 greys."""
+
+    def __init__(self, channels=1, cut=0.5, steepness=20.0):
+        super().__init__()
+        self.cut = nn.Parameter(torch.tensor(cut))
+        self.channels, self.steepness = channels, steepness
+
+    def forward(self, image):
+        if self.channels == 1:
+            return (image - self.cut) * self.steepness
+        greys = torch.linspace(0, 1, self.channels).reshape(1, -1, 1, 1, 1)
+        return -((image - greys) ** 2) * 1e4
+
+
+def use_threshold_network(monkeypatch, cut=0.35) -> None:
+    """Every checkpoint from now on is one of a ``ThresholdNet``, whatever its config says."""
+
+    def build(config):
+        return ThresholdNet(label_scheme(config.labels.scheme).output_channels, cut)
+
+    monkeypatch.setitem(MODES, "3d", replace(MODES["3d"], network=build))
+
+
+def save_model(path: Path, config: Config, *, seed: int | None = None) -> Path:
+    """A checkpoint of a network that labels nothing (all weights 0), or one with random weights."""
+    torch.manual_seed(seed or 0)
+    network = MODES["3d"].network(config)
+    weights = network.state_dict()
+    if seed is None and not isinstance(network, ThresholdNet):
+        weights = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    save_checkpoint(path, Checkpoint(config, weights, epoch=1, scores={}))
+    return path
+
+
+def fill_disk(monkeypatch, word: str) -> None:
+    """Masks with ``word`` in their names meet a full disk after a few bytes."""
+    write = ImageOpener.write
+
+    def write_until_full(opener, content):
+        write(opener, content[:20])
+        if word in Path(opener.name).name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(opener, content[20:])
+
+    monkeypatch.setattr(ImageOpener, "write", write_until_full)
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Temporary files below a folder."""
+    return [path for path in folder.rglob("*") if path.name.startswith(".verse3d-")]

@@ -1,0 +1,520 @@
+"""Whole (tiny) trainings: what they leave behind, and that every way to stop and go on changes nothing."""
+
+import csv
+import logging
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import verse3d
+from tests import scans
+from tests.scans import tiny_config
+from verse3d.api.jobs import _paint
+from verse3d.core.config import Config, load_config
+from verse3d.core.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
+from verse3d.core.runtime import no_progress
+from verse3d.data.cases import CaseIndex, read_index, write_index
+from verse3d.inference.predict import Predictor, predict_cases
+from verse3d.model import checkpoint as checkpoints
+from verse3d.model.checkpoint import load_checkpoint
+from verse3d.report.evaluation import evaluate_folder
+from verse3d.training import engines
+from verse3d.training.fit import fit
+from verse3d.training.session import FitOptions
+from verse3d.training.step import StepResult, training_step
+
+CPU = torch.device("cpu")
+DROPOUT = {"network": {"dropout": 0.3}}
+COLUMNS = ["epoch", "step", "train_loss", "lr", "grad_norm", "patches_per_s", "minutes", "validation_dice"]
+
+
+def train(index, out, config=None, **options):
+    return fit(config or tiny_config(), index, out, FitOptions(device=CPU, **options))
+
+
+def rows(out):
+    with (out / "history.csv").open() as table:
+        return list(csv.DictReader(table))
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
+def assert_same(one, other, place=""):
+    """Equal to the last bit, through all dicts and lists."""
+    assert type(one) is type(other), place
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), place
+        for key in one:
+            if key not in ("minutes", "patches_per_s"):
+                assert_same(one[key], other[key], f"{place}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), place
+        for number, pair in enumerate(zip(one, other, strict=True)):
+            assert_same(*pair, f"{place}[{number}]")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), place
+    else:
+        assert one == other or (math.isnan(one) and math.isnan(other)), place
+
+
+def assert_same_run(one, other):
+    for name in ("last.pt", "best.pt"):
+        assert_same(load(one / name), load(other / name), name)
+    times = ("minutes", "patches_per_s")
+    for a, b in zip(rows(one), rows(other), strict=True):
+        assert {k: v for k, v in a.items() if k not in times} == {k: v for k, v in b.items() if k not in times}
+
+
+@dataclass
+class InterruptAt:
+    """A progress callback that is Ctrl-C in one batch."""
+
+    step: int
+
+    def __call__(self, what, done, total):
+        if what.startswith("epoch") and done == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def finished(dataset, tmp_path_factory):
+    """An uninterrupted run of four epochs of two steps, with pictures; read only."""
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    index = out.parent / "cases.jsonl"
+    write_index(index, dataset)
+    config = tiny_config(**DROPOUT, validation={"pictures": 1})
+    verse3d.train(data=index, out=out, config=config, device="cpu")
+    return out
+
+
+@pytest.fixture(scope="module")
+def plain(dataset, tmp_path_factory):
+    """An uninterrupted run without pictures; read only."""
+    out = tmp_path_factory.mktemp("runs") / "plain"
+    train(dataset, out, tiny_config(**DROPOUT))
+    return out
+
+
+class TestAFinishedRun:
+    def test_has_all_the_files(self, finished):
+        names = {path.name for path in finished.iterdir()}
+        expected = {"last.pt", "best.pt", "config.yaml", "history.csv", "log.txt", "cases.jsonl", "tensorboard"}
+        assert names == expected
+
+    def test_has_checkpoints_of_plain_data_that_describe_themselves(self, finished):
+        for name in ("last.pt", "best.pt"):
+            content = load(finished / name)
+            assert content["config"] == load_config(finished / "config.yaml").to_dict()
+            assert content["labels"] == {"vertebrae": 1}
+            assert {"verse3d", "torch", "monai", "python"} <= content["versions"].keys()
+            assert all(isinstance(value, float) for value in content["scores"].values())
+        assert load(finished / "best.pt")["training"] == {}
+
+    def test_has_the_score_of_the_best_epoch_in_its_best_checkpoint(self, finished):
+        best = load(finished / "best.pt")
+        dice = {int(row["epoch"]): float(row["validation_dice"]) for row in rows(finished)}
+        assert best["scores"]["validation_dice"] == pytest.approx(max(dice.values()), rel=1e-5)
+        assert dice[best["epoch"]] == pytest.approx(max(dice.values()))
+
+    def test_has_a_history_with_one_row_per_epoch(self, finished):
+        table = rows(finished)
+        assert list(table[0]) == COLUMNS
+        assert [row["epoch"] for row in table] == ["1", "2", "3", "4"]
+        assert [row["step"] for row in table] == ["2", "4", "6", "8"]
+        for row in table:
+            assert all(math.isfinite(float(row[name])) for name in COLUMNS)
+        assert float(table[-1]["lr"]) == 0
+
+    def test_has_a_config_that_trains_the_same_again(self, finished):
+        assert yaml.safe_load((finished / "config.yaml").read_text())["optim"]["epochs"] == 4
+        assert load_config(finished / "config.yaml") == tiny_config(**DROPOUT, validation={"pictures": 1})
+
+    def test_has_a_log_with_every_epoch_and_its_validation(self, finished):
+        log = (finished / "log.txt").read_text()
+        for epoch in range(1, 5):
+            assert f"epoch {epoch}: loss" in log
+            assert f"epoch {epoch}: validation Dice" in log
+
+    def test_has_the_index_that_it_used(self, finished, dataset):
+        assert [case.case for case in read_index(finished / "cases.jsonl")] == [case.case for case in dataset]
+
+    def test_has_tensorboard_events_that_read_back(self, finished):
+        events = EventAccumulator(str(finished / "tensorboard"), {"images": 0, "scalars": 0})
+        events.Reload()
+        per_step, per_epoch = list(range(1, 9)), [2, 4, 6, 8]
+        for tag, steps in {
+            "train/loss": per_step,
+            "train/lr": per_step,
+            "train/grad_norm": per_step,
+            "train/loss_epoch": per_epoch,
+            "train/patches_per_s": per_epoch,
+            "validation/dice_mean": per_epoch,
+            "validation_dice/case3": per_epoch,
+        }.items():
+            assert [event.step for event in events.Scalars(tag)] == steps, tag
+        rates = [event.value for event in events.Scalars("train/lr")]
+        assert rates[:3] == pytest.approx([0.005, 0.01, 0.01])
+        pictures = events.Images("validation/case3")
+        assert [event.step for event in pictures] == per_epoch
+        assert len({(event.width, event.height) for event in pictures}) == 1
+        dice = [float(row["validation_dice"]) for row in rows(finished)]
+        assert [event.value for event in events.Scalars("validation/dice_mean")] == pytest.approx(dice, rel=1e-4)
+
+    def test_is_refused_without_resume_or_overwrite(self, finished, dataset):
+        before = {path: path.stat().st_mtime_ns for path in finished.iterdir()}
+        with pytest.raises(DataError, match="already holds a run") as caught:
+            train(dataset, finished)
+        assert "--resume" in caught.value.hint and "--overwrite" in caught.value.hint
+        assert {path: path.stat().st_mtime_ns for path in finished.iterdir()} == before
+
+    def test_has_the_validation_dice_that_predict_and_evaluate_find(self, finished, dataset, tmp_path):
+        best = finished / "best.pt"
+        case = dataset.in_split("validation")
+        predict_cases(case, Predictor.from_checkpoint(best, CPU), tmp_path / "masks", model=best)
+        scored = evaluate_folder(tmp_path / "masks", CaseIndex(case), tmp_path / "scores.json")
+        dice = scored.cases[0].labels["vertebrae"].dice
+        assert load(best)["scores"]["validation_dice"] == pytest.approx(dice, abs=1e-12)
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.7])
+def test_two_and_two_epochs_equal_four(dataset, tmp_path, ema_decay):
+    config = tiny_config(**DROPOUT, optim={"ema_decay": ema_decay})
+    train(dataset, tmp_path / "whole", config)
+    first = train(dataset, tmp_path / "parts", config, max_epochs=2)
+    assert (first.stopped, first.epochs) == ("epochs", 2)
+    second = train(dataset, tmp_path / "parts", config, resume=True)
+    assert (second.stopped, second.epochs) == ("finished", 4)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_two_and_two_epochs_equal_four_with_patches_from_other_processes(dataset, tmp_path, plain):
+    config = tiny_config(**DROPOUT, runtime={"workers": 2})
+    train(dataset, tmp_path, config, max_epochs=2)
+    train(dataset, tmp_path, config, resume=True)
+    one, other = load(plain / "last.pt")["training"], load(tmp_path / "last.pt")["training"]
+    assert_same(one["learner"]["network"], other["learner"]["network"])
+
+
+@pytest.mark.parametrize("step", [1, 3, 5, 8])
+def test_a_run_interrupted_in_the_middle_of_an_epoch_is_resumed_to_the_same_end(dataset, tmp_path, plain, step):
+    config = tiny_config(**DROPOUT)
+    stopped = train(dataset, tmp_path, config, progress=InterruptAt(step))
+    assert stopped.stopped == "interrupted"
+    assert stopped.epochs == (step - 1) // 2 == load(tmp_path / "last.pt")["epoch"]
+    assert train(dataset, tmp_path, config, resume=True).stopped == "finished"
+    assert_same_run(plain, tmp_path)
+
+
+def test_a_run_interrupted_twice_and_with_a_running_mean_is_resumed_to_the_same_end(dataset, tmp_path):
+    config = tiny_config(optim={"ema_decay": 0.6}, network={"norm": "batch"})
+    train(dataset, tmp_path / "whole", config)
+    train(dataset, tmp_path / "parts", config, progress=InterruptAt(4))
+    train(dataset, tmp_path / "parts", config, resume=True, progress=InterruptAt(5))
+    train(dataset, tmp_path / "parts", config, resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_run_interrupted_during_a_validation_says_what_is_on_disk_and_is_resumed(dataset, tmp_path, monkeypatch):
+    config = tiny_config(**DROPOUT)
+    train(dataset, tmp_path / "whole", config)
+    validate, calls = engines.validate, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return validate(*arguments)
+
+    monkeypatch.setattr(engines, "validate", interrupted)
+    stopped = train(dataset, tmp_path / "parts", config)
+    assert (stopped.stopped, stopped.epochs) == ("interrupted", 2)
+    train(dataset, tmp_path / "parts", config, resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_every_epoch_draws_other_patches_and_a_resumed_one_those_that_were_due(dataset, tmp_path, monkeypatch):
+    drawn = []
+
+    def step(learner, batch):
+        drawn.append(batch["image"].sum().item())
+        return training_step(learner, batch)
+
+    monkeypatch.setattr(engines, "training_step", step)
+    train(dataset, tmp_path / "whole")
+    whole = list(drawn)
+    assert len(set(whole)) == 8
+    drawn.clear()
+    train(dataset, tmp_path / "parts", max_epochs=3)
+    train(dataset, tmp_path / "parts", resume=True)
+    assert drawn == whole
+
+
+def test_tensorboard_shows_an_interrupted_and_resumed_run_as_one(dataset, tmp_path):
+    train(dataset, tmp_path, progress=InterruptAt(2))
+    train(dataset, tmp_path, resume=True, progress=InterruptAt(5))
+    train(dataset, tmp_path, resume=True)
+    events = EventAccumulator(str(tmp_path / "tensorboard"), {"scalars": 0})
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 9))
+    assert [event.step for event in events.Scalars("validation/dice_mean")] == [2, 4, 6, 8]
+
+
+def test_a_finished_run_is_resumed_by_doing_nothing_and_goes_on_if_its_epochs_grow(dataset, tmp_path):
+    short, long = (tiny_config(optim={"epochs": epochs}) for epochs in (2, 3))
+    train(dataset, tmp_path, short)
+    assert train(dataset, tmp_path, short, resume=True).epochs == 2
+    assert train(dataset, tmp_path, short, resume=True, max_epochs=1).epochs == 2
+    assert train(dataset, tmp_path, long, resume=True).epochs == 3
+    assert load_config(tmp_path / "config.yaml") == long
+    assert len(rows(tmp_path)) == 3
+
+
+def test_resuming_up_to_an_epoch_that_is_done_trains_nothing(dataset, tmp_path):
+    train(dataset, tmp_path, max_epochs=2)
+    again = train(dataset, tmp_path, resume=True, max_epochs=2)
+    assert (again.stopped, again.epochs, len(rows(tmp_path))) == ("epochs", 2, 2)
+
+
+def test_the_time_limit_ends_after_a_whole_validated_epoch(dataset, tmp_path):
+    config = tiny_config(validation={"every_epochs": 100})
+    result = train(dataset, tmp_path, config, max_minutes=0.0)
+    assert (result.stopped, result.epochs) == ("time", 1)
+    assert math.isfinite(result.best_dice)
+    assert result.best.exists()
+
+
+@pytest.mark.parametrize(
+    "change", [{"optim": {"lr": 0.5}}, {"grid": {"spacing_mm": [3, 3, 3]}}, {"runtime": {"seed": 4}}]
+)
+def test_resuming_with_other_settings_is_refused_and_they_are_named(dataset, plain, change):
+    [(section, values)] = change.items()
+    sections = {**DROPOUT, section: {**DROPOUT.get(section, {}), **values}}
+    with pytest.raises(ConfigError, match=rf"{section}\.{next(iter(values))}"):
+        train(dataset, plain, tiny_config(**sections), resume=True)
+
+
+def test_resuming_with_other_cases_is_refused(dataset, plain, tmp_path):
+    other = [replace(case, case=case.case + "x") if case.split == "train" else case for case in dataset]
+    with pytest.raises(DataError, match="other train cases"):
+        train(CaseIndex(tuple(other)), plain, tiny_config(**DROPOUT), resume=True)
+    without = CaseIndex(dataset.in_split("train"))
+    with pytest.raises(DataError, match="other validation cases"):
+        train(without, plain, tiny_config(**DROPOUT), resume=True)
+
+
+def test_resuming_where_there_is_no_run_is_refused(dataset, tmp_path):
+    with pytest.raises(DataError, match="no run to resume"):
+        train(dataset, tmp_path / "nothing", resume=True)
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_resuming_from_a_model_that_was_made_to_predict_is_refused(dataset, tmp_path):
+    train(dataset, tmp_path, max_epochs=1)
+    (tmp_path / "best.pt").replace(tmp_path / "last.pt")
+    with pytest.raises(CheckpointError, match=r"last\.pt"):
+        train(dataset, tmp_path, resume=True)
+
+
+def test_overwriting_a_run_leaves_nothing_of_it(dataset, tmp_path):
+    train(dataset, tmp_path, tiny_config(optim={"epochs": 3}))
+    (tmp_path / "my notes.txt").write_text("keep me")
+    train(dataset, tmp_path, tiny_config(optim={"epochs": 1, "lr": 0.001}), overwrite=True)
+    assert len(rows(tmp_path)) == 1
+    assert "epoch 3" not in (tmp_path / "log.txt").read_text()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert len(events.Scalars("train/loss")) == 2
+    assert (tmp_path / "my notes.txt").read_text() == "keep me"
+
+
+@pytest.mark.parametrize("sick", ["loss", "grad_norm"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_or_gradient_that_is_no_number_stops_with_a_clear_message(dataset, tmp_path, monkeypatch, sick, value):
+    steps = []
+
+    def step(learner, batch):
+        result = training_step(learner, batch)
+        steps.append(result)
+        return replace(result, **{sick: value}) if len(steps) == 6 else result
+
+    monkeypatch.setattr(engines, "training_step", step)
+    with pytest.raises(TrainingError, match=rf"became {value} in epoch 3, step 6") as caught:
+        train(dataset, tmp_path)
+    assert "--resume" in caught.value.hint
+    assert "became" in (tmp_path / "log.txt").read_text()
+    last = load(tmp_path / "last.pt")
+    assert last["epoch"] == 2
+    assert all(torch.isfinite(weight).all() for weight in last["network"].values())
+    monkeypatch.undo()
+    assert train(dataset, tmp_path, resume=True).epochs == 4
+
+
+def test_with_a_loss_scaler_an_infinite_gradient_is_only_a_skipped_step(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.amp.GradScaler, "is_enabled", lambda _: True)
+    monkeypatch.setattr(torch.amp.GradScaler, "scale", lambda _, loss: loss)
+    monkeypatch.setattr(torch.amp.GradScaler, "unscale_", lambda *_: None)
+    monkeypatch.setattr(torch.amp.GradScaler, "step", lambda _, optimizer: optimizer.step())
+    monkeypatch.setattr(torch.amp.GradScaler, "update", lambda _: None)
+    monkeypatch.setattr(engines, "training_step", lambda learner, batch: StepResult(0.5, math.inf, 0.1))
+    assert train(dataset, tmp_path, tiny_config(optim={"epochs": 1})).stopped == "finished"
+
+
+def test_a_corrupt_case_is_listed_and_the_others_are_trained_on(dataset, tmp_path):
+    (tmp_path / "bad_ct.nii.gz").write_text("not a scan")
+    bad = [
+        replace(dataset.cases[n], case=f"bad{n}", subject=f"bad{n}", image=tmp_path / "bad_ct.nii.gz") for n in (0, 3)
+    ]
+    result = train(CaseIndex((bad[0], *dataset, bad[1])), tmp_path / "run", tiny_config(optim={"epochs": 1}))
+    assert [case for case, _ in result.failures] == ["bad0", "bad3"]
+    assert all("bad_ct.nii.gz" in reason for _, reason in result.failures)
+    assert result.stopped == "finished"
+    assert "bad0 is left out" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_without_a_usable_training_case_every_reason_is_told(dataset, tmp_path):
+    bad = [replace(case, image=tmp_path / f"{case.case}_ct.nii.gz") for case in dataset]
+    with pytest.raises(DataError) as caught:
+        train(CaseIndex(tuple(bad)), tmp_path / "run")
+    assert all(f"{case.case}: " in str(caught.value) for case in bad if case.split == "train")
+    with pytest.raises(DataError, match="no training case"):
+        train(CaseIndex(dataset.in_split("validation")), tmp_path / "other")
+
+
+def test_without_validation_cases_the_last_epoch_is_the_best_and_a_warning_says_so(dataset, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        result = train(CaseIndex(dataset.in_split("train")), tmp_path, tiny_config(optim={"epochs": 2}))
+    assert "no validation case" in caplog.text
+    assert math.isnan(result.best_dice)
+    best, last = load(tmp_path / "best.pt"), load(tmp_path / "last.pt")
+    assert best["epoch"] == 2
+    assert_same(best["network"], last["network"])
+    assert [row["validation_dice"] for row in rows(tmp_path)] == ["", ""]
+
+
+def test_a_validation_case_without_any_vertebra_has_no_dice_and_spoils_no_mean(dataset, tmp_path):
+    empty = scans.spine(7)
+    empty.mask[:] = 0
+    empty.write(tmp_path / "empty_ct.nii.gz", tmp_path / "empty_msk.nii.gz")
+    paths = {"image": tmp_path / "empty_ct.nii.gz", "mask": tmp_path / "empty_msk.nii.gz"}
+    cases = (*dataset, replace(dataset.cases[3], case="empty", subject="empty", **paths))
+    config = tiny_config(optim={"epochs": 1})
+    with_empty = train(CaseIndex(cases), tmp_path / "a", config).best_dice
+    assert with_empty == train(dataset, tmp_path / "b", config).best_dice
+
+
+def test_a_disk_that_fills_up_leaves_the_last_whole_epoch_and_no_litter(dataset, tmp_path, monkeypatch):
+    save, saved = torch.save, []
+
+    def full(content, handle):
+        saved.append(content)
+        if len(saved) == 5:
+            handle.write(b"half a file")
+            raise OSError(28, "No space left on device")
+        save(content, handle)
+
+    monkeypatch.setattr(checkpoints.torch, "save", full)
+    with pytest.raises(OutputError, match="disk is full"):
+        train(dataset, tmp_path)
+    monkeypatch.undo()
+    assert not scans.leftovers(tmp_path)
+    load_checkpoint(tmp_path / "best.pt")
+    epoch = load_checkpoint(tmp_path / "last.pt").epoch
+    assert 1 <= epoch < 4
+    assert train(dataset, tmp_path, resume=True).epochs == 4
+
+
+def test_a_run_folder_below_a_file_is_refused(dataset, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="file"):
+        train(dataset, tmp_path / "file" / "run")
+
+
+def test_the_26_levels_are_trained_validated_and_predicted(dataset, tmp_path):
+    config = tiny_config(labels={"scheme": "vertebrae"}, loss={"name": "dice_ce"}, optim={"epochs": 2})
+    train(dataset, tmp_path / "run", config)
+    best = load(tmp_path / "run" / "best.pt")
+    assert (len(best["labels"]), best["labels"]["T13"]) == (26, 28)
+    case = dataset.in_split("validation")
+    predictor = Predictor.from_checkpoint(tmp_path / "run" / "best.pt", CPU)
+    predict_cases(case, predictor, tmp_path / "masks", model=tmp_path)
+    scored = evaluate_folder(tmp_path / "masks", CaseIndex(case), tmp_path / "scores.json")
+    assert scored.scheme == "vertebrae"
+    of_truth = [scored.cases[0].labels[name].dice for name in ("T12", "L1", "L2")]
+    assert best["scores"]["validation_dice"] == pytest.approx(np.mean(of_truth), abs=1e-12)
+
+
+class TestTheApi:
+    """What ``verse3d.train`` adds to ``fit``."""
+
+    @pytest.fixture
+    def undivided(self, tmp_path):
+        scans.write_dataset(tmp_path / "data")
+        return tmp_path / "data"
+
+    def test_resumes_with_the_settings_of_the_run(self, undivided, tmp_path, tiny_yaml):
+        out = tmp_path / "run"
+        overrides = ["runtime.seed=5", "optim.epochs=2"]
+        verse3d.train(data=undivided, out=out, config=tiny_yaml, overrides=overrides, max_epochs=1, device="cpu")
+        assert verse3d.train(data=undivided, out=out, resume=True, device="cpu").epochs == 2
+
+    def test_resumes_with_more_epochs_by_an_override_alone(self, undivided, tmp_path, tiny_yaml):
+        out = tmp_path / "run"
+        verse3d.train(data=undivided, out=out, config=tiny_yaml, overrides=["optim.epochs=1"], device="cpu")
+        grown = {"overrides": ["optim.epochs=2"], "resume": True, "device": "cpu"}
+        assert verse3d.train(data=undivided, out=out, **grown).epochs == 2
+        with pytest.raises(ConfigError, match=r"optim\.lr"):
+            verse3d.train(data=undivided, out=out, overrides=["optim.lr=0.5"], resume=True, device="cpu")
+
+    def test_resumes_from_the_index_in_the_run_folder(self, undivided, tmp_path, tiny_yaml):
+        out = tmp_path / "run"
+        verse3d.train(data=undivided, out=out, config=tiny_yaml, max_epochs=1, device="cpu")
+        assert verse3d.train(data=out / "cases.jsonl", out=out, resume=True, device="cpu").epochs == 4
+
+    def test_draws_validation_cases_from_a_folder_but_takes_an_index_as_it_is(self, undivided, tmp_path, tiny_yaml):
+        settings = {"config": tiny_yaml, "overrides": ["optim.epochs=1"], "device": "cpu"}
+        assert not math.isnan(verse3d.train(data=undivided, out=tmp_path / "a", **settings).best_dice)
+        verse3d.index(undivided, out=tmp_path / "all.jsonl", validation=0.0)
+        assert math.isnan(verse3d.train(data=tmp_path / "all.jsonl", out=tmp_path / "b", **settings).best_dice)
+
+    def test_refuses_contradictions(self, undivided, tmp_path, tiny_yaml):
+        with pytest.raises(ConfigError, match="exclude"):
+            verse3d.train(data=undivided, out=tmp_path / "run", resume=True, overwrite=True)
+        with pytest.raises(ConfigError, match="overrides"):
+            verse3d.train(data=undivided, out=tmp_path / "run", config=Config(), overrides=["optim.lr=1"])
+        with pytest.raises(ConfigError, match="mode"):
+            verse3d.train(data=undivided, out=tmp_path / "run", mode="4d")
+
+    def test_draws_the_same_slices_while_the_prediction_changes(self, monkeypatch):
+        drawn = []
+        monkeypatch.setattr("verse3d.api.jobs.overlay_array", lambda *_, **options: drawn.append(options["centre_mm"]))
+        data = scans.spine()
+        volume = type("Scan", (), {"array": data.hu, "geometry": data.geometry})()
+        for truth in (data.mask, np.zeros_like(data.mask)):
+            for prediction in (data.mask, np.roll(data.mask, 3, axis=0), np.zeros_like(data.mask)):
+                _paint(volume, {"truth": truth, "prediction": prediction}, (), "")
+        assert len({tuple(centre) for centre in drawn[:3]}) == 1
+        assert len({tuple(centre) for centre in drawn[3:]}) == 1
+
+
+def test_progress_tells_every_batch_of_the_whole_schedule(dataset, tmp_path):
+    heard = []
+    train(dataset, tmp_path, progress=lambda *call: heard.append(call))
+    batches = [(done, total) for what, done, total in heard if what.startswith("epoch")]
+    assert batches == [(done, 8) for done in range(1, 9)]
+    assert ("loading training cases", 3, 3) in heard
+    assert no_progress("nothing", 0, 0) is None
+
+
+def test_the_log_of_a_run_ends_with_the_run(dataset, tmp_path):
+    train(dataset, tmp_path, tiny_config(optim={"epochs": 1}))
+    before = Path(tmp_path / "log.txt").read_text()
+    logging.getLogger("verse3d").error("later")
+    assert (tmp_path / "log.txt").read_text() == before

@@ -1,0 +1,97 @@
+"""The validation Dice is the Dice of the masks that are written later."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests import scans
+from tests.scans import PIR, ThresholdNet, spine, tiny_config, turned
+from verse3d.core.errors import DataError, GeometryError
+from verse3d.core.runtime import choose_precision
+from verse3d.data.cases import Case, CaseIndex
+from verse3d.inference.predict import Predictor, predict_cases
+from verse3d.report.evaluation import evaluate_folder
+from verse3d.training.validate import load_validation_case, validate
+
+CPU = torch.device("cpu")
+
+
+def predictor(config):
+    channels = 27 if config.labels.scheme == "vertebrae" else 1
+    return Predictor(ThresholdNet(channels, cut=0.4).eval(), config, CPU, choose_precision("off", CPU))
+
+
+def grey_values(mask, scheme, noise):
+    """HU near those that a ``ThresholdNet`` wants; many are so close to its threshold that the last bit matters."""
+    if scheme == "binary":
+        return 335 + noise + 40 * (mask > 0)
+    return np.where(mask == 28, 26, mask) * (1500 / 26) - 250 + noise
+
+
+@pytest.fixture
+def noisy(tmp_path, scheme):
+    """Two scans on different grids."""
+    cases = []
+    for number, geometry in enumerate((PIR, turned(PIR))):
+        data = spine(number, geometry, ids=(19, 28, 20))
+        noise = np.random.default_rng(number).normal(0, 15, geometry.shape)
+        data.hu = grey_values(data.mask, scheme, noise).astype(np.float32)
+        ct, mask = tmp_path / f"n{number}_ct.nii.gz", tmp_path / f"n{number}_msk.nii.gz"
+        data.write(ct, mask)
+        cases.append(Case(f"n{number}", f"n{number}", ct, mask))
+    return cases
+
+
+@pytest.mark.parametrize("scheme", ["binary", "vertebrae"])
+def test_validation_finds_the_dice_that_predict_and_evaluate_find(noisy, tmp_path, scheme):
+    config = tiny_config(labels={"scheme": scheme}, inference={"min_component_ml": 0.3})
+    one = predictor(config)
+    found = validate(one, [load_validation_case(case, config, keep_scan=False) for case in noisy], None)
+    predict_cases(noisy, one, tmp_path / "out", model=Path("best.pt"))
+    scored = evaluate_folder(tmp_path / "out", CaseIndex(tuple(noisy)), tmp_path / "scores.json")
+    names = ("vertebrae",) if scheme == "binary" else ("T12", "T13", "L1")
+    for case in scored.cases:
+        expected = np.mean([case.labels[name].dice for name in names])
+        assert found.dice_of[case.case] == pytest.approx(expected, abs=1e-12)
+        assert 0.3 < expected < 1
+    assert found.mean_dice == pytest.approx(np.mean(list(found.dice_of.values())))
+
+
+@pytest.mark.parametrize("scheme", ["vertebrae"])
+def test_a_picture_is_painted_of_every_kept_scan_from_masks_in_file_ids(noisy):
+    config = tiny_config(labels={"scheme": "vertebrae"})
+    painted = []
+
+    def paint(scan, masks, labels, title):
+        painted.append((scan.path.name, {name: mask.shape for name, mask in masks.items()}, title))
+        assert set(np.unique(masks["truth"])) == {0, 19, 20, 28}
+        return np.zeros((4, 5, 3), np.uint8)
+
+    cases = [load_validation_case(case, config, keep_scan=number == 0) for number, case in enumerate(noisy)]
+    result = validate(predictor(config), cases, paint)
+    assert [(name, list(masks)) for name, masks, _ in painted] == [("n0_ct.nii.gz", ["truth", "prediction"])]
+    assert painted[0][2] == f"n0  Dice {result.dice_of['n0']:.3f}"
+    assert result.pictures.keys() == {"n0"}
+
+
+def test_without_any_defined_dice_the_mean_is_undefined(tmp_path):
+    empty = spine()
+    empty.mask[:] = 0
+    empty.write(tmp_path / "a_ct.nii.gz", tmp_path / "a_msk.nii.gz")
+    case = Case("a", "a", tmp_path / "a_ct.nii.gz", tmp_path / "a_msk.nii.gz")
+    config = tiny_config()
+    result = validate(predictor(config), [load_validation_case(case, config, keep_scan=False)], None)
+    assert math.isnan(result.dice_of["a"]) and math.isnan(result.mean_dice)
+
+
+@pytest.mark.parametrize("scheme", ["binary"])
+def test_a_validation_case_whose_mask_does_not_fit_is_refused(noisy):
+    scans.write_nifti(noisy[0].mask, spine().mask, turned(PIR).affine)
+    with pytest.raises(GeometryError, match="mm away"):
+        load_validation_case(noisy[0], tiny_config(), keep_scan=False)
+    noisy[0].image.unlink()
+    with pytest.raises(DataError, match="does not exist"):
+        load_validation_case(noisy[0], tiny_config(), keep_scan=False)
