@@ -4,8 +4,12 @@ import logging
 
 import pytest
 import yaml
+from hypothesis import settings
 
 from tests import scans
+
+settings.register_profile("unhurried", deadline=None)  # a busy machine is no bug
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")

@@ -53,7 +53,9 @@ def test_links_between_documents_lead_somewhere(file: str) -> None:
         assert (path.parent / target).exists(), f"{file} links to {target}"
 
 
-@pytest.mark.parametrize("module", ["core.geometry", "core.files", "core.labels", "core.resample", "core.yaml12", "inference.windows"])
+@pytest.mark.parametrize(
+    "module", ["core.geometry", "core.files", "core.labels", "core.resample", "core.yaml12", "inference.windows"]
+)
 def test_examples_in_docstrings_run(module: str) -> None:
     path = ROOT / "verse3d" / (module.replace(".", "/") + ".py")
     result = subprocess.run([sys.executable, "-m", "doctest", str(path)], capture_output=True, text=True, check=False)

@@ -52,7 +52,7 @@ class DemoResult:
 def demo(
     *,
     out: PathOrText = "runs/demo",
-    cases: int = 10,
+    cases: int = 12,
     seed: int = 0,
     config: PathOrText = "demo3d",
     overrides: Sequence[str] = (),

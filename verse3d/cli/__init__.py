@@ -327,7 +327,7 @@ def evaluate(
 def demo(
     context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder to fill.")] = Path("runs/demo"),
-    cases: Annotated[int, typer.Option(help="How many phantoms.")] = 10,
+    cases: Annotated[int, typer.Option(help="How many phantoms.")] = 12,
     seed: Annotated[int, typer.Option(help="Of the phantoms.")] = 0,
     config: Annotated[str, typer.Option(help="Config of the training.")] = "demo3d",
     set_: SetOption = None,
