@@ -38,6 +38,9 @@ def _same_for_all_axes(value: Any) -> Any:  # noqa: ANN401 - not checked yet
 Spacing = Annotated[tuple[Positive, Positive, Positive], BeforeValidator(_same_for_all_axes)]
 Patch = Annotated[tuple[VoxelCount, VoxelCount, VoxelCount], BeforeValidator(_same_for_all_axes)]
 
+_NotNegative = Annotated[int, Field(ge=0)]
+Margin = Annotated[tuple[_NotNegative, _NotNegative, _NotNegative], BeforeValidator(_same_for_all_axes)]
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -104,6 +107,9 @@ class SamplingConfig(_Section):
     batch_size: VoxelCount = 2
     foreground_fraction: Fraction = 0.67
     """Share of patches that are centred on a vertebra; the others are centred anywhere else."""
+    margin_voxels: Margin = (0, 0, 0)
+    """How far patches and windows may reach beyond the scan (right, anterior, superior), where the network sees air:
+    so it can tell a vertebra that the field of view cuts, which VerSe leaves unlabelled, from a whole one."""
 
 
 class AugmentConfig(_Section):

@@ -182,12 +182,13 @@ def _some(mask: NDArray[np.bool_], draw: np.random.Generator) -> NDArray[np.int6
 class RandPatch(Randomizable, Transform):
     """Cut a random patch out of a ``PreparedCase``.
 
-    A share of the patches is centred on a labelled voxel, the others on an unlabelled one. The patch lies inside the
-    volume where that is large enough and is filled up with 0 (air, background) where it is not.
+    A share of the patches is centred on a labelled voxel, the others on an unlabelled one. A patch may reach beyond the
+    volume by ``margin_voxels``, or evenly on both sides if it is larger than that; there it is 0 (air, background).
     """
 
     def __init__(self, sampling: SamplingConfig) -> None:
         self.patch = np.array(sampling.patch_voxels)
+        self.margin = np.array(sampling.margin_voxels)
         self.foreground_fraction = sampling.foreground_fraction
         self.centre = np.zeros(3, dtype=int)
 
@@ -203,10 +204,12 @@ class RandPatch(Randomizable, Transform):
         """``{"image": (1, *patch) float32, "label": (1, *patch) uint8}``."""
         self.randomize(data)
         shape = np.array(data.geometry.shape)
-        start = np.clip(self.centre - self.patch // 2, 0, np.maximum(shape - self.patch, 0))
-        stop = np.minimum(start + self.patch, shape)
+        first, last = -self.margin, shape + self.margin - self.patch
+        free = np.clip(self.centre - self.patch // 2, first, np.maximum(first, last))
+        corner = np.where(first <= last, free, -((self.patch - shape) // 2))
+        start, stop = np.maximum(corner, 0), np.minimum(corner + self.patch, shape)
         inside = (slice(None), *(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True)))
-        before = (self.patch - (stop - start)) // 2
+        before = start - corner
         return {
             "image": self._padded(data.image[inside].astype(np.float32), before),
             "label": self._padded(data.label[inside], before),

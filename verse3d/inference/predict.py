@@ -88,8 +88,7 @@ class Predictor:
 
         One foreground label travels home as a probability (cut at 0.5), several travel as labels that vote.
         """
-        total = count_windows(grid.shape, self.config.sampling.patch_voxels, self.config.inference.overlap)
-        logits = self._logits(image, _Counted(self._forward, total, progress))
+        logits = self._logits(image, progress)
         if self.scheme.output_channels == 1:
             probability = torch.sigmoid(logits[0, 0]).numpy()
             ids = (resample_linear(probability, grid, source) > 0.5).astype(np.uint8)
@@ -97,13 +96,19 @@ class Predictor:
             ids = resample_vote(logits[0].argmax(0).to(torch.uint8).numpy(), grid, source)
         return clean_up(ids, source, self.config.inference)
 
-    def _logits(self, image: NDArray[np.floating], forward: "_Counted") -> torch.Tensor:
+    def _logits(self, image: NDArray[np.floating], progress: Progress) -> torch.Tensor:
         """Float32 logits (1, channels, I, J, K) on the CPU."""
+        sampling = self.config.sampling
         inferer = get_mode(self.config.mode).inferer(self.config)
-        inputs = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[None, None]
+        framed = np.pad(np.asarray(image, dtype=np.float32), [(margin, margin) for margin in sampling.margin_voxels])
+        i, j, k = framed.shape
+        total = count_windows((i, j, k), sampling.patch_voxels, self.config.inference.overlap)
         with torch.inference_mode():
-            logits: torch.Tensor = inferer(inputs, forward)
-        return logits
+            logits: torch.Tensor = inferer(
+                torch.from_numpy(framed)[None, None], _Counted(self._forward, total, progress)
+            )
+        sizes = zip(sampling.margin_voxels, image.shape, strict=True)
+        return logits[(slice(None), slice(None), *(slice(margin, margin + size) for margin, size in sizes))]
 
     def _forward(self, windows: torch.Tensor) -> torch.Tensor:
         with self.precision.autocast(self.device):
