@@ -25,7 +25,7 @@ TINY = {
     "optim": {"lr": 0.01, "epochs": 4, "steps_per_epoch": 2, "warmup_steps": 2},
     "validation": {"every_epochs": 1, "pictures": 0},
     "inference": {"min_component_ml": 0.0},
-    "runtime": {"amp": "off"},
+    "runtime": {"amp": "off", "workers": 0},
 }
 
 

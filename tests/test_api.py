@@ -56,6 +56,8 @@ class TestPredict:
         names = {
             "sub-verse004_ct.nii.gz": "sub-verse004_seg-vert_msk.nii.gz",
             "scan.nii": "scan_seg-vert_msk.nii.gz",
+            "ct.nii.gz": "ct_seg-vert_msk.nii.gz",
+            "after_seg.nii.gz": "after_seg_seg-vert_msk.nii.gz",
             "a.b.nii.gz": "a.b_seg-vert_msk.nii.gz",
         }
         for name in names:

@@ -11,10 +11,10 @@ from verse3d.core.config import Config, load_config
 from verse3d.core.errors import ConfigError, DataError
 from verse3d.core.labels import Label
 from verse3d.core.runtime import DeviceName, Progress, choose_device, no_progress
-from verse3d.core.volume import NIFTI_SUFFIXES, Volume, nifti_stem
+from verse3d.core.volume import NIFTI_SUFFIXES, Volume
 from verse3d.data.cases import Case, CaseIndex, Split, assign_splits, split_by_subject, write_index
 from verse3d.data.checks import CheckReport, check_cases
-from verse3d.data.layouts import discover, load_cases
+from verse3d.data.layouts import discover, load_cases, scan_name
 from verse3d.data.phantom import write_phantom
 from verse3d.inference.predict import PredictionReport, Predictor, predict_cases
 from verse3d.model.modes import get_mode
@@ -237,9 +237,9 @@ def _cases_to_predict(scans: Sequence[Path], split: Split | None) -> list[Case]:
 
 
 def _cases_of(scan: Path) -> Sequence[Case]:
-    """The cases behind one argument; a scan that is missing becomes a case that will fail by itself."""
-    if not scan.exists() and scan.name.lower().endswith(NIFTI_SUFFIXES):
-        return [Case(nifti_stem(scan).removesuffix("_ct"), scan.name, scan.absolute())]
+    """The cases behind one argument; a single scan keeps its name, and fails by itself if it is missing or none."""
+    if scan.name.lower().endswith(NIFTI_SUFFIXES) and not scan.is_dir():
+        return [Case(scan_name(scan), scan.name, scan.absolute())]
     return load_cases(scan).cases
 
 

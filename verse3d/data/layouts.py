@@ -162,7 +162,7 @@ def _key(path: Path, root: Path, role: _Role) -> tuple[str, str]:
     elif role == "mask":
         name = _MASK_SUFFIX.sub("", nifti_stem(path))
     else:
-        name = _image_key(path)
+        name = scan_name(path)
     # The root's own name counts too, so that the two roots data/images and data/labels find together.
     neutral = list(_neutral(path.relative_to(root.parent).parts[:-1]))
     if name.lower() in _MASK_NAMES | _IMAGE_NAMES:
@@ -170,7 +170,12 @@ def _key(path: Path, root: Path, role: _Role) -> tuple[str, str]:
     return "/".join([str(root.parent), *neutral]), name
 
 
-def _image_key(path: Path) -> str:
+def scan_name(path: Path) -> str:
+    """What a scan's file is called without its suffixes: "a" for ``a_ct.nii.gz``, ``a_0000.nii.gz`` or ``a.nii``.
+
+    Raises:
+        DataError: the name ends neither with .nii nor with .nii.gz.
+    """
     return _IMAGE_SUFFIX.sub("", nifti_stem(path))
 
 
