@@ -452,3 +452,31 @@ def test_the_sampler_repeats_itself_with_the_same_random_state():
 
     assert torch.equal(drawn(4), drawn(4))
     assert not torch.equal(drawn(4), drawn(5))
+
+
+def test_a_patch_may_reach_beyond_the_scan_by_the_margin_and_no_further():
+    shape, patch, margin = (20, 21, 30), (16, 16, 16), (0, 0, 5)
+    sampling = SamplingConfig(patch_voxels=patch, margin_voxels=margin)
+    numbers = np.arange(1, np.prod(shape) + 1, dtype=np.float32).reshape(shape)
+    framed = np.pad(numbers, [(size, size) for size in margin])
+    # Every voxel of the scan can be the centre; numbers above 2048 do not fit into float16.
+    case = PreparedCase(
+        "x",
+        numbers[None],
+        np.ones((1, *shape), np.uint8),
+        Geometry(shape, np.eye(4)),
+        np.arange(numbers.size),
+        np.arange(0),
+    )
+    rand_patch = RandPatch(sampling)
+    reached = set()
+    for seed in range(300):
+        image = rand_patch.set_random_state(seed=seed)(case)["image"].numpy()[0]
+        filled = np.argwhere(image)
+        inside = image[tuple(filled[0])] - 1
+        start = np.array(np.unravel_index(int(inside), shape)) + margin - filled[0]
+        i, j, k = start
+        assert np.array_equal(image, framed[i : i + 16, j : j + 16, k : k + 16])
+        reached.add(int(k))
+    assert min(reached) == 0
+    assert max(reached) == 30 + 2 * 5 - 16

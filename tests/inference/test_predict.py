@@ -157,6 +157,14 @@ def test_a_scan_smaller_than_a_patch_in_every_axis_is_labelled_where_it_is_brigh
     assert_within_one_voxel(found == 1, hu > 500)
 
 
+def test_a_margin_around_the_scan_moves_nothing():
+    config = tiny_config(grid={"spacing_mm": [2.0, 2.5, 2.2], **WINDOW}, sampling={"margin_voxels": [1, 0, 7]})
+    for name in ("oblique PIR", "coarser than the network"):
+        geometry = OBLIQUE[name]
+        scan = volume_of(hills(geometry), geometry)
+        np.testing.assert_array_equal(predictor(config).label(scan), predictor().label(scan))
+
+
 def test_progress_counts_every_window_up_to_the_last():
     calls = []
     geometry = OBLIQUE["oblique RAS"]
@@ -303,3 +311,15 @@ def test_a_damaged_list_of_predictions_is_reported(tmp_path, batch):
     (tmp_path / "out" / "predictions.json").write_text("{half")
     with pytest.raises(DataError, match=r"predictions\.json"):
         run(batch, tmp_path / "out")
+
+
+def test_a_foreign_mask_is_not_replaced_even_with_overwrite(tmp_path):
+    scan, out = tmp_path / "x_ct.nii.gz", tmp_path / "out"
+    spine(0).write(scan)
+    case = Case("x", "x", scan)
+    (truth := mask_path(out, "x")).parent.mkdir()
+    nib.save(nib.Nifti1Image(np.ones((5, 6, 7), np.uint8), np.eye(4)), truth)
+    before = truth.read_bytes()
+    report = predict_cases([case], predictor(), out, model=Path("best.pt"), overwrite=True)
+    assert "not written by verse3d" in report.failures[0].error
+    assert truth.read_bytes() == before

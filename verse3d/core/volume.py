@@ -19,6 +19,8 @@ from verse3d.core.files import whole_file
 from verse3d.core.geometry import Geometry
 from verse3d.version import __version__
 
+LABEL_DESCRIPTION = b"verse3d"
+"""The header text of every mask that verse3d writes begins so."""
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 GEOMETRY_FIELDS = (
     "dim",
@@ -161,7 +163,7 @@ def _label_header(like: nib.Nifti1Header) -> nib.Nifti1Header:
     header.set_data_dtype(np.uint8)
     header.set_slope_inter(1, 0)
     header["cal_min"] = header["cal_max"] = 0
-    header["descrip"] = f"verse3d {__version__} vertebra labels".encode()
+    header["descrip"] = LABEL_DESCRIPTION + f" {__version__} vertebra labels".encode()
     header["aux_file"] = b""
     header.set_intent("none")
     header["magic"] = header.single_magic

@@ -19,7 +19,7 @@ from verse3d.core.geometry import Geometry
 from verse3d.core.labels import LabelScheme, label_scheme
 from verse3d.core.resample import resample_linear, resample_vote
 from verse3d.core.runtime import Precision, Progress, choose_precision, logger, no_progress, peak_rss_mb
-from verse3d.core.volume import Volume, read_geometry, read_image, write_labels
+from verse3d.core.volume import LABEL_DESCRIPTION, Volume, read_geometry, read_image, write_labels
 from verse3d.data.cases import Case
 from verse3d.data.layouts import PREDICTIONS_FILE
 from verse3d.data.transforms import prepare_image
@@ -225,6 +225,7 @@ def _predict_one(case: Case, job: _Job, previous: dict[str, Any]) -> PredictionR
         if target.exists() and not job.overwrite:
             _require_mask_of(target, image, previous)
             return _replace(record, status="skipped")
+        _refuse_foreign_mask(target)
         volume = read_image(image)
         labels = job.predictor.label(volume, job.progress)
         write_labels(target, labels, like=volume.header)
@@ -261,6 +262,17 @@ def _refuse_own_output(target: Path, case: Case) -> None:
     if target.exists() and any(target.samefile(path) for path in own if path.exists()):
         raise DataError(
             f"{target} is a file of the data set and would be overwritten", hint="choose another --out folder"
+        )
+
+
+def _refuse_foreign_mask(target: Path) -> None:
+    """Even ``overwrite`` replaces only what verse3d wrote: anything else may be somebody's truth."""
+    if not target.exists():
+        return
+    if not bytes(read_geometry(target)[1]["descrip"]).startswith(LABEL_DESCRIPTION):
+        raise DataError(
+            f"{target} exists and was not written by verse3d: it may be a true mask",
+            hint="choose another --out folder, or remove the file yourself",
         )
 
 

@@ -16,6 +16,10 @@ from verse3d.core.files import make_folder, write_text
 _MAY_CHANGE = {"optim.epochs", "runtime.workers", "validation.pictures"}
 """Settings that may differ when a run is resumed."""
 
+_CONFIG_HEAD = (
+    "# The complete config of this run. Train the same again with:\n#   verse3d train --config config.yaml ...\n"
+)
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -60,8 +64,10 @@ class RunFolder:
 
     @property
     def holds_a_run(self) -> bool:
-        """Whether anything was learnt here that could be lost."""
-        return any(file.exists() for file in (self.last, self.best, self.history))
+        """Whether anything is here that could be lost: something learnt, or a config that somebody wrote."""
+        if any(file.exists() for file in (self.last, self.best, self.history)):
+            return True
+        return self.config.exists() and not self.config.read_text(errors="replace").startswith(_CONFIG_HEAD)
 
 
 def start_folder(path: Path, config: Config, *, overwrite: bool) -> RunFolder:
@@ -86,8 +92,7 @@ def start_folder(path: Path, config: Config, *, overwrite: bool) -> RunFolder:
 
 
 def _write_config(folder: RunFolder, config: Config) -> None:
-    head = "# The complete config of this run. Train the same again with:\n#   verse3d train --config config.yaml ...\n"
-    write_text(folder.config, head + config.to_yaml())
+    write_text(folder.config, _CONFIG_HEAD + config.to_yaml())
 
 
 def find_run(path: Path) -> RunFolder:
