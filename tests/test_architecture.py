@@ -29,10 +29,10 @@ FLOORS = {
 }
 """A module imports from floors below its own, and on floor 0 and in its own room also from its neighbours."""
 
-LAZY = {NAME, f"{NAME}.cli"}
-"""Modules that may import inside functions (and for types only) from anywhere, so that the program starts fast."""
+LAZY = {"__init__", "cli"}
+"""Rooms that may import inside functions (and for types only) from anywhere, so that the program starts fast."""
 
-PRINTS = {f"{NAME}.cli"}
+PRINTS = {"cli"}
 LONGEST_FILE = 400
 
 
@@ -122,7 +122,7 @@ def wrong_edges(package: Path) -> list[str]:
     """Imports that go up the stairs, or sideways into another room of the same floor."""
     wrong = []
     for edge in imports(package):
-        if edge.place != "module" and edge.importer in LAZY:
+        if edge.place != "module" and room(edge.importer) in LAZY:
             continue
         here, there = room(edge.importer), room(edge.imported)
         if here not in FLOORS or there not in FLOORS:
@@ -138,7 +138,7 @@ def hidden_imports(package: Path) -> list[str]:
     return [
         f"{edge} inside a function"
         for edge in imports(package)
-        if edge.place == "function" and edge.importer not in LAZY
+        if edge.place == "function" and room(edge.importer) not in LAZY
     ]
 
 
@@ -159,7 +159,7 @@ def prints(package: Path) -> list[str]:
     return [
         f"{module}:{node.lineno} prints"
         for module, path in modules(package).items()
-        if module not in PRINTS
+        if room(module) not in PRINTS
         for node, _ in with_place(parsed(path))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]

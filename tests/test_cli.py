@@ -14,7 +14,8 @@ import verse3d
 from tests import scans
 from tests.scans import spine, tiny_config
 from verse3d import api
-from verse3d.cli import Mode, SchemeName, SplitName, app, main
+from verse3d.cli import app, main
+from verse3d.cli.terminal import Mode, SchemeName, SplitName
 from verse3d.core.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
 from verse3d.core.labels import label_scheme
 from verse3d.data.cases import SPLITS, write_index
@@ -238,6 +239,6 @@ def test_phantom_prints_the_paths_of_its_scans(tmp_path, capsys, monkeypatch):
         on_case("sub-verse900")
         return tuple(out / f"{number}_ct.nii.gz" for number in range(cases))
 
-    monkeypatch.setattr("verse3d.api.jobs.write_phantom", write)
+    monkeypatch.setattr("verse3d.api.data.write_phantom", write)
     assert main(["phantom", str(tmp_path), "--cases", "2"]) == 0
     assert capsys.readouterr().out.splitlines() == [str(tmp_path / f"{number}_ct.nii.gz") for number in range(2)]

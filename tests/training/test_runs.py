@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import verse3d
 from tests import scans
 from tests.scans import tiny_config
-from verse3d.api.jobs import _paint
+from verse3d.api.models import _paint
 from verse3d.core.config import Config, load_config
 from verse3d.core.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
 from verse3d.core.runtime import no_progress
@@ -494,7 +494,9 @@ class TestTheApi:
 
     def test_draws_the_same_slices_while_the_prediction_changes(self, monkeypatch):
         drawn = []
-        monkeypatch.setattr("verse3d.api.jobs.overlay_array", lambda *_, **options: drawn.append(options["centre_mm"]))
+        monkeypatch.setattr(
+            "verse3d.api.models.overlay_array", lambda *_, **options: drawn.append(options["centre_mm"])
+        )
         data = scans.spine()
         volume = type("Scan", (), {"array": data.hu, "geometry": data.geometry})()
         for truth in (data.mask, np.zeros_like(data.mask)):

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from verse3d.api.jobs import LABEL_FILE, PathOrText, check, evaluate, index, phantom, predict, train
+from verse3d.api.data import check, index, phantom
+from verse3d.api.models import LABEL_FILE, evaluate, predict, train
 from verse3d.core.errors import DataError
-from verse3d.core.files import write_text
+from verse3d.core.files import PathOrText, write_text
 from verse3d.core.labels import label_scheme
 from verse3d.core.runtime import DeviceName, Progress, no_progress
 from verse3d.core.volume import read_image, read_labels
 from verse3d.data.cases import Case
 from verse3d.data.checks import CheckReport
+from verse3d.data.pairs import read_mask
 from verse3d.inference.predict import PredictionReport, mask_path
 from verse3d.report.evaluation import Evaluation
 from verse3d.report.figures import save_figure, three_planes
@@ -136,7 +138,7 @@ def _draw_case(case: Case, masks: Path, path: Path) -> Path:
     """Three planes of a case with its truth and its prediction, both as "vertebra or not"."""
     scan = read_image(case.image_path())
     shown = {
-        "truth": (read_labels(case.mask_path()).array > 0).astype(np.uint8),
+        "truth": (read_mask(case).array > 0).astype(np.uint8),
         "prediction": (read_labels(mask_path(masks, case.case)).array > 0).astype(np.uint8),
     }
     figure = three_planes(

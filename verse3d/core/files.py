@@ -11,6 +11,7 @@ from typing import Any
 
 from verse3d.core.errors import DataError, OutputError
 
+PathOrText = str | os.PathLike[str]
 TEMPORARY_PREFIX = ".verse3d-"
 _HINTS = {
     errno.ENOSPC: "the disk is full: free some space or choose another folder",

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from verse3d.core.errors import DataError
 from verse3d.core.files import write_text
@@ -15,6 +15,8 @@ from verse3d.core.files import write_text
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 _PATHS = ("image", "mask", "centroids")
+_OPTIONAL = ("series", "part", "fold", "relabel", "notes")
+"""Written only where there is something to say."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,11 @@ class Case:
         centroids: the centroid JSON, absolute path, or None.
         split: "train", "validation", "test" or None (not yet divided).
         split_origin: who decided the split: "release" (the folder it came in), "seed N" or "assigned".
+        series: which acquisition it is, the same in every release that holds it, e.g. "verse201"; else the case name.
+        part: the part of the VerSe release it came in, e.g. "verse19training", or "".
+        fold: number of its cross-validation fold, or None. All cases of a subject share one fold.
+        relabel: (id in the mask file, right id) pairs that correct the mask whenever it is read.
+        notes: what was decided about this case, in words: copies left out, corrections made.
     """
 
     case: str
@@ -38,6 +45,11 @@ class Case:
     centroids: Path | None = None
     split: Split | None = None
     split_origin: str = ""
+    series: str = ""
+    part: str = ""
+    fold: int | None = None
+    relabel: tuple[tuple[int, int], ...] = ()
+    notes: tuple[str, ...] = ()
 
     def image_path(self) -> Path:
         """The CT.
@@ -199,7 +211,7 @@ def read_index(path: Path) -> CaseIndex:
     return CaseIndex(tuple(cases))
 
 
-def _row(case: Case, folders: Sequence[Path]) -> dict[str, str | None]:
+def _row(case: Case, folders: Sequence[Path]) -> dict[str, Any]:
     paths = {name: _stored(getattr(case, name), folders) for name in _PATHS}
     return {
         "case": case.case,
@@ -207,6 +219,7 @@ def _row(case: Case, folders: Sequence[Path]) -> dict[str, str | None]:
         **paths,
         "split": case.split,
         "split_origin": case.split_origin,
+        **{name: value for name in _OPTIONAL if (value := getattr(case, name)) not in ("", None, ())},
     }
 
 
@@ -229,13 +242,25 @@ def _case(line: str, base: Path, place: str) -> Case:
         if not (paths["image"] or paths["mask"]):
             raise DataError(f"{place}: case {case} has neither an 'image' nor a 'mask'")
         subject, origin = str(row.get("subject") or case), str(row.get("split_origin") or "")
-        return Case(case, subject, **paths, split=split, split_origin=origin)
+        fields: dict[str, Any] = {**paths, "split": split, "split_origin": origin, **_optional(row)}
+        return Case(case, subject, **fields)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(
             f"{place} is not a case: {error!r}", hint="each line is a JSON object with 'case' and 'image'"
         ) from error
+
+
+def _optional(row: Mapping[str, Any]) -> dict[str, Any]:
+    fold = row.get("fold")
+    return {
+        "series": str(row.get("series") or ""),
+        "part": str(row.get("part") or ""),
+        "fold": None if fold is None else int(fold),
+        "relabel": tuple((int(stored), int(right)) for stored, right in row.get("relabel", ())),
+        "notes": tuple(str(note) for note in row.get("notes", ())),
+    }
 
 
 def _case_name(value: object, place: str) -> str:

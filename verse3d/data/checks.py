@@ -16,7 +16,7 @@ from verse3d.core.labels import VERTEBRAE, unknown_ids
 from verse3d.core.runtime import Progress, no_progress
 from verse3d.core.volume import Volume, read_image, read_labels
 from verse3d.data.cases import Case, CaseIndex
-from verse3d.data.transforms import SAME_GRID_TOLERANCE_MM, require_same_grid
+from verse3d.data.pairs import SAME_GRID_TOLERANCE_MM, require_same_grid
 
 Severity = Literal["error", "warning", "note"]
 _SKEW_TOLERANCE = 1e-4

@@ -15,7 +15,7 @@ Scans alone                  ``NAME.nii.gz``
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -222,4 +222,4 @@ def _unique(cases: Iterable[Case]) -> Iterator[Case]:
             name = f"{case.case}-{number}"
             number += 1
         taken.add(name)
-        yield Case(name, case.subject, case.image, case.mask, case.centroids, case.split, case.split_origin)
+        yield replace(case, case=name)

@@ -5,7 +5,6 @@ The network grid has its axes towards right, anterior and superior (RAS), a fixe
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,14 +25,14 @@ from monai.transforms import (
 from numpy.typing import NDArray
 
 from verse3d.core.config import AugmentConfig, Config, GridConfig, SamplingConfig
-from verse3d.core.errors import GeometryError, Verse3dError
+from verse3d.core.errors import Verse3dError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import LabelScheme, label_scheme
 from verse3d.core.resample import resample_linear, resample_vote
 from verse3d.core.volume import Volume, read_image, read_labels
 from verse3d.data.cases import Case
+from verse3d.data.pairs import relabelled, require_same_grid
 
-SAME_GRID_TOLERANCE_MM = 0.1
 _MAX_CENTRES = 100_000
 _LEFT_RIGHT = 0  # the first spatial axis of the network grid
 
@@ -71,7 +70,10 @@ def network_geometry(source: Geometry, grid: GridConfig) -> Geometry:
 
 
 class ReadCased(MapTransform):
-    """Replace the paths under ``image`` and ``label`` by ``Volume`` values, and check that they share a grid."""
+    """Replace the paths under ``image`` and ``label`` by ``Volume`` values, and check that they share a grid.
+
+    The pairs under ``relabel``, if there are any, correct the ids of the mask.
+    """
 
     def __init__(self) -> None:
         super().__init__(keys=("image", "label"), allow_missing_keys=True)
@@ -81,29 +83,9 @@ class ReadCased(MapTransform):
         result = dict(data)
         result["image"] = read_image(data["image"])
         if data.get("label") is not None:
-            result["label"] = read_labels(data["label"])
+            result["label"] = relabelled(read_labels(data["label"]), data.get("relabel", ()))
             require_same_grid(result["image"], result["label"])
         return result
-
-
-def require_same_grid(image: Volume, mask: Volume) -> None:
-    """Check in mm that a mask lies on the grid of its scan.
-
-    Raises:
-        GeometryError: the shapes differ, or some corner lies more than 0.1 mm away.
-    """
-    if image.geometry.shape != mask.geometry.shape:
-        raise GeometryError(
-            f"{mask.path} has shape {mask.geometry.shape}, its scan {image.path} has {image.geometry.shape}",
-            hint="the mask belongs to another grid: export it again on the scan's grid",
-        )
-    distance = image.geometry.distance_mm(mask.geometry)
-    if distance > SAME_GRID_TOLERANCE_MM:
-        raise GeometryError(
-            f"{mask.path} lies up to {distance:.1f} mm away from its scan {image.path}: "
-            f"axes {''.join(mask.geometry.axis_codes)} against {''.join(image.geometry.axis_codes)}",
-            hint="the headers disagree; find out which one is right before training on them",
-        )
 
 
 class ToNetworkGridd(MapTransform):
@@ -155,7 +137,7 @@ def prepare_case(case: Case, config: Config) -> PreparedCase:
     Raises:
         DataError: a file is missing, damaged or holds unknown labels; or scan and mask lie on different grids.
     """
-    ready = _prepared({"image": case.image_path(), "label": case.mask_path()}, config)
+    ready = _prepared({"image": case.image_path(), "label": case.mask_path(), "relabel": case.relabel}, config)
     image, label = np.asarray(ready["image"]).astype(np.float16), np.asarray(ready["label"])
     draw = np.random.default_rng(0)
     labelled = label.ravel() > 0
@@ -164,9 +146,9 @@ def prepare_case(case: Case, config: Config) -> PreparedCase:
     )
 
 
-def _prepared(paths: Mapping[str, Path], config: Config) -> Mapping[str, Any]:
+def _prepared(files: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
     try:
-        ready: Mapping[str, Any] = preparation(config)(paths)
+        ready: Mapping[str, Any] = preparation(config)(files)
     except RuntimeError as error:  # MONAI wraps what a transform raises
         if isinstance(error.__cause__, Verse3dError):
             raise error.__cause__ from None

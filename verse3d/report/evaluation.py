@@ -16,7 +16,7 @@ from verse3d.core.runtime import Progress, logger, no_progress
 from verse3d.core.volume import Volume, read_labels
 from verse3d.data.cases import Case, CaseIndex
 from verse3d.data.layouts import PREDICTIONS_FILE
-from verse3d.data.transforms import SAME_GRID_TOLERANCE_MM
+from verse3d.data.pairs import SAME_GRID_TOLERANCE_MM, read_mask
 from verse3d.inference.predict import mask_path
 from verse3d.metrics.scores import (
     CSV_COLUMNS,
@@ -142,7 +142,7 @@ def _guess_scheme(predictions: Path, cases: Sequence[Case]) -> str:
 def _score(case: Case, path: Path, scheme: str) -> CaseScores:
     if not path.exists():
         raise DataError(f"the mask {path} is missing")
-    prediction, truth = read_labels(path), read_labels(case.mask_path())
+    prediction, truth = read_labels(path), read_mask(case)
     _require_same_grid(prediction, truth)
     geometry = truth.geometry
     binary = label_scheme("binary")

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from verse3d.core.config import Config
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import Label, label_scheme
-from verse3d.core.volume import Volume, read_image, read_labels
+from verse3d.core.volume import Volume, read_image
 from verse3d.data.cases import Case
-from verse3d.data.transforms import prepare_image, require_same_grid
+from verse3d.data.pairs import read_mask, require_same_grid
+from verse3d.data.transforms import prepare_image
 from verse3d.inference.predict import Predictor
 from verse3d.metrics.overlap import confusion, dice
 
@@ -61,7 +62,7 @@ def load_validation_case(case: Case, config: Config, *, keep_scan: bool) -> Vali
     Raises:
         DataError: a file is missing, damaged or holds unknown labels; or scan and mask lie on different grids.
     """
-    scan, mask = read_image(case.image_path()), read_labels(case.mask_path())
+    scan, mask = read_image(case.image_path()), read_mask(case)
     require_same_grid(scan, mask)
     truth = label_scheme(config.labels.scheme).network_from_verse(mask.array)
     image, grid = prepare_image(scan, config.grid)

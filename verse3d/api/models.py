@@ -1,7 +1,6 @@
-"""The jobs, one function each."""
+"""The jobs about models, one function each."""
 
 from collections.abc import Mapping, Sequence
-from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +8,12 @@ from numpy.typing import NDArray
 
 from verse3d.core.config import Config, load_config
 from verse3d.core.errors import ConfigError, DataError
+from verse3d.core.files import PathOrText
 from verse3d.core.labels import Label
 from verse3d.core.runtime import DeviceName, Progress, choose_device, no_progress
 from verse3d.core.volume import NIFTI_SUFFIXES, Volume
-from verse3d.data.cases import Case, CaseIndex, Split, assign_splits, split_by_subject, write_index
-from verse3d.data.checks import CheckReport, check_cases
-from verse3d.data.layouts import discover, load_cases, scan_name
-from verse3d.data.phantom import write_phantom
+from verse3d.data.cases import Case, CaseIndex, Split, split_by_subject
+from verse3d.data.layouts import load_cases, scan_name
 from verse3d.inference.predict import PredictionReport, Predictor, predict_cases
 from verse3d.model.modes import get_mode
 from verse3d.report.evaluation import Evaluation, evaluate_folder
@@ -27,79 +25,6 @@ from verse3d.training.runfolder import find_run
 from verse3d.training.session import FitOptions
 
 LABEL_FILE = "itksnap_labels.txt"
-PathOrText = str | PathLike[str]
-
-
-def phantom(
-    out: PathOrText, *, cases: int = 6, seed: int = 0, anomalies: bool = False, progress: Progress = no_progress
-) -> tuple[Path, ...]:
-    """Write synthetic spine CTs with masks, in VerSe's own layout. The same seed gives the same bytes.
-
-    Args:
-        out: folder for the three split folders.
-        cases: how many scans; about a third of them go to the test split.
-        seed: decides everything that is random.
-        anomalies: let some cases have a sixth lumbar vertebra, a collapsed body, a screw ...
-        progress: told about every case.
-
-    Returns:
-        The paths of the scans.
-
-    Raises:
-        DataError: ``cases`` is below 1, or the folder holds a data set already.
-        OutputError: the folder cannot be written to.
-    """
-    done = 0
-
-    def on_case(name: str) -> None:
-        nonlocal done
-        done += 1
-        progress(f"phantom {name}", done, cases)
-
-    return write_phantom(Path(out), cases=cases, seed=seed, anomalies=anomalies, on_case=on_case)
-
-
-def index(
-    *roots: PathOrText,
-    out: PathOrText,
-    seed: int = 0,
-    validation: float = 0.2,
-    test: float = 0.0,
-    resplit: bool = False,
-    assign: Mapping[str, Split] | None = None,
-) -> CaseIndex:
-    """Find all cases below some folders, divide them by subject, and write the list as JSON lines.
-
-    Args:
-        roots: folders (or single NIfTI files).
-        out: the list, e.g. ``cases.jsonl``.
-        seed: decides who is drawn into validation and test where the data set does not say.
-        validation: share of subjects for choosing the best epoch.
-        test: share of subjects without a split that are kept for testing.
-        resplit: ignore the split that the data set comes with.
-        assign: subjects or cases that must go to a split, e.g. ``{"sub-verse008": "test"}``.
-
-    Raises:
-        DataError: a root is missing, no case is found, or an assigned name is unknown.
-        OutputError: the list cannot be written.
-    """
-    found = discover([Path(root) for root in roots])
-    if assign:
-        found = assign_splits(found, assign)
-    divided = split_by_subject(found, seed=seed, validation=validation, test=test, resplit=resplit)
-    if assign and resplit:
-        divided = assign_splits(divided, assign)
-    write_index(Path(out), divided)
-    return divided
-
-
-def check(data: PathOrText, *, progress: Progress = no_progress) -> CheckReport:
-    """Read every scan and mask of an index or a folder and report what is wrong with them.
-
-    Raises:
-        DataError: there is no such index or folder, or no case in it.
-    """
-    return check_cases(load_cases(Path(data)), progress)
 
 
 def train(

@@ -1,0 +1,155 @@
+"""The commands about models: training, predicting, scoring, and the demo of everything."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from verse3d.cli import tables
+from verse3d.cli.terminal import (
+    EXIT_INTERRUPTED,
+    EXIT_PARTIAL,
+    MORE_SETTINGS,
+    Device,
+    DeviceOption,
+    Mode,
+    OverwriteOption,
+    SchemeName,
+    SetOption,
+    SplitOption,
+    app,
+    bars,
+    merged_overrides,
+    out_console,
+)
+
+
+@app.command(context_settings=MORE_SETTINGS)
+def train(
+    context: typer.Context,
+    data: Annotated[Path, typer.Option(help="An index (cases.jsonl) or a folder.")],
+    out: Annotated[Path, typer.Option(help="The run folder.")],
+    mode: Annotated[Mode, typer.Option(help="Way of segmenting.")] = Mode.volume,
+    config: Annotated[str | None, typer.Option(help="YAML file, or the name of a shipped one, e.g. unet3d.")] = None,
+    set_: SetOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on exactly where the run in --out stands.")] = False,
+    overwrite: OverwriteOption = False,
+    max_minutes: Annotated[
+        float | None, typer.Option(help="Stop after the first epoch that ends later than this.")
+    ] = None,
+    max_epochs: Annotated[int | None, typer.Option(min=1, help="Stop after this epoch of the schedule.")] = None,
+    device: DeviceOption = Device.auto,
+) -> None:
+    """Train a network, e.g. [bold]verse3d train --data cases.jsonl --out runs/a[/]."""
+    from verse3d import api
+
+    with bars() as progress:
+        result = api.train(
+            data=data,
+            out=out,
+            mode=mode.value,
+            config=config,
+            overrides=merged_overrides(set_, context),
+            resume=resume,
+            overwrite=overwrite,
+            max_minutes=max_minutes,
+            max_epochs=max_epochs,
+            device=device.value,
+            progress=progress,
+        )
+    tables.print_training(out_console, result)
+    if result.stopped == "interrupted":
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if result.failures:
+        raise typer.Exit(EXIT_PARTIAL)
+
+
+@app.command()
+def predict(
+    scans: Annotated[list[Path], typer.Argument(help="NIfTI files, folders or indexes.")],
+    model: Annotated[Path, typer.Option(help="best.pt of a run folder; nothing else is needed.")],
+    out: Annotated[Path, typer.Option(help="Folder for the masks.")],
+    split: SplitOption = None,
+    device: DeviceOption = Device.auto,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Write a mask per scan on its own grid, e.g. [bold]verse3d predict ct.nii.gz --model best.pt --out masks[/]."""
+    from verse3d import api
+
+    with bars() as progress:
+        report = api.predict(
+            *scans,
+            model=model,
+            out=out,
+            split=split.value if split else None,
+            device=device.value,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    tables.print_predictions(out_console, report)
+    if report.failures:
+        raise typer.Exit(EXIT_PARTIAL)
+
+
+@app.command()
+def evaluate(
+    pred: Annotated[Path, typer.Option(help="Folder of masks, as predict writes it.")],
+    truth: Annotated[Path, typer.Option(help="An index or a folder with the true masks.")],
+    out: Annotated[Path, typer.Option(help="JSON file for the scores; a CSV is written beside it.")],
+    split: SplitOption = None,
+    scheme: Annotated[SchemeName | None, typer.Option(help="What to tell apart; else as predicted.")] = None,
+) -> None:
+    """Score masks on the grids of the scans: Dice, HD95, ASSD and volume difference."""
+    from verse3d import api
+
+    with bars() as progress:
+        result = api.evaluate(
+            pred=pred,
+            truth=truth,
+            out=out,
+            split=split.value if split else None,
+            scheme=scheme.value if scheme else None,
+            progress=progress,
+        )
+    tables.print_scores(out_console, result)
+    if result.failures:
+        raise typer.Exit(EXIT_PARTIAL)
+
+
+@app.command(context_settings=MORE_SETTINGS)
+def demo(
+    context: typer.Context,
+    out: Annotated[Path, typer.Option(help="Folder to fill.")] = Path("runs/demo"),
+    cases: Annotated[int, typer.Option(help="How many phantoms.")] = 12,
+    seed: Annotated[int, typer.Option(help="Of the phantoms.")] = 0,
+    config: Annotated[str, typer.Option(help="Config of the training.")] = "demo3d",
+    set_: SetOption = None,
+    max_minutes: Annotated[float | None, typer.Option(help="Longest time to train.")] = None,
+    device: DeviceOption = Device.auto,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """The whole journey on synthetic scans in under ten minutes: make, check, train, predict, score, look."""
+    from verse3d import api
+
+    with bars() as progress:
+        result = api.demo(
+            out=out,
+            cases=cases,
+            seed=seed,
+            config=config,
+            overrides=merged_overrides(set_, context),
+            max_minutes=max_minutes,
+            device=device.value,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    tables.print_check(out_console, result.findings)
+    tables.print_training(out_console, result.training)
+    tables.print_predictions(out_console, result.predictions)
+    tables.print_scores(out_console, result.evaluation)
+    out_console.print(f"run folder   {result.training.folder}", highlight=False)
+    out_console.print(f"masks        {result.predictions.folder}", highlight=False)
+    out_console.print(f"label file   {result.label_file}", highlight=False)
+    out_console.print(f"overlay      {result.overlay}", highlight=False)
+    out_console.print(f"\nwatch the training:  {result.open_tensorboard}", highlight=False)
+    out_console.print(f"open in ITK-SNAP:    {result.open_itksnap}", highlight=False)

@@ -1,0 +1,135 @@
+"""What all commands share: the program, its two consoles, common options and progress bars."""
+
+import enum
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from verse3d.core.errors import ConfigError, DataError, Verse3dError
+from verse3d.version import __version__
+
+if TYPE_CHECKING:
+    from verse3d.core.runtime import Progress
+
+app = typer.Typer(
+    name="verse3d",
+    help="Native 3D segmentation of vertebrae in CT: train, predict and score on whole NIfTI volumes.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+EXIT_INTERRUPTED = 130
+EXIT_PARTIAL = DataError.exit_code
+"""Exit code when a batch was finished but some of its cases failed."""
+# File names may hold [brackets] and :colons:, so nothing that is shown is markup. Files and pipes get whole lines.
+_width = None if sys.stdout is not None and sys.stdout.isatty() else 500
+out_console = Console(width=_width, soft_wrap=True, markup=False, emoji=False, highlight=False)
+err_console = Console(stderr=True, markup=False, emoji=False, highlight=False)
+
+
+class Mode(enum.StrEnum):
+    """Ways to segment."""
+
+    volume = "3d"
+
+
+class Device(enum.StrEnum):
+    """Where to compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class SplitName(enum.StrEnum):
+    """Parts of a data set."""
+
+    train = "train"
+    validation = "validation"
+    test = "test"
+
+
+class SchemeName(enum.StrEnum):
+    """What is told apart."""
+
+    binary = "binary"
+    vertebrae = "vertebrae"
+
+
+DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes a GPU if there is one.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+SplitOption = Annotated[SplitName | None, typer.Option(help="Only the cases of this split.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. --set optim.lr=3e-4.")
+]
+
+
+def complain(error: Verse3dError) -> None:
+    err_console.print("error:", style="bold red", end=" ")
+    err_console.print(error.message, soft_wrap=True)
+    if error.hint:
+        err_console.print(f"  hint: {error.hint}", soft_wrap=True)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"verse3d {__version__}")
+        raise typer.Exit
+
+
+_level = logging.INFO
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log warnings and errors; no progress bars.")] = False,
+) -> None:
+    if verbose and quiet:
+        raise ConfigError("-v and -q exclude each other")
+    global _level  # noqa: PLW0603 - set once per call, before any command
+    _level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
+
+
+@contextmanager
+def bars() -> Iterator["Progress"]:
+    """Progress bars on stderr, one per kind of work, and the log above them."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    from verse3d.core.runtime import log_to_terminal
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(24), MofNCompleteColumn())
+    log_to_terminal(err_console, _level)
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
+    with Bars(*columns, *times, console=err_console, disable=_level > logging.INFO) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            kind = what.split(maxsplit=1)[0] if what.split(maxsplit=1)[0] in ("epoch", "phantom") else what
+            if kind not in tasks:
+                tasks[kind] = bars.add_task(what, total=total)
+            bars.update(tasks[kind], description=what, completed=done, total=total)
+
+        yield show
+
+
+MORE_SETTINGS = {"allow_extra_args": True}
+"""Lets ``--set a=1 b=2`` mean ``--set a=1 --set b=2``."""
+
+
+def merged_overrides(first: list[str] | None, context: typer.Context) -> list[str]:
+    wrong = [text for text in context.args if not first or "=" not in text]
+    if wrong:
+        raise ConfigError(
+            f"unexpected argument {wrong[0]!r}", hint=f"verse3d {context.info_name} --help lists the options"
+        )
+    return [*(first or []), *context.args]
