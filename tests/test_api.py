@@ -153,7 +153,7 @@ def test_index_assigns_subjects_even_if_it_divides_again(tmp_path):
         found = verse3d.index(
             tmp_path / "data", out=tmp_path / "cases.jsonl", assign={"case1": "test"}, resplit=resplit, seed=3
         )
-        assert {case.case: case.split for case in found}["case1"] == "test"
+        assert {case.case: case.split for case in found.cases}["case1"] == "test"
     assert len(load_cases(tmp_path / "cases.jsonl")) == 4
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +13,14 @@ import pytest
 
 import verse3d
 from tests import scans
+from tests.releases import released_paths, write_subject_based
 from tests.scans import spine, tiny_config
 from verse3d import api
 from verse3d.cli import app, main
 from verse3d.cli.terminal import Mode, SchemeName, SplitName
 from verse3d.core.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
 from verse3d.core.labels import label_scheme
-from verse3d.data.cases import SPLITS, write_index
+from verse3d.data.cases import SPLITS, read_index, write_index
 from verse3d.model.modes import MODES
 
 COMMANDS = ("phantom", "index", "check", "train", "predict", "evaluate", "demo")
@@ -232,6 +234,41 @@ def test_index_and_check_show_what_was_found(tmp_path, capsys):
     (tmp_path / "data" / "case0_ct.nii.gz").write_text("no scan")
     assert main(["check", str(listed)]) == 3
     assert "[scan-unreadable]" in capsys.readouterr().out
+
+
+def test_index_tells_what_of_the_release_is_missing_copied_or_damaged(tmp_path, capsys):
+    paths = [pair for pair in released_paths() if pair[0].startswith("dataset-03test")]
+    root = write_subject_based(tmp_path / "data", paths[:-2])
+    shutil.copy(root / paths[0][0], root / "copy.nii.gz")
+    (root / paths[1][0]).write_bytes(b"not a scan")
+    (root / paths[2][1]).unlink()
+    assert main(["index", str(root), "-o", str(tmp_path / "cases.jsonl"), "--test", "0.1"]) == 3
+    shown = capsys.readouterr().out
+    assert re.search(r"verse20test +│ 71 +│ 73 +│ 71 +│ 73 +│ 2 +│ 1 ", shown)
+    assert re.search(r"verse20training +│ 0 +│ 61 +│ 0 +│ 61 +│ not found", shown)
+    stems = [Path(image).name.removesuffix("_ct.nii.gz") for image, _ in paths]
+    assert f"missing from verse20test: {stems[-2]} {stems[-1]}\n" in shown
+    assert f"without mask in verse20test: {stems[2]}\n" in shown
+    assert f"copy left out: {root}/copy.nii.gz (same grey values; kept {stems[0]})" in shown
+    assert f"damaged: {stems[1]}: " in shown
+    assert "layouts: VerSe subject-based 71" in shown
+
+
+def test_index_makes_folds_applies_corrections_and_unpacks(tmp_path, capsys):
+    root = write_subject_based(tmp_path / "data", released_paths()[:8])
+    packed = shutil.make_archive(str(tmp_path / "zips" / "dataset-verse19training"), "zip", root)
+    (tmp_path / "fixes.csv").write_text("case,action,value,note\nsub-verse004,exclude,,metal\n")
+    out = str(tmp_path / "cases.jsonl")
+    options = ["--folds", "2", "--overrides", str(tmp_path / "fixes.csv"), "--exclude-gl"]
+    assert main(["index", packed, "-o", out, *options]) == 0
+    assert "7 cases still lie in zips: unpack them with --unpack FOLDER" in capsys.readouterr().out
+    assert main(["index", packed, "-o", out, *options, "--unpack", str(tmp_path / "unpacked")]) == 0
+    shown = capsys.readouterr().out
+    assert "files written, 0 kept" in shown
+    assert re.search(r"folds: 0: [34] cases, 1: [34] cases", shown)
+    assert {case.fold for case in read_index(Path(out))} == {0, 1}
+    assert main(["index", packed, "-o", out, "--folds", "1"]) == 3
+    assert "cannot make 1 folds of" in capsys.readouterr().err
 
 
 def test_phantom_prints_the_paths_of_its_scans(tmp_path, capsys, monkeypatch):

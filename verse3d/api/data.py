@@ -1,13 +1,15 @@
 """The jobs about data, one function each."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from verse3d.core.files import PathOrText
 from verse3d.core.runtime import Progress, no_progress
-from verse3d.data.cases import CaseIndex, Split, assign_splits, split_by_subject, write_index
+from verse3d.data.building import IndexOptions, IndexReport, build_index
+from verse3d.data.cases import Split, write_index
 from verse3d.data.checks import CheckReport, check_cases
-from verse3d.data.layouts import discover, load_cases
+from verse3d.data.layouts import load_cases
+from verse3d.data.overrides import read_overrides
 from verse3d.data.phantom import write_phantom
 
 
@@ -48,30 +50,49 @@ def index(
     test: float = 0.0,
     resplit: bool = False,
     assign: Mapping[str, Split] | None = None,
-) -> CaseIndex:
-    """Find all cases below some folders, divide them by subject, and write the list as JSON lines.
+    folds: int = 0,
+    exclude_gl: bool = False,
+    overrides: Sequence[PathOrText] = (),
+    unpack: PathOrText | None = None,
+    progress: Progress = no_progress,
+) -> IndexReport:
+    """Find all cases below some folders, merge copies, divide them by subject, and write the list as JSON lines.
 
     Args:
-        roots: folders (or single NIfTI files).
+        roots: folders, zips or single NIfTI files, in any of the layouts of ``verse3d.data.layouts``.
         out: the list, e.g. ``cases.jsonl``.
-        seed: decides who is drawn into validation and test where the data set does not say.
-        validation: share of subjects for choosing the best epoch.
+        seed: decides who is drawn into validation, test and folds.
+        validation: share of subjects for choosing the best epoch, where the data set does not say.
         test: share of subjects without a split that are kept for testing.
         resplit: ignore the split that the data set comes with.
         assign: subjects or cases that must go to a split, e.g. ``{"sub-verse008": "test"}``.
+        folds: divide the cases to train on into so many folds as well; 0 makes none.
+        exclude_gl: leave the "gl" subjects of VerSe'20 out.
+        overrides: CSVs of corrections (see ``verse3d.data.overrides``).
+        unpack: folder into which zips are unpacked first; without it their content is listed but cannot be read.
+        progress: told about every header and every file unpacked.
+
+    Returns:
+        The index, what of the VerSe release was found, and what was left out or is damaged.
 
     Raises:
-        DataError: a root is missing, no case is found, or an assigned name is unknown.
-        OutputError: the list cannot be written.
+        DataError: a root is missing, no case is found, an assigned name is unknown, or a CSV holds mistakes.
+        OutputError: the list or an unpacked file cannot be written.
     """
-    found = discover([Path(root) for root in roots])
-    if assign:
-        found = assign_splits(found, assign)
-    divided = split_by_subject(found, seed=seed, validation=validation, test=test, resplit=resplit)
-    if assign and resplit:
-        divided = assign_splits(divided, assign)
-    write_index(Path(out), divided)
-    return divided
+    options = IndexOptions(
+        unpack_to=None if unpack is None else Path(unpack),
+        exclude_gl=exclude_gl,
+        overrides=tuple(line for path in overrides for line in read_overrides(Path(path))),
+        assign=assign or {},
+        resplit=resplit,
+        seed=seed,
+        validation=validation,
+        test=test,
+        folds=folds,
+    )
+    report = build_index([Path(root) for root in roots], options, progress)
+    write_index(Path(out), report.cases)
+    return report
 
 
 def check(data: PathOrText, *, progress: Progress = no_progress) -> CheckReport:

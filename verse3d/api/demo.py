@@ -99,7 +99,7 @@ def demo(
         raise KeyboardInterrupt
     predictions = predict(listed, model=training.best, out=masks, split="test", device=device, progress=progress)
     evaluation = evaluate(pred=masks, truth=listed, out=folder / "scores.json", split="test", progress=progress)
-    first = found.in_split("test")[0]
+    first = found.cases.in_split("test")[0]
     labels = masks / LABEL_FILE
     return DemoResult(
         findings=findings,

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from verse3d.cli import tables
+from verse3d.cli.index_tables import print_index
 from verse3d.cli.terminal import EXIT_PARTIAL, SplitName, app, bars, out_console
 from verse3d.core.errors import ConfigError
 
@@ -29,7 +30,7 @@ def phantom(
 
 @app.command()
 def index(
-    roots: Annotated[list[Path], typer.Argument(help="Folders with scans and masks.")],
+    roots: Annotated[list[Path], typer.Argument(help="Folders (or zips) with scans and masks, as downloaded.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The list to write.")],
     seed: Annotated[int, typer.Option(help="Decides who is drawn where the data set has no split.")] = 0,
     validation: Annotated[float, typer.Option(help="Share of subjects for choosing the best epoch.")] = 0.2,
@@ -38,27 +39,32 @@ def index(
     assign: Annotated[
         list[str] | None, typer.Option(metavar="CASE=SPLIT", help="Put a case's subject into a split.")
     ] = None,
+    folds: Annotated[int, typer.Option(min=0, help="Number the cases to train on for cross-validation.")] = 0,
+    exclude_gl: Annotated[bool, typer.Option("--exclude-gl", help="Leave out the gl subjects (licence).")] = False,
+    overrides: Annotated[list[Path] | None, typer.Option(help="CSV of corrections: case,action,value,note.")] = None,
+    unpack: Annotated[Path | None, typer.Option(help="Unpack zips into this folder first.")] = None,
 ) -> None:
-    """Find all cases and divide them by subject, e.g. [bold]verse3d index data -o cases.jsonl[/]."""
+    """Find all cases, merge copies, divide by subject, e.g. [bold]verse3d index data -o cases.jsonl --folds 5[/]."""
     from verse3d import api
 
-    found = api.index(
-        *roots,
-        out=output,
-        seed=seed,
-        validation=validation,
-        test=test,
-        resplit=resplit,
-        assign=_assignments(assign or []),
-    )
-    rows = tables.table("split", "cases", "subjects", "with scan and mask", title=str(output))
-    for split in (*SplitName, None):
-        chosen = [case for case in found if case.split == split]
-        if chosen:
-            complete = sum(bool(case.image and case.mask) for case in chosen)
-            subjects = len({case.subject for case in chosen})
-            rows.add_row(split or "(none)", str(len(chosen)), str(subjects), str(complete))
-    out_console.print(rows, soft_wrap=False)
+    with bars() as progress:
+        report = api.index(
+            *roots,
+            out=output,
+            seed=seed,
+            validation=validation,
+            test=test,
+            resplit=resplit,
+            assign=_assignments(assign or []),
+            folds=folds,
+            exclude_gl=exclude_gl,
+            overrides=overrides or [],
+            unpack=unpack,
+            progress=progress,
+        )
+    print_index(out_console, report, output)
+    if report.damaged or report.failures or any(archive.refused for archive in report.unpacked):
+        raise typer.Exit(EXIT_PARTIAL)
 
 
 def _assignments(texts: Sequence[str]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ GEOMETRY_FIELDS = (
 
 _NO_EXTENSIONS = bytes(4)
 _PIECE_BYTES = 2**20
-_READ_ERRORS = (
+READ_ERRORS = (
     OSError,
     EOFError,
     zlib.error,
@@ -53,6 +53,7 @@ _READ_ERRORS = (
     ValueError,
     MemoryError,
 )
+"""What nibabel and gzip raise for files that are damaged, cut off or something else."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,14 +200,24 @@ def _compare_with_file(part: Path, labels: NDArray[np.uint8], like: nib.Nifti1He
 def _open(path: Path) -> nib.Nifti1Image:
     nifti_stem(path)
     if not path.is_file():
-        raise DataError(f"{path} does not exist" if not path.exists() else f"{path} is not a file")
+        raise _not_a_file(path)
     try:
         image = nib.load(path)
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         raise _unreadable(path, error) from error
     if not isinstance(image, nib.Nifti1Image):  # Nifti2Image is a subclass
         raise DataError(f"{path} is not a single-file NIfTI image but {type(image).__name__}")
     return image
+
+
+def _not_a_file(path: Path) -> DataError:
+    archive = next((parent for parent in path.parents if parent.is_file()), None)
+    if archive is not None:
+        return DataError(
+            f"{path} is still packed in {archive.name}",
+            hint="unpack it with: verse3d index DATA --unpack FOLDER -o cases.jsonl",
+        )
+    return DataError(f"{path} is not a file" if path.exists() else f"{path} does not exist")
 
 
 def _stored_header(image: nib.Nifti1Image) -> nib.Nifti1Header:
@@ -240,7 +251,7 @@ def _geometry(image: nib.Nifti1Image, path: Path) -> Geometry:
 def _voxels(image: nib.Nifti1Image, path: Path) -> NDArray[Any]:
     try:
         array: NDArray[Any] = _unpacked(image, path) if path.suffix.lower() == ".gz" else np.asanyarray(image.dataobj)
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         raise _unreadable(path, error) from error
     return array
 
