@@ -15,7 +15,7 @@ from verse3d.data.parts import NoAnswerError, Origin, Part, TransferError
 from verse3d.version import __version__
 
 _log = logger(__name__)
-_CHUNK_BYTES = 2**16
+_CHUNK_BYTES = 2**18
 """A break costs what was received of the last piece."""
 _WORTH_ASKING_AGAIN = (408, 425, 429, 500, 502, 503, 504)
 _HOPELESS = (
