@@ -3,12 +3,15 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from verse3d.core.errors import ConfigError
 from verse3d.core.files import PathOrText
 from verse3d.core.runtime import Progress, no_progress
 from verse3d.data.building import IndexOptions, IndexReport, build_index
 from verse3d.data.cases import Split, write_index
 from verse3d.data.checks import CheckReport, check_cases
+from verse3d.data.download import DownloadReport, download_archives
 from verse3d.data.layouts import load_cases
+from verse3d.data.mirrors import MIRRORS, RELEASE_SPLITS, YEARS, MirrorName, archives, sources
 from verse3d.data.overrides import read_overrides
 from verse3d.data.phantom import write_phantom
 
@@ -40,6 +43,48 @@ def phantom(
         progress(f"phantom {name}", done, cases)
 
     return write_phantom(Path(out), cases=cases, seed=seed, anomalies=anomalies, on_case=on_case)
+
+
+def download(
+    out: PathOrText,
+    *,
+    years: Sequence[int] = YEARS,
+    splits: Sequence[str] = RELEASE_SPLITS,
+    base_url: str | None = None,
+    mirrors: Sequence[MirrorName] | None = None,
+    verify: bool = False,
+    overwrite: bool = False,
+    progress: Progress = no_progress,
+) -> DownloadReport:
+    """Fetch the archives of VerSe that are not there yet, going on where an earlier call was interrupted.
+
+    This is the only function that uses the network. Its addresses are those that public sources name; they were not
+    followed while verse3d was written. An archive that cannot be fetched is recorded and does not stop the others.
+
+    Args:
+        out: folder for the archives and the list of their hashes, ``verse3d-downloads.lock.json``.
+        years: 19, 20 or both.
+        splits: "training", "validation", "test".
+        base_url: address of a folder with the archives, to be asked instead of the mirrors.
+        mirrors: "s3" and "osf", in the order in which they are asked; None for both.
+        verify: compute the hashes of archives that are there even if their length and time have not changed.
+        overwrite: download again what is there but not as it should be.
+        progress: told about every piece, in MB (10^6 bytes).
+
+    Raises:
+        ConfigError: a year, split, mirror or address makes no sense, or both mirrors and an address are given.
+        DataError: the list is damaged.
+        OutputError: the folder cannot be written to, or the disk is too small.
+    """
+    if base_url is not None and mirrors:
+        raise ConfigError(
+            "base_url and mirrors exclude each other", hint="a base address is asked instead of the mirrors"
+        )
+    wanted = archives(years, splits)
+    where = {archive: sources(archive, base_url, mirrors or MIRRORS) for archive in wanted}
+    return download_archives(
+        wanted, Path(out), where.__getitem__, verify=verify, overwrite=overwrite, progress=progress
+    )
 
 
 def index(

@@ -8,7 +8,16 @@ import typer
 
 from verse3d.cli import tables
 from verse3d.cli.index_tables import print_index
-from verse3d.cli.terminal import EXIT_PARTIAL, SplitName, app, bars, out_console
+from verse3d.cli.terminal import (
+    EXIT_PARTIAL,
+    MirrorName,
+    ReleaseSplit,
+    SplitName,
+    app,
+    bars,
+    err_console,
+    out_console,
+)
 from verse3d.core.errors import ConfigError
 
 
@@ -26,6 +35,46 @@ def phantom(
         paths = api.phantom(out, cases=cases, seed=seed, anomalies=anomalies, progress=progress)
     for path in paths:
         out_console.print(str(path))
+
+
+@app.command()
+def download(
+    out: Annotated[Path, typer.Option(help="Folder for the archives.")],
+    year: Annotated[list[int] | None, typer.Option(help="19 or 20; both unless given.")] = None,
+    split: Annotated[list[ReleaseSplit] | None, typer.Option(help="All three unless given.")] = None,
+    base_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="A web folder that holds the archives, asked instead.")
+    ] = None,
+    mirror: Annotated[list[MirrorName] | None, typer.Option(help="Whom to ask, in this order.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Compute the hashes of what is there anew.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Download again what is there but not as it should be.")
+    ] = False,
+) -> None:
+    """Fetch VerSe (CC BY-SA 4.0, about 50 GB), e.g. [bold]verse3d download --year 19 --split training --out data[/].
+
+    Goes on where it was interrupted. Exit code 3 if an archive is still missing.
+    """
+    from verse3d import api
+    from verse3d.data.mirrors import RELEASE_SPLITS, YEARS, by_hand
+
+    with bars() as progress:
+        report = api.download(
+            out,
+            years=year or YEARS,
+            splits=[one.value for one in split or []] or RELEASE_SPLITS,
+            base_url=base_url,
+            mirrors=[one.value for one in mirror or []] or None,
+            verify=verify,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    tables.print_downloads(out_console, report)
+    # What has a hint of its own is there, or the disk is full: no mirror is to blame.
+    if unavailable := [one.archive for one in report.records if one.status == "failed" and not one.hint]:
+        err_console.print(by_hand(unavailable, report.folder), soft_wrap=True)
+    if report.failed:
+        raise typer.Exit(EXIT_PARTIAL)
 
 
 @app.command()

@@ -9,6 +9,7 @@ from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from verse3d.data.checks import CheckReport
+    from verse3d.data.download import DownloadReport
     from verse3d.inference.predict import PredictionReport
     from verse3d.report.evaluation import Evaluation
     from verse3d.training.fit import FitResult
@@ -40,6 +41,28 @@ def print_check(out: Console, report: "CheckReport") -> None:
             out.print(f"        -> {finding.hint}")
     counts = [sum(finding.severity == severity for finding in report.findings) for severity in styles]
     out.print(f"{len(report.facts)} cases: {counts[0]} errors, {counts[1]} warnings, {counts[2]} notes")
+
+
+def print_downloads(out: Console, report: "DownloadReport") -> None:
+    """One row per archive, what went wrong with the others, what the licence asks for, and the next step."""
+    from verse3d.data.mirrors import CITATIONS, LICENCE
+
+    rows = table("archive", "status", "GB", "sha256", "from", title=str(report.folder))
+    for record in report.records:
+        one = record.locked
+        facts = ("", "", "") if one is None else (f"{one.bytes / 1e9:.2f}", one.sha256[:12], one.url or "(was there)")
+        rows.add_row(record.archive.name, record.status, *facts)
+    out.print(rows, soft_wrap=False)
+    for record in report.records:
+        for reason in record.reasons:
+            out.print(f"{record.archive.name}: {reason}")
+        if record.hint:
+            out.print(f"  -> {record.hint}")
+    if len(report.failed) < len(report.records):
+        out.print(f"VerSe is licensed under {LICENCE}. Please cite:")
+        for citation in CITATIONS:
+            out.print(f"  {citation}")
+        out.print(f"next: verse3d index {report.folder} --unpack SCANS -o cases.jsonl")
 
 
 def print_training(out: Console, result: "FitResult") -> None:

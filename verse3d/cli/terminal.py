@@ -54,6 +54,21 @@ class SplitName(enum.StrEnum):
     test = "test"
 
 
+class ReleaseSplit(enum.StrEnum):
+    """Parts of the VerSe release, as its archives are named."""
+
+    training = "training"
+    validation = "validation"
+    test = "test"
+
+
+class MirrorName(enum.StrEnum):
+    """Servers that hold the VerSe release."""
+
+    s3 = "s3"
+    osf = "osf"
+
+
 class SchemeName(enum.StrEnum):
     """What is told apart."""
 
