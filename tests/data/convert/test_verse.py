@@ -17,6 +17,7 @@ from verse3d.data.convert import convert_cases, verse_format
 from verse3d.data.layouts import discover
 from verse3d.data.pairs import read_mask
 
+RELEASE = Path(__file__).parents[3] / "../shared/data/verse-release-names.tsv"
 GRAMMAR = re.compile(
     r"^dataset-(?:(?:verse19)?(?:training|validation|test)|01training|02validation|03test)"
     r"/(?:rawdata|derivatives)/(sub-(?:verse|gl)\d{3})/"
@@ -108,6 +109,20 @@ def test_names_of_the_other_releases_become_subject_based_ones():
         "sub-verse082_dir-sag",
         "sub-verse004",
     ]
+
+
+@pytest.mark.skipif(not RELEASE.is_file(), reason=f"the list of the release's names is not at {RELEASE}")
+def test_all_names_of_the_release_become_themselves():
+    rows = [line.split("\t") for line in RELEASE.read_text().splitlines() if "rawdata/" in line]
+    cases = []
+    for ct, mask in rows:
+        part, _, subject, name = ct.split("/")
+        split = {"ing": "train", "ion": "validation", "est": "test"}[part[-3:]]
+        named = {"case": name.removesuffix("_ct.nii.gz"), "subject": subject, "part": part.removeprefix("dataset-")}
+        cases.append(Case(image=Path("/in", ct), mask=Path("/in", mask), split=split, **named))
+    assert len(rows) == 374
+    made = verse_format(CaseIndex(tuple(cases)), Path("out")).plans
+    assert [[plan.image, plan.mask] for plan in made] == rows
 
 
 def test_other_names_begin_with_their_subject_and_no_name_is_given_twice():
