@@ -1,5 +1,6 @@
 """The command line: a thin, quick door; results on stdout, the rest on stderr, and exit codes that mean something."""
 
+import inspect
 import json
 import os
 import re
@@ -7,7 +8,9 @@ import resource
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -17,13 +20,13 @@ from tests.releases import released_paths, write_subject_based
 from tests.scans import spine, tiny_config
 from verse3d import api
 from verse3d.cli import app, main
-from verse3d.cli.terminal import Mode, SchemeName, SplitName
+from verse3d.cli.terminal import LayoutName, Mode, SchemeName, SplitName
 from verse3d.core.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
 from verse3d.core.labels import label_scheme
-from verse3d.data.cases import SPLITS, read_index, write_index
+from verse3d.data.cases import SPLITS, CaseIndex, read_index, write_index
 from verse3d.model.modes import MODES
 
-COMMANDS = ("phantom", "download", "index", "check", "train", "predict", "evaluate", "demo")
+COMMANDS = ("phantom", "download", "index", "check", "convert", "train", "predict", "evaluate", "demo")
 ROOT = Path(verse3d.__file__).parents[1]
 
 
@@ -80,6 +83,7 @@ def test_every_command_is_a_function_of_the_api_and_every_choice_is_known_there(
     assert sorted(command.callback.__name__ for command in app.registered_commands) == sorted(COMMANDS)
     assert {mode.value for mode in Mode} == set(MODES)
     assert tuple(split.value for split in SplitName) == SPLITS
+    assert get_args(inspect.signature(api.convert).parameters["to"].annotation) == tuple(LayoutName)
     assert [label_scheme(name.value).name for name in SchemeName] == ["binary", "vertebrae"]
 
 
@@ -269,6 +273,27 @@ def test_index_makes_folds_applies_corrections_and_unpacks(tmp_path, capsys):
     assert {case.fold for case in read_index(Path(out))} == {0, 1}
     assert main(["index", packed, "-o", out, "--folds", "1"]) == 3
     assert "cannot make 1 folds of" in capsys.readouterr().err
+
+
+def test_convert_tells_what_was_written_repaired_and_left_out(tmp_path, capsys):
+    index = scans.write_dataset(tmp_path / "data")
+    scans.write_nifti(index.cases[1].image, spine(1).hu, spine(1).geometry.affine, sform=0, qform=0)
+    scans.write_nifti(index.cases[1].mask, spine(1).mask, spine(1).geometry.affine, sform=0, qform=0)
+    index.cases[2].mask.write_bytes(b"no mask")
+    write_index(tmp_path / "cases.jsonl", index)
+    command = ["convert", str(tmp_path / "cases.jsonl"), "--out", str(tmp_path / "raw"), "--to"]
+    assert main([*command, "nnunet", "--dataset-id", "7", "--name", "Spine", "--scheme", "binary", "--copy"]) == 3
+    shown = capsys.readouterr().out
+    assert "repaired case1: sform_code and qform_code are both 0" in shown
+    assert "left out case2: cannot read" in shown
+    assert f"3 of 4 cases written: {tmp_path}/raw/Dataset007_Spine/conversion.json" in shown
+    assert main([*command, "nnunet", "--dataset-id", "7", "--name", "Spine"]) == 3
+    assert "--overwrite" in capsys.readouterr().err
+    index.cases[2].mask.unlink()
+    index = CaseIndex(tuple(replace(case, mask=None) if case.case == "case2" else case for case in index))
+    write_index(tmp_path / "cases.jsonl", index)
+    assert main([*command, "nnunet", "--dataset-id", "7", "--name", "Spine", "--overwrite"]) == 0
+    assert main([*command, "verse", "--name", "Spine"]) == 2
 
 
 def test_phantom_prints_the_paths_of_its_scans(tmp_path, capsys, monkeypatch):

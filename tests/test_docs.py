@@ -17,6 +17,7 @@ DOCUMENTED = [
     "core.labels",
     "core.resample",
     "core.yaml12",
+    "data.convert.names",
     "data.naming",
     "inference.windows",
 ]
@@ -67,7 +68,7 @@ def test_links_between_documents_lead_somewhere(file: str) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["core.geometry", "core.files", "core.labels", "core.resample", "core.yaml12", "data.naming", "inference.windows"],
+    DOCUMENTED,
 )
 def test_examples_in_docstrings_run(module: str) -> None:
     path = ROOT / "verse3d" / (module.replace(".", "/") + ".py")

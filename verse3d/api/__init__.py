@@ -6,8 +6,20 @@ Example:
     >>> verse3d.predict("scan.nii.gz", model="runs/a/best.pt", out="masks")  # doctest: +SKIP
 """
 
-from verse3d.api.data import check, download, index, phantom
+from verse3d.api.data import check, convert, download, index, phantom
 from verse3d.api.demo import DemoResult, demo
 from verse3d.api.models import LABEL_FILE, evaluate, predict, train
 
-__all__ = ["LABEL_FILE", "DemoResult", "check", "demo", "download", "evaluate", "index", "phantom", "predict", "train"]
+__all__ = [
+    "LABEL_FILE",
+    "DemoResult",
+    "check",
+    "convert",
+    "demo",
+    "download",
+    "evaluate",
+    "index",
+    "phantom",
+    "predict",
+    "train",
+]

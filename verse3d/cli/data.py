@@ -10,8 +10,11 @@ from verse3d.cli import tables
 from verse3d.cli.index_tables import print_index
 from verse3d.cli.terminal import (
     EXIT_PARTIAL,
+    LayoutName,
     MirrorName,
+    OverwriteOption,
     ReleaseSplit,
+    SchemeName,
     SplitName,
     app,
     bars,
@@ -133,4 +136,35 @@ def check(data: Annotated[Path, typer.Argument(help="An index (cases.jsonl) or a
         report = api.check(data, progress=progress)
     tables.print_check(out_console, report)
     if report.worst == "error":
+        raise typer.Exit(EXIT_PARTIAL)
+
+
+@app.command()
+def convert(
+    data: Annotated[Path, typer.Argument(help="An index (cases.jsonl) or a folder.")],
+    to: Annotated[LayoutName, typer.Option(help="nnU-Net v2 raw data, or VerSe's subject-based tree.")],
+    out: Annotated[Path, typer.Option(help="Folder; nnU-Net's Dataset001_VerSe is made in it.")],
+    links: Annotated[bool, typer.Option("--links/--copy", help="Link to unchanged files, or copy.")] = True,
+    scheme: Annotated[SchemeName | None, typer.Option(help="nnunet: what to tell apart; else vertebrae.")] = None,
+    dataset_id: Annotated[int | None, typer.Option(help="nnunet: number of the data set; else 1.")] = None,
+    name: Annotated[str | None, typer.Option(help="nnunet: name of the data set; else VerSe.")] = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Write an index in another layout, e.g. [bold]verse3d convert cases.jsonl --to nnunet --out nnUNet_raw[/]."""
+    from verse3d import api
+
+    with bars() as progress:
+        result = api.convert(
+            data,
+            to=to.value,
+            out=out,
+            links=links,
+            scheme=scheme.value if scheme else None,
+            dataset_id=dataset_id,
+            name=name,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    tables.print_conversion(out_console, result)
+    if result.left_out:
         raise typer.Exit(EXIT_PARTIAL)

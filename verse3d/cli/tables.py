@@ -1,6 +1,7 @@
 """Results as tables and lines on standard output."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from verse3d.data.checks import CheckReport
+    from verse3d.data.convert import Conversion
     from verse3d.data.download import DownloadReport
     from verse3d.inference.predict import PredictionReport
     from verse3d.report.evaluation import Evaluation
@@ -63,6 +65,25 @@ def print_downloads(out: Console, report: "DownloadReport") -> None:
         for citation in CITATIONS:
             out.print(f"  {citation}")
         out.print(f"next: verse3d index {report.folder} --unpack SCANS -o cases.jsonl")
+
+
+def print_conversion(out: Console, result: "Conversion") -> None:
+    """How the files came about, what was repaired, what was left out and why."""
+    written = [record for record in result.cases if record.status == "written"]
+    counts = Counter(file.how for record in written for file in record.files)
+    rows = table("files", "how")
+    for how, count in counts.most_common():
+        rows.add_row(str(count), how)
+    out.print(rows, soft_wrap=False)
+    for record in written:
+        for file in record.files:
+            if file.how == "repaired":
+                out.print(f"repaired {record.case}: {file.note}; moved by at most {file.moved_mm:.3f} mm")
+    for record in result.left_out:
+        out.print(f"left out {record.case}: {record.reason}")
+    for note in result.notes:
+        out.print(f"note: {note}")
+    out.print(f"{len(written)} of {len(result.cases)} cases written: {result.folder / 'conversion.json'}")
 
 
 def print_training(out: Console, result: "FitResult") -> None:

@@ -76,6 +76,13 @@ class SchemeName(enum.StrEnum):
     vertebrae = "vertebrae"
 
 
+class LayoutName(enum.StrEnum):
+    """What an index can be written as."""
+
+    nnunet = "nnunet"
+    verse = "verse"
+
+
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes a GPU if there is one.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 SplitOption = Annotated[SplitName | None, typer.Option(help="Only the cases of this split.")]

@@ -14,15 +14,15 @@ from importlib import resources
 
 from verse3d.data.cases import Case, Split
 
-PARTS = (
-    "verse19training",
-    "verse19validation",
-    "verse19test",
-    "verse20training",
-    "verse20validation",
-    "verse20test",
-)
-"""The six parts, named by the first release that holds their scans."""
+PARTS = {
+    "verse19training": "dataset-verse19training",
+    "verse19validation": "dataset-verse19validation",
+    "verse19test": "dataset-verse19test",
+    "verse20training": "dataset-01training",
+    "verse20validation": "dataset-02validation",
+    "verse20test": "dataset-03test",
+}
+"""The six parts, named by the first release that holds their scans, and their folders in the subject-based release."""
 _SPLIT_OF_WORD: dict[str, Split] = {"training": "train", "validation": "validation", "test": "test"}
 _RELEASE_FOLDER = re.compile(r"^dataset-(?:verse)?\d+(training|validation|test)(?:\.zip)?$", re.IGNORECASE)
 _SPLIT_SERIES = re.compile(r"_split-(verse\d{3})")
