@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from verse3d.core.runtime import Progress, no_progress
 from verse3d.data.cases import Case, CaseIndex
 from verse3d.data.examine.record import CaseSurvey
 from verse3d.data.examine.voxels import fingerprint
 from verse3d.data.findings import SEVERITIES, Finding, Severity
+from verse3d.data.fixes import FixReport
 from verse3d.data.survey import survey_cases
 
 __all__ = ["CaseFacts", "CheckReport", "Finding", "Severity", "check_cases", "fingerprint"]
@@ -37,16 +39,27 @@ class CaseFacts:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """The facts of every case and everything that was found."""
+    """The facts of every case, everything that was found, and what was repaired on request."""
 
     facts: tuple[CaseFacts, ...]
     findings: tuple[Finding, ...]
+    fixed: FixReport | None = None
 
     @property
     def worst(self) -> Severity | None:
         """The highest severity among the findings."""
         found = {finding.severity for finding in self.findings}
         return next((severity for severity in SEVERITIES if severity in found), None)
+
+    @property
+    def counts(self) -> dict[Severity, int]:
+        """How many findings there are of each severity."""
+        return {severity: sum(finding.severity == severity for finding in self.findings) for severity in SEVERITIES}
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: ``{"cases": 374, "counts": {"error": 0, ...}, "findings": [{"case": ...}, ...]}``."""
+        findings = [finding.to_dict() for finding in self.findings]
+        return {"cases": len(self.facts), "counts": self.counts, "findings": findings}
 
 
 def check_cases(

@@ -1,20 +1,27 @@
 """Reading a case once and telling everything about it."""
 
+import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from verse3d.core.errors import DataError, GeometryError
 from verse3d.core.geometry import Geometry
-from verse3d.core.volume import Volume, read_image
+from verse3d.core.volume import Volume, read_geometry, read_image
 from verse3d.data.cases import Case
+from verse3d.data.examine.contacts import measure_contacts
 from verse3d.data.examine.header import check_header
 from verse3d.data.examine.mask import check_labels, check_pair, count_labels, vertebrae_of
+from verse3d.data.examine.points import check_centroids
 from verse3d.data.examine.record import CaseSurvey
+from verse3d.data.examine.spine import check_spine
+from verse3d.data.examine.vertebrae import Vertebra, measure_vertebrae
 from verse3d.data.examine.voxels import check_grey_values, measure_voxels
 from verse3d.data.findings import Finding
-from verse3d.data.pairs import read_mask
+from verse3d.data.pairs import carried_over, placement, read_mask
 
 _WORLD_AXIS = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
 
@@ -29,7 +36,7 @@ def survey_case(case: Case) -> CaseSurvey:
     if main is None:
         return CaseSurvey(case.case, findings=tuple(problems))
     counts = {} if mask is None else count_labels(mask.array)
-    findings = [*problems, *_examine(case.case, image, mask, counts)]
+    findings = [*problems, *_examine(case, image, mask, counts)]
     return CaseSurvey(
         case.case,
         **_grid_facts(main),
@@ -39,14 +46,19 @@ def survey_case(case: Case) -> CaseSurvey:
     )
 
 
-def _examine(case: str, image: Volume | None, mask: Volume | None, counts: dict[int, int]) -> Iterator[Finding]:
+def _examine(case: Case, image: Volume | None, mask: Volume | None, counts: dict[int, int]) -> Iterator[Finding]:
     if image is not None:
-        yield from check_header(case, image)
-        yield from check_grey_values(case, image)
+        yield from check_header(case.case, image)
+        yield from check_grey_values(case.case, image)
+    vertebrae: tuple[Vertebra, ...] = ()
     if mask is not None:
-        yield from check_labels(case, mask, counts)
+        yield from check_labels(case.case, mask, counts)
+        vertebrae = measure_vertebrae(mask)
+        yield from check_spine(case.case, mask.path, vertebrae, measure_contacts(mask))
     if image is not None and mask is not None:
-        yield from check_pair(case, image, mask)
+        yield from check_pair(case.case, image, mask)
+    if (main := image or mask) is not None:
+        yield from check_centroids(case, main.geometry, mask, vertebrae)
 
 
 def _read_pair(case: Case) -> tuple[Volume | None, Volume | None, list[Finding]]:
@@ -103,8 +115,7 @@ def _extent_mm(geometry: Geometry) -> tuple[float, float, float]:
 def _voxel_facts(image: Volume | None, mask: Volume | None) -> dict[str, Any]:
     if image is None:
         return {}
-    fits = mask is not None and mask.geometry.shape == image.geometry.shape
-    facts = measure_voxels(image, mask.array if fits and mask is not None else None)
+    facts = measure_voxels(image, None if mask is None else _on_scan(mask, image))
     return {
         "hu_inside": facts.inside,
         "hu_outside": facts.outside,
@@ -113,9 +124,30 @@ def _voxel_facts(image: Volume | None, mask: Volume | None) -> dict[str, Any]:
     }
 
 
+def _on_scan(mask: Volume, image: Volume) -> NDArray[np.unsignedinteger[Any]] | None:
+    how = placement(mask.geometry, image.geometry)
+    return mask.array if how == "same" else carried_over(mask, image.geometry) if how == "turned" else None
+
+
 def _label_facts(mask: Volume | None, counts: dict[int, int]) -> dict[str, Any]:
     if mask is None:
         return {}
     voxels = vertebrae_of(counts)
     volumes = {label: round(count * mask.geometry.voxel_ml, 3) for label, count in voxels.items()}
     return {"has_mask": True, "label_voxels": voxels, "label_ml": volumes}
+
+
+def predicted_bytes(case: Case) -> int:
+    """Memory that ``survey_case`` will need, by the headers alone; 0 for files that cannot be read."""
+    return sum(_predicted_bytes(path) for path in (case.image, case.mask) if path is not None)
+
+
+def _predicted_bytes(path: Path) -> int:
+    try:
+        geometry, header = read_geometry(path)
+    except DataError:
+        return 0
+    dtype, (slope, inter) = header.get_data_dtype(), header.get_slope_inter()
+    scaled = (slope, inter) not in ((None, None), (1.0, 0.0))
+    per_voxel = int(dtype.itemsize) + (12 if scaled or dtype.itemsize > 4 else 1)
+    return math.prod(geometry.shape) * per_voxel

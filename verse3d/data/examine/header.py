@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
 
 from verse3d.core.volume import Volume
 from verse3d.data.findings import Finding
@@ -33,17 +34,35 @@ def check_header(case: str, image: Volume) -> Iterator[Finding]:
             "compare with a scan whose orientation is known",
         )
     if sform and qform:
-        apart = _forms_apart_mm(image)
-        if not apart <= _FORM_TOLERANCE_MM:
-            yield Finding(
-                case,
-                "warning",
-                "forms-disagree",
-                f"{image.path}: sform and qform place voxels up to {apart:.1f} mm apart"
-                if apart < np.inf
-                else f"{image.path}: the qform is not a rotation",
-                "verse3d (like nibabel) uses the sform; some viewers use the qform",
-            )
+        yield from _check_forms(case, image)
+
+
+def _check_forms(case: str, image: Volume) -> Iterator[Finding]:
+    apart = _forms_apart_mm(image)
+    if apart <= _FORM_TOLERANCE_MM:
+        return
+    yield Finding(
+        case,
+        "warning",
+        "forms-disagree",
+        f"{image.path}: sform and qform place voxels up to {apart:.1f} mm apart"
+        if apart < np.inf
+        else f"{image.path}: the qform is not a rotation",
+        "verse3d (like nibabel) uses the sform; some viewers use the qform",
+    )
+    if np.isfinite(apart) and _mirrored(image.header.get_sform()) != _mirrored(image.header.get_qform()):
+        yield Finding(
+            case,
+            "warning",
+            "left-right",
+            f"{image.path}: sform and qform are mirror images of each other, so programs that use one or the other "
+            "show left and right exchanged",
+            "find out which one is right (the liver lies right) and make both the same",
+        )
+
+
+def _mirrored(affine: NDArray[np.float64]) -> bool:
+    return float(np.linalg.det(affine[:3, :3])) < 0
 
 
 def _forms_apart_mm(image: Volume) -> float:

@@ -7,12 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verse3d.core.errors import GeometryError
+from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERTEBRAE, unknown_ids
 from verse3d.core.volume import Volume
 from verse3d.data.findings import Finding
-from verse3d.data.pairs import SAME_GRID_TOLERANCE_MM, require_same_grid
+from verse3d.data.pairs import SAME_GRID_TOLERANCE_MM, Placement, carried_over, placement, require_same_grid
 
 _PIECE_VOXELS = 2**20
+_BRIGHTER_HU = 50.0
+_FIXES = "verse3d check ... --fixes DIR"
 
 
 def count_labels(array: NDArray[np.unsignedinteger]) -> dict[int, int]:
@@ -59,12 +62,25 @@ def _where(array: NDArray[Any], label: int) -> str:
 
 def check_pair(case: str, image: Volume, mask: Volume) -> Iterator[Finding]:
     """Whether a mask lies where its scan lies."""
-    try:
-        require_same_grid(image, mask)
-    except GeometryError as error:
-        code = "mask-shape" if image.geometry.shape != mask.geometry.shape else "mask-affine"
-        yield Finding(case, "error", code, error.message, error.hint)
-        return
+    how = placement(mask.geometry, image.geometry)
+    if how == "same":
+        yield from _check_same_grid(case, image, mask)
+    elif how == "turned":
+        yield Finding(
+            case,
+            "warning",
+            "mask-orientation",
+            f"{mask.path} has axes {_axes(mask)}, its scan {image.path} has {_axes(image)}, over the same box: "
+            "training refuses the pair, but the mask can be carried over exactly",
+            f"{_FIXES} writes it on the scan's grid",
+        )
+    else:
+        yield _misplaced(case, image, mask, how)
+    if how != "same" and image.geometry.shape == mask.geometry.shape:
+        yield from _check_left_right(case, image, mask, how)
+
+
+def _check_same_grid(case: str, image: Volume, mask: Volume) -> Iterator[Finding]:
     codes = [(int(volume.header["sform_code"]), int(volume.header["qform_code"])) for volume in (image, mask)]
     if codes[0] != codes[1]:
         yield Finding(
@@ -76,3 +92,75 @@ def check_pair(case: str, image: Volume, mask: Volume) -> Iterator[Finding]:
     distance = image.geometry.distance_mm(mask.geometry)
     if distance > SAME_GRID_TOLERANCE_MM / 100:
         yield Finding(case, "note", "mask-affine", f"{mask.path} lies {distance:.3f} mm from its scan: accepted")
+
+
+def _misplaced(case: str, image: Volume, mask: Volume, how: Placement) -> Finding:
+    try:
+        require_same_grid(image, mask)
+    except GeometryError as error:
+        message, hint = error.message, error.hint
+    if image.geometry.shape == mask.geometry.shape:
+        code = "mask-affine"
+    elif how == "apart" and (by_one := _by_one(image.geometry, mask.geometry)):
+        code, message = "mask-shape-by-one", f"{message}: {by_one}"
+        hint = "export the mask again on the scan's grid; nobody can tell at which end the voxel is missing"
+    else:
+        code = "mask-shape"
+    if how == "scaled":
+        hint = f"both cover the same box: {_FIXES} writes the mask resampled on the scan's grid"
+    return Finding(case, "error", code, message, hint)
+
+
+def _by_one(image: Geometry, mask: Geometry) -> str:
+    """In words: the axes that differ by one voxel and whether the rest agrees; "" if more than that differs."""
+    if image.axis_codes != mask.axis_codes:
+        return ""
+    differences = [other - one for one, other in zip(image.shape, mask.shape, strict=True)]
+    if max(map(abs, differences)) > 1:
+        return ""
+    axes = [
+        f"{'one voxel more' if difference > 0 else 'one voxel less'} along {name} ({code})"
+        for difference, name, code in zip(differences, "ijk", image.axis_codes, strict=True)
+        if difference
+    ]
+    origin_mm = float(np.linalg.norm(image.affine[:3, 3] - mask.affine[:3, 3]))
+    same_spacing = np.allclose(image.spacing_mm, mask.spacing_mm, rtol=1e-3, atol=0)
+    origin = "the origins agree" if origin_mm <= SAME_GRID_TOLERANCE_MM else f"the origins lie {origin_mm:.1f} mm apart"
+    return f"{', '.join(axes)}; {origin}, the spacings {'agree' if same_spacing else 'differ'}"
+
+
+def _check_left_right(case: str, image: Volume, mask: Volume, how: Placement) -> Iterator[Finding]:
+    """Two grids of one shape: which header is wrong, and does it exchange left and right?
+
+    The scan itself is asked: bone is bright, so the mask belongs where the voxels under it are brighter.
+    """
+    exchanged = any({one, other} == {"L", "R"} for one, other in zip(_axes(image), _axes(mask), strict=True))
+    if how == "turned":
+        by_header = _mean_hu(image, carried_over(mask, image.geometry))
+        by_index = _mean_hu(image, mask.array)
+        if not by_index > by_header + _BRIGHTER_HU:
+            return
+        reason = (
+            f"voxel by voxel the mask covers brighter tissue ({by_index:.0f} HU on average) than by its header "
+            f"({by_header:.0f} HU), so its header is the wrong one"
+        )
+    elif exchanged:
+        reason = "the headers exchange left and right"
+    else:
+        return
+    yield Finding(
+        case,
+        "warning",
+        "left-right",
+        f"{mask.path} (axes {_axes(mask)}) and its scan {image.path} ({_axes(image)}): {reason}",
+        "look at both in a viewer before you carry the mask over; give it the header of the scan if that is right",
+    )
+
+
+def _mean_hu(image: Volume, labels: NDArray[Any]) -> float:
+    inside = image.array[labels > 0]
+    return float(inside.mean(dtype=np.float64)) if inside.size else float("nan")
+
+
+def _axes(volume: Volume) -> str:
+    return "".join(volume.geometry.axis_codes)

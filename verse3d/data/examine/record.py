@@ -7,6 +7,8 @@ from typing import Any
 from verse3d.core.labels import VERTEBRAE
 from verse3d.data.findings import Finding
 
+SURVEY_VERSION = 1
+"""Counts up whenever a check or a measurement changes, so that what was kept before is measured again."""
 HU_BINS = 64
 HU_BIN_WIDTH = 50
 HU_LOWEST = -1200
