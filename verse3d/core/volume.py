@@ -250,7 +250,8 @@ def _unpacked(image: nib.Nifti1Image, path: Path) -> NDArray[Any]:
     stored = image.dataobj
     with ImageOpener(path) as handle:
         spec = (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter)
-        array: NDArray[Any] = np.asanyarray(ArrayProxy(handle, spec))
+        # Without mmap=False nibabel would map the packed bytes of a file that hardly shrank, and take them for voxels.
+        array: NDArray[Any] = np.asanyarray(ArrayProxy(handle, spec, mmap=False))
         while handle.read(_PIECE_BYTES):
             pass
     return array
