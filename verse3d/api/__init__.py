@@ -9,5 +9,18 @@ Example:
 from verse3d.api.data import check, index, phantom
 from verse3d.api.demo import DemoResult, demo
 from verse3d.api.models import LABEL_FILE, evaluate, predict, train
+from verse3d.api.pictures import LookResult, look
 
-__all__ = ["LABEL_FILE", "DemoResult", "check", "demo", "evaluate", "index", "phantom", "predict", "train"]
+__all__ = [
+    "LABEL_FILE",
+    "DemoResult",
+    "LookResult",
+    "check",
+    "demo",
+    "evaluate",
+    "index",
+    "look",
+    "phantom",
+    "predict",
+    "train",
+]
