@@ -1,14 +1,17 @@
 """The jobs about data, one function each."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from verse3d.core.files import PathOrText
+from verse3d.core.files import PathOrText, write_json
 from verse3d.core.runtime import Progress, no_progress
 from verse3d.data.cases import CaseIndex, Split, assign_splits, split_by_subject, write_index
 from verse3d.data.checks import CheckReport, check_cases
-from verse3d.data.layouts import discover, load_cases
+from verse3d.data.fixes import write_fixes
+from verse3d.data.layouts import discover, is_index, load_cases
 from verse3d.data.phantom import write_phantom
+from verse3d.data.survey import cache_path
 
 
 def phantom(
@@ -74,10 +77,38 @@ def index(
     return divided
 
 
-def check(data: PathOrText, *, progress: Progress = no_progress) -> CheckReport:
-    """Read every scan and mask of an index or a folder and report what is wrong with them.
+def check(
+    data: PathOrText,
+    *,
+    workers: int | None = 1,
+    cache: bool = True,
+    json: PathOrText | None = None,
+    fixes: PathOrText | None = None,
+    progress: Progress = no_progress,
+) -> CheckReport:
+    """Read every scan, mask and centroid file of an index or a folder and report what is wrong with them.
+
+    Args:
+        data: an index or a folder.
+        workers: processes that read; 1 reads in this one, None takes as many as cores and memory allow. With more than
+            one, a script needs the usual ``if __name__ == "__main__":`` around its calls.
+        cache: keep what was measured beside the index (``cases.survey.jsonl``), so that the next check reads only
+            what has changed. A folder has no cache.
+        json: a file for all findings.
+        fixes: a folder for masks that can be carried over to the grids of their scans, with a table ``fixes.csv`` for
+            ``index``. Without it nothing but the cache is written.
+        progress: told about every case that is done.
 
     Raises:
         DataError: there is no such index or folder, or no case in it.
+        OutputError: findings or fixes cannot be written, or ``fixes`` holds a table already.
     """
-    return check_cases(load_cases(Path(data)), progress)
+    source = Path(data)
+    cases = load_cases(source)
+    kept = cache_path(source) if cache and is_index(source) else None
+    report = check_cases(cases, progress, workers=workers, cache=kept)
+    if json is not None:
+        write_json(Path(json), report.to_dict())
+    if fixes is not None:
+        report = replace(report, fixed=write_fixes(cases, report.findings, Path(fixes)))
+    return report

@@ -85,7 +85,7 @@ def demo(
     listed, run, masks = folder / "cases.jsonl", folder / "run", folder / "masks"
     phantom(folder / "data", cases=cases, seed=seed, progress=progress)
     found = index(folder / "data", out=listed, seed=seed)
-    findings = check(listed, progress=progress)
+    findings = check(listed, cache=False, progress=progress)
     training = train(
         data=listed,
         out=run,

@@ -70,12 +70,29 @@ def _assignments(texts: Sequence[str]) -> dict[str, Any]:
 
 
 @app.command()
-def check(data: Annotated[Path, typer.Argument(help="An index (cases.jsonl) or a folder.")]) -> None:
-    """Look for everything that would spoil training or scores. Exit code 3 if a case cannot be used."""
+def check(
+    data: Annotated[Path, typer.Argument(help="An index (cases.jsonl) or a folder.")],
+    json: Annotated[Path | None, typer.Option("--json", help="Write all findings to this file.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit code 3 also for warnings.")] = False,
+    fixes: Annotated[
+        Path | None, typer.Option(help="Folder for masks carried over to their scan's grid, and fixes.csv.")
+    ] = None,
+    facts: Annotated[bool, typer.Option("--facts", help="A row for every case, however many there are.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that read; by default what cores and memory allow.")
+    ] = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Read everything again, and keep nothing beside the index.")
+    ] = False,
+) -> None:
+    """Look for everything that would spoil training or scores, e.g. [bold]verse3d check cases.jsonl --json out.json[/].
+
+    Exit code 3 if a case cannot be used.
+    """
     from verse3d import api
 
     with bars() as progress:
-        report = api.check(data, progress=progress)
-    tables.print_check(out_console, report)
-    if report.worst == "error":
+        report = api.check(data, workers=workers, cache=not no_cache, json=json, fixes=fixes, progress=progress)
+    tables.print_check(out_console, report, facts=facts)
+    if report.worst == "error" or (strict and report.worst == "warning"):
         raise typer.Exit(EXIT_PARTIAL)

@@ -9,6 +9,7 @@ from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from verse3d.data.checks import CheckReport
+    from verse3d.data.findings import Finding
     from verse3d.inference.predict import PredictionReport
     from verse3d.report.evaluation import Evaluation
     from verse3d.training.fit import FitResult
@@ -26,20 +27,57 @@ def table(*headers: str, title: str | None = None) -> Table:
     return Table(*(Column(header, overflow="fold") for header in headers), title=title)
 
 
-def print_check(out: Console, report: "CheckReport") -> None:
-    """The facts of all cases, then everything that was found, then a count."""
-    rows = table("case", "voxels", "spacing mm", "axes", "stored as", "vertebrae")
-    for facts in report.facts:
-        rows.add_row(facts.case, facts.shape, facts.spacing_mm, facts.axes, facts.stored, facts.levels)
-    out.print(rows, soft_wrap=False)
-    styles = {"error": "bold red", "warning": "yellow", "note": "dim"}
-    for finding in report.findings:
-        out.print(f"{finding.severity:8}", style=styles[finding.severity], end="")
-        out.print(f"{finding.case}: [{finding.code}] {finding.message}")
-        if finding.hint:
-            out.print(f"        -> {finding.hint}")
-    counts = [sum(finding.severity == severity for finding in report.findings) for severity in styles]
-    out.print(f"{len(report.facts)} cases: {counts[0]} errors, {counts[1]} warnings, {counts[2]} notes")
+def print_check(out: Console, report: "CheckReport", *, facts: bool = False) -> None:
+    """The facts of all cases (if they are few or asked for), what was found by kind, then counts."""
+    many = len(report.facts) > _FEW_CASES
+    if facts or not many:
+        rows = table("case", "voxels", "spacing mm", "axes", "stored as", "vertebrae")
+        for case in report.facts:
+            rows.add_row(case.case, case.shape, case.spacing_mm, case.axes, case.stored, case.levels)
+        out.print(rows, soft_wrap=False)
+    for (severity, code), findings in _by_kind(report.findings).items():
+        cases = len({finding.case for finding in findings})
+        out.print(f"{severity} [{code}] {cases} {'case' if cases == 1 else 'cases'}", style=_STYLES[severity])
+        _print_kind(out, findings, _SHOWN_OF_A_KIND if many else len(findings))
+    _print_fixes(out, report)
+    errors, warnings, notes = report.counts.values()
+    out.print(f"{len(report.facts)} cases: {errors} errors, {warnings} warnings, {notes} notes")
+
+
+_FEW_CASES = 50
+_SHOWN_OF_A_KIND = 10
+_STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
+
+
+def _by_kind(findings: "Sequence[Finding]") -> "dict[tuple[str, str], list[Finding]]":
+    """From the worst to the mildest, then by code."""
+    kinds: dict[tuple[str, str], list[Finding]] = {}
+    order = list(_STYLES)
+    for finding in sorted(findings, key=lambda each: (order.index(each.severity), each.code)):
+        kinds.setdefault((finding.severity, finding.code), []).append(finding)
+    return kinds
+
+
+def _print_kind(out: Console, findings: "Sequence[Finding]", shown: int) -> None:
+    """The lines of a kind; a hint stands once below those that share it."""
+    for number, finding in enumerate(findings[:shown]):
+        out.print(f"  {finding.case}: {finding.message}")
+        following = findings[number + 1].hint if number + 1 < min(shown, len(findings)) else None
+        if finding.hint and finding.hint != following:
+            out.print(f"      -> {finding.hint}")
+    if len(findings) > shown:
+        out.print(f"  ... and {len(findings) - shown} more; --json FILE holds them all")
+
+
+def _print_fixes(out: Console, report: "CheckReport") -> None:
+    if report.fixed is None:
+        return
+    for fix in report.fixed.fixes:
+        out.print(f"written {fix.value}: {fix.note}")
+    for case, reason in report.fixed.left:
+        out.print(f"not repaired: {case}: {reason}")
+    if not report.fixed.fixes and not report.fixed.left:
+        out.print("no mask needs to be carried over")
 
 
 def print_training(out: Console, result: "FitResult") -> None:

@@ -63,9 +63,14 @@ def load_cases(source: Path | Sequence[Path]) -> CaseIndex:
         DataError: nothing is there, or no case is found.
     """
     sources = [source] if isinstance(source, Path) else list(source)
-    if len(sources) == 1 and sources[0].is_file() and not _is_nifti(sources[0].name):
+    if len(sources) == 1 and is_index(sources[0]):
         return read_index(sources[0])
     return discover(sources)
+
+
+def is_index(source: Path) -> bool:
+    """Whether ``load_cases`` takes it for an index: any file that is no scan."""
+    return source.is_file() and not _is_nifti(source.name)
 
 
 def discover(roots: Sequence[Path]) -> CaseIndex:
