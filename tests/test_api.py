@@ -17,7 +17,7 @@ from verse3d.data.cases import write_index
 from verse3d.data.layouts import load_cases
 from verse3d.data.phantom import writer
 
-COMMANDS = ("phantom", "index", "check", "look", "train", "predict", "evaluate", "demo")
+COMMANDS = ("phantom", "index", "check", "look", "stats", "train", "predict", "evaluate", "demo")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -26,7 +26,7 @@ def test_every_command_is_a_documented_keyword_only_function_of_the_package(name
     assert function is getattr(api, name)
     assert name in verse3d.__all__ and inspect.getdoc(function)
     signature = inspect.signature(function)
-    positional = {"phantom": ["out"], "check": ["data"], "look": ["scan"]}.get(name, [])
+    positional = {"phantom": ["out"], "check": ["data"], "look": ["scan"], "stats": ["data"]}.get(name, [])
     kinds = inspect.Parameter
     found = [p.name for p in signature.parameters.values() if p.kind is kinds.POSITIONAL_OR_KEYWORD]
     assert found == positional

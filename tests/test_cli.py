@@ -21,7 +21,7 @@ from verse3d.core.labels import label_scheme
 from verse3d.data.cases import SPLITS, write_index
 from verse3d.model.modes import MODES
 
-COMMANDS = ("phantom", "index", "check", "look", "train", "predict", "evaluate", "demo")
+COMMANDS = ("phantom", "index", "check", "look", "stats", "train", "predict", "evaluate", "demo")
 ROOT = Path(verse3d.__file__).parents[1]
 
 

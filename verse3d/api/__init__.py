@@ -9,12 +9,13 @@ Example:
 from verse3d.api.data import check, index, phantom
 from verse3d.api.demo import DemoResult, demo
 from verse3d.api.models import LABEL_FILE, evaluate, predict, train
-from verse3d.api.pictures import LookResult, look
+from verse3d.api.pictures import LookResult, StatsResult, look, stats
 
 __all__ = [
     "LABEL_FILE",
     "DemoResult",
     "LookResult",
+    "StatsResult",
     "check",
     "demo",
     "evaluate",
@@ -22,5 +23,6 @@ __all__ = [
     "look",
     "phantom",
     "predict",
+    "stats",
     "train",
 ]

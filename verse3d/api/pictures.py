@@ -8,17 +8,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verse3d.core.errors import ConfigError, DataError, GeometryError
-from verse3d.core.files import PathOrText
+from verse3d.core.files import PathOrText, make_folder
 from verse3d.core.preview import Preview, read_preview
+from verse3d.core.runtime import Progress, no_progress
 from verse3d.core.volume import NIFTI_SUFFIXES
 from verse3d.data.cases import Case, CaseIndex
-from verse3d.data.layouts import load_cases
+from verse3d.data.layouts import is_index, load_cases
 from verse3d.data.pairs import relabelled, require_same_grid
+from verse3d.data.survey import cache_path, survey_cases
 from verse3d.report.appearance import is_label_map
+from verse3d.report.charts import draw_charts
 from verse3d.report.figures import save_figure
 from verse3d.report.look import DPI, look_figure
+from verse3d.report.stats import CaseStats, SplitSummary, summarise, write_table
 
+STATS_TABLE = "stats.csv"
 _LIST_AT_MOST = 12
+_CHART_DPI = 120
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,23 @@ class LookResult:
     picture: Path
     notes: tuple[str, ...]
     centre_mm: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class StatsResult:
+    """What ``stats`` found and wrote.
+
+    Attributes:
+        table: the CSV with a row per case.
+        figures: the PNG files.
+        summary: a row per split, and one for all.
+        failures: (case, why it or its mask could not be used).
+    """
+
+    table: Path
+    figures: tuple[Path, ...]
+    summary: tuple[SplitSummary, ...]
+    failures: tuple[tuple[str, str], ...]
 
 
 def look(
@@ -136,3 +159,42 @@ def _labels(case: Case, shown: Preview) -> tuple[NDArray[np.integer] | None, boo
 
 def _corrected(case: Case, mask: Preview) -> NDArray[np.integer]:
     return relabelled(replace(mask.volume, array=mask.labels()), case.relabel).array
+
+
+def stats(
+    data: PathOrText,
+    *,
+    out: PathOrText,
+    workers: int | None = 1,
+    cache: bool = True,
+    progress: Progress = no_progress,
+) -> StatsResult:
+    """Measure a data set: ``stats.csv`` with a row per case, and figures.
+
+    The figures are ``spacing``, ``size``, ``orientation``, ``field_of_view``, ``levels``, ``hu`` and ``splits`` (PNG).
+    Cases that cannot be read are listed and stop nothing.
+
+    Args:
+        data: an index or a folder.
+        out: folder for the table and the figures.
+        workers: processes that read; 1 reads in this one, None takes as many as cores and memory allow.
+        cache: use and keep what ``check`` and this function measured, beside the index. A folder has no cache.
+        progress: told about every case that is done.
+
+    Raises:
+        DataError: there is no such index or folder, or no case in it.
+        OutputError: the folder cannot be written to.
+    """
+    source, folder = Path(data), Path(out)
+    cases = load_cases(source)
+    make_folder(folder)
+    kept = cache_path(source) if cache and is_index(source) else None
+    surveys = survey_cases(cases.cases, workers=workers, cache=kept, progress=progress)
+    measured = [CaseStats(case, survey) for case, survey in zip(cases, surveys, strict=True)]
+    write_table(folder / STATS_TABLE, measured)
+    figures = []
+    for name, figure in draw_charts(measured).items():
+        figures.append(folder / f"{name}.png")
+        save_figure(figure, figures[-1], dpi=_CHART_DPI)
+    failures = tuple((each.case.case, each.problem) for each in measured if each.problem)
+    return StatsResult(folder / STATS_TABLE, tuple(figures), tuple(summarise(measured)), failures)

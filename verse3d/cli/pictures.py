@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from verse3d.cli.terminal import app, out_console
+from verse3d.cli import tables
+from verse3d.cli.terminal import EXIT_PARTIAL, app, bars, out_console
 from verse3d.core.errors import ConfigError
 
 
@@ -36,6 +37,30 @@ def look(
     out_console.print(str(result.picture))
     for note in result.notes:
         out_console.print(f"note: {note}")
+
+
+@app.command()
+def stats(
+    data: Annotated[Path, typer.Argument(help="An index (cases.jsonl) or a folder.")],
+    out: Annotated[Path, typer.Option(help="Folder for stats.csv and the figures.")],
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that read; by default what cores and memory allow.")
+    ] = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Read everything again, and keep nothing beside the index.")
+    ] = False,
+) -> None:
+    """Measure a data set: a table and figures, e.g. [bold]verse3d stats cases.jsonl --out stats[/].
+
+    Exit code 3 if a case could not be used; it is listed.
+    """
+    from verse3d import api
+
+    with bars() as progress:
+        result = api.stats(data, out=out, workers=workers, cache=not no_cache, progress=progress)
+    tables.print_stats(out_console, result)
+    if result.failures:
+        raise typer.Exit(EXIT_PARTIAL)
 
 
 def _point(text: str) -> tuple[float, float, float]:
