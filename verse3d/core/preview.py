@@ -78,16 +78,29 @@ def read_preview(path: Path) -> Preview:
 def _first_volume(image: nib.Nifti1Image, path: Path, shape: tuple[int, ...], *, to_the_end: bool) -> NDArray[Any]:
     """The stored voxels; of a compressed file ``to_the_end``, where gzip compares the checksum."""
     proxy = image.dataobj
-    spec = (shape, proxy.dtype, proxy.offset, 1.0, 0.0)
     try:
         if path.suffix.lower() != ".gz":
-            return np.asanyarray(ArrayProxy(path, spec))
+            return np.asanyarray(ArrayProxy(path, (shape, proxy.dtype, proxy.offset, 1.0, 0.0)))
         with ImageOpener(path) as handle:
-            array: NDArray[Any] = np.asanyarray(ArrayProxy(handle, spec, mmap=False))
+            handle.seek(proxy.offset)
+            array = _unpacked(handle, shape, proxy.dtype)
             while to_the_end and handle.read(_PIECE_BYTES):
                 pass
     except READ_ERRORS as error:
         raise unreadable(path, error) from error
+    return array
+
+
+def _unpacked(handle: ImageOpener, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Voxels read piece by piece; nibabel would hold all of them twice."""
+    array = np.empty(shape, dtype, order="F")
+    content = array.reshape(-1, order="F").view(np.uint8)
+    for start in range(0, content.size, _PIECE_BYTES):
+        room = content[start : start + _PIECE_BYTES]
+        piece = handle.read(room.size)
+        if len(piece) < room.size:
+            raise EOFError(f"the voxels end {content.size - start - len(piece)} bytes too early")
+        room[:] = np.frombuffer(piece, np.uint8)
     return array
 
 

@@ -76,14 +76,14 @@ def is_label_map(scan: Preview) -> bool:
         return False
     if array.dtype.kind == "f" and not all(_whole(plane) for plane in np.moveaxis(array, -1, 0)):
         return False
-    if array.min() < 0 or array.max() > np.iinfo(np.uint16).max or array.max() == 0:
+    if array.min() != 0 or not 0 < array.max() <= np.iinfo(np.uint16).max:
         return False
     equal, pairs = 0, 0
     for plane in np.moveaxis(array, -1, 0):
         inside = plane[:-1] > 0
         pairs += int(np.count_nonzero(inside))
         equal += int(np.count_nonzero(inside & (plane[:-1] == plane[1:])))
-    return bool(pairs) and equal >= _CALM_SHARE * pairs and bool((array == 0).any())
+    return bool(pairs) and equal >= _CALM_SHARE * pairs
 
 
 def _whole(plane: NDArray[Any]) -> bool:
