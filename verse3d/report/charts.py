@@ -101,6 +101,8 @@ def _stacked(axes: Axes, cases: Sequence[CaseStats], quantity: _Quantity) -> Non
     edges = nice_edges(everything, whole=quantity.whole)
     colours = [_COLOURS[split] for split in values]
     axes.hist(list(values.values()), edges.tolist(), stacked=True, color=colours, edgecolor="white", linewidth=0.6)
+    if len(edges) == 2:  # a single bar is to look like one
+        axes.set_xlim(edges[0] - 4 * np.ptp(edges), edges[1] + 4 * np.ptp(edges))
     median = float(np.median(everything))
     axes.axvline(median, color="#222222", linewidth=1.2, linestyle="--")
     axes.set_title(f"dashed line: median {median:.3g}", fontsize=10, color="#222222")
@@ -147,7 +149,12 @@ def _orientation(cases: Sequence[CaseStats]) -> Figure:
 def _levels(cases: Sequence[CaseStats]) -> Figure:
     masked = [case for case in cases if case.survey.has_mask]
     vertebrae = sum(len(case.survey.label_voxels) for case in masked)
-    figure, [axes] = _panels("Labelled vertebrae", f"n = {vertebrae} vertebrae in {len(masked)} masks", 1, height=4.6)
+    figure, [axes] = _panels(
+        "Labelled vertebrae",
+        f"n = {_count(vertebrae, 'vertebra', 'vertebrae')} in {_count(len(masked), 'mask')}",
+        1,
+        height=4.6,
+    )
     _stacked_bars(axes, masked, [label.name for label in VERTEBRAE], lambda case: case.survey.levels)
     axes.set(xlabel="level, from head to tail", ylabel="vertebrae")
     _finish(figure, [axes], masked, ylabel="vertebrae")
@@ -229,7 +236,8 @@ def _splits(cases: Sequence[CaseStats]) -> Figure:
         "vertebrae": [sum(len(case.survey.label_voxels) for case in group) for group in by_split.values()],
     }
     folds = Counter(case.case.fold for case in cases if case.case.fold is not None)
-    subtitle = f"n = {len(cases)} cases of {len({case.case.subject for case in cases})} subjects"
+    subjects = len({case.case.subject for case in cases})
+    subtitle = f"n = {_count(len(cases), 'case')} of {_count(subjects, 'subject')}"
     figure, panels = _panels("Splits", subtitle, 4 if folds else 3)
     for axes, (name, heights) in zip(panels, counts.items(), strict=False):
         _plain_bars(axes, splits, heights, [_COLOURS[split] for split in splits])
@@ -278,7 +286,11 @@ def _finish(figure: Figure, panels: Sequence[Axes], cases: Sequence[CaseStats], 
 
 
 def _cases(count: int) -> str:
-    return f"n = {count} case{'' if count == 1 else 's'}"
+    return f"n = {_count(count, 'case')}"
+
+
+def _count(count: int, one: str, several: str = "") -> str:
+    return f"{count} {one if count == 1 else several or one + 's'}"
 
 
 def _say_nothing(axes: Axes) -> None:
