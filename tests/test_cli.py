@@ -1,5 +1,6 @@
 """The command line: a thin, quick door; results on stdout, the rest on stderr, and exit codes that mean something."""
 
+import io
 import json
 import os
 import re
@@ -9,16 +10,20 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import verse3d
 from tests import scans
 from tests.scans import spine, tiny_config
 from verse3d import api
 from verse3d.cli import app, main
+from verse3d.cli.tables import print_check
 from verse3d.cli.terminal import Mode, SchemeName, SplitName
 from verse3d.core.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
 from verse3d.core.labels import label_scheme
-from verse3d.data.cases import SPLITS, write_index
+from verse3d.data.cases import SPLITS, Case, CaseIndex, write_index
+from verse3d.data.checks import CaseFacts, CheckReport
+from verse3d.data.findings import Finding
 from verse3d.model.modes import MODES
 
 COMMANDS = ("phantom", "index", "check", "look", "stats", "train", "predict", "evaluate", "demo")
@@ -242,3 +247,74 @@ def test_phantom_prints_the_paths_of_its_scans(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("verse3d.api.data.write_phantom", write)
     assert main(["phantom", str(tmp_path), "--cases", "2"]) == 0
     assert capsys.readouterr().out.splitlines() == [str(tmp_path / f"{number}_ct.nii.gz") for number in range(2)]
+
+
+@pytest.fixture
+def warned(tmp_path):
+    """An index of a clean case and one with an empty mask."""
+    cases = []
+    for number in range(2):
+        spine = scans.spine(number)
+        ct, mask = tmp_path / f"case{number}_ct.nii.gz", tmp_path / f"case{number}_seg.nii.gz"
+        spine.mask[:] *= 1 - number
+        spine.write(ct, mask)
+        cases.append(Case(f"case{number}", f"case{number}", ct, mask))
+    write_index(tmp_path / "cases.jsonl", CaseIndex(tuple(cases)))
+    return tmp_path / "cases.jsonl"
+
+
+def test_check_is_strict_about_warnings_only_if_told(warned, capsys):
+    assert main(["-q", "check", str(warned)]) == 0
+    assert main(["-q", "check", str(warned), "--strict"]) == 3
+    assert "warning [mask-empty] 1 case\n  case1: " in capsys.readouterr().out
+
+
+def test_check_writes_its_findings_as_json(warned, tmp_path, capsys):
+    assert main(["-q", "check", str(warned), "--json", str(tmp_path / "out" / "found.json"), "--no-cache"]) == 0
+    content = json.loads((tmp_path / "out" / "found.json").read_text())
+    assert content["cases"] == 2
+    assert content["counts"] == {"error": 0, "warning": 1, "note": 0}
+    assert [finding["code"] for finding in content["findings"]] == ["mask-empty"]
+    assert not warned.with_name("cases.survey.jsonl").exists()
+
+
+def test_check_keeps_what_it_measured_beside_the_index(warned, capsys):
+    assert main(["-q", "check", str(warned), "--workers", "2"]) == 0
+    first = capsys.readouterr().out
+    assert len(warned.with_name("cases.survey.jsonl").read_text().splitlines()) == 2
+    assert main(["-q", "check", str(warned)]) == 0
+    assert capsys.readouterr().out == first
+
+
+def test_check_says_what_it_repaired_and_what_not(tmp_path, capsys):
+    spine = scans.spine()
+    flipped = spine.geometry.affine.copy()
+    flipped[:3, 3] += flipped[:3, 0] * (spine.geometry.shape[0] - 1)
+    flipped[:3, 0] *= -1
+    scans.write_nifti(tmp_path / "data/a.nii.gz", spine.hu, spine.geometry.affine)
+    scans.write_nifti(tmp_path / "data/a_seg.nii.gz", spine.mask[::-1], flipped)
+    assert main(["-q", "check", str(tmp_path / "data"), "--fixes", str(tmp_path / "fixed")]) == 0
+    shown = capsys.readouterr().out
+    assert f"written {tmp_path}/fixed/a_seg-vert_msk.nii.gz: axes AIR turned to PIR, exact" in shown
+    assert (tmp_path / "fixed" / "fixes.csv").is_file()
+    assert main(["-q", "check", str(tmp_path / "data"), "--fixes", str(tmp_path / "fixed")]) == 3
+    assert "fixes.csv exists already" in capsys.readouterr().err
+
+
+def test_findings_of_many_cases_are_cut_short_and_facts_shown_on_request():
+    names = [f"case{number}" for number in range(60)]
+    findings = tuple(Finding(name, "note", "scan-without-mask", f"no mask of {name}", "do") for name in names)
+    report = CheckReport(tuple(CaseFacts(name, axes="PIR") for name in names), findings)
+    few = CheckReport(report.facts[:50], findings[:50])
+
+    def shown(report, **options):
+        out = Console(file=io.StringIO(), width=200, soft_wrap=True, markup=False)
+        print_check(out, report, **options)
+        return out.file.getvalue()
+
+    assert "note [scan-without-mask] 60 cases" in shown(report)
+    assert "of case9" in shown(report) and "of case10" not in shown(report)
+    assert "and 50 more" in shown(report) and shown(report).count("-> do") == 1
+    assert "PIR" not in shown(report) and "PIR" in shown(report, facts=True) and "PIR" in shown(few)
+    assert "of case49" in shown(few) and "more" not in shown(few)
+    assert shown(report).rstrip().endswith("60 cases: 0 errors, 0 warnings, 60 notes")

@@ -119,10 +119,10 @@ def parse_centroids(path: Path) -> StoredCentroids:
 
 
 def _direction(value: Any, path: Path) -> str:  # noqa: ANN401 - whatever JSON can hold
-    names = [{"L": "R", "P": "A", "I": "S"}.get(code, code) for code in value] if isinstance(value, list | str) else []
-    if len(names) != 3 or sorted(map(str, names)) != ["A", "R", "S"]:
+    codes = [str(code) for code in value] if isinstance(value, list | str) else []
+    if sorted({"L": "R", "P": "A", "I": "S"}.get(code, code) for code in codes) != ["A", "R", "S"]:
         raise DataError(f"{path}: direction {value!r} does not name three axes", hint=_HINT)
-    return "".join(value)
+    return "".join(codes)
 
 
 def _row(element: Any, place: str) -> tuple[int, tuple[float, float, float]]:  # noqa: ANN401 - whatever JSON can hold

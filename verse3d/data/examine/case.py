@@ -18,7 +18,7 @@ from verse3d.data.examine.mask import check_labels, check_pair, count_labels, ve
 from verse3d.data.examine.points import check_centroids
 from verse3d.data.examine.record import CaseSurvey
 from verse3d.data.examine.spine import check_spine
-from verse3d.data.examine.vertebrae import Vertebra, measure_vertebrae
+from verse3d.data.examine.vertebrae import Vertebra, label_boxes, measure_vertebrae
 from verse3d.data.examine.voxels import check_grey_values, measure_voxels
 from verse3d.data.findings import Finding
 from verse3d.data.pairs import carried_over, placement, read_mask
@@ -53,8 +53,9 @@ def _examine(case: Case, image: Volume | None, mask: Volume | None, counts: dict
     vertebrae: tuple[Vertebra, ...] = ()
     if mask is not None:
         yield from check_labels(case.case, mask, counts)
-        vertebrae = measure_vertebrae(mask)
-        yield from check_spine(case.case, mask.path, vertebrae, measure_contacts(mask))
+        boxes = label_boxes(mask)
+        vertebrae = measure_vertebrae(mask, boxes)
+        yield from check_spine(case.case, mask.path, vertebrae, measure_contacts(mask, boxes))
     if image is not None and mask is not None:
         yield from check_pair(case.case, image, mask)
     if (main := image or mask) is not None:

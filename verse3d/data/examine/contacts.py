@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects
 
 from verse3d.core.labels import VERSE_IDS
 from verse3d.core.volume import Volume
+from verse3d.data.examine.vertebrae import Boxes
 
 _SLAB_PLANES = 16
 _IDS = max(VERSE_IDS) + 2
@@ -34,13 +34,17 @@ class Contact:
     index: tuple[int, int, int]
 
 
-def measure_contacts(mask: Volume) -> tuple[Contact, ...]:
+def measure_contacts(mask: Volume, boxes: Boxes) -> tuple[Contact, ...]:
     """All pairs of vertebrae that share a voxel face.
 
     Voxel faces overstate smooth surfaces; in shares this cancels. The box that holds all labels is copied (in the
     mask's type) and walked over in slabs.
+
+    Args:
+        mask: the label map.
+        boxes: of all its ids, by ``label_boxes``.
     """
-    labelled, start = _labelled_box(mask.array)
+    labelled, start = _labelled_box(mask.array, boxes)
     spacing = np.array(mask.geometry.spacing_mm)
     areas = np.zeros((_IDS, _IDS))
     first: dict[int, tuple[int, ...]] = {}
@@ -80,12 +84,12 @@ def _neighbours(labels: _Labels, axis: int) -> Iterator[tuple[_Labels, _Labels, 
         yield np.moveaxis(turned[:-1], 0, axis), np.moveaxis(turned[1:], 0, axis), plane
 
 
-def _labelled_box(labels: _Labels) -> tuple[_Labels, tuple[int, ...]]:
+def _labelled_box(labels: _Labels, boxes: Boxes) -> tuple[_Labels, tuple[int, ...]]:
     """The part that holds labels, with one voxel of background around it, and the index at which it begins."""
-    boxes = [box for box in find_objects(labels) if box is not None]
-    if not boxes:
+    used = [box for box in boxes if box is not None]
+    if not used:
         return np.zeros((1, 1, 1), dtype=labels.dtype), (0, 0, 0)
-    starts = [min(box[axis].start for box in boxes) for axis in range(3)]
-    stops = [max(box[axis].stop for box in boxes) for axis in range(3)]
+    starts = [min(box[axis].start for box in used) for axis in range(3)]
+    stops = [max(box[axis].stop for box in used) for axis in range(3)]
     part = labels[tuple(slice(start, stop) for start, stop in zip(starts, stops, strict=True))]
     return np.pad(part, 1), tuple(start - 1 for start in starts)

@@ -1,5 +1,6 @@
 """Measuring every labelled vertebra inside its bounding box: where it is, its pieces, what it touches."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ _LARGE_BOX_VOXELS = 2**25
 _TOUCHING_ALSO_AT_CORNERS = np.ones((3, 3, 3), dtype=bool)
 OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
 
+Boxes = Sequence[tuple[slice, ...] | None]
 Point = tuple[float, float, float]
 Index = tuple[int, int, int]
 
@@ -64,14 +66,19 @@ class Vertebra:
     borders: tuple[Border, ...]
 
 
-def measure_vertebrae(mask: Volume) -> tuple[Vertebra, ...]:
+def label_boxes(mask: Volume) -> Boxes:
+    """The bounding box of every id (that of id n at n - 1), None for ids that do not occur."""
+    boxes: Boxes = find_objects(mask.array)
+    return boxes
+
+
+def measure_vertebrae(mask: Volume, boxes: Boxes) -> tuple[Vertebra, ...]:
     """All vertebrae of a label map (uint8 or uint16) from head to tail.
 
     Works label by label in its bounding box: five times the box is held beside the mask.
     """
-    boxes = find_objects(mask.array)
-    found = [row for row in VERTEBRAE if row.id <= len(boxes) and boxes[row.id - 1] is not None]
-    return tuple(_measure(row.id, row.name, mask, boxes[row.id - 1]) for row in found)
+    found = [(row, boxes[row.id - 1]) for row in VERTEBRAE if row.id <= len(boxes)]
+    return tuple(_measure(row.id, row.name, mask, box) for row, box in found if box is not None)
 
 
 def _measure(label_id: int, name: str, mask: Volume, box: tuple[slice, ...]) -> Vertebra:

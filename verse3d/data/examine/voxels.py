@@ -46,8 +46,11 @@ def measure_voxels(image: Volume, mask: NDArray[np.unsignedinteger] | None) -> V
 
 
 def _bins(plane: NDArray[Any]) -> NDArray[np.intp]:
-    steps = np.floor_divide(plane.astype(np.float32) - np.float32(HU_LOWEST), np.float32(HU_BIN_WIDTH))
-    bins: NDArray[np.intp] = np.clip(steps, 0, HU_BINS - 1).astype(np.intp)
+    steps = plane.astype(np.float32)
+    steps -= HU_LOWEST
+    steps /= HU_BIN_WIDTH
+    np.clip(steps, 0, HU_BINS - 1, out=steps)
+    bins: NDArray[np.intp] = steps.astype(np.intp)  # cutting off decimals rounds down: nothing is below 0
     return bins
 
 
