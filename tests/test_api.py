@@ -17,7 +17,7 @@ from verse3d.data.cases import write_index
 from verse3d.data.layouts import load_cases
 from verse3d.data.phantom import writer
 
-COMMANDS = ("phantom", "index", "check", "convert", "train", "predict", "evaluate", "demo")
+COMMANDS = ("phantom", "index", "check", "look", "stats", "convert", "train", "predict", "evaluate", "demo")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -26,7 +26,8 @@ def test_every_command_is_a_documented_keyword_only_function_of_the_package(name
     assert function is getattr(api, name)
     assert name in verse3d.__all__ and inspect.getdoc(function)
     signature = inspect.signature(function)
-    positional = {"phantom": ["out"], "check": ["data"], "convert": ["data"]}.get(name, [])
+    by_place = {"phantom": ["out"], "check": ["data"], "convert": ["data"], "look": ["scan"], "stats": ["data"]}
+    positional = by_place.get(name, [])
     kinds = inspect.Parameter
     found = [p.name for p in signature.parameters.values() if p.kind is kinds.POSITIONAL_OR_KEYWORD]
     assert found == positional

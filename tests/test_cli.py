@@ -31,7 +31,19 @@ from verse3d.data.checks import CaseFacts, CheckReport
 from verse3d.data.findings import Finding
 from verse3d.model.modes import MODES
 
-COMMANDS = ("phantom", "download", "index", "check", "convert", "train", "predict", "evaluate", "demo")
+COMMANDS = (
+    "phantom",
+    "download",
+    "index",
+    "check",
+    "look",
+    "stats",
+    "convert",
+    "train",
+    "predict",
+    "evaluate",
+    "demo",
+)
 ROOT = Path(verse3d.__file__).parents[1]
 
 

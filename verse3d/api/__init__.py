@@ -9,17 +9,22 @@ Example:
 from verse3d.api.data import check, convert, download, index, phantom
 from verse3d.api.demo import DemoResult, demo
 from verse3d.api.models import LABEL_FILE, evaluate, predict, train
+from verse3d.api.pictures import LookResult, StatsResult, look, stats
 
 __all__ = [
     "LABEL_FILE",
     "DemoResult",
+    "LookResult",
+    "StatsResult",
     "check",
     "convert",
     "demo",
     "download",
     "evaluate",
     "index",
+    "look",
     "phantom",
     "predict",
+    "stats",
     "train",
 ]

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 if TYPE_CHECKING:
+    from verse3d.api.pictures import StatsResult
     from verse3d.data.checks import CheckReport
     from verse3d.data.convert import Conversion
     from verse3d.data.download import DownloadReport
@@ -122,6 +123,38 @@ def print_conversion(out: Console, result: "Conversion") -> None:
     for note in result.notes:
         out.print(f"note: {note}")
     out.print(f"{len(written)} of {len(result.cases)} cases written: {result.folder / 'conversion.json'}")
+
+
+def print_stats(out: Console, result: "StatsResult") -> None:
+    """A row per split, then the cases that could not be used, then what was written."""
+    rows = table(
+        "split",
+        "scans",
+        "subjects",
+        "masks",
+        "vertebrae",
+        "levels",
+        "in-plane mm",
+        "through-plane mm",
+        "height mm",
+        "HU inside",
+        title="medians of spacing, height of the field of view, and HU inside of the masks",
+    )
+    for each in result.summary:
+        if each.split == "all":
+            rows.add_section()
+        counts = (str(number) for number in (each.scans, each.subjects, each.masks, each.vertebrae))
+        medians = (_median(each.in_plane_mm, 2), _median(each.through_plane_mm, 2), _median(each.height_mm, 0))
+        rows.add_row(each.split, *counts, each.levels, *medians, _median(each.inside_hu, 0))
+    out.print(rows, soft_wrap=False)
+    for case, reason in result.failures:
+        out.print(f"{case} could not be used: {reason}")
+    for path in (result.table, *result.figures):
+        out.print(str(path))
+
+
+def _median(value: float, digits: int) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def print_training(out: Console, result: "FitResult") -> None:
