@@ -182,6 +182,7 @@ def test_ctrl_c_ends_at_once(tmp_path):
     code = (
         "import os, signal\nfrom tests.data import crashes\nfrom verse3d.data.survey_pool import each_in_processes\n"
         "if __name__ == '__main__':\n"
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # background jobs start with it ignored
         "    for found in each_in_processes(crashes.behave, ['one', 'sleep', 'sleep'], 2):\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
     )
