@@ -1,5 +1,6 @@
 """What is wrong with a spine is found on any grid, and its healthy neighbour is left in peace."""
 
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -9,7 +10,10 @@ import pytest
 from tests.core.grids import affine
 from verse3d.core.labels import VERTEBRAE
 from verse3d.data.cases import Case
+from verse3d.data.examine import vertebrae
 from verse3d.data.examine.case import survey_case
+from verse3d.data.layouts import load_cases
+from verse3d.data.phantom import write_phantom
 
 SPACING_MM = (1.1, 0.9, 1.3)
 TURNS = ["RAS", "PIR", "LPS", "ASR", "IPL"]
@@ -109,6 +113,17 @@ def test_two_bones_with_one_label_are_a_warning_with_both_places(findings, tmp_p
     assert "21 mm apart along the spine" in split.message  # 16 voxels of 1.3 mm
     assert [stored(tmp_path)[index_of(split.message, number)] for number in (0, 1)] == [IDS["L2"]] * 2
     assert codes(found) == [("warning", "label-split"), ("warning", "label-missing")]
+
+
+def test_pieces_in_a_box_too_large_for_all_its_voxels_are_measured_on_every_second_one(findings, monkeypatch):
+    mask = column(["L1", "L2", "L3", "L4"])
+    mask[mask == IDS["L3"]] = IDS["L2"]
+    (exact, *_) = findings(mask)
+    monkeypatch.setattr(vertebrae, "_LARGE_BOX_VOXELS", 100)
+    (estimated, *_) = findings(mask)
+    assert exact.code == estimated.code == "label-split"
+    sizes = [re.findall(r"([\d.]+) ml", finding.message) for finding in (exact, estimated)]
+    assert np.array(sizes[1], float) == pytest.approx(np.array(sizes[0], float), rel=0.15)
 
 
 def test_a_body_and_its_arch_without_pedicles_are_a_note(findings):
@@ -251,3 +266,12 @@ def test_a_real_vertebra_cut_into_two_labels_is_found(expert_masks, tmp_path, ax
     found = survey_case(Case("a", "a", None, tmp_path / "cut.nii.gz")).findings
     (shared,) = (finding for finding in found if finding.code == "bone-shared")
     assert "L3 and L4" in shared.message
+
+
+def test_a_phantom_with_its_centroids_gives_no_finding(tmp_path):
+    write_phantom(tmp_path, cases=1, seed=2)
+    (case,) = load_cases(tmp_path)
+    assert case.centroids is not None
+    survey = survey_case(case)
+    assert survey.findings == ()
+    assert len(survey.levels) > 2

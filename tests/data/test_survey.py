@@ -182,6 +182,7 @@ def test_ctrl_c_ends_at_once(tmp_path):
     code = (
         "import os, signal\nfrom tests.data import crashes\nfrom verse3d.data.survey_pool import each_in_processes\n"
         "if __name__ == '__main__':\n"
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # background jobs start with it ignored
         "    for found in each_in_processes(crashes.behave, ['one', 'sleep', 'sleep'], 2):\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
     )
@@ -223,9 +224,11 @@ def test_the_number_of_processes_follows_cores_memory_and_work(cases, monkeypatc
 def test_memory_is_predicted_by_the_headers(tmp_path):
     voxels = np.prod(SHAPE)
     case = write_case(tmp_path)
-    assert surveys.predicted_bytes(case) == voxels * (2 + 1 + 1 + 1)
+    assert surveys.predicted_bytes(case) == voxels * (2 * 2 + 2 * 1)  # unpacking holds everything twice
     save_scan(case.image, hounsfield(SHAPE, np.float64), MATRIX)
-    assert surveys.predicted_bytes(replace(case, mask=None)) == voxels * (8 + 12)
+    assert surveys.predicted_bytes(replace(case, mask=None)) == voxels * (8 + 8 + 4)
+    plain = save_scan(tmp_path / "plain.nii", hounsfield(SHAPE), MATRIX)
+    assert surveys.predicted_bytes(Case("a", "a", plain)) == voxels * 3
     case.image.write_bytes(b"junk")
     assert surveys.predicted_bytes(replace(case, mask=None)) == 0
 

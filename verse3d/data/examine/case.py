@@ -150,5 +150,7 @@ def _predicted_bytes(path: Path) -> int:
         return 0
     dtype, (slope, inter) = header.get_data_dtype(), header.get_slope_inter()
     scaled = (slope, inter) not in ((None, None), (1.0, 0.0))
-    per_voxel = int(dtype.itemsize) + (12 if scaled or dtype.itemsize > 4 else 1)
-    return math.prod(geometry.shape) * per_voxel
+    stored = int(dtype.itemsize)
+    unpacking = stored * (2 if path.suffix.lower() == ".gz" else 1)
+    converting = stored + (12 if scaled or stored > 4 else 1)
+    return math.prod(geometry.shape) * max(unpacking, converting)
