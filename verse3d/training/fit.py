@@ -145,7 +145,10 @@ def _no_training_case(failures: Sequence[tuple[str, str]]) -> DataError:
             "the index has no training case with both a scan and a mask", hint="verse3d check shows what was found"
         )
     listed = "\n".join(f"  - {case}: {reason}" for case, reason in failures)
-    return DataError(f"no training case can be used:\n{listed}")
+    return DataError(
+        f"no training case can be used:\n{listed}",
+        hint="verse3d check says more; if the data were moved, make the index again",
+    )
 
 
 def _session(
