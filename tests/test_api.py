@@ -10,14 +10,14 @@ import verse3d
 from tests import scans
 from tests.scans import TINY, spine, tiny_config
 from verse3d import api
-from verse3d.core.errors import CheckpointError, DataError
+from verse3d.core.errors import CheckpointError, ConfigError, DataError
 from verse3d.core.volume import read_labels
 from verse3d.data import phantom
 from verse3d.data.cases import write_index
 from verse3d.data.layouts import load_cases
 from verse3d.data.phantom import writer
 
-COMMANDS = ("phantom", "index", "check", "train", "predict", "evaluate", "demo")
+COMMANDS = ("phantom", "index", "check", "look", "stats", "convert", "train", "predict", "evaluate", "demo")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -26,7 +26,8 @@ def test_every_command_is_a_documented_keyword_only_function_of_the_package(name
     assert function is getattr(api, name)
     assert name in verse3d.__all__ and inspect.getdoc(function)
     signature = inspect.signature(function)
-    positional = {"phantom": ["out"], "check": ["data"]}.get(name, [])
+    by_place = {"phantom": ["out"], "check": ["data"], "convert": ["data"], "look": ["scan"], "stats": ["data"]}
+    positional = by_place.get(name, [])
     kinds = inspect.Parameter
     found = [p.name for p in signature.parameters.values() if p.kind is kinds.POSITIONAL_OR_KEYWORD]
     assert found == positional
@@ -153,8 +154,33 @@ def test_index_assigns_subjects_even_if_it_divides_again(tmp_path):
         found = verse3d.index(
             tmp_path / "data", out=tmp_path / "cases.jsonl", assign={"case1": "test"}, resplit=resplit, seed=3
         )
-        assert {case.case: case.split for case in found}["case1"] == "test"
+        assert {case.case: case.split for case in found.cases}["case1"] == "test"
     assert len(load_cases(tmp_path / "cases.jsonl")) == 4
+
+
+class TestConvert:
+    def test_writes_what_index_finds_again_and_nnunet_could_read(self, tmp_path):
+        scans.write_dataset(tmp_path / "data")
+        found = verse3d.index(tmp_path / "data", out=tmp_path / "cases.jsonl")
+        tree = verse3d.convert(tmp_path / "cases.jsonl", to="verse", out=tmp_path / "tree")
+        again = verse3d.index(tree.folder, out=tmp_path / "again.jsonl")
+        expected = {f"sub-{case.case}": case.split for case in found.cases}
+        assert {case.case: case.split for case in again.cases} == expected
+        raw = verse3d.convert(tmp_path / "again.jsonl", to="nnunet", out=tmp_path / "raw", scheme="binary")
+        assert raw.folder == tmp_path / "raw" / "Dataset001_VerSe"
+        assert json.loads((raw.folder / "dataset.json").read_text())["numTraining"] == 4
+        assert not raw.left_out
+
+    def test_refuses_layouts_it_does_not_know_and_options_that_do_not_fit(self, tmp_path, dataset):
+        write_index(tmp_path / "cases.jsonl", dataset)
+        with pytest.raises(ConfigError, match="'bids' is unknown"):
+            verse3d.convert(tmp_path / "cases.jsonl", to="bids", out=tmp_path / "out")
+        for option in ({"scheme": "binary"}, {"dataset_id": 1}, {"name": "VerSe"}):
+            with pytest.raises(ConfigError, match="for nnunet only"):
+                verse3d.convert(tmp_path / "cases.jsonl", to="verse", out=tmp_path / "out", **option)
+        with pytest.raises(ConfigError, match="1 to 999"):
+            verse3d.convert(tmp_path / "cases.jsonl", to="nnunet", out=tmp_path / "out", dataset_id=0)
+        assert not (tmp_path / "out").exists()
 
 
 DEMO_PARTS = {"data", "cases.jsonl", "run", "masks", "scores.json", "scores.csv", "overlay.png", "verse3d-demo.txt"}

@@ -1,29 +1,50 @@
 """The command line: a thin, quick door; results on stdout, the rest on stderr, and exit codes that mean something."""
 
+import inspect
+import io
 import json
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 import pytest
+from rich.console import Console
 
 import verse3d
 from tests import scans
+from tests.releases import released_paths, write_subject_based
 from tests.scans import spine, tiny_config
 from verse3d import api
 from verse3d.cli import app, main
-from verse3d.cli.terminal import Mode, Plane, SchemeName, SplitName
-from verse3d.core.config import PlaneName
+from verse3d.cli.tables import print_check
+from verse3d.cli.terminal import LayoutName, Mode, SchemeName, SplitName
 from verse3d.core.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
 from verse3d.core.labels import label_scheme
-from verse3d.data.cases import SPLITS, write_index
+from verse3d.data.cases import SPLITS, Case, CaseIndex, read_index, write_index
+from verse3d.data.checks import CaseFacts, CheckReport
+from verse3d.data.findings import Finding
 from verse3d.model.modes import MODES
 
-COMMANDS = ("phantom", "index", "check", "train", "predict", "evaluate", "demo", "slices")
+COMMANDS = (
+    "phantom",
+    "download",
+    "index",
+    "check",
+    "look",
+    "stats",
+    "slices",
+    "convert",
+    "train",
+    "predict",
+    "evaluate",
+    "demo",
+)
 ROOT = Path(verse3d.__file__).parents[1]
 
 
@@ -80,7 +101,7 @@ def test_every_command_is_a_function_of_the_api_and_every_choice_is_known_there(
     assert sorted(command.callback.__name__ for command in app.registered_commands) == sorted(COMMANDS)
     assert {mode.value for mode in Mode} == set(MODES)
     assert tuple(split.value for split in SplitName) == SPLITS
-    assert tuple(plane.value for plane in Plane) == get_args(PlaneName)
+    assert get_args(inspect.signature(api.convert).parameters["to"].annotation) == tuple(LayoutName)
     assert [label_scheme(name.value).name for name in SchemeName] == ["binary", "vertebrae"]
 
 
@@ -237,6 +258,62 @@ def test_index_and_check_show_what_was_found(tmp_path, capsys):
     assert "[scan-unreadable]" in capsys.readouterr().out
 
 
+def test_index_tells_what_of_the_release_is_missing_copied_or_damaged(tmp_path, capsys):
+    paths = [pair for pair in released_paths() if pair[0].startswith("dataset-03test")]
+    root = write_subject_based(tmp_path / "data", paths[:-2])
+    shutil.copy(root / paths[0][0], root / "copy.nii.gz")
+    (root / paths[1][0]).write_bytes(b"not a scan")
+    (root / paths[2][1]).unlink()
+    assert main(["index", str(root), "-o", str(tmp_path / "cases.jsonl"), "--test", "0.1"]) == 3
+    shown = capsys.readouterr().out
+    assert re.search(r"verse20test +│ 71 +│ 73 +│ 71 +│ 73 +│ 2 +│ 1 ", shown)
+    assert re.search(r"verse20training +│ 0 +│ 61 +│ 0 +│ 61 +│ not found", shown)
+    stems = [Path(image).name.removesuffix("_ct.nii.gz") for image, _ in paths]
+    assert f"missing from verse20test: {stems[-2]} {stems[-1]}\n" in shown
+    assert f"without mask in verse20test: {stems[2]}\n" in shown
+    assert f"copy left out: {root}/copy.nii.gz (same grey values; kept {stems[0]})" in shown
+    assert f"damaged: {stems[1]}: " in shown
+    assert "layouts: VerSe subject-based 71" in shown
+
+
+def test_index_makes_folds_applies_corrections_and_unpacks(tmp_path, capsys):
+    root = write_subject_based(tmp_path / "data", released_paths()[:8])
+    packed = shutil.make_archive(str(tmp_path / "zips" / "dataset-verse19training"), "zip", root)
+    (tmp_path / "fixes.csv").write_text("case,action,value,note\nsub-verse004,exclude,,metal\n")
+    out = str(tmp_path / "cases.jsonl")
+    options = ["--folds", "2", "--overrides", str(tmp_path / "fixes.csv"), "--exclude-gl"]
+    assert main(["index", packed, "-o", out, *options]) == 0
+    assert "7 cases still lie in zips: unpack them with --unpack FOLDER" in capsys.readouterr().out
+    assert main(["index", packed, "-o", out, *options, "--unpack", str(tmp_path / "unpacked")]) == 0
+    shown = capsys.readouterr().out
+    assert "files written, 0 kept" in shown
+    assert re.search(r"folds: 0: [34] cases, 1: [34] cases", shown)
+    assert {case.fold for case in read_index(Path(out))} == {0, 1}
+    assert main(["index", packed, "-o", out, "--folds", "1"]) == 3
+    assert "cannot make 1 folds of" in capsys.readouterr().err
+
+
+def test_convert_tells_what_was_written_repaired_and_left_out(tmp_path, capsys):
+    index = scans.write_dataset(tmp_path / "data")
+    scans.write_nifti(index.cases[1].image, spine(1).hu, spine(1).geometry.affine, sform=0, qform=0)
+    scans.write_nifti(index.cases[1].mask, spine(1).mask, spine(1).geometry.affine, sform=0, qform=0)
+    index.cases[2].mask.write_bytes(b"no mask")
+    write_index(tmp_path / "cases.jsonl", index)
+    command = ["convert", str(tmp_path / "cases.jsonl"), "--out", str(tmp_path / "raw"), "--to"]
+    assert main([*command, "nnunet", "--dataset-id", "7", "--name", "Spine", "--scheme", "binary", "--copy"]) == 3
+    shown = capsys.readouterr().out
+    assert "repaired case1: sform_code and qform_code are both 0" in shown
+    assert "left out case2: cannot read" in shown
+    assert f"3 of 4 cases written: {tmp_path}/raw/Dataset007_Spine/conversion.json" in shown
+    assert main([*command, "nnunet", "--dataset-id", "7", "--name", "Spine"]) == 3
+    assert "--overwrite" in capsys.readouterr().err
+    index.cases[2].mask.unlink()
+    index = CaseIndex(tuple(replace(case, mask=None) if case.case == "case2" else case for case in index))
+    write_index(tmp_path / "cases.jsonl", index)
+    assert main([*command, "nnunet", "--dataset-id", "7", "--name", "Spine", "--overwrite"]) == 0
+    assert main([*command, "verse", "--name", "Spine"]) == 2
+
+
 def test_phantom_prints_the_paths_of_its_scans(tmp_path, capsys, monkeypatch):
     def write(out, *, cases, on_case, **_):
         on_case("sub-verse900")
@@ -247,66 +324,72 @@ def test_phantom_prints_the_paths_of_its_scans(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().out.splitlines() == [str(tmp_path / f"{number}_ct.nii.gz") for number in range(2)]
 
 
-def test_slices_are_written_kept_and_counted_and_a_bad_case_is_listed(dataset, tmp_path, capsys):
-    write_index(tmp_path / "cases.jsonl", dataset)
-    arguments = ["slices", str(tmp_path / "cases.jsonl"), "--out", str(tmp_path / "out"), "--workers", "1"]
-    small = [
-        "--plane",
-        "axial",
-        "--size",
-        "24",
-        "--only-labelled",
-        "--set",
-        "grid.spacing_mm=6",
-        "labels.scheme=binary",
-    ]
-    assert main([*arguments, *small]) == 0
-    printed = capsys.readouterr().out
-    assert printed.count("│ written") == 4
-    found = len(list((tmp_path / "out").rglob("axial_*_mask.png")))
-    assert f"{found} slices in" in printed and found > 4
-    assert main([*arguments, *small]) == 0
-    assert capsys.readouterr().out.count("│ kept") == 4
-
-    (tmp_path / "cases.jsonl").write_text((tmp_path / "cases.jsonl").read_text().replace("case1_ct", "case9_ct"))
-    assert main([*arguments, *small]) == 3
-    printed = capsys.readouterr().out
-    assert "case1 has no slices:" in printed and "case9_ct.nii.gz does not exist" in printed
-    assert printed.count("│ kept") == 3
+@pytest.fixture
+def warned(tmp_path):
+    """An index of a clean case and one with an empty mask."""
+    cases = []
+    for number in range(2):
+        spine = scans.spine(number)
+        ct, mask = tmp_path / f"case{number}_ct.nii.gz", tmp_path / f"case{number}_seg.nii.gz"
+        spine.mask[:] *= 1 - number
+        spine.write(ct, mask)
+        cases.append(Case(f"case{number}", f"case{number}", ct, mask))
+    write_index(tmp_path / "cases.jsonl", CaseIndex(tuple(cases)))
+    return tmp_path / "cases.jsonl"
 
 
-def test_slices_with_settings_that_do_not_exist_are_refused(dataset, tmp_path, capsys):
-    write_index(tmp_path / "cases.jsonl", dataset)
-    arguments = ["slices", str(tmp_path / "cases.jsonl"), "--out", str(tmp_path / "out")]
-    assert main([*arguments, "--plane", "oblique"]) == 2
-    assert main([*arguments, "--set", "slices.plan=axial"]) == 2
-    assert "did you mean 'plane'?" in capsys.readouterr().err
-    assert main([*arguments, "--split", "test"]) == 3
-    assert "no case of the test split" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+def test_check_is_strict_about_warnings_only_if_told(warned, capsys):
+    assert main(["-q", "check", str(warned)]) == 0
+    assert main(["-q", "check", str(warned), "--strict"]) == 3
+    assert "warning [mask-empty] 1 case\n  case1: " in capsys.readouterr().out
 
 
-def test_a_config_says_which_mode_is_meant_and_a_wrong_mode_is_refused(dataset, tmp_path, capsys):
-    write_index(tmp_path / "cases.jsonl", dataset)
-    (tmp_path / "tiny2d.yaml").write_text(tiny_config("2d", optim={"epochs": 1}).to_yaml())
-    arguments = ["train", "--data", str(tmp_path / "cases.jsonl"), "--config", str(tmp_path / "tiny2d.yaml")]
-    out = ["--out", str(tmp_path / "run"), "--device", "cpu"]
-    assert main([*arguments, *out, "--mode", "3d"]) == 2
-    assert "the config is for --mode 2d, not 3d" in capsys.readouterr().err
-    assert main([*arguments, *out]) == 0
-    again = ["train", "--data", str(tmp_path / "cases.jsonl"), *out, "--resume"]
-    assert main([*again, "--mode", "3d"]) == 2
-    assert "run is a run of --mode 2d, not 3d" in capsys.readouterr().err
-    assert main(again) == 0
+def test_check_writes_its_findings_as_json(warned, tmp_path, capsys):
+    assert main(["-q", "check", str(warned), "--json", str(tmp_path / "out" / "found.json"), "--no-cache"]) == 0
+    content = json.loads((tmp_path / "out" / "found.json").read_text())
+    assert content["cases"] == 2
+    assert content["counts"] == {"error": 0, "warning": 1, "note": 0}
+    assert [finding["code"] for finding in content["findings"]] == ["mask-empty"]
+    assert not warned.with_name("cases.survey.jsonl").exists()
 
 
-def test_an_index_whose_cases_moved_is_refused_with_the_paths_and_what_to_do(tmp_path, capsys):
-    index = scans.write_dataset(tmp_path / "data")
-    write_index(tmp_path / "cases.jsonl", index)
-    (tmp_path / "data").rename(tmp_path / "elsewhere")
-    for command in (["train", "--data"], ["slices"]):
-        arguments = [*command, str(tmp_path / "cases.jsonl"), "--out", str(tmp_path / command[0])]
-        assert main([*arguments, *(["--device", "cpu"] if command[0] == "train" else ["--workers", "1"])]) == 3
-        printed = "".join(capsys.readouterr())
-        assert "case0_ct.nii.gz does not exist" in printed and "make the index again" in printed
-    assert not (tmp_path / "train" / "last.pt").exists()
+def test_check_keeps_what_it_measured_beside_the_index(warned, capsys):
+    assert main(["-q", "check", str(warned), "--workers", "2"]) == 0
+    first = capsys.readouterr().out
+    assert len(warned.with_name("cases.survey.jsonl").read_text().splitlines()) == 2
+    assert main(["-q", "check", str(warned)]) == 0
+    assert capsys.readouterr().out == first
+
+
+def test_check_says_what_it_repaired_and_what_not(tmp_path, capsys):
+    spine = scans.spine()
+    flipped = spine.geometry.affine.copy()
+    flipped[:3, 3] += flipped[:3, 0] * (spine.geometry.shape[0] - 1)
+    flipped[:3, 0] *= -1
+    scans.write_nifti(tmp_path / "data/a.nii.gz", spine.hu, spine.geometry.affine)
+    scans.write_nifti(tmp_path / "data/a_seg.nii.gz", spine.mask[::-1], flipped)
+    assert main(["-q", "check", str(tmp_path / "data"), "--fixes", str(tmp_path / "fixed")]) == 0
+    shown = capsys.readouterr().out
+    assert f"written {tmp_path}/fixed/a_seg-vert_msk.nii.gz: axes AIR turned to PIR, exact" in shown
+    assert (tmp_path / "fixed" / "fixes.csv").is_file()
+    assert main(["-q", "check", str(tmp_path / "data"), "--fixes", str(tmp_path / "fixed")]) == 3
+    assert "fixes.csv exists already" in capsys.readouterr().err
+
+
+def test_findings_of_many_cases_are_cut_short_and_facts_shown_on_request():
+    names = [f"case{number}" for number in range(60)]
+    findings = tuple(Finding(name, "note", "scan-without-mask", f"no mask of {name}", "do") for name in names)
+    report = CheckReport(tuple(CaseFacts(name, axes="PIR") for name in names), findings)
+    few = CheckReport(report.facts[:50], findings[:50])
+
+    def shown(report, **options):
+        out = Console(file=io.StringIO(), width=200, soft_wrap=True, markup=False)
+        print_check(out, report, **options)
+        return out.file.getvalue()
+
+    assert "note [scan-without-mask] 60 cases" in shown(report)
+    assert "of case9" in shown(report) and "of case10" not in shown(report)
+    assert "and 50 more" in shown(report) and shown(report).count("-> do") == 1
+    assert "PIR" not in shown(report) and "PIR" in shown(report, facts=True) and "PIR" in shown(few)
+    assert "of case49" in shown(few) and "more" not in shown(few)
+    assert shown(report).rstrip().endswith("60 cases: 0 errors, 0 warnings, 60 notes")

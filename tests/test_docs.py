@@ -11,7 +11,18 @@ import typer
 from verse3d.cli import app
 from verse3d.core.config import Config
 
+DOCUMENTED = [
+    "core.geometry",
+    "core.files",
+    "core.labels",
+    "core.resample",
+    "core.yaml12",
+    "data.convert.names",
+    "data.naming",
+    "model.windows",
+]
 ROOT = Path(__file__).parents[1]
+DOCUMENTS = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 
 
 def _settings(values: dict[str, object], place: str = "") -> dict[str, object]:
@@ -38,7 +49,7 @@ def test_every_command_of_the_program_is_described_in_usage() -> None:
 
 def test_the_commands_of_readme_and_usage_have_only_options_that_exist() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    for file in ("README.md", "docs/usage.md", "docs/results.md"):
+    for file in DOCUMENTS:
         text = (ROOT / file).read_text().replace("\\\n", " ")
         for name, rest in re.findall(r"verse3d (\w+)([^`\n|#]*)", text):
             if name in commands:
@@ -46,7 +57,9 @@ def test_the_commands_of_readme_and_usage_have_only_options_that_exist() -> None
                 assert set(re.findall(r"(?<![\w-])(--[a-z-]+)", rest)) <= known, f"{file}: verse3d {name}{rest}"
 
 
-@pytest.mark.parametrize("file", ["README.md", "docs/usage.md", "docs/architecture.md", "docs/results.md"])
+@pytest.mark.parametrize(
+    "file", ["README.md", "docs/usage.md", "docs/data.md", "docs/architecture.md", "docs/results.md"]
+)
 def test_links_between_documents_lead_somewhere(file: str) -> None:
     path = ROOT / file
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", path.read_text()):
@@ -54,7 +67,8 @@ def test_links_between_documents_lead_somewhere(file: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["core.geometry", "core.files", "core.labels", "core.resample", "core.yaml12", "model.windows"]
+    "module",
+    DOCUMENTED,
 )
 def test_examples_in_docstrings_run(module: str) -> None:
     path = ROOT / "verse3d" / (module.replace(".", "/") + ".py")

@@ -5,9 +5,36 @@ from typing import TYPE_CHECKING, Any
 from verse3d.version import __version__
 
 if TYPE_CHECKING:
-    from verse3d.api import check, demo, evaluate, index, phantom, predict, slices, train
+    from verse3d.api import (
+        check,
+        convert,
+        demo,
+        download,
+        evaluate,
+        index,
+        look,
+        phantom,
+        predict,
+        slices,
+        stats,
+        train,
+    )
 
-__all__ = ["__version__", "check", "demo", "evaluate", "index", "phantom", "predict", "slices", "train"]
+__all__ = [
+    "__version__",
+    "check",
+    "convert",
+    "demo",
+    "download",
+    "evaluate",
+    "index",
+    "look",
+    "phantom",
+    "predict",
+    "slices",
+    "stats",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module attribute

@@ -68,6 +68,15 @@ def test_big_endian_scans_are_read_into_arrays_that_torch_takes(tmp_path, suffix
     np.testing.assert_array_equal(torch.from_numpy(volume.array).numpy(), voxels)
 
 
+@pytest.mark.parametrize("level", [0, 1, 9])
+@pytest.mark.parametrize("read", [read_image, read_labels])
+def test_files_that_packing_hardly_shrinks_are_read(tmp_path, read, level):
+    voxels = np.random.default_rng(0).integers(0, 65535, (20, 21, 22)).astype(np.uint16)
+    path = tmp_path / "noise.nii.gz"
+    path.write_bytes(gzip.compress(nib.Nifti1Image(voxels, affine()).to_bytes(), level))
+    np.testing.assert_array_equal(read(path).array, voxels)
+
+
 def test_nifti2_scans_are_read(tmp_path):
     voxels = hounsfield()
     volume = read_image(save_scan(tmp_path / "ct.nii.gz", voxels, MATRIX, kind=nib.Nifti2Image))

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from verse3d.core.errors import DataError, OutputError
-from verse3d.data.cases import SPLITS, Case, CaseIndex, assign_splits, read_index, split_by_subject, write_index
+from verse3d.data.cases import SPLITS, Case, CaseIndex, read_index, write_index
+from verse3d.data.splits import assign_splits, split_by_subject
 
 FOLDER = Path("/somewhere")
 

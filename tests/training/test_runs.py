@@ -572,6 +572,16 @@ class TestTheApi:
         verse3d.index(undivided, out=tmp_path / "all.jsonl", validation=0.0)
         assert math.isnan(verse3d.train(data=tmp_path / "all.jsonl", out=tmp_path / "b", **settings).best_dice)
 
+    def test_a_fold_is_validated_on_and_the_others_are_trained_on(self, undivided, tmp_path, tiny_yaml):
+        listed = tmp_path / "all.jsonl"
+        report = verse3d.index(undivided, out=listed, folds=2)
+        settings = {"config": tiny_yaml, "overrides": ["optim.epochs=1"], "device": "cpu"}
+        verse3d.train(data=listed, out=tmp_path / "run", fold=1, **settings)
+        used = {case.case: case.split for case in read_index(tmp_path / "run" / "cases.jsonl")}
+        assert used == {case.case: "validation" if case.fold == 1 else "train" for case in report.cases}
+        with pytest.raises(DataError, match="no fold 2"):
+            verse3d.train(data=listed, out=tmp_path / "other", fold=2, **settings)
+
     def test_refuses_contradictions(self, undivided, tmp_path, tiny_yaml):
         with pytest.raises(ConfigError, match="exclude"):
             verse3d.train(data=undivided, out=tmp_path / "run", resume=True, overwrite=True)

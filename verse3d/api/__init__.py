@@ -6,8 +6,27 @@ Example:
     >>> verse3d.predict("scan.nii.gz", model="runs/a/best.pt", out="masks")  # doctest: +SKIP
 """
 
-from verse3d.api.data import check, index, phantom, slices
+from verse3d.api.data import check, convert, download, index, phantom
 from verse3d.api.demo import DemoResult, demo
 from verse3d.api.models import LABEL_FILE, evaluate, predict, train
+from verse3d.api.pictures import LookResult, StatsResult, look, stats
+from verse3d.api.slicing import slices
 
-__all__ = ["LABEL_FILE", "DemoResult", "check", "demo", "evaluate", "index", "phantom", "predict", "slices", "train"]
+__all__ = [
+    "LABEL_FILE",
+    "DemoResult",
+    "LookResult",
+    "StatsResult",
+    "check",
+    "convert",
+    "demo",
+    "download",
+    "evaluate",
+    "index",
+    "look",
+    "phantom",
+    "predict",
+    "slices",
+    "stats",
+    "train",
+]

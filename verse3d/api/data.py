@@ -1,17 +1,24 @@
 """The jobs about data, one function each."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
-from verse3d.core.config import PlaneName, load_config
-from verse3d.core.errors import DataError
-from verse3d.core.files import PathOrText
+from verse3d.core.errors import ConfigError
+from verse3d.core.files import PathOrText, write_json
 from verse3d.core.runtime import Progress, no_progress
-from verse3d.data.cases import CaseIndex, Split, assign_splits, split_by_subject, write_index
+from verse3d.data.building import IndexOptions, IndexReport, build_index
+from verse3d.data.cases import Split, write_index
 from verse3d.data.checks import CheckReport, check_cases
-from verse3d.data.layouts import discover, load_cases
+from verse3d.data.convert import Conversion, convert_cases, nnunet_format, verse_format
+from verse3d.data.download import DownloadReport, download_archives
+from verse3d.data.fixes import write_fixes
+from verse3d.data.layouts import is_index, load_cases
+from verse3d.data.mirrors import MIRRORS, RELEASE_SPLITS, YEARS, MirrorName, archives, sources
+from verse3d.data.overrides import read_overrides
 from verse3d.data.phantom import write_phantom
-from verse3d.data.slicewriter import SliceReport, write_slices
+from verse3d.data.survey import cache_path
 
 
 def phantom(
@@ -43,6 +50,48 @@ def phantom(
     return write_phantom(Path(out), cases=cases, seed=seed, anomalies=anomalies, on_case=on_case)
 
 
+def download(
+    out: PathOrText,
+    *,
+    years: Sequence[int] = YEARS,
+    splits: Sequence[str] = RELEASE_SPLITS,
+    base_url: str | None = None,
+    mirrors: Sequence[MirrorName] | None = None,
+    verify: bool = False,
+    overwrite: bool = False,
+    progress: Progress = no_progress,
+) -> DownloadReport:
+    """Fetch the archives of VerSe that are not there yet, going on where an earlier call was interrupted.
+
+    This is the only function that uses the network. Its addresses are those that public sources name; they were not
+    followed while verse3d was written. An archive that cannot be fetched is recorded and does not stop the others.
+
+    Args:
+        out: folder for the archives and the list of their hashes, ``verse3d-downloads.lock.json``.
+        years: 19, 20 or both.
+        splits: "training", "validation", "test".
+        base_url: address of a folder with the archives, to be asked instead of the mirrors.
+        mirrors: "s3" and "osf", in the order in which they are asked; None for both.
+        verify: compute the hashes of archives that are there even if their length and time have not changed.
+        overwrite: download again what is there but not as it should be.
+        progress: told about every piece, in MB (10^6 bytes).
+
+    Raises:
+        ConfigError: a year, split, mirror or address makes no sense, or both mirrors and an address are given.
+        DataError: the list is damaged.
+        OutputError: the folder cannot be written to, or the disk is too small.
+    """
+    if base_url is not None and mirrors:
+        raise ConfigError(
+            "base_url and mirrors exclude each other", hint="a base address is asked instead of the mirrors"
+        )
+    wanted = archives(years, splits)
+    where = {archive: sources(archive, base_url, mirrors or MIRRORS) for archive in wanted}
+    return download_archives(
+        wanted, Path(out), where.__getitem__, verify=verify, overwrite=overwrite, progress=progress
+    )
+
+
 def index(
     *roots: PathOrText,
     out: PathOrText,
@@ -51,97 +100,128 @@ def index(
     test: float = 0.0,
     resplit: bool = False,
     assign: Mapping[str, Split] | None = None,
-) -> CaseIndex:
-    """Find all cases below some folders, divide them by subject, and write the list as JSON lines.
+    folds: int = 0,
+    exclude_gl: bool = False,
+    overrides: Sequence[PathOrText] = (),
+    unpack: PathOrText | None = None,
+    progress: Progress = no_progress,
+) -> IndexReport:
+    """Find all cases below some folders, merge copies, divide them by subject, and write the list as JSON lines.
 
     Args:
-        roots: folders (or single NIfTI files).
+        roots: folders, zips or single NIfTI files, in any of the layouts of ``verse3d.data.layouts``.
         out: the list, e.g. ``cases.jsonl``.
-        seed: decides who is drawn into validation and test where the data set does not say.
-        validation: share of subjects for choosing the best epoch.
+        seed: decides who is drawn into validation, test and folds.
+        validation: share of subjects for choosing the best epoch, where the data set does not say.
         test: share of subjects without a split that are kept for testing.
         resplit: ignore the split that the data set comes with.
         assign: subjects or cases that must go to a split, e.g. ``{"sub-verse008": "test"}``.
+        folds: divide the cases to train on into so many folds as well; 0 makes none.
+        exclude_gl: leave the "gl" subjects of VerSe'20 out.
+        overrides: CSVs of corrections (see ``verse3d.data.overrides``).
+        unpack: folder into which zips are unpacked first; without it their content is listed but cannot be read.
+        progress: told about every header and every file unpacked.
+
+    Returns:
+        The index, what of the VerSe release was found, and what was left out or is damaged.
 
     Raises:
-        DataError: a root is missing, no case is found, or an assigned name is unknown.
-        OutputError: the list cannot be written.
+        DataError: a root is missing, no case is found, an assigned name is unknown, or a CSV holds mistakes.
+        OutputError: the list or an unpacked file cannot be written.
     """
-    found = discover([Path(root) for root in roots])
-    if assign:
-        found = assign_splits(found, assign)
-    divided = split_by_subject(found, seed=seed, validation=validation, test=test, resplit=resplit)
-    if assign and resplit:
-        divided = assign_splits(divided, assign)
-    write_index(Path(out), divided)
-    return divided
+    options = IndexOptions(
+        unpack_to=None if unpack is None else Path(unpack),
+        exclude_gl=exclude_gl,
+        overrides=tuple(line for path in overrides for line in read_overrides(Path(path))),
+        assign=assign or {},
+        resplit=resplit,
+        seed=seed,
+        validation=validation,
+        test=test,
+        folds=folds,
+    )
+    report = build_index([Path(root) for root in roots], options, progress)
+    write_index(Path(out), report.cases)
+    return report
 
 
-def check(data: PathOrText, *, progress: Progress = no_progress) -> CheckReport:
-    """Read every scan and mask of an index or a folder and report what is wrong with them.
+def check(
+    data: PathOrText,
+    *,
+    workers: int | None = 1,
+    cache: bool = True,
+    json: PathOrText | None = None,
+    fixes: PathOrText | None = None,
+    progress: Progress = no_progress,
+) -> CheckReport:
+    """Read every scan, mask and centroid file of an index or a folder and report what is wrong with them.
+
+    Args:
+        data: an index or a folder.
+        workers: processes that read; 1 reads in this one, None takes as many as cores and memory allow. With more than
+            one, a script needs the usual ``if __name__ == "__main__":`` around its calls.
+        cache: keep what was measured beside the index (``cases.survey.jsonl``), so that the next check reads only
+            what has changed. A folder has no cache.
+        json: a file for all findings.
+        fixes: a folder for masks that can be carried over to the grids of their scans, with a table ``fixes.csv`` for
+            ``index``. Without it nothing but the cache is written.
+        progress: told about every case that is done.
 
     Raises:
         DataError: there is no such index or folder, or no case in it.
+        OutputError: findings or fixes cannot be written, or ``fixes`` holds a table already.
     """
-    return check_cases(load_cases(Path(data)), progress)
+    source = Path(data)
+    cases = load_cases(source)
+    kept = cache_path(source) if cache and is_index(source) else None
+    report = check_cases(cases, progress, workers=workers, cache=kept)
+    if json is not None:
+        write_json(Path(json), report.to_dict())
+    if fixes is not None:
+        report = replace(report, fixed=write_fixes(cases, report.findings, Path(fixes)))
+    return report
 
 
-def slices(
+def convert(
     data: PathOrText,
     *,
+    to: Literal["nnunet", "verse"],
     out: PathOrText,
-    plane: PlaneName | None = None,
-    size: int | None = None,
-    only_labelled: bool = False,
-    config: PathOrText = "slices2d",
-    overrides: Sequence[str] = (),
-    split: Split | None = None,
-    workers: int = 1,
+    links: bool = True,
+    scheme: str | None = None,
+    dataset_id: int | None = None,
+    name: str | None = None,
     overwrite: bool = False,
     progress: Progress = no_progress,
-) -> SliceReport:
-    """Write every slice of every case, as ``--mode 2d`` sees it, as an 8-bit PNG with a mask PNG beside it.
+) -> Conversion:
+    """Write an index as an nnU-Net v2 raw data set, or as VerSe's subject-based tree.
+
+    Cases that cannot be used are left out and listed in the result and in ``conversion.json``.
 
     Args:
-        data: an index with splits, or a folder (whose undivided subjects are then divided by ``runtime.seed``).
-        out: gets a folder per split and case, ``manifest.jsonl`` and ``config.yaml``.
-        plane: "sagittal", "coronal", "axial" or "as-stored"; None takes that of the config.
-        size: rows and columns; None takes those of the config.
-        only_labelled: leave out slices without vertebrae.
-        config: path or name of a YAML file.
-        overrides: ``"section.key=value"`` on top of it.
-        split: only the cases of that split.
-        workers: cases that are cut at the same time.
-        overwrite: replace slices that were made with other settings.
+        data: an index or a folder.
+        to: "nnunet" or "verse".
+        out: folder; nnU-Net's ``Dataset001_VerSe`` is made in it.
+        links: link to what needs no change rather than copy it.
+        scheme: nnunet: "vertebrae" (default) or "binary".
+        dataset_id: nnunet: the number of the data set, 1 by default.
+        name: nnunet: its name, "VerSe" by default.
+        overwrite: replace an earlier conversion in the same place.
         progress: told about every case.
 
-    Returns:
-        A record per case; what is there already is kept, and cases that failed are listed and do not stop the others.
-
     Raises:
-        ConfigError: the config holds mistakes.
-        DataError: there is no case with a scan and a mask, or ``out`` holds something else.
-        OutputError: the folder cannot be written to.
+        ConfigError: the layout is unknown, or an option does not fit it.
+        DataError: there is no such index or folder, no case in it, or it lies in the output folder.
+        OutputError: the output holds files that no conversion wrote, or cannot be written to.
     """
-    chosen = {"slices.plane": plane, "slices.size_pixels": size}
-    settings = load_config(Path(config), [*overrides, *(f"{key}={value}" for key, value in chosen.items() if value)])
-    cases = [case for case in divided(Path(data), settings.runtime.seed) if case.image and case.mask and case.split]
-    wanted = [case for case in cases if split in (None, case.split)]
-    if not wanted:
-        raise DataError(f"{data} holds no case{f' of the {split} split' if split else ''} with both a scan and a mask")
-    return write_slices(
-        wanted,
-        settings,
-        Path(out),
-        only_labelled=only_labelled,
-        workers=workers,
-        overwrite=overwrite,
-        progress=progress,
-    )
-
-
-def divided(data: Path, seed: int) -> CaseIndex:
-    """The cases with splits. An index in which nobody is undivided is taken as it is, even without validation."""
-    cases = load_cases(data)
-    complete = [case for case in cases if case.image and case.mask]
-    return cases if data.is_file() and all(case.split for case in complete) else split_by_subject(cases, seed=seed)
+    if to not in ("nnunet", "verse"):
+        raise ConfigError(f"layout {to!r} is unknown; expected nnunet or verse")
+    if to == "verse" and (scheme, dataset_id, name) != (None, None, None):
+        raise ConfigError("scheme, dataset id and name can be chosen for nnunet only, not for verse")
+    cases = load_cases(Path(data))
+    if to == "verse":
+        form = verse_format(cases, Path(out))
+    else:
+        number, title = 1 if dataset_id is None else dataset_id, "VerSe" if name is None else name
+        form = nnunet_format(cases, Path(out), scheme=scheme or "vertebrae", dataset_id=number, name=title)
+    return convert_cases(cases, form, links=links, overwrite=overwrite, progress=progress)

@@ -85,7 +85,7 @@ def demo(
     listed, run, masks = folder / "cases.jsonl", folder / "run", folder / "masks"
     phantom(folder / "data", cases=cases, seed=seed, progress=progress)
     found = index(folder / "data", out=listed, seed=seed)
-    findings = check(listed, progress=progress)
+    findings = check(listed, cache=False, progress=progress)
     training = train(
         data=listed,
         out=run,
@@ -99,7 +99,7 @@ def demo(
         raise KeyboardInterrupt
     predictions = predict(listed, model=training.best, out=masks, split="test", device=device, progress=progress)
     evaluation = evaluate(pred=masks, truth=listed, out=folder / "scores.json", split="test", progress=progress)
-    first = found.in_split("test")[0]
+    first = found.cases.in_split("test")[0]
     labels = masks / LABEL_FILE
     return DemoResult(
         findings=findings,

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from verse3d.api.data import divided
 from verse3d.core.config import Config, load_config
 from verse3d.core.errors import ConfigError, DataError
 from verse3d.core.files import PathOrText
@@ -15,6 +14,8 @@ from verse3d.core.runtime import DeviceName, Progress, choose_device, no_progres
 from verse3d.core.volume import NIFTI_SUFFIXES, Volume
 from verse3d.data.cases import Case, CaseIndex, Split
 from verse3d.data.layouts import load_cases, scan_name
+from verse3d.data.merge import merge_series
+from verse3d.data.splits import hold_out_fold, split_by_subject
 from verse3d.inference.predict import PredictionReport, Predictor, predict_cases
 from verse3d.model.modes import get_mode
 from verse3d.report.evaluation import Evaluation, evaluate_folder
@@ -39,6 +40,7 @@ def train(
     overwrite: bool = False,
     max_minutes: float | None = None,
     max_epochs: int | None = None,
+    fold: int | None = None,
     device: DeviceName = "auto",
     progress: Progress = no_progress,
 ) -> FitResult:
@@ -54,12 +56,13 @@ def train(
         overwrite: replace the run in ``out``.
         max_minutes: stop after the first epoch that ends later.
         max_epochs: stop after this epoch of the schedule.
+        fold: validate on this fold of the index and train on the others (see ``index(folds=...)``).
         device: where to train.
         progress: told about every batch.
 
     Raises:
         ConfigError: the config holds mistakes (all are listed), or contradicts the run to resume.
-        DataError: no training case can be used, or the folder holds a run already.
+        DataError: no training case can be used, the index lacks the fold, or the folder holds a run already.
         TrainingError: the loss is no longer a number.
     """
     if resume and overwrite:
@@ -74,7 +77,15 @@ def train(
         paint=_paint,
         progress=progress,
     )
-    return fit(settings, divided(Path(data), settings.runtime.seed), Path(out), options)
+    cases = divided(Path(data), settings.runtime.seed)
+    return fit(settings, cases if fold is None else hold_out_fold(cases, fold), Path(out), options)
+
+
+def divided(data: Path, seed: int) -> CaseIndex:
+    """The cases with splits. An index in which nobody is undivided is taken as it is, even without validation."""
+    cases = load_cases(data) if data.is_file() else merge_series(load_cases(data))[0]
+    complete = [case for case in cases if case.image and case.mask]
+    return cases if data.is_file() and all(case.split for case in complete) else split_by_subject(cases, seed=seed)
 
 
 def _training_config(

@@ -7,17 +7,18 @@ from typing import Annotated, Any
 import typer
 
 from verse3d.cli import tables
+from verse3d.cli.index_tables import print_index
 from verse3d.cli.terminal import (
     EXIT_PARTIAL,
-    MORE_SETTINGS,
+    LayoutName,
+    MirrorName,
     OverwriteOption,
-    Plane,
-    SetOption,
+    ReleaseSplit,
+    SchemeName,
     SplitName,
-    SplitOption,
     app,
     bars,
-    merged_overrides,
+    err_console,
     out_console,
 )
 from verse3d.core.errors import ConfigError
@@ -40,8 +41,48 @@ def phantom(
 
 
 @app.command()
+def download(
+    out: Annotated[Path, typer.Option(help="Folder for the archives.")],
+    year: Annotated[list[int] | None, typer.Option(help="19 or 20; both unless given.")] = None,
+    split: Annotated[list[ReleaseSplit] | None, typer.Option(help="All three unless given.")] = None,
+    base_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="A web folder that holds the archives, asked instead.")
+    ] = None,
+    mirror: Annotated[list[MirrorName] | None, typer.Option(help="Whom to ask, in this order.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Compute the hashes of what is there anew.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Download again what is there but not as it should be.")
+    ] = False,
+) -> None:
+    """Fetch VerSe (CC BY-SA 4.0, about 50 GB), e.g. [bold]verse3d download --year 19 --split training --out data[/].
+
+    Goes on where it was interrupted. Exit code 3 if an archive is still missing.
+    """
+    from verse3d import api
+    from verse3d.data.mirrors import RELEASE_SPLITS, YEARS, by_hand
+
+    with bars() as progress:
+        report = api.download(
+            out,
+            years=year or YEARS,
+            splits=[one.value for one in split or []] or RELEASE_SPLITS,
+            base_url=base_url,
+            mirrors=[one.value for one in mirror or []] or None,
+            verify=verify,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    tables.print_downloads(out_console, report)
+    # What has a hint of its own is there, or the disk is full: no mirror is to blame.
+    if unavailable := [one.archive for one in report.records if one.status == "failed" and not one.hint]:
+        err_console.print(by_hand(unavailable, report.folder), soft_wrap=True)
+    if report.failed:
+        raise typer.Exit(EXIT_PARTIAL)
+
+
+@app.command()
 def index(
-    roots: Annotated[list[Path], typer.Argument(help="Folders with scans and masks.")],
+    roots: Annotated[list[Path], typer.Argument(help="Folders (or zips) with scans and masks, as downloaded.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The list to write.")],
     seed: Annotated[int, typer.Option(help="Decides who is drawn where the data set has no split.")] = 0,
     validation: Annotated[float, typer.Option(help="Share of subjects for choosing the best epoch.")] = 0.2,
@@ -50,27 +91,32 @@ def index(
     assign: Annotated[
         list[str] | None, typer.Option(metavar="CASE=SPLIT", help="Put a case's subject into a split.")
     ] = None,
+    folds: Annotated[int, typer.Option(min=0, help="Number the cases to train on for cross-validation.")] = 0,
+    exclude_gl: Annotated[bool, typer.Option("--exclude-gl", help="Leave out the gl subjects (licence).")] = False,
+    overrides: Annotated[list[Path] | None, typer.Option(help="CSV of corrections: case,action,value,note.")] = None,
+    unpack: Annotated[Path | None, typer.Option(help="Unpack zips into this folder first.")] = None,
 ) -> None:
-    """Find all cases and divide them by subject, e.g. [bold]verse3d index data -o cases.jsonl[/]."""
+    """Find all cases, merge copies, divide by subject, e.g. [bold]verse3d index data -o cases.jsonl --folds 5[/]."""
     from verse3d import api
 
-    found = api.index(
-        *roots,
-        out=output,
-        seed=seed,
-        validation=validation,
-        test=test,
-        resplit=resplit,
-        assign=_assignments(assign or []),
-    )
-    rows = tables.table("split", "cases", "subjects", "with scan and mask", title=str(output))
-    for split in (*SplitName, None):
-        chosen = [case for case in found if case.split == split]
-        if chosen:
-            complete = sum(bool(case.image and case.mask) for case in chosen)
-            subjects = len({case.subject for case in chosen})
-            rows.add_row(split or "(none)", str(len(chosen)), str(subjects), str(complete))
-    out_console.print(rows, soft_wrap=False)
+    with bars() as progress:
+        report = api.index(
+            *roots,
+            out=output,
+            seed=seed,
+            validation=validation,
+            test=test,
+            resplit=resplit,
+            assign=_assignments(assign or []),
+            folds=folds,
+            exclude_gl=exclude_gl,
+            overrides=overrides or [],
+            unpack=unpack,
+            progress=progress,
+        )
+    print_index(out_console, report, output)
+    if report.damaged or report.failures or any(archive.refused for archive in report.unpacked):
+        raise typer.Exit(EXIT_PARTIAL)
 
 
 def _assignments(texts: Sequence[str]) -> dict[str, Any]:
@@ -82,50 +128,60 @@ def _assignments(texts: Sequence[str]) -> dict[str, Any]:
 
 
 @app.command()
-def check(data: Annotated[Path, typer.Argument(help="An index (cases.jsonl) or a folder.")]) -> None:
-    """Look for everything that would spoil training or scores. Exit code 3 if a case cannot be used."""
+def check(
+    data: Annotated[Path, typer.Argument(help="An index (cases.jsonl) or a folder.")],
+    json: Annotated[Path | None, typer.Option("--json", help="Write all findings to this file.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit code 3 also for warnings.")] = False,
+    fixes: Annotated[
+        Path | None, typer.Option(help="Folder for masks carried over to their scan's grid, and fixes.csv.")
+    ] = None,
+    facts: Annotated[bool, typer.Option("--facts", help="A row for every case, however many there are.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that read; by default what cores and memory allow.")
+    ] = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Read everything again, and keep nothing beside the index.")
+    ] = False,
+) -> None:
+    """Look for everything that would spoil training or scores, e.g. [bold]verse3d check cases.jsonl --json out.json[/].
+
+    Exit code 3 if a case cannot be used.
+    """
     from verse3d import api
 
     with bars() as progress:
-        report = api.check(data, progress=progress)
-    tables.print_check(out_console, report)
-    if report.worst == "error":
+        report = api.check(data, workers=workers, cache=not no_cache, json=json, fixes=fixes, progress=progress)
+    tables.print_check(out_console, report, facts=facts)
+    if report.worst == "error" or (strict and report.worst == "warning"):
         raise typer.Exit(EXIT_PARTIAL)
 
 
-@app.command(context_settings=MORE_SETTINGS)
-def slices(
-    context: typer.Context,
+@app.command()
+def convert(
     data: Annotated[Path, typer.Argument(help="An index (cases.jsonl) or a folder.")],
-    out: Annotated[Path, typer.Option(help="Folder for the PNGs.")],
-    plane: Annotated[
-        Plane | None, typer.Option(help="Else that of the config; as-stored: across the third axis of each file.")
-    ] = None,
-    size: Annotated[int | None, typer.Option(min=1, help="Rows and columns; else those of the config (250).")] = None,
-    only_labelled: Annotated[bool, typer.Option("--only-labelled", help="Only slices with vertebrae.")] = False,
-    config: Annotated[str, typer.Option(help="YAML file, or the name of a shipped one.")] = "slices2d",
-    set_: SetOption = None,
-    split: SplitOption = None,
-    workers: Annotated[int, typer.Option(min=1, help="Cases that are cut at the same time.")] = 2,
+    to: Annotated[LayoutName, typer.Option(help="nnU-Net v2 raw data, or VerSe's subject-based tree.")],
+    out: Annotated[Path, typer.Option(help="Folder; nnU-Net's Dataset001_VerSe is made in it.")],
+    links: Annotated[bool, typer.Option("--links/--copy", help="Link to unchanged files, or copy.")] = True,
+    scheme: Annotated[SchemeName | None, typer.Option(help="nnunet: what to tell apart; else vertebrae.")] = None,
+    dataset_id: Annotated[int | None, typer.Option(help="nnunet: number of the data set; else 1.")] = None,
+    name: Annotated[str | None, typer.Option(help="nnunet: name of the data set; else VerSe.")] = None,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Write slices as 8-bit PNGs with masks, e.g. [bold]verse3d slices cases.jsonl --out slices --only-labelled[/]."""
+    """Write an index in another layout, e.g. [bold]verse3d convert cases.jsonl --to nnunet --out nnUNet_raw[/]."""
     from verse3d import api
 
     with bars() as progress:
-        report = api.slices(
+        result = api.convert(
             data,
+            to=to.value,
             out=out,
-            plane=plane.value if plane else None,
-            size=size,
-            only_labelled=only_labelled,
-            config=config,
-            overrides=merged_overrides(set_, context),
-            split=split.value if split else None,
-            workers=workers,
+            links=links,
+            scheme=scheme.value if scheme else None,
+            dataset_id=dataset_id,
+            name=name,
             overwrite=overwrite,
             progress=progress,
         )
-    tables.print_slices(out_console, report)
-    if report.failures:
+    tables.print_conversion(out_console, result)
+    if result.left_out:
         raise typer.Exit(EXIT_PARTIAL)

@@ -38,6 +38,7 @@ def train(
         float | None, typer.Option(help="Stop after the first epoch that ends later than this.")
     ] = None,
     max_epochs: Annotated[int | None, typer.Option(min=1, help="Stop after this epoch of the schedule.")] = None,
+    fold: Annotated[int | None, typer.Option(help="Validate on this fold of the index, train on the others.")] = None,
     device: DeviceOption = Device.auto,
 ) -> None:
     """Train a network, e.g. [bold]verse3d train --data cases.jsonl --out runs/a[/]."""
@@ -54,6 +55,7 @@ def train(
             overwrite=overwrite,
             max_minutes=max_minutes,
             max_epochs=max_epochs,
+            fold=fold,
             device=device.value,
             progress=progress,
         )

@@ -1,6 +1,7 @@
 """Results as tables and lines on standard output."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -8,8 +9,11 @@ from rich.console import Console
 from rich.table import Column, Table
 
 if TYPE_CHECKING:
+    from verse3d.api.pictures import StatsResult
     from verse3d.data.checks import CheckReport
-    from verse3d.data.slicewriter import SliceReport
+    from verse3d.data.convert import Conversion
+    from verse3d.data.download import DownloadReport
+    from verse3d.data.findings import Finding
     from verse3d.inference.predict import PredictionReport
     from verse3d.report.evaluation import Evaluation
     from verse3d.training.fit import FitResult
@@ -27,31 +31,130 @@ def table(*headers: str, title: str | None = None) -> Table:
     return Table(*(Column(header, overflow="fold") for header in headers), title=title)
 
 
-def print_check(out: Console, report: "CheckReport") -> None:
-    """The facts of all cases, then everything that was found, then a count."""
-    rows = table("case", "voxels", "spacing mm", "axes", "stored as", "vertebrae")
-    for facts in report.facts:
-        rows.add_row(facts.case, facts.shape, facts.spacing_mm, facts.axes, facts.stored, facts.levels)
-    out.print(rows, soft_wrap=False)
-    styles = {"error": "bold red", "warning": "yellow", "note": "dim"}
-    for finding in report.findings:
-        out.print(f"{finding.severity:8}", style=styles[finding.severity], end="")
-        out.print(f"{finding.case}: [{finding.code}] {finding.message}")
-        if finding.hint:
-            out.print(f"        -> {finding.hint}")
-    counts = [sum(finding.severity == severity for finding in report.findings) for severity in styles]
-    out.print(f"{len(report.facts)} cases: {counts[0]} errors, {counts[1]} warnings, {counts[2]} notes")
+def print_check(out: Console, report: "CheckReport", *, facts: bool = False) -> None:
+    """The facts of all cases (if they are few or asked for), what was found by kind, then counts."""
+    many = len(report.facts) > _FEW_CASES
+    if facts or not many:
+        rows = table("case", "voxels", "spacing mm", "axes", "stored as", "vertebrae")
+        for case in report.facts:
+            rows.add_row(case.case, case.shape, case.spacing_mm, case.axes, case.stored, case.levels)
+        out.print(rows, soft_wrap=False)
+    for (severity, code), findings in _by_kind(report.findings).items():
+        cases = len({finding.case for finding in findings})
+        out.print(f"{severity} [{code}] {cases} {'case' if cases == 1 else 'cases'}", style=_STYLES[severity])
+        _print_kind(out, findings, _SHOWN_OF_A_KIND if many else len(findings))
+    _print_fixes(out, report)
+    errors, warnings, notes = report.counts.values()
+    out.print(f"{len(report.facts)} cases: {errors} errors, {warnings} warnings, {notes} notes")
 
 
-def print_slices(out: Console, report: "SliceReport") -> None:
-    """One row per case, then the errors and a count."""
-    rows = table("case", "split", "status", "slices")
+_FEW_CASES = 50
+_SHOWN_OF_A_KIND = 10
+_STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
+
+
+def _by_kind(findings: "Sequence[Finding]") -> "dict[tuple[str, str], list[Finding]]":
+    """From the worst to the mildest, then by code."""
+    kinds: dict[tuple[str, str], list[Finding]] = {}
+    order = list(_STYLES)
+    for finding in sorted(findings, key=lambda each: (order.index(each.severity), each.code)):
+        kinds.setdefault((finding.severity, finding.code), []).append(finding)
+    return kinds
+
+
+def _print_kind(out: Console, findings: "Sequence[Finding]", shown: int) -> None:
+    """The lines of a kind; a hint stands once below those that share it."""
+    for number, finding in enumerate(findings[:shown]):
+        out.print(f"  {finding.case}: {finding.message}")
+        following = findings[number + 1].hint if number + 1 < min(shown, len(findings)) else None
+        if finding.hint and finding.hint != following:
+            out.print(f"      -> {finding.hint}")
+    if len(findings) > shown:
+        out.print(f"  ... and {len(findings) - shown} more; --json FILE holds them all")
+
+
+def _print_fixes(out: Console, report: "CheckReport") -> None:
+    if report.fixed is None:
+        return
+    for fix in report.fixed.fixes:
+        out.print(f"written {fix.value}: {fix.note}")
+    for case, reason in report.fixed.left:
+        out.print(f"not repaired: {case}: {reason}")
+    if not report.fixed.fixes and not report.fixed.left:
+        out.print("no mask needs to be carried over")
+
+
+def print_downloads(out: Console, report: "DownloadReport") -> None:
+    """One row per archive, what went wrong with the others, what the licence asks for, and the next step."""
+    from verse3d.data.mirrors import CITATIONS, LICENCE
+
+    rows = table("archive", "status", "GB", "sha256", "from", title=str(report.folder))
     for record in report.records:
-        rows.add_row(record.case, record.split, record.status, str(record.slices) if record.slices else "")
+        one = record.locked
+        facts = ("", "", "") if one is None else (f"{one.bytes / 1e9:.2f}", one.sha256[:12], one.url or "(was there)")
+        rows.add_row(record.archive.name, record.status, *facts)
     out.print(rows, soft_wrap=False)
-    for record in report.failures:
-        out.print(f"{record.case} has no slices: {record.error}")
-    out.print(f"{sum(record.slices for record in report.records)} slices in {report.folder}")
+    for record in report.records:
+        for reason in record.reasons:
+            out.print(f"{record.archive.name}: {reason}")
+        if record.hint:
+            out.print(f"  -> {record.hint}")
+    if len(report.failed) < len(report.records):
+        out.print(f"VerSe is licensed under {LICENCE}. Please cite:")
+        for citation in CITATIONS:
+            out.print(f"  {citation}")
+        out.print(f"next: verse3d index {report.folder} --unpack SCANS -o cases.jsonl")
+
+
+def print_conversion(out: Console, result: "Conversion") -> None:
+    """How the files came about, what was repaired, what was left out and why."""
+    written = [record for record in result.cases if record.status == "written"]
+    counts = Counter(file.how for record in written for file in record.files)
+    rows = table("files", "how")
+    for how, count in counts.most_common():
+        rows.add_row(str(count), how)
+    out.print(rows, soft_wrap=False)
+    for record in written:
+        for file in record.files:
+            if file.how == "repaired":
+                out.print(f"repaired {record.case}: {file.note}; moved by at most {file.moved_mm:.3f} mm")
+    for record in result.left_out:
+        out.print(f"left out {record.case}: {record.reason}")
+    for note in result.notes:
+        out.print(f"note: {note}")
+    out.print(f"{len(written)} of {len(result.cases)} cases written: {result.folder / 'conversion.json'}")
+
+
+def print_stats(out: Console, result: "StatsResult") -> None:
+    """A row per split, then the cases that could not be used, then what was written."""
+    rows = table(
+        "split",
+        "scans",
+        "subjects",
+        "masks",
+        "vertebrae",
+        "levels",
+        "in-plane mm",
+        "through-plane mm",
+        "height mm",
+        "HU inside",
+        title="medians of spacing, height of the field of view, and HU inside of the masks",
+    )
+    for each in result.summary:
+        if each.split == "all":
+            rows.add_section()
+        counts = (str(number) for number in (each.scans, each.subjects, each.masks, each.vertebrae))
+        medians = (_median(each.in_plane_mm, 2), _median(each.through_plane_mm, 2), _median(each.height_mm, 0))
+        rows.add_row(each.split, *counts, each.levels, *medians, _median(each.inside_hu, 0))
+    out.print(rows, soft_wrap=False)
+    for case, reason in result.failures:
+        out.print(f"{case} could not be used: {reason}")
+    for path in (result.table, *result.figures):
+        out.print(str(path))
+
+
+def _median(value: float, digits: int) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def print_training(out: Console, result: "FitResult") -> None:

@@ -65,11 +65,33 @@ class SplitName(enum.StrEnum):
     test = "test"
 
 
+class ReleaseSplit(enum.StrEnum):
+    """Parts of the VerSe release, as its archives are named."""
+
+    training = "training"
+    validation = "validation"
+    test = "test"
+
+
+class MirrorName(enum.StrEnum):
+    """Servers that hold the VerSe release."""
+
+    s3 = "s3"
+    osf = "osf"
+
+
 class SchemeName(enum.StrEnum):
     """What is told apart."""
 
     binary = "binary"
     vertebrae = "vertebrae"
+
+
+class LayoutName(enum.StrEnum):
+    """What an index can be written as."""
+
+    nnunet = "nnunet"
+    verse = "verse"
 
 
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes a GPU if there is one.")]

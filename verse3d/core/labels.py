@@ -97,7 +97,7 @@ class LabelScheme:
         Raises:
             DataError: an id is neither 0 nor a vertebra of VerSe.
         """
-        if unknown := unknown_ids(_present_ids(ids)):
+        if unknown := unknown_ids(present_ids(ids)):
             raise DataError(
                 f"mask holds unknown label ids {unknown}; VerSe uses 1-25 and 28 (no sacrum 26, no coccyx 27)",
                 hint="set those voxels to 0 or to the right vertebra",
@@ -121,7 +121,7 @@ class LabelScheme:
         return table
 
 
-def _present_ids(ids: NDArray[np.integer]) -> set[int]:
+def present_ids(ids: NDArray[np.integer]) -> set[int]:
     """The different values of an array, found in pieces because counting widens each of them to 64 bit."""
     flat = ids.ravel(order="K")
     present: set[int] = set()

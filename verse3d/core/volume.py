@@ -43,7 +43,7 @@ GEOMETRY_FIELDS = (
 
 _NO_EXTENSIONS = bytes(4)
 _PIECE_BYTES = 2**20
-_READ_ERRORS = (
+READ_ERRORS = (
     OSError,
     EOFError,
     zlib.error,
@@ -53,6 +53,7 @@ _READ_ERRORS = (
     ValueError,
     MemoryError,
 )
+"""What nibabel and the libraries below it raise on files that are damaged or no NIfTI."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +93,8 @@ def read_geometry(path: Path) -> tuple[Geometry, nib.Nifti1Header]:
         DataError: missing, not NIfTI, not exactly three axes.
         GeometryError: the affine is singular or not finite.
     """
-    image = _open(path)
-    return _geometry(image, path), _stored_header(image)
+    image = open_nifti(path)
+    return _geometry(image, path), stored_header(image)
 
 
 def read_image(path: Path) -> Volume:
@@ -103,14 +104,14 @@ def read_image(path: Path) -> Volume:
         DataError: missing, truncated, damaged, not NIfTI, not 3D, RGB or complex voxels, NaN or infinity among them.
         GeometryError: the affine is singular or not finite.
     """
-    image = _open(path)
+    image = open_nifti(path)
     geometry = _geometry(image, path)
     array = _voxels(image, path)
     if array.dtype.kind == "f":
         array = array.astype(np.float32, copy=False)
         _refuse_not_finite(array, path)
     native = array.dtype.newbyteorder("=")  # torch refuses the other byte order
-    return Volume(array.astype(native, copy=False), geometry, _stored_header(image), path)
+    return Volume(array.astype(native, copy=False), geometry, stored_header(image), path)
 
 
 def read_labels(path: Path) -> Volume:
@@ -120,17 +121,24 @@ def read_labels(path: Path) -> Volume:
         DataError: as for ``read_image``; or a value is negative, above 65535 or not a whole number.
         GeometryError: the affine is singular or not finite.
     """
-    image = _open(path)
+    image = open_nifti(path)
     geometry = _geometry(image, path)
-    array = _voxels(image, path)
+    return Volume(as_labels(_voxels(image, path), path), geometry, stored_header(image), path)
+
+
+def as_labels(array: NDArray[Any], path: Path) -> NDArray[Any]:
+    """Voxels of any real dtype as uint8 (or uint16 if an id is above 255); ``path`` is named in errors.
+
+    Raises:
+        DataError: a value is not finite, negative, above 65535 or not a whole number.
+    """
     if array.dtype.kind == "f":
         _refuse_not_finite(array, path)
         _refuse_fractions(array, path)
     low, high = array.min(), array.max()
     if low < 0 or high > np.iinfo(np.uint16).max:
         raise DataError(f"{path}: labels must lie between 0 and 65535, found {low:g} ... {high:g}")
-    array = array.astype(np.uint8 if high <= 255 else np.uint16, copy=False)
-    return Volume(array, geometry, _stored_header(image), path)
+    return array.astype(np.uint8 if high <= 255 else np.uint16, copy=False)
 
 
 def write_labels(path: Path, labels: NDArray[np.uint8], *, like: nib.Nifti1Header) -> None:
@@ -184,7 +192,7 @@ def _write_as_is(path: Path, labels: NDArray[np.uint8], header: nib.Nifti1Header
 
 def _compare_with_file(part: Path, labels: NDArray[np.uint8], like: nib.Nifti1Header, path: Path) -> None:
     written = nib.load(part)
-    stored = _stored_header(written)
+    stored = stored_header(written)
     different = [name for name in GEOMETRY_FIELDS if stored[name].tobytes() != like[name].tobytes()]
     if different:
         raise OutputError(f"{path}: header fields {different} changed while writing")
@@ -196,26 +204,45 @@ def _compare_with_file(part: Path, labels: NDArray[np.uint8], like: nib.Nifti1He
         raise OutputError(f"{path}: the voxels read back are not those written", hint="check the disk")
 
 
-def _open(path: Path) -> nib.Nifti1Image:
+def open_nifti(path: Path) -> nib.Nifti1Image:
+    """Open a single-file NIfTI image of real grey values without reading its voxels.
+
+    Raises:
+        DataError: missing, not NIfTI, or RGB or complex voxels.
+    """
     nifti_stem(path)
     if not path.is_file():
-        raise DataError(f"{path} does not exist" if not path.exists() else f"{path} is not a file")
+        raise _not_a_file(path)
     try:
         image = nib.load(path)
-    except _READ_ERRORS as error:
-        raise _unreadable(path, error) from error
+    except READ_ERRORS as error:
+        raise unreadable(path, error) from error
     if not isinstance(image, nib.Nifti1Image):  # Nifti2Image is a subclass
         raise DataError(f"{path} is not a single-file NIfTI image but {type(image).__name__}")
+    dtype = image.header.get_data_dtype()
+    if dtype.fields is not None or dtype.kind not in "iuf":
+        raise DataError(f"{path}: voxels are {dtype}, expected one grey value each", hint="RGB and complex are no CT")
     return image
 
 
-def _stored_header(image: nib.Nifti1Image) -> nib.Nifti1Header:
+def _not_a_file(path: Path) -> DataError:
+    archive = next((parent for parent in path.parents if parent.is_file()), None)
+    if archive is not None:
+        return DataError(
+            f"{path} is still packed in {archive.name}",
+            hint="unpack it with: verse3d index DATA --unpack FOLDER -o cases.jsonl",
+        )
+    return DataError(f"{path} is not a file" if path.exists() else f"{path} does not exist")
+
+
+def stored_header(image: nib.Nifti1Image) -> nib.Nifti1Header:
     """The header without the repairs that nibabel makes while loading: a mask must carry the scan's own bytes."""
     with image.file_map["image"].get_prepare_fileobj() as handle:
         return type(image.header).from_fileobj(handle, check=False)
 
 
-def _unreadable(path: Path, error: BaseException) -> DataError:
+def unreadable(path: Path, error: BaseException) -> DataError:
+    """The error to raise when ``path`` could not be read because of ``error``."""
     return DataError(
         f"cannot read {path}: {error or type(error).__name__}",
         hint="the file is damaged, incomplete or not NIfTI: download or export it again",
@@ -223,9 +250,6 @@ def _unreadable(path: Path, error: BaseException) -> DataError:
 
 
 def _geometry(image: nib.Nifti1Image, path: Path) -> Geometry:
-    dtype = image.header.get_data_dtype()
-    if dtype.fields is not None or dtype.kind not in "iuf":
-        raise DataError(f"{path}: voxels are {dtype}, expected one grey value each", hint="RGB and complex are no CT")
     if len(image.shape) != 3:
         raise DataError(
             f"{path} has {len(image.shape)} axes {image.shape}, expected 3 (one volume)",
@@ -240,8 +264,8 @@ def _geometry(image: nib.Nifti1Image, path: Path) -> Geometry:
 def _voxels(image: nib.Nifti1Image, path: Path) -> NDArray[Any]:
     try:
         array: NDArray[Any] = _unpacked(image, path) if path.suffix.lower() == ".gz" else np.asanyarray(image.dataobj)
-    except _READ_ERRORS as error:
-        raise _unreadable(path, error) from error
+    except READ_ERRORS as error:
+        raise unreadable(path, error) from error
     return array
 
 
@@ -250,7 +274,8 @@ def _unpacked(image: nib.Nifti1Image, path: Path) -> NDArray[Any]:
     stored = image.dataobj
     with ImageOpener(path) as handle:
         spec = (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter)
-        array: NDArray[Any] = np.asanyarray(ArrayProxy(handle, spec))
+        # Without mmap=False nibabel would map the packed bytes of a file that hardly shrank, and take them for voxels.
+        array: NDArray[Any] = np.asanyarray(ArrayProxy(handle, spec, mmap=False))
         while handle.read(_PIECE_BYTES):
             pass
     return array

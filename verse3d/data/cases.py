@@ -2,10 +2,9 @@
 
 import json
 import os
-import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -105,82 +104,6 @@ class CaseIndex:
     def in_split(self, split: Split) -> tuple[Case, ...]:
         """The cases of that split that have both a CT and a mask."""
         return tuple(case for case in self.cases if case.split == split and case.image and case.mask)
-
-
-def split_by_subject(
-    index: CaseIndex, *, seed: int = 0, validation: float = 0.2, test: float = 0.0, resplit: bool = False
-) -> CaseIndex:
-    """Divide the complete cases (CT and mask) by subject; the seed is stored with every case it placed.
-
-    Splits that came with the release are kept. Only what is missing is drawn: subjects without a split are divided by
-    the two fractions, and if then nobody is in "validation", that share of the "train" subjects moves there.
-
-    Args:
-        index: the cases.
-        seed: decides who goes where; the same seed and subjects give the same answer in any order.
-        validation: share of subjects for choosing the best epoch.
-        test: share of undivided subjects that are kept away from training altogether.
-        resplit: forget all earlier splits first.
-
-    Raises:
-        DataError: the fractions do not leave anything to train on.
-    """
-    if not (0 <= validation < 1 and 0 <= test < 1 and validation + test < 1):
-        raise DataError(f"validation ({validation}) and test ({test}) must be shares that leave something to train on")
-    cases = [replace(case, split=None, split_origin="") if resplit else case for case in index]
-    chosen = {case.subject: case.split for case in cases if case.split and case.image and case.mask}
-    undivided = _shuffled({case.subject for case in cases if case.image and case.mask} - chosen.keys(), seed)
-    drawn = _divide(undivided, {"test": test, "validation": validation})
-    if not any(split == "validation" for split in (*chosen.values(), *drawn.values())):
-        trained_on = _shuffled({subject for subject, split in chosen.items() if split == "train"}, seed)
-        moved = _divide(trained_on, {"validation": validation})
-        drawn |= {subject: split for subject, split in moved.items() if split == "validation"}
-    return CaseIndex(tuple(_placed(case, drawn, f"seed {seed}") for case in cases))
-
-
-def assign_splits(index: CaseIndex, assignments: Mapping[str, Split]) -> CaseIndex:
-    """Put named subjects (or the subjects of named cases) into splits.
-
-    Raises:
-        DataError: a name is neither a subject nor a case of the index; a split is unknown; or a subject is put into
-            two splits.
-    """
-    subject_of = {case.case: case.subject for case in index} | {case.subject: case.subject for case in index}
-    unknown = sorted(set(assignments) - subject_of.keys())
-    if unknown:
-        raise DataError(
-            f"no case or subject is called {', '.join(unknown)}; there are: {', '.join(sorted(subject_of))}"
-        )
-    drawn: dict[str, Split] = {}
-    for name, split in assignments.items():
-        if split not in SPLITS:
-            raise DataError(f"{name}: split {split!r} is none of {', '.join(SPLITS)}")
-        if drawn.setdefault(subject_of[name], split) != split:
-            raise DataError(f"the subject {subject_of[name]} is put into both {drawn[subject_of[name]]} and {split}")
-    return CaseIndex(tuple(_placed(case, drawn, "assigned") for case in index))
-
-
-def _placed(case: Case, drawn: Mapping[str, Split], origin: str) -> Case:
-    if case.subject not in drawn:
-        return case
-    return replace(case, split=drawn[case.subject], split_origin=origin)
-
-
-def _shuffled(subjects: Iterable[str], seed: int) -> list[str]:
-    ordered = sorted(subjects)
-    random.Random(seed).shuffle(ordered)
-    return ordered
-
-
-def _divide(subjects: Sequence[str], shares: Mapping[Split, float]) -> dict[str, Split]:
-    """Give each split its share (at least one subject if the share is above 0), the rest to training."""
-    result: dict[str, Split] = {}
-    rest = list(subjects)
-    for split, share in shares.items():
-        wanted = max(1, round(share * len(subjects))) if share > 0 else 0
-        for _ in range(min(wanted, len(rest) - 1)):
-            result[rest.pop(0)] = split
-    return result | dict.fromkeys(rest, "train")
 
 
 def write_index(path: Path, index: CaseIndex) -> None:

@@ -2,14 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from verse3d.core.errors import GeometryError
+from verse3d.core.geometry import Geometry
+from verse3d.core.resample import resample_nearest, resample_vote
 from verse3d.core.volume import Volume, read_labels
 from verse3d.data.cases import Case
 
 SAME_GRID_TOLERANCE_MM = 0.1
+Placement = Literal["same", "turned", "scaled", "apart"]
 
 
 def read_mask(case: Case) -> Volume:
@@ -30,6 +35,48 @@ def relabelled(mask: Volume, relabel: Sequence[tuple[int, int]]) -> Volume:
     for stored, right in relabel:
         table[stored] = right
     return replace(mask, array=table[mask.array])
+
+
+def placement(mask: Geometry, image: Geometry) -> Placement:
+    """How the grid of a mask lies on that of its scan.
+
+    Returns:
+        "same" (to 0.1 mm), "turned" (the same voxels with axes permuted or flipped), "scaled" (another spacing over the
+        same box, whose edges agree to half a voxel of the coarser grid) or "apart".
+    """
+    if image.distance_mm(mask) <= SAME_GRID_TOLERANCE_MM:
+        return "same"
+    turned = mask.reoriented(image.axis_codes)
+    if image.distance_mm(turned) <= SAME_GRID_TOLERANCE_MM:
+        return "turned"
+    return "scaled" if _same_box(turned, image) else "apart"
+
+
+def _same_box(mask: Geometry, image: Geometry) -> bool:
+    spacings = np.array([mask.spacing_mm, image.spacing_mm])
+    if np.allclose(spacings[0], spacings[1], rtol=0.01, atol=0):
+        return False  # a voxel more or less is no other spacing
+    ends = np.array(mask.shape) - 0.5
+    edges = [[i, j, k] for i in (-0.5, ends[0]) for j in (-0.5, ends[1]) for k in (-0.5, ends[2])]
+    expected = np.where(np.array(edges) < 0, -0.5, np.array(image.shape) - 0.5)
+    off_mm = np.abs(image.index_from_world(mask.world_from_index(edges)) - expected) * image.spacing_mm
+    return bool((off_mm <= 0.5 * spacings.max(axis=0) + SAME_GRID_TOLERANCE_MM).all())
+
+
+def carried_over(mask: Volume, grid: Geometry) -> NDArray[np.unsignedinteger[Any]]:
+    """The labels of a mask on the grid of its scan: exact where only axes differ, else by linear vote.
+
+    Raises:
+        GeometryError: the two do not cover the same box, or are rotated against each other.
+    """
+    how = placement(mask.geometry, grid)
+    if how == "apart":
+        raise GeometryError(f"{mask.path} and its scan do not cover the same box", hint="export the mask again")
+    if how != "scaled":
+        return resample_nearest(mask.array, mask.geometry, grid)
+    if mask.array.dtype != np.uint8:
+        raise GeometryError(f"{mask.path} holds ids above 255, which cannot be carried to another spacing")
+    return resample_vote(mask.array, mask.geometry, grid)
 
 
 def require_same_grid(image: Volume, mask: Volume) -> None:

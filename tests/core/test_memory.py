@@ -1,0 +1,45 @@
+"""Free memory is what the machine and the container both allow."""
+
+import pytest
+
+from verse3d.core import memory
+
+
+@pytest.fixture
+def system(tmp_path, monkeypatch):
+    """Files that stand for the kernel's."""
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    (tmp_path / "meminfo").write_text("MemTotal:       32000000 kB\nMemAvailable:    2000 kB\n")
+    return tmp_path
+
+
+def test_the_machine_says_what_is_available(system):
+    assert memory.free_memory_bytes() == 2000 * 1024
+
+
+@pytest.mark.parametrize(("limit", "used", "free"), [("900000", "400000", 500_000), ("100", "200", 0)])
+def test_a_container_may_allow_less(system, limit, used, free):
+    (system / "memory.max").write_text(limit + "\n")
+    (system / "memory.current").write_text(used + "\n")
+    assert memory.free_memory_bytes() == free
+
+
+@pytest.mark.parametrize("limit", ["max", "99999999999"])
+def test_a_container_without_or_with_a_higher_limit_changes_nothing(system, limit):
+    (system / "memory.max").write_text(limit)
+    (system / "memory.current").write_text("5")
+    assert memory.free_memory_bytes() == 2000 * 1024
+
+
+@pytest.mark.parametrize("content", [None, "", "MemAvailable: much"])
+def test_a_system_that_does_not_say_is_taken_for_half_free(system, content):
+    if content is None:
+        (system / "meminfo").unlink()
+    else:
+        (system / "meminfo").write_text(content)
+    assert memory.free_memory_bytes() > 2**28
+
+
+def test_this_machine_has_some_memory_left():
+    assert 0 < memory.free_memory_bytes() < 2**50

@@ -1,0 +1,200 @@
+"""The jobs that end in pictures, one function each."""
+
+import difflib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verse3d.core.errors import ConfigError, DataError, GeometryError
+from verse3d.core.files import PathOrText, make_folder
+from verse3d.core.preview import Preview, read_preview
+from verse3d.core.runtime import Progress, no_progress
+from verse3d.core.volume import NIFTI_SUFFIXES
+from verse3d.data.cases import Case, CaseIndex
+from verse3d.data.layouts import is_index, load_cases
+from verse3d.data.pairs import relabelled, require_same_grid
+from verse3d.data.survey import cache_path, survey_cases
+from verse3d.report.appearance import is_label_map
+from verse3d.report.charts import draw_charts
+from verse3d.report.figures import save_figure
+from verse3d.report.look import DPI, look_figure
+from verse3d.report.stats import CaseStats, SplitSummary, summarise, write_table
+
+STATS_TABLE = "stats.csv"
+_LIST_AT_MOST = 12
+_CHART_DPI = 120
+
+
+@dataclass(frozen=True)
+class LookResult:
+    """What ``look`` drew.
+
+    Attributes:
+        picture: the PNG.
+        notes: what is unusual about the file or its mask; all of it is written in the picture too.
+        centre_mm: world mm of the point through which the planes go.
+    """
+
+    picture: Path
+    notes: tuple[str, ...]
+    centre_mm: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class StatsResult:
+    """What ``stats`` found and wrote.
+
+    Attributes:
+        table: the CSV with a row per case.
+        figures: the PNG files.
+        summary: a row per split, and one for all.
+        failures: (case, why it or its mask could not be used).
+    """
+
+    table: Path
+    figures: tuple[Path, ...]
+    summary: tuple[SplitSummary, ...]
+    failures: tuple[tuple[str, str], ...]
+
+
+def look(
+    scan: PathOrText,
+    *,
+    out: PathOrText,
+    mask: PathOrText | None = None,
+    data: PathOrText | None = None,
+    at: tuple[float, float, float] | None = None,
+    level: str | None = None,
+    window: tuple[float, float] | None = None,
+) -> LookResult:
+    """Draw three planes of a scan with its mask: label colours, level names, orientation letters, scale bar.
+
+    The file is read leniently: NaN, several volumes, single slices and any grey values are shown and said. A file that
+    holds labels alone is shown as labels.
+
+    Args:
+        scan: a NIfTI file, or the name of a case in ``data``.
+        out: the PNG to write.
+        mask: a mask on the grid of the scan; None takes that of the case, if it has one.
+        data: an index or a folder in which the case is found.
+        at: world mm (RAS+) of the point to cut through.
+        level: the vertebra to cut through, e.g. "L1"; None goes through the middle of the mask.
+        window: the values shown black and white; None takes a bone window, or percentiles if the values are no HU.
+
+    Raises:
+        ConfigError: ``out`` is no PNG; ``at`` and ``level`` are both given; the window is no window; a case is named
+            but no ``data``.
+        DataError: the file or case is not there or unreadable; the point lies outside; the level is not in the mask.
+        GeometryError: the mask is not on the grid of the scan.
+        OutputError: the picture cannot be written.
+    """
+    path = Path(out)
+    if path.suffix.lower() != ".png":
+        raise ConfigError(f"pictures are written as PNG, but {path} ends otherwise", hint="e.g. -o look.png")
+    if at is not None and level is not None:
+        raise ConfigError("--at and --level exclude each other")
+    case = _named(Path(scan), str(scan), data)
+    if mask is not None:
+        case = replace(case, mask=Path(mask), relabel=())
+    shown = read_preview(case.image or case.mask_path())
+    labels, alone = _labels(case, shown)
+    drawn = look_figure(
+        shown,
+        mask=labels,
+        labels_alone=alone,
+        title=case.case,
+        at_mm=at,
+        level=level,
+        window=window,
+        remarks=case.notes,
+    )
+    save_figure(drawn.figure, path, dpi=DPI)
+    x, y, z = drawn.centre_mm.tolist()
+    return LookResult(path, drawn.notes, (x, y, z))
+
+
+def _named(path: Path, name: str, data: PathOrText | None) -> Case:
+    """The case that a path or a name stands for."""
+    if path.is_file() or (data is None and name.lower().endswith(NIFTI_SUFFIXES)):
+        return Case(path.name, path.name, path)
+    if data is None:
+        raise ConfigError(
+            f"{name} is no file; to look at a case by its name, say where it is listed",
+            hint=f"verse3d look {name} --data cases.jsonl -o look.png",
+        )
+    return _find(load_cases(Path(data)), name, Path(data))
+
+
+def _find(cases: CaseIndex, name: str, data: Path) -> Case:
+    by_subject = [case for case in cases if case.subject == name]
+    found = [case for case in cases if case.case == name] or by_subject
+    if len(found) == 1:
+        return found[0]
+    names = [case.case for case in found or cases]
+    if found:
+        raise DataError(f"subject {name} has {len(found)} cases: {', '.join(names)}", hint="name one of them")
+    near = difflib.get_close_matches(name, names, n=3) or names[:_LIST_AT_MOST]
+    more = f" and {len(names) - len(near)} more" if len(names) > len(near) else ""
+    raise DataError(f"{data} has no case {name}", hint=f"there are {', '.join(near)}{more}")
+
+
+def _labels(case: Case, shown: Preview) -> tuple[NDArray[np.integer] | None, bool]:
+    """The mask on the grid of what is shown, and whether that is the mask itself."""
+    if case.image is None:
+        return _corrected(case, shown), True
+    if case.mask is None:
+        alone = is_label_map(shown)
+        return (shown.labels(), True) if alone else (None, False)
+    mask = read_preview(case.mask)
+    try:
+        require_same_grid(shown.volume, mask.volume)
+    except GeometryError as error:
+        raise GeometryError(
+            error.message, hint=f"to see each of them alone: verse3d look {case.image} and verse3d look {case.mask}"
+        ) from error
+    return _corrected(case, mask), False
+
+
+def _corrected(case: Case, mask: Preview) -> NDArray[np.integer]:
+    return relabelled(replace(mask.volume, array=mask.labels()), case.relabel).array
+
+
+def stats(
+    data: PathOrText,
+    *,
+    out: PathOrText,
+    workers: int | None = 1,
+    cache: bool = True,
+    progress: Progress = no_progress,
+) -> StatsResult:
+    """Measure a data set: ``stats.csv`` with a row per case, and figures.
+
+    The figures are ``spacing``, ``size``, ``orientation``, ``field_of_view``, ``levels``, ``hu`` and ``splits`` (PNG).
+    Cases that cannot be read are listed and stop nothing.
+
+    Args:
+        data: an index or a folder.
+        out: folder for the table and the figures.
+        workers: processes that read; 1 reads in this one, None takes as many as cores and memory allow.
+        cache: use and keep what ``check`` and this function measured, beside the index. A folder has no cache.
+        progress: told about every case that is done.
+
+    Raises:
+        DataError: there is no such index or folder, or no case in it.
+        OutputError: the folder cannot be written to.
+    """
+    source, folder = Path(data), Path(out)
+    cases = load_cases(source)
+    make_folder(folder)
+    kept = cache_path(source) if cache and is_index(source) else None
+    surveys = survey_cases(cases.cases, workers=workers, cache=kept, progress=progress)
+    measured = [CaseStats(case, survey) for case, survey in zip(cases, surveys, strict=True)]
+    write_table(folder / STATS_TABLE, measured)
+    figures = []
+    for name, figure in draw_charts(measured).items():
+        figures.append(folder / f"{name}.png")
+        save_figure(figure, figures[-1], dpi=_CHART_DPI)
+    failures = tuple((each.case.case, each.problem) for each in measured if each.problem)
+    return StatsResult(folder / STATS_TABLE, tuple(figures), tuple(summarise(measured)), failures)

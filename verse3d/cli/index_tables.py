@@ -1,0 +1,81 @@
+"""What ``verse3d index`` found, as tables and lines on standard output."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from verse3d.cli.tables import table
+
+if TYPE_CHECKING:
+    from verse3d.data.building import IndexReport
+
+_SPLITS = ("train", "validation", "test", None)
+
+
+def print_index(out: Console, report: "IndexReport", path: Path) -> None:
+    """What of the VerSe release was found, how the cases are divided, and what was left out or is damaged."""
+    if report.release:
+        _print_release(out, report)
+    _print_splits(out, report, path)
+    for line in (*_found(report), *_left_out(report), *_zips(report)):
+        out.print(line)
+    for case, problem in report.damaged:
+        out.print(f"damaged: {case}: {problem}")
+
+
+def _print_release(out: Console, report: "IndexReport") -> None:
+    """The six parts of VerSe with what is missing, by name; a part of which nothing is there is one line."""
+    rows = table("VerSe part", "scans", "of", "subjects", "of", "missing", "without mask")
+    totals = [0, 0, 0, 0]
+    for part in report.release:
+        numbers = (part.scans, part.expected_scans, part.subjects, part.expected_subjects)
+        totals = [total + number for total, number in zip(totals, numbers, strict=True)]
+        missing = str(len(part.missing)) if part.scans else "not found"
+        rows.add_row(part.part, *map(str, numbers), missing, str(len(part.without_mask)))
+    rows.add_section()
+    without = sum(len(part.without_mask) for part in report.release)
+    rows.add_row("all", *map(str, totals), str(totals[1] - totals[0]), str(without))
+    out.print(rows, soft_wrap=False)
+    for part in report.release:
+        if part.missing and part.scans:
+            out.print(f"missing from {part.part}: {' '.join(part.missing)}")
+        if part.without_mask:
+            out.print(f"without mask in {part.part}: {' '.join(part.without_mask)}")
+
+
+def _print_splits(out: Console, report: "IndexReport", path: Path) -> None:
+    rows = table("split", "cases", "subjects", "with scan and mask", title=str(path))
+    for split in _SPLITS:
+        chosen = [case for case in report.cases if case.split == split]
+        if chosen:
+            complete = sum(bool(case.image and case.mask) for case in chosen)
+            rows.add_row(
+                split or "(none)", str(len(chosen)), str(len({case.subject for case in chosen})), str(complete)
+            )
+    out.print(rows, soft_wrap=False)
+
+
+def _found(report: "IndexReport") -> Iterator[str]:
+    yield "layouts: " + ", ".join(f"{name} {count}" for name, count in report.layouts.items())
+    if folds := Counter(case.fold for case in report.cases if case.fold is not None):
+        yield "folds: " + ", ".join(f"{fold}: {count} cases" for fold, count in sorted(folds.items()))
+
+
+def _left_out(report: "IndexReport") -> Iterator[str]:
+    for copy in report.left_out:
+        yield f"copy left out: {copy.path} ({copy.reason}; kept {copy.kept})"
+    if report.excluded_gl:
+        yield f"{report.excluded_gl} scans of gl subjects left out"
+
+
+def _zips(report: "IndexReport") -> Iterator[str]:
+    for done in report.unpacked:
+        yield f"unpacked {done.archive} to {done.folder}: {done.written} files written, {done.kept} kept"
+        yield from (f"not unpacked: {done.archive}: {member} {reason}" for member, reason in done.refused)
+    for archive, reason in report.failures:
+        yield f"not unpacked: {archive}: {reason}"
+    if report.packed:
+        yield f"{report.packed} cases still lie in zips: unpack them with --unpack FOLDER before anything else"

@@ -1,0 +1,31 @@
+"""How much memory there is to use."""
+
+import os
+from pathlib import Path
+
+_MEMINFO = Path("/proc/meminfo")
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def free_memory_bytes() -> int:
+    """Memory that can be used without swapping: what the machine has left, or a container's limit if that is lower.
+
+    Where the system does not say (not Linux), half of the installed memory.
+    """
+    return min(_free_on_machine(), _free_in_container())
+
+
+def _free_on_machine() -> int:
+    try:
+        rows = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
+        return int(rows["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _free_in_container() -> int:
+    try:
+        limit = int((_CGROUP / "memory.max").read_text())
+        return max(0, limit - int((_CGROUP / "memory.current").read_text()))
+    except (OSError, ValueError):  # no container, or "max"
+        return 2**63

@@ -1,0 +1,125 @@
+"""Reading for the eye: whatever a NIfTI file holds that can be shown, with a note on all that is unusual about it.
+
+The readers of ``verse3d.core.volume`` are strict, because what they read is trained on and scored. Who looks at a file
+wants to see what is wrong with it.
+"""
+
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.arrayproxy import ArrayProxy
+from nibabel.openers import ImageOpener
+from numpy.typing import NDArray
+
+from verse3d.core.errors import GeometryError
+from verse3d.core.geometry import Geometry
+from verse3d.core.volume import READ_ERRORS, Volume, as_labels, open_nifti, stored_header, unreadable
+
+_PIECE_BYTES = 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class Preview:
+    """A volume to be looked at.
+
+    Attributes:
+        volume: the voxels as they are stored, in any real dtype: unscaled, so that no float copy of them is made.
+        slope: value = stored value times ``slope`` plus ``inter``.
+        inter: see ``slope``.
+        notes: what is unusual about the file, a sentence each.
+    """
+
+    volume: Volume
+    slope: float = 1.0
+    inter: float = 0.0
+    notes: tuple[str, ...] = ()
+
+    def values(self, stored: NDArray[Any]) -> NDArray[np.float32]:
+        """The values, float32, of a piece of the stored voxels; NaN and infinity stay what they are."""
+        return (stored * np.float64(self.slope) + self.inter).astype(np.float32)
+
+    def labels(self) -> NDArray[Any]:
+        """The volume as a label map, uint8 or uint16.
+
+        Raises:
+            DataError: a value is not finite, negative, above 65535 or not a whole number.
+        """
+        plain = self.slope == 1 and self.inter == 0
+        array = self.volume.array if plain else self.volume.array * np.float64(self.slope) + self.inter
+        return as_labels(array, self.volume.path)
+
+
+def read_preview(path: Path) -> Preview:
+    """Read the first volume of a file with 2, 3, 4 or more axes. An uncompressed file is mapped, not loaded.
+
+    Raises:
+        DataError: missing, truncated, damaged, not NIfTI, RGB or complex voxels.
+        GeometryError: the affine is singular or not finite.
+    """
+    image = open_nifti(path)
+    shape = (*image.shape, 1, 1, 1)[:3]
+    try:
+        geometry = Geometry(shape, image.affine)
+    except GeometryError as error:
+        raise GeometryError(f"{path}: {error.message}", hint=error.hint) from error
+    volumes = prod(image.shape[3:])
+    header = stored_header(image)
+    stored = _first_volume(image, path, shape, to_the_end=volumes == 1)
+    notes = (*_axes_notes(image.shape, volumes), *_orientation_notes(header), *_not_finite_notes(stored))
+    return Preview(
+        Volume(stored, geometry, header, path), float(image.dataobj.slope), float(image.dataobj.inter), notes
+    )
+
+
+def _first_volume(image: nib.Nifti1Image, path: Path, shape: tuple[int, ...], *, to_the_end: bool) -> NDArray[Any]:
+    """The stored voxels; of a compressed file ``to_the_end``, where gzip compares the checksum."""
+    proxy = image.dataobj
+    try:
+        if path.suffix.lower() != ".gz":
+            return np.asanyarray(ArrayProxy(path, (shape, proxy.dtype, proxy.offset, 1.0, 0.0)))
+        with ImageOpener(path) as handle:
+            handle.seek(proxy.offset)
+            array = _unpacked(handle, shape, proxy.dtype)
+            while to_the_end and handle.read(_PIECE_BYTES):
+                pass
+    except READ_ERRORS as error:
+        raise unreadable(path, error) from error
+    return array
+
+
+def _unpacked(handle: ImageOpener, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Voxels read piece by piece; nibabel would hold all of them twice."""
+    array = np.empty(shape, dtype, order="F")
+    content = array.reshape(-1, order="F").view(np.uint8)
+    for start in range(0, content.size, _PIECE_BYTES):
+        room = content[start : start + _PIECE_BYTES]
+        piece = handle.read(room.size)
+        if len(piece) < room.size:
+            raise EOFError(f"the voxels end {content.size - start - len(piece)} bytes too early")
+        room[:] = np.frombuffer(piece, np.uint8)
+    return array
+
+
+def _axes_notes(shape: tuple[int, ...], volumes: int) -> tuple[str, ...]:
+    if volumes > 1:
+        return (f"the file holds {volumes} volumes: this is the first",)
+    return (f"the file holds {len(shape)} axes only: a single slice",) if len(shape) < 3 else ()
+
+
+def _orientation_notes(header: nib.Nifti1Header) -> tuple[str, ...]:
+    if int(header["sform_code"]) or int(header["qform_code"]):
+        return ()
+    return (
+        "the header holds no orientation (sform and qform codes are 0): left, right and all other sides are a guess",
+    )
+
+
+def _not_finite_notes(stored: NDArray[Any]) -> tuple[str, ...]:
+    if stored.dtype.kind != "f":
+        return ()
+    bad = stored.size - sum(int(np.count_nonzero(np.isfinite(plane))) for plane in np.moveaxis(stored, -1, 0))
+    return (f"{bad} voxels are NaN or infinite: purple",) if bad else ()

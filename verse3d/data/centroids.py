@@ -1,0 +1,170 @@
+"""The centroids that come with VerSe, in both of its formats, as world mm.
+
+Subject-based release ("voxel"): the first element ``{"direction": ["P", "I", "R"]}`` names the axes, X, Y, Z are voxel
+indices along them (one decimal; NaN where the annotators had none).
+
+MICCAI releases: no direction, X, Y, Z are indices of a copy of the scan with voxels of 1 mm, reoriented. Which way
+is written nowhere in the file; in the terms of nibabel, where a letter is the direction in which an axis grows,
+
+- MICCAI'20 counts to P, I, R ("anterior, superior, left" are where its axes begin),
+- MICCAI'19 counts to I, P, L.
+
+The edges of that copy are taken to be those of the scan, so world positions are true to about half a millimetre.
+``read_centroids`` takes the convention that puts more centroids into their labels if there is a mask, else more of
+them into the volume, and of two that do equally well the one that the file's name speaks for ("iso-ctd": '20).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from verse3d.core.errors import DataError
+from verse3d.core.files import read_json
+from verse3d.core.geometry import Geometry
+from verse3d.core.volume import Volume
+
+Format = Literal["voxel", "miccai19", "miccai20"]
+MICCAI_AXES: dict[Format, str] = {"miccai20": "PIR", "miccai19": "IPL"}
+"""The directions in which X, Y and Z grow."""
+_COPY_SPACING_MM = 1.0
+_HINT = 'expected a list of {"label": 20, "X": ..., "Y": ..., "Z": ...}, perhaps after {"direction": ["P", "I", "R"]}'
+
+
+@dataclass(frozen=True)
+class StoredCentroids:
+    """What the file says.
+
+    Attributes:
+        direction: the axes of X, Y and Z, e.g. "PIR"; "" if it does not say (MICCAI).
+        labels: VerSe ids, in the order of the file.
+        points: (N, 3) X, Y, Z.
+        skipped: labels whose values are not numbers (NaN).
+    """
+
+    direction: str
+    labels: tuple[int, ...]
+    points: tuple[tuple[float, float, float], ...]
+    skipped: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Centroids:
+    """Centroids in the world.
+
+    Attributes:
+        format: how they were stored.
+        labels: VerSe ids.
+        world_mm: RAS+, one per label.
+        skipped: labels whose values are not numbers.
+        turned_from: the axes that the file names, if they are not those of the scan; else "".
+    """
+
+    format: Format
+    labels: tuple[int, ...]
+    world_mm: tuple[tuple[float, float, float], ...]
+    skipped: tuple[int, ...] = ()
+    turned_from: str = ""
+
+
+def read_centroids(path: Path, geometry: Geometry, mask: Volume | None = None) -> Centroids:
+    """Read a centroid file of either format.
+
+    Args:
+        path: the JSON file.
+        geometry: the grid of the scan that it belongs to.
+        mask: the label map of that scan, on any grid; tells the two MICCAI conventions apart.
+
+    Raises:
+        DataError: the file is missing, damaged or no list of centroids.
+    """
+    stored = parse_centroids(path)
+    if stored.direction:
+        world = world_from_voxels(stored.points, stored.direction, geometry)
+        own = "".join(geometry.axis_codes)
+        turned_from = stored.direction if stored.direction != own else ""
+        return Centroids("voxel", stored.labels, _rows(world), stored.skipped, turned_from)
+    named = "miccai20" if "iso-ctd" in path.name else "miccai19"
+    ordered: list[Format] = sorted(MICCAI_AXES, key=lambda each: each != named)
+    placed = {each: world_from_miccai(stored.points, each, geometry) for each in ordered}
+    best = max(ordered, key=lambda each: _fitting(stored.labels, placed[each], geometry, mask))  # the first of equals
+    return Centroids(best, stored.labels, _rows(placed[best]), stored.skipped)
+
+
+def parse_centroids(path: Path) -> StoredCentroids:
+    """Read the file as it is.
+
+    Raises:
+        DataError: missing, not JSON, or no list of centroids.
+    """
+    content = read_json(path)
+    if not isinstance(content, list):
+        raise DataError(f"{path} is no list of centroids but {type(content).__name__}", hint=_HINT)
+    direction = ""
+    labels, points, skipped = [], [], []
+    for number, element in enumerate(content):
+        if isinstance(element, dict) and "direction" in element:
+            direction = _direction(element["direction"], path)
+            continue
+        label, point = _row(element, f"{path}, element {number}")
+        if np.isfinite(point).all():
+            labels.append(label)
+            points.append(point)
+        else:
+            skipped.append(label)
+    return StoredCentroids(direction, tuple(labels), tuple(points), tuple(skipped))
+
+
+def _direction(value: Any, path: Path) -> str:  # noqa: ANN401 - whatever JSON can hold
+    codes = [str(code) for code in value] if isinstance(value, list | str) else []
+    if sorted({"L": "R", "P": "A", "I": "S"}.get(code, code) for code in codes) != ["A", "R", "S"]:
+        raise DataError(f"{path}: direction {value!r} does not name three axes", hint=_HINT)
+    return "".join(codes)
+
+
+def _row(element: Any, place: str) -> tuple[int, tuple[float, float, float]]:  # noqa: ANN401 - whatever JSON can hold
+    try:
+        label = int(element["label"])
+        return label, (float(element["X"]), float(element["Y"]), float(element["Z"]))
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"{place} is no centroid: {element!r}", hint=_HINT) from error
+
+
+def world_from_voxels(points: ArrayLike, direction: str, geometry: Geometry) -> NDArray[np.float64]:
+    """World mm (N, 3) of voxel indices (N, 3) that count along the axes ``direction`` of the scan.
+
+    Raises:
+        GeometryError: ``direction`` does not name three axes.
+    """
+    return geometry.reoriented(direction).world_from_index(np.reshape(np.asarray(points, dtype=float), (-1, 3)))
+
+
+def world_from_miccai(points: ArrayLike, convention: Format, geometry: Geometry) -> NDArray[np.float64]:
+    """World mm (N, 3) of indices (N, 3) into the copy with 1 mm voxels, whose edges are those of the scan."""
+    turned = geometry.reoriented(MICCAI_AXES[convention])
+    from_edge_mm = (np.reshape(np.asarray(points, dtype=float), (-1, 3)) + 0.5) * _COPY_SPACING_MM
+    return turned.world_from_index(from_edge_mm / np.array(turned.spacing_mm) - 0.5)
+
+
+def labels_at(world_mm: NDArray[np.float64], mask: Volume) -> list[int | None]:
+    """The label of the voxel around each point; None outside of the volume."""
+    nearest = np.rint(mask.geometry.index_from_world(world_mm)).astype(int)
+    inside = np.all((nearest >= 0) & (nearest < np.array(mask.geometry.shape)), axis=1)
+    return [int(mask.array[tuple(index)]) if within else None for index, within in zip(nearest, inside, strict=True)]
+
+
+def _fitting(
+    labels: Sequence[int], world_mm: NDArray[np.float64], geometry: Geometry, mask: Volume | None
+) -> tuple[int, int]:
+    """How many centroids lie in their label, and how many in the volume."""
+    index = geometry.index_from_world(world_mm)
+    within = ((index > -0.5) & (index < np.array(geometry.shape) - 0.5)).all(axis=1)
+    hits = 0 if mask is None else sum(map(int.__eq__, labels, [found or -1 for found in labels_at(world_mm, mask)]))
+    return hits, int(within.sum())
+
+
+def _rows(points: NDArray[np.float64]) -> tuple[tuple[float, float, float], ...]:
+    return tuple((float(x), float(y), float(z)) for x, y, z in points)

@@ -1,0 +1,1 @@
+"""One case is read once, and everything is measured and checked on the way. Nothing here imports PyTorch."""

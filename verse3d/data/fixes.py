@@ -1,0 +1,103 @@
+"""Masks carried over to the grids of their scans, on request: new files beside a table that says what was done."""
+
+import csv
+import io
+import os
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+from verse3d.core.errors import DataError, OutputError
+from verse3d.core.files import make_folder, write_text
+from verse3d.core.volume import read_geometry, read_labels, write_labels
+from verse3d.data.cases import Case, CaseIndex
+from verse3d.data.findings import Finding
+from verse3d.data.pairs import carried_over, placement
+
+FIXES_FILE = "fixes.csv"
+_FIXABLE = ("mask-orientation", "mask-shape")
+
+
+@dataclass(frozen=True)
+class Fix:
+    """A row of the table.
+
+    Attributes:
+        case: the name of the case.
+        action: "mask": the case gets another mask.
+        value: its absolute path.
+        note: what was done, in words.
+    """
+
+    case: str
+    action: str
+    value: str
+    note: str
+
+
+@dataclass(frozen=True)
+class FixReport:
+    """What was written, and (case, reason) of what was not."""
+
+    fixes: tuple[Fix, ...] = ()
+    left: tuple[tuple[str, str], ...] = ()
+
+
+def write_fixes(index: CaseIndex, findings: Iterable[Finding], folder: Path) -> FixReport:
+    """Write every mask that covers the box of its scan on another grid as ``folder/CASE_seg-vert_msk.nii.gz``.
+
+    ``folder/fixes.csv`` lists them for ``verse3d index --overrides``; it is written if there is anything to list. The
+    ids are those of the mask file: corrections of labels stay in the index. Nothing that exists is touched.
+
+    Args:
+        index: the cases.
+        findings: what ``check_cases`` found in them.
+        folder: for the masks and the table; made if it is missing.
+
+    Raises:
+        OutputError: the table exists already, or the folder cannot be written to.
+    """
+    table = folder / FIXES_FILE
+    if table.exists():
+        raise OutputError(f"{table} exists already", hint="name another folder, or move the earlier fixes away")
+    found: dict[str, set[str]] = {}
+    for finding in findings:
+        found.setdefault(finding.case, set()).add(finding.code)
+    fixes, left = [], []
+    for case in index:
+        codes = found.get(case.case, set())
+        if not codes.intersection(_FIXABLE):
+            continue
+        try:
+            fixes.append(_fix(case, folder, doubtful="left-right" in codes))
+        except DataError as error:
+            left.append((case.case, error.message))
+    if fixes:
+        write_text(table, _table(fixes))
+    return FixReport(tuple(fixes), tuple(left))
+
+
+def _fix(case: Case, folder: Path, *, doubtful: bool) -> Fix:
+    grid, header = read_geometry(case.image_path())
+    mask = read_labels(case.mask_path())
+    if doubtful:
+        raise DataError(f"{mask.path}: its header may be the wrong one, so it is not carried over by it")
+    how = placement(mask.geometry, grid)
+    labels = carried_over(mask, grid)
+    target = Path(os.path.abspath(make_folder(folder) / f"{case.case}_seg-vert_msk.nii.gz"))  # noqa: PTH100 - keep links
+    if target.exists():
+        raise DataError(f"{target} exists already")
+    if labels.max() > 255:
+        raise DataError(f"{mask.path} holds ids above 255")
+    write_labels(target, labels.astype("uint8"), like=header)
+    axes = ["".join(geometry.axis_codes) for geometry in (mask.geometry, grid)]
+    what = f"axes {axes[0]} turned to {axes[1]}, exact" if how == "turned" else "resampled by linear vote"
+    return Fix(case.case, "mask", str(target), f"{what}; from {case.mask}")
+
+
+def _table(fixes: Iterable[Fix]) -> str:
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow([field.name for field in fields(Fix)])
+    rows.writerows(astuple(fix) for fix in fixes)
+    return text.getvalue()

@@ -1,0 +1,164 @@
+"""Corrections to an index from a CSV, so that known errors of a data set are mended where everybody can see it.
+
+Columns ``case, action, value, note``; ``case`` is the name of a case, a series or a subject, ``note`` is free.
+
+=========  ===================  ==================================================================================
+action     value                what happens
+=========  ===================  ==================================================================================
+relabel    ``19>20 20>21``      ids (or names: ``T12>L1``) of the mask are replaced whenever it is read, all at once
+mask       a path               this mask is used instead; relative paths start at the CSV
+split      train, validation …  the whole subject goes there
+subject    a name               the scan shows somebody else than its name says
+exclude                         the case is left out
+=========  ===================  ==================================================================================
+"""
+
+import csv
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from verse3d.core.errors import DataError
+from verse3d.core.labels import vertebra
+from verse3d.core.runtime import logger
+from verse3d.data.cases import SPLITS, Case, CaseIndex
+
+COLUMNS = ("case", "action", "value", "note")
+_log = logger(__name__)
+_Change = Callable[[Case], Case | None]
+
+
+@dataclass(frozen=True)
+class Override:
+    """One line of the CSV: whom it is about, and what it does to a case (None: leaves it out)."""
+
+    name: str
+    change: _Change
+    words: str
+    whole_subject: bool = False
+
+
+def read_overrides(path: Path) -> tuple[Override, ...]:
+    """Read a CSV of corrections.
+
+    Raises:
+        DataError: the file cannot be read, a column is missing, or lines make no sense; all of them are listed.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as handle:
+            rows = list(csv.DictReader(handle))
+            columns = rows[0].keys() if rows else set(COLUMNS)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"cannot read the overrides {path}: {error}") from error
+    if missing := [name for name in COLUMNS[:2] if name not in columns]:
+        raise DataError(f"{path} lacks the columns {', '.join(missing)}", hint=f"it needs {','.join(COLUMNS)}")
+    read, problems = [], []
+    for number, row in enumerate(rows, start=2):
+        try:
+            read.append(_override(row, path.parent))
+        except DataError as error:
+            problems.append(f"line {number}: {error.message}")
+    if problems:
+        raise DataError("\n  - ".join([f"{path} has mistakes:", *problems]), hint=f"actions are {', '.join(_ACTIONS)}")
+    return tuple(read)
+
+
+def apply_overrides(index: CaseIndex, overrides: Iterable[Override]) -> CaseIndex:
+    """Correct the cases; what was done stands in their ``notes``. Names that the index lacks are logged.
+
+    Raises:
+        DataError: the result is no valid index, e.g. a subject in two splits.
+    """
+    cases = list(index)
+    for override in overrides:
+        hit = [case for case in cases if override.name in (case.case, case.series, case.subject)]
+        if not hit:
+            _log.warning("overrides: no case, series or subject is called %s: ignored", override.name)
+            continue
+        subjects = {case.subject for case in hit} if override.whole_subject else set()
+        changed = {case.case: override.change(case) for case in cases if case in hit or case.subject in subjects}
+        cases = [_noted(changed.get(case.case, case), case, override.words) for case in cases if _stays(case, changed)]
+    return CaseIndex(tuple(cases))
+
+
+def _stays(case: Case, changed: Mapping[str, Case | None]) -> bool:
+    return changed.get(case.case, case) is not None
+
+
+def _noted(changed: Case | None, before: Case, words: str) -> Case:
+    if changed is None or changed is before:
+        return before
+    return replace(changed, notes=(*changed.notes, words))
+
+
+def _override(row: Mapping[str, str | None], folder: Path) -> Override:
+    name, action, value, note = ((row.get(column) or "").strip() for column in COLUMNS)
+    if not name:
+        raise DataError("names no case")
+    if action not in _ACTIONS:
+        raise DataError(f"action {action!r} is unknown")
+    words = f"override: {action} {value}".strip() + (f" ({note})" if note else "")
+    return Override(name, _ACTIONS[action](value, folder), words, whole_subject=action == "split")
+
+
+def _relabel(value: str, _: Path) -> _Change:
+    pairs = tuple(_pair(text) for text in value.replace(",", " ").split())
+    if not pairs or len({stored for stored, _ in pairs}) < len(pairs):
+        raise DataError(f"relabel needs pairs of different ids such as '19>20 20>21', got {value!r}")
+    return lambda case: replace(case, relabel=_followed_by(case.relabel, pairs))
+
+
+def _pair(text: str) -> tuple[int, int]:
+    stored, arrow, right = text.partition(">")
+    if not arrow:
+        raise DataError(f"{text!r} is no pair such as 19>20 or T12>L1")
+    return _label_id(stored), _label_id(right)
+
+
+def _label_id(text: str) -> int:
+    """A VerSe id, a level's name, or 0 for background."""
+    if text == "0":
+        return 0
+    return vertebra(int(text) if text.isdigit() else text).id
+
+
+def _followed_by(first: Sequence[tuple[int, int]], then: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """One relabelling that does what both do in turn."""
+    second, stored = dict(then), dict(first)
+    both = {old: second.get(new, new) for old, new in stored.items()}
+    return tuple((both | {old: new for old, new in second.items() if old not in stored}).items())
+
+
+def _mask(value: str, folder: Path) -> _Change:
+    path = folder.absolute() / value
+    if not value or not path.is_file():
+        raise DataError(f"the mask {path} does not exist")
+    return lambda case: replace(case, mask=path, relabel=())
+
+
+def _split(value: str, _: Path) -> _Change:
+    if value not in SPLITS:
+        raise DataError(f"split {value!r} is none of {', '.join(SPLITS)}")
+    chosen = next(split for split in SPLITS if split == value)
+    return lambda case: replace(case, split=chosen, split_origin="assigned")
+
+
+def _subject(value: str, _: Path) -> _Change:
+    if not value:
+        raise DataError("subject needs a name")
+    return lambda case: replace(case, subject=value)
+
+
+def _exclude(value: str, _: Path) -> _Change:
+    if value:
+        raise DataError(f"exclude takes no value, got {value!r}")
+    return lambda _: None
+
+
+_ACTIONS: Mapping[str, Callable[[str, Path], _Change]] = {
+    "relabel": _relabel,
+    "mask": _mask,
+    "split": _split,
+    "subject": _subject,
+    "exclude": _exclude,
+}
