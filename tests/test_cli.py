@@ -38,6 +38,7 @@ COMMANDS = (
     "check",
     "look",
     "stats",
+    "slices",
     "convert",
     "train",
     "predict",

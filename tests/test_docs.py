@@ -19,7 +19,7 @@ DOCUMENTED = [
     "core.yaml12",
     "data.convert.names",
     "data.naming",
-    "inference.windows",
+    "model.windows",
 ]
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         look,
         phantom,
         predict,
+        slices,
         stats,
         train,
     )
@@ -30,6 +31,7 @@ __all__ = [
     "look",
     "phantom",
     "predict",
+    "slices",
     "stats",
     "train",
 ]

@@ -10,6 +10,7 @@ from verse3d.api.data import check, convert, download, index, phantom
 from verse3d.api.demo import DemoResult, demo
 from verse3d.api.models import LABEL_FILE, evaluate, predict, train
 from verse3d.api.pictures import LookResult, StatsResult, look, stats
+from verse3d.api.slicing import slices
 
 __all__ = [
     "LABEL_FILE",
@@ -25,6 +26,7 @@ __all__ = [
     "look",
     "phantom",
     "predict",
+    "slices",
     "stats",
     "train",
 ]

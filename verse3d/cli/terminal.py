@@ -36,6 +36,17 @@ class Mode(enum.StrEnum):
     """Ways to segment."""
 
     volume = "3d"
+    slices = "2d"
+    thick_slices = "2.5d"
+
+
+class Plane(enum.StrEnum):
+    """Ways to slice."""
+
+    sagittal = "sagittal"
+    coronal = "coronal"
+    axial = "axial"
+    as_stored = "as-stored"
 
 
 class Device(enum.StrEnum):
