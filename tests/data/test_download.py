@@ -16,11 +16,11 @@ import verse3d
 from tests.data.fileserver import Served, serving
 from verse3d.cli import main
 from verse3d.core.errors import ConfigError, DataError, OutputError
-from verse3d.data import transfer
-from verse3d.data.download import LOCK_FILE, download_archives, is_archive
-from verse3d.data.mirrors import MIRRORS, Archive, Source, archives, by_hand, sources
-from verse3d.data.parts import Origin, Part
-from verse3d.data.transfer import Patience
+from verse3d.data.fetch import transfer
+from verse3d.data.fetch.download import LOCK_FILE, download_archives, is_archive
+from verse3d.data.fetch.mirrors import MIRRORS, Archive, Source, archives, by_hand, sources
+from verse3d.data.fetch.parts import Origin, Part
+from verse3d.data.fetch.transfer import Patience
 
 ONE = Archive(19, "training")
 TWO = Archive(20, "test")
@@ -128,7 +128,7 @@ def test_what_is_there_is_not_fetched_again_and_only_verify_reads_it(get, server
     get()
     server.gets.clear()
     hashed = []
-    monkeypatch.setattr("verse3d.data.download._sha256", lambda path: hashed.append(path) or "different")
+    monkeypatch.setattr("verse3d.data.fetch.download._sha256", lambda path: hashed.append(path) or "different")
     assert get().records[0].status == "kept" and hashed == []
     record = get(verify=True).records[0]
     assert record.status == "failed" and hashed == [data / ONE.name] and "was changed" in record.reasons[0]

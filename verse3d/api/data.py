@@ -12,10 +12,10 @@ from verse3d.data.building import IndexOptions, IndexReport, build_index
 from verse3d.data.cases import Split, write_index
 from verse3d.data.checks import CheckReport, check_cases
 from verse3d.data.convert import Conversion, convert_cases, nnunet_format, verse_format
-from verse3d.data.download import DownloadReport, download_archives
+from verse3d.data.fetch.download import DownloadReport, download_archives
+from verse3d.data.fetch.mirrors import MIRRORS, RELEASE_SPLITS, YEARS, MirrorName, archives, sources
 from verse3d.data.fixes import write_fixes
 from verse3d.data.layouts import is_index, load_cases
-from verse3d.data.mirrors import MIRRORS, RELEASE_SPLITS, YEARS, MirrorName, archives, sources
 from verse3d.data.overrides import read_overrides
 from verse3d.data.phantom import write_phantom
 from verse3d.data.survey import cache_path

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from verse3d.api.pictures import StatsResult
     from verse3d.data.checks import CheckReport
     from verse3d.data.convert import Conversion
-    from verse3d.data.download import DownloadReport
+    from verse3d.data.fetch.download import DownloadReport
     from verse3d.data.findings import Finding
     from verse3d.inference.predict import PredictionReport
     from verse3d.report.evaluation import Evaluation
@@ -86,7 +86,7 @@ def _print_fixes(out: Console, report: "CheckReport") -> None:
 
 def print_downloads(out: Console, report: "DownloadReport") -> None:
     """One row per archive, what went wrong with the others, what the licence asks for, and the next step."""
-    from verse3d.data.mirrors import CITATIONS, LICENCE
+    from verse3d.data.fetch.mirrors import CITATIONS, LICENCE
 
     rows = table("archive", "status", "GB", "sha256", "from", title=str(report.folder))
     for record in report.records:

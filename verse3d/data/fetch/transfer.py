@@ -11,7 +11,7 @@ import requests
 from requests import exceptions
 
 from verse3d.core.runtime import logger
-from verse3d.data.parts import NoAnswerError, Origin, Part, TransferError
+from verse3d.data.fetch.parts import NoAnswerError, Origin, Part, TransferError
 from verse3d.version import __version__
 
 _log = logger(__name__)

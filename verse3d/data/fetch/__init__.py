@@ -1,0 +1,1 @@
+"""Fetching the archives of VerSe, on request only."""
