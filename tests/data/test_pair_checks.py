@@ -69,7 +69,7 @@ def findings(case):
 @pytest.mark.parametrize("axes", TURNS)
 def test_other_axes_over_the_same_box_are_a_warning_that_names_both(tmp_path, axes):
     (finding,) = findings(write_case(tmp_path, *turned(off_centre(), MATRIX, axes)))
-    assert (finding.severity, finding.code) == ("warning", "mask-orientation")
+    assert (finding.severity, finding.code) == ("error", "mask-orientation")
     assert f"axes {axes}" in finding.message and "has PIR" in finding.message and "--fixes" in finding.hint
 
 
@@ -92,7 +92,7 @@ def test_a_header_that_exchanges_left_and_right_in_place_is_suspected_by_what_li
     _, matrix = turned(off_centre(), MATRIX, axes)
     found = findings(write_case(tmp_path, off_centre(), matrix))
     assert [(finding.severity, finding.code) for finding in found] == [
-        ("warning", "mask-orientation"),
+        ("error", "mask-orientation"),
         ("warning", "left-right"),
     ]
     assert "brighter" in found[1].message

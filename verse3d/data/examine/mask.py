@@ -68,7 +68,7 @@ def check_pair(case: str, image: Volume, mask: Volume) -> Iterator[Finding]:
     elif how == "turned":
         yield Finding(
             case,
-            "warning",
+            "error",
             "mask-orientation",
             f"{mask.path} has axes {_axes(mask)}, its scan {image.path} has {_axes(image)}, over the same box: "
             "training refuses the pair, but the mask can be carried over exactly",
