@@ -21,7 +21,7 @@ from verse3d.core.labels import label_scheme
 from verse3d.data.cases import SPLITS, write_index
 from verse3d.model.modes import MODES
 
-COMMANDS = ("phantom", "index", "check", "train", "predict", "evaluate", "demo")
+COMMANDS = ("phantom", "index", "check", "train", "predict", "evaluate", "compare", "demo")
 ROOT = Path(verse3d.__file__).parents[1]
 
 

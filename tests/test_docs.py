@@ -38,7 +38,7 @@ def test_every_command_of_the_program_is_described_in_usage() -> None:
 
 def test_the_commands_of_readme_and_usage_have_only_options_that_exist() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    for file in ("README.md", "docs/usage.md", "docs/results.md"):
+    for file in ("README.md", "docs/usage.md", "docs/results.md", "docs/comparison.md"):
         text = (ROOT / file).read_text().replace("\\\n", " ")
         for name, rest in re.findall(r"verse3d (\w+)([^`\n|#]*)", text):
             if name in commands:
@@ -46,7 +46,9 @@ def test_the_commands_of_readme_and_usage_have_only_options_that_exist() -> None
                 assert set(re.findall(r"(?<![\w-])(--[a-z-]+)", rest)) <= known, f"{file}: verse3d {name}{rest}"
 
 
-@pytest.mark.parametrize("file", ["README.md", "docs/usage.md", "docs/architecture.md", "docs/results.md"])
+@pytest.mark.parametrize(
+    "file", ["README.md", "docs/usage.md", "docs/architecture.md", "docs/results.md", "docs/comparison.md"]
+)
 def test_links_between_documents_lead_somewhere(file: str) -> None:
     path = ROOT / file
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", path.read_text()):

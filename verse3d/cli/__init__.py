@@ -3,11 +3,11 @@
 import sys
 from collections.abc import Sequence
 
-from verse3d.cli import data, models
+from verse3d.cli import comparison, data, models
 from verse3d.cli.terminal import EXIT_INTERRUPTED, app, complain, err_console
 from verse3d.core.errors import Verse3dError
 
-__all__ = ["app", "data", "main", "models", "run"]
+__all__ = ["app", "comparison", "data", "main", "models", "run"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
