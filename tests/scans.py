@@ -23,6 +23,7 @@ TINY = {
     "grid": {"spacing_mm": [4.0, 4.0, 4.0], "window_hu": [-250, 1250]},
     "network": {"channels": [4, 8], "residual_units": 1},
     "sampling": {"patch_voxels": [16, 16, 16], "batch_size": 2},
+    "slices": {"size_pixels": [18, 24]},
     "optim": {"lr": 0.01, "epochs": 4, "steps_per_epoch": 2, "warmup_steps": 2},
     "validation": {"every_epochs": 1, "pictures": 0},
     "inference": {"min_component_ml": 0.0},
@@ -30,9 +31,9 @@ TINY = {
 }
 
 
-def tiny_config(**sections) -> Config:
+def tiny_config(mode="3d", **sections) -> Config:
     """The smallest useful config, with some values changed: ``tiny_config(optim={"lr": 0.1})``."""
-    values = {name: dict(section) for name, section in TINY.items()}
+    values = {"mode": mode} | {name: dict(section) for name, section in TINY.items()}
     for name, section in sections.items():
         values[name] = {**values.get(name, {}), **section}
     return parse_config(values)

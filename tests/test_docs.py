@@ -56,7 +56,7 @@ def test_links_between_documents_lead_somewhere(file: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["core.geometry", "core.files", "core.labels", "core.resample", "core.yaml12", "inference.windows"]
+    "module", ["core.geometry", "core.files", "core.labels", "core.resample", "core.yaml12", "model.windows"]
 )
 def test_examples_in_docstrings_run(module: str) -> None:
     path = ROOT / "verse3d" / (module.replace(".", "/") + ".py")

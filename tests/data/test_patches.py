@@ -23,9 +23,8 @@ def case(number: int) -> PreparedCase:
     shape, random = (7 + number, 9, 13), np.random.default_rng(number)
     image = (number + random.uniform(0, 0.9, (1, *shape))).astype(np.float16)
     label = (random.random((1, *shape)) < 0.2).astype(np.uint8)
-    flat = label.ravel() > 0
     geometry = Geometry(shape, np.eye(4))
-    return PreparedCase(str(number), image, label, geometry, np.flatnonzero(flat), np.flatnonzero(~flat))
+    return PreparedCase.of(str(number), image, label, geometry, geometry)
 
 
 CASES = [case(number) for number in range(3)]

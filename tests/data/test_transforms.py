@@ -263,8 +263,8 @@ def prepared(shape, label=None) -> PreparedCase:
     """Every voxel has a grey value of its own, from 1 upwards (exact in float16 up to 2048)."""
     image = np.arange(1, np.prod(shape) + 1, dtype=np.float16).reshape(1, *shape)
     mask = blocks(shape)[None] if label is None else label[None]
-    flat = mask.ravel() > 0
-    return PreparedCase("a", image, mask, Geometry(shape, np.eye(4)), np.flatnonzero(flat), np.flatnonzero(~flat))
+    grid = Geometry(shape, np.eye(4))
+    return PreparedCase.of("a", image, mask, grid, grid)
 
 
 def cutter(patch, fraction=0.5) -> RandPatch:
@@ -460,14 +460,8 @@ def test_a_patch_may_reach_beyond_the_scan_by_the_margin_and_no_further():
     numbers = np.arange(1, np.prod(shape) + 1, dtype=np.float32).reshape(shape)
     framed = np.pad(numbers, [(size, size) for size in margin])
     # Every voxel of the scan can be the centre; numbers above 2048 do not fit into float16.
-    case = PreparedCase(
-        "x",
-        numbers[None],
-        np.ones((1, *shape), np.uint8),
-        Geometry(shape, np.eye(4)),
-        np.arange(numbers.size),
-        np.arange(0),
-    )
+    grid = Geometry(shape, np.eye(4))
+    case = PreparedCase.of("x", numbers[None], np.ones((1, *shape), np.uint8), grid, grid)
     rand_patch = RandPatch(sampling)
     reached = set()
     for seed in range(300):

@@ -5,49 +5,66 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from verse3d.core.config import Config, load_config, parse_config
+import verse3d
+from tests.scans import PIR, spine
+from verse3d.core.config import Config, load_config
 from verse3d.core.errors import ConfigError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import label_scheme
+from verse3d.core.runtime import choose_precision
+from verse3d.core.volume import read_geometry, read_image, read_labels
 from verse3d.data.patches import PatchDataset
 from verse3d.data.transforms import PreparedCase
-from verse3d.model.modes import MODES, get_mode
+from verse3d.inference.predict import Predictor
+from verse3d.model.checkpoint import Checkpoint, load_checkpoint, load_weights, save_checkpoint
+from verse3d.model.modes import MODES, get_mode, require_suitable
 
-SCHEMES, LOSSES = ("binary", "vertebrae"), ("dice", "dice_ce")
+SCHEMES, LOSSES = ("binary", "vertebrae"), ("dice", "dice_ce", "bce")
+OVERLAP_LOSSES = ("dice", "dice_ce")
 each_mode = pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 each_scheme = pytest.mark.parametrize("scheme", SCHEMES)
-each_loss = pytest.mark.parametrize("loss", LOSSES)
+SUITABLE = [*(("binary", loss) for loss in LOSSES), *(("vertebrae", loss) for loss in OVERLAP_LOSSES)]
+each_loss = pytest.mark.parametrize(("scheme", "loss"), SUITABLE)
 
 
-def small(mode: str, scheme="binary", loss="dice", **inference) -> Config:
-    return parse_config(
-        {
-            "mode": mode,
-            "labels": {"scheme": scheme},
-            "network": {"channels": [4, 6, 8]},
-            "loss": {"name": loss},
-            "sampling": {"patch_voxels": [8, 12, 16], "batch_size": 2},
-            "inference": inference,
-        }
-    )
+def small(mode: str, scheme="binary", loss="dice", **changes) -> Config:
+    """The mode's own default config, made small; ``changes`` are settings with their dots as double underscores."""
+    values = {
+        "labels.scheme": scheme,
+        "loss.name": loss,
+        "network.channels": "[4, 6, 8]",
+        "sampling.patch_voxels": "[8, 12, 16]",
+        "sampling.margin_voxels": 0,
+        "sampling.batch_size": 2,
+        "slices.size_pixels": "[13, 18]",
+        **{key.replace("__", "."): value for key, value in changes.items()},
+    }
+    return load_config(get_mode(mode).default_config, [f"{key}={value}" for key, value in values.items()])
+
+
+def grid(shape) -> Geometry:
+    return Geometry(shape, np.eye(4))
+
+
+def a_batch(mode, config, shape=(13, 17, 19)) -> dict[str, torch.Tensor]:
+    case = prepared(shape, config.labels.scheme)
+    (batch,) = DataLoader(PatchDataset([case], mode.sampler(config), length=2, seed=0), batch_size=2)
+    return batch
 
 
 def prepared(shape, scheme) -> PreparedCase:
     random = np.random.default_rng(0)
     label = random.integers(0, 2 if scheme == "binary" else 27, (1, *shape)).astype(np.uint8)
-    flat = label.ravel() > 0
     image = random.random((1, *shape)).astype(np.float16)
-    return PreparedCase("a", image, label, Geometry(shape, np.eye(4)), np.flatnonzero(flat), np.flatnonzero(~flat))
+    return PreparedCase.of("a", image, label, grid(shape), grid(shape))
 
 
 @each_mode
-@each_scheme
 @each_loss
 @pytest.mark.parametrize("shape", [(13, 17, 19), (5, 30, 7)], ids=["larger", "smaller than the patch"])
 def test_patches_become_a_batch_that_the_network_learns_from(mode, scheme, loss, shape):
     config = small(mode.name, scheme, loss)
-    dataset = PatchDataset([prepared(shape, scheme)], mode.sampler(config), length=2, seed=0)
-    (batch,) = DataLoader(dataset, batch_size=2)
+    batch = a_batch(mode, config, shape)
     network = mode.network(config)
     logits = network(batch["image"])
     assert logits.shape[:2] == (2, label_scheme(scheme).output_channels)
@@ -67,32 +84,95 @@ def test_the_inferer_gives_logits_of_the_volume_s_own_size(mode, scheme, shape):
     config = small(mode.name, scheme)
     network = mode.network(config).eval()
     with torch.inference_mode():
-        logits = mode.inferer(config)(torch.rand(1, 1, *shape), network)
+        logits = mode.inferer(config, grid(shape))(torch.rand(1, 1, *shape), network)
     assert tuple(logits.shape) == (1, label_scheme(scheme).output_channels, *shape)
     assert torch.isfinite(logits).all()
 
 
 @each_mode
-@pytest.mark.parametrize("inference", [{"overlap": 0.0}, {"overlap": 0.9}, {"windows_per_batch": 5}], ids=str)
-def test_the_inferer_blends_windows_without_changing_what_they_say(mode, inference):
-    """A network that only looks at one voxel gives the same logits, however the windows lie."""
-    volume = torch.rand(1, 1, 21, 18, 33)
-    logits = mode.inferer(small(mode.name, **inference))(volume, lambda windows: 3 * windows - 1)
+@pytest.mark.parametrize(
+    "inference",
+    [{"inference__overlap": 0.0}, {"inference__overlap": 0.9}, {"inference__windows_per_batch": 5}],
+    ids=str,
+)
+def test_the_inferer_puts_pieces_together_without_changing_what_they_say(mode, inference):
+    """A network that only looks at one voxel gives the same logits, however the pieces lie.
+
+    Slices show 8-bit grey values stretched to a fixed size: here there is nothing to round and nothing to stretch.
+    """
+    shape = (21, 18, 33)
+    config = small(mode.name, slices__size_pixels=f"[{shape[2]}, {shape[1]}]", **inference)
+    volume = torch.randint(0, 256, (1, 1, *shape)) / 255
+
+    def look(pieces):
+        middle = pieces.shape[1] // 2
+        return 3 * pieces[:, middle : middle + 1] - 1
+
+    logits = mode.inferer(config, grid(shape))(volume, look)
     torch.testing.assert_close(logits, 3 * volume - 1, atol=1e-4, rtol=0)
 
 
 @each_mode
-def test_beyond_the_volume_the_inferer_sees_air(mode):
+@pytest.mark.parametrize("shape", [(3, 5, 7), (21, 18, 33)], ids=str)
+def test_the_inferer_knows_how_many_pieces_it_will_look_at(mode, shape):
     seen = []
+
+    def count(pieces):
+        seen.append(len(pieces))
+        return pieces[:, :1]
+
+    inferer = mode.inferer(small(mode.name, inference__windows_per_batch=4), grid(shape))
+    inferer(torch.zeros(1, 1, *shape), count)
+    assert sum(seen) == inferer.pieces(shape)
+    assert max(seen) <= 4
+
+
+def test_beyond_the_volume_the_windows_of_the_3d_mode_show_air():
+    mode, seen = get_mode("3d"), []
 
     def remember(windows):
         seen.append(windows.clone())
         return windows
 
-    mode.inferer(small(mode.name))(torch.ones(1, 1, 3, 5, 7), remember)
+    mode.inferer(small("3d"), grid((3, 5, 7)))(torch.ones(1, 1, 3, 5, 7), remember)
     windows = torch.cat(seen)
     assert set(windows.unique().tolist()) == {0.0, 1.0}
     assert windows[0].sum() == 3 * 5 * 7
+
+
+@each_mode
+@each_scheme
+def test_the_weights_of_a_network_travel_through_a_checkpoint(mode, scheme, tmp_path):
+    config = small(mode.name, scheme)
+    batch, one, two = a_batch(mode, config), mode.network(config), mode.network(config)
+    one(batch["image"])  # moves the running means of batch norm
+    save_checkpoint(tmp_path / "a.pt", Checkpoint(config, one.state_dict(), epoch=1, scores={}))
+    read = load_checkpoint(tmp_path / "a.pt")
+    assert read.config == config
+    load_weights(two, read.network, tmp_path / "a.pt")
+    with torch.inference_mode():
+        assert torch.equal(one.eval()(batch["image"]), two.eval()(batch["image"]))
+
+
+@each_mode
+@each_scheme
+def test_a_checkpoint_alone_is_enough_to_label_a_scan_on_its_own_grid(mode, scheme, tmp_path):
+    torch.manual_seed(0)
+    config = small(mode.name, scheme, grid__spacing_mm=4, inference__min_component_ml=0)
+    network = mode.network(config).eval()
+    save_checkpoint(tmp_path / "best.pt", Checkpoint(config, network.state_dict(), epoch=1, scores={}))
+    ct = spine(geometry=PIR).write(tmp_path / "ct.nii.gz")
+    heard = []
+    report = verse3d.predict(
+        ct, model=tmp_path / "best.pt", out=tmp_path / "out", progress=lambda *what: heard.append(what)
+    )
+    assert [record.status for record in report.records] == ["written"]
+    mask = read_labels(tmp_path / "out" / report.records[0].mask)
+    assert mask.geometry == read_geometry(ct)[0]
+    here = Predictor(network, config, torch.device("cpu"), choose_precision("auto", torch.device("cpu")))
+    np.testing.assert_array_equal(mask.array, here.label(read_image(ct)))
+    done, total = [(done, total) for what, done, total in heard if what == "windows"][-1]
+    assert done == total > 0
 
 
 def logits_for(label: torch.Tensor, scheme: str, certainty: float) -> torch.Tensor:
@@ -103,7 +183,6 @@ def logits_for(label: torch.Tensor, scheme: str, certainty: float) -> torch.Tens
 
 
 @each_mode
-@each_scheme
 @each_loss
 def test_the_loss_falls_as_the_prediction_improves(mode, scheme, loss):
     measure = mode.loss(small(mode.name, scheme, loss))
@@ -115,7 +194,6 @@ def test_the_loss_falls_as_the_prediction_improves(mode, scheme, loss):
 
 
 @each_mode
-@each_scheme
 @each_loss
 def test_the_loss_is_defined_where_a_batch_holds_no_vertebra(mode, scheme, loss):
     measure = mode.loss(small(mode.name, scheme, loss))
@@ -127,7 +205,7 @@ def test_the_loss_is_defined_where_a_batch_holds_no_vertebra(mode, scheme, loss)
 
 
 @each_mode
-@each_loss
+@pytest.mark.parametrize("loss", OVERLAP_LOSSES)
 def test_an_empty_patch_in_a_batch_does_not_weigh_like_a_full_one(mode, loss):
     """The overlap is that of the whole batch: a few false voxels in the empty patch hardly count."""
     label = torch.zeros((2, 1, 8, 12, 16), dtype=torch.uint8)
@@ -146,3 +224,33 @@ def test_the_default_config_of_a_mode_is_shipped_and_names_the_mode(mode):
 def test_an_unknown_mode_is_refused_and_the_known_ones_are_listed():
     with pytest.raises(ConfigError, match=r"mode '4d' is unknown; expected one of \[.*'3d'"):
         get_mode("4d")
+
+
+@each_mode
+def test_the_default_config_of_a_mode_suits_it(mode):
+    require_suitable(load_config(mode.default_config))
+
+
+@each_mode
+def test_binary_cross_entropy_is_refused_for_several_labels(mode):
+    with pytest.raises(ConfigError, match="bce tells one label from the rest"):
+        require_suitable(small(mode.name, "vertebrae", "bce"))
+
+
+@pytest.mark.parametrize(
+    ("mode", "changes", "words"),
+    [
+        ("2d", {"sampling__margin_voxels": "[0, 0, 16]"}, "sampling.margin_voxels: slices show all of the scan"),
+        ("2.5d", {"sampling__margin_voxels": 1}, "sampling.margin_voxels: slices show all of the scan"),
+        ("2d", {"slices__neighbours": 2}, "--mode 2.5d sees its neighbours"),
+        ("2.5d", {"slices__neighbours": 0}, "must be at least 1"),
+        ("2d", {"network__name": "unet", "slices__size_pixels": 250}, "slices.size_pixels: must be multiples of 4"),
+        ("2d", {"slices__size_pixels": "[3, 250]"}, "slices.size_pixels: must be larger, because nothing would remain"),
+        ("2d", {"slices__size_pixels": "[5, 7]"}, "slices.size_pixels: must be larger, because a single voxel"),
+    ],
+    ids=str,
+)
+def test_settings_that_contradict_the_mode_are_refused_with_their_names(mode, changes, words):
+    with pytest.raises(ConfigError, match=f"does not suit --mode {mode}") as caught:
+        require_suitable(small(mode, **changes))
+    assert words in str(caught.value)

@@ -6,7 +6,7 @@ import torch
 from verse3d.core.config import NetworkConfig
 from verse3d.model.networks import build_network, parameter_count
 
-NAMES = ("unet", "dynunet", "segresnet")
+NAMES = ("unet", "dynunet", "segresnet", "classic")
 CHANNELS = {"binary": 1, "vertebrae": 27}
 
 
@@ -48,7 +48,9 @@ def test_every_setting_gives_a_network_that_runs(name, settings):
         assert tuple(model(torch.rand(1, 1, 8, 16, 24)).shape) == (1, 1, 8, 16, 24)
 
 
-@pytest.mark.parametrize(("name", "channels"), [("unet", (4, 8)), ("segresnet", (4, 8)), ("dynunet", (4, 6, 8))])
+@pytest.mark.parametrize(
+    ("name", "channels"), [("unet", (4, 8)), ("segresnet", (4, 8)), ("dynunet", (4, 6, 8)), ("classic", (4, 8))]
+)
 def test_the_fewest_levels_that_a_config_allows_make_a_network(name, channels):
     assert tuple(network(name, channels=channels)(torch.rand(2, 1, 4, 8, 12)).shape) == (2, 1, 4, 8, 12)
 
@@ -79,8 +81,9 @@ def test_the_random_state_decides_the_first_weights(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_network_also_works_on_slices(name):
     config = NetworkConfig(name=name, channels=(4, 6, 8))
-    model = build_network(config, spatial_dims=2, output_channels=1)
-    assert tuple(model(torch.rand(3, 1, 12, 16)).shape) == (3, 1, 12, 16)
+    for seen in (1, 5):
+        model = build_network(config, spatial_dims=2, input_channels=seen, output_channels=1)
+        assert tuple(model(torch.rand(3, seen, 12, 16)).shape) == (3, 1, 12, 16)
 
 
 def test_only_trainable_numbers_are_counted():

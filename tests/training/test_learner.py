@@ -38,7 +38,7 @@ def test_the_rate_rises_linearly_and_falls_along_half_a_cosine_to_zero(epochs, s
     for _ in range(total):
         rates.append(learner.optimizer.param_groups[0]["lr"])
         learner.optimizer.step()
-        learner.schedule.step()
+        learner.schedule.after_step()
     for step, rate in enumerate(rates):
         if step < rising:
             expected = 0.02 * (step + 1) / rising

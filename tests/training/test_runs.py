@@ -31,7 +31,17 @@ from verse3d.training.step import StepResult, training_step
 
 CPU = torch.device("cpu")
 DROPOUT = {"network": {"dropout": 0.3}}
-COLUMNS = ["epoch", "step", "train_loss", "lr", "grad_norm", "patches_per_s", "minutes", "validation_dice"]
+COLUMNS = [
+    "epoch",
+    "step",
+    "train_loss",
+    "validation_loss",
+    "lr",
+    "grad_norm",
+    "patches_per_s",
+    "minutes",
+    "validation_dice",
+]
 
 
 def train(index, out, config=None, **options):
@@ -155,6 +165,7 @@ class TestAFinishedRun:
             "train/lr": per_step,
             "train/grad_norm": per_step,
             "train/loss_epoch": per_epoch,
+            "validation/loss": per_epoch,
             "train/patches_per_s": per_epoch,
             "validation/dice_mean": per_epoch,
             "validation_dice/case3": per_epoch,
@@ -193,6 +204,67 @@ def test_two_and_two_epochs_equal_four(dataset, tmp_path, ema_decay):
     second = train(dataset, tmp_path / "parts", config, resume=True)
     assert (second.stopped, second.epochs) == ("finished", 4)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+SLICES = {"network": {"name": "classic", "norm": "batch", "dropout": 0.3}, "loss": {"name": "bce"}}
+PLATEAU = {"name": "rmsprop", "schedule": "plateau", "plateau_patience": 0, "plateau_factor": 0.5}
+
+
+@pytest.mark.parametrize("mode", ["2d", "2.5d"])
+def test_two_and_two_epochs_equal_four_slice_by_slice_with_a_rate_that_follows_the_validation(dataset, tmp_path, mode):
+    neighbours = {"neighbours": 1 if mode == "2.5d" else 0}
+    config = tiny_config(mode, **SLICES, optim={**PLATEAU, "ema_decay": 0.5}, slices=neighbours)
+    train(dataset, tmp_path / "whole", config)
+    train(dataset, tmp_path / "parts", config, max_epochs=2)
+    train(dataset, tmp_path / "parts", config, resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_validation_because_the_run_was_stopped_does_not_change_how_it_goes_on(dataset, tmp_path):
+    config = tiny_config(optim={**PLATEAU, "epochs": 4}, validation={"every_epochs": 2})
+    train(dataset, tmp_path / "whole", config)
+    train(dataset, tmp_path / "parts", config, max_epochs=1)
+    train(dataset, tmp_path / "parts", config, resume=True)
+    one, other = load(tmp_path / "whole" / "last.pt")["training"], load(tmp_path / "parts" / "last.pt")["training"]
+    assert_same(one["learner"], other["learner"])
+
+
+def test_a_rate_that_follows_the_validation_wants_one(dataset, tmp_path):
+    index = CaseIndex(tuple(case for case in dataset if case.split == "train"))
+    with pytest.raises(DataError, match="there is no validation case"):
+        train(index, tmp_path, tiny_config(optim=PLATEAU))
+    assert not (tmp_path / "last.pt").exists()
+
+
+@pytest.mark.parametrize(("mode", "other"), [("2d", "3d"), ("3d", "2d")])
+def test_a_run_of_one_mode_is_not_resumed_in_another(dataset, tmp_path, mode, other):
+    train(dataset, tmp_path, tiny_config(mode), max_epochs=1)
+    with pytest.raises(ConfigError, match=rf"{tmp_path.name} is a run of --mode {mode}, not {other}") as caught:
+        train(dataset, tmp_path, tiny_config(other), resume=True)
+    assert f"--mode {mode}" in caught.value.hint
+    index = tmp_path / "cases.jsonl"
+    with pytest.raises(ConfigError, match=f"is a run of --mode {mode}, not {other}"):
+        verse3d.train(data=index, out=tmp_path, mode=other, resume=True, device="cpu")
+
+
+def test_weights_of_another_mode_in_a_run_folder_are_refused(dataset, tmp_path):
+    train(dataset, tmp_path / "3d", tiny_config(), max_epochs=1)
+    train(dataset, tmp_path / "2d", tiny_config("2d"), max_epochs=1)
+    (tmp_path / "2d" / "last.pt").write_bytes((tmp_path / "3d" / "last.pt").read_bytes())
+    with pytest.raises(CheckpointError, match=r"last\.pt is a model of --mode 3d, the run in .* is of --mode 2d"):
+        train(dataset, tmp_path / "2d", tiny_config("2d"), resume=True)
+
+
+def test_the_validation_loss_is_that_of_the_same_patches_every_time(dataset, tmp_path):
+    config = tiny_config(optim={"lr": 1e-30, "weight_decay": 0}, validation={"loss_batches": 3})
+    train(dataset, tmp_path, config)
+    losses = [float(row["validation_loss"]) for row in rows(tmp_path)]
+    assert len(set(losses)) == 1 and 0 < losses[0] < 1
+
+
+def test_no_validation_loss_is_measured_where_none_is_wanted(dataset, tmp_path):
+    train(dataset, tmp_path, tiny_config(validation={"loss_batches": 0}), max_epochs=1)
+    assert [row["validation_loss"] for row in rows(tmp_path)] == [""]
 
 
 def test_two_and_two_epochs_equal_four_with_patches_from_other_processes(dataset, tmp_path, plain):

@@ -32,7 +32,7 @@ def train(
     *,
     data: PathOrText,
     out: PathOrText,
-    mode: str = "3d",
+    mode: str | None = None,
     config: PathOrText | Config | None = None,
     overrides: Sequence[str] = (),
     resume: bool = False,
@@ -47,7 +47,7 @@ def train(
     Args:
         data: an index with splits, or a folder (whose undivided subjects are then divided by ``runtime.seed``).
         out: the run folder.
-        mode: which way of segmenting.
+        mode: which way of segmenting, "3d", "2d" or "2.5d"; None takes that of the config, else "3d".
         config: path or name of a YAML file, or a ``Config``; None takes the mode's own, or that of a resumed run.
         overrides: ``"section.key=value"`` on top of it.
         resume: go on with the run in ``out`` exactly where it stood.
@@ -85,9 +85,9 @@ def _divided(data: Path, seed: int) -> CaseIndex:
 
 
 def _training_config(
-    mode: str, config: PathOrText | Config | None, overrides: Sequence[str], *, resumed: Path | None
+    mode: str | None, config: PathOrText | Config | None, overrides: Sequence[str], *, resumed: Path | None
 ) -> Config:
-    default = get_mode(mode).default_config
+    default = get_mode(mode or "3d").default_config
     if isinstance(config, Config):
         if overrides:
             raise ConfigError("overrides go with a config file; change the Config itself instead")
@@ -96,8 +96,9 @@ def _training_config(
         settings = load_config(find_run(resumed).config, overrides)
     else:
         settings = load_config(Path(config) if config is not None else default, overrides)
-    if settings.mode != mode:
-        raise ConfigError(f"the config is for --mode {settings.mode}, not {mode}")
+    if mode and settings.mode != mode:
+        what = f"{resumed} is a run of" if resumed is not None and config is None else "the config is for"
+        raise ConfigError(f"{what} --mode {settings.mode}, not {mode}", hint="leave --mode out, or name the right one")
     return settings
 
 

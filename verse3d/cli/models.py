@@ -29,7 +29,7 @@ def train(
     context: typer.Context,
     data: Annotated[Path, typer.Option(help="An index (cases.jsonl) or a folder.")],
     out: Annotated[Path, typer.Option(help="The run folder.")],
-    mode: Annotated[Mode, typer.Option(help="Way of segmenting.")] = Mode.volume,
+    mode: Annotated[Mode | None, typer.Option(help="Way of segmenting; else that of the config, else 3d.")] = None,
     config: Annotated[str | None, typer.Option(help="YAML file, or the name of a shipped one, e.g. unet3d.")] = None,
     set_: SetOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on exactly where the run in --out stands.")] = False,
@@ -47,7 +47,7 @@ def train(
         result = api.train(
             data=data,
             out=out,
-            mode=mode.value,
+            mode=mode.value if mode else None,
             config=config,
             overrides=merged_overrides(set_, context),
             resume=resume,

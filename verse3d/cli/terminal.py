@@ -36,6 +36,8 @@ class Mode(enum.StrEnum):
     """Ways to segment."""
 
     volume = "3d"
+    slices = "2d"
+    thick_slices = "2.5d"
 
 
 class Device(enum.StrEnum):

@@ -38,6 +38,15 @@ def _same_for_all_axes(value: Any) -> Any:  # noqa: ANN401 - not checked yet
 Spacing = Annotated[tuple[Positive, Positive, Positive], BeforeValidator(_same_for_all_axes)]
 Patch = Annotated[tuple[VoxelCount, VoxelCount, VoxelCount], BeforeValidator(_same_for_all_axes)]
 
+
+def _square(value: Any) -> Any:  # noqa: ANN401 - not checked yet
+    """One number stands for two equal ones."""
+    return (value,) * 2 if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+Picture = Annotated[tuple[VoxelCount, VoxelCount], BeforeValidator(_square)]
+PlaneName = Literal["sagittal", "coronal", "axial", "as-stored"]
+
 _NotNegative = Annotated[int, Field(ge=0)]
 Margin = Annotated[tuple[_NotNegative, _NotNegative, _NotNegative], BeforeValidator(_same_for_all_axes)]
 
@@ -80,11 +89,13 @@ class GridConfig(_Section):
 class NetworkConfig(_Section):
     """The network. Every level but the first halves the resolution."""
 
-    name: Literal["unet", "dynunet", "segresnet"] = "unet"
+    name: Literal["unet", "dynunet", "segresnet", "classic"] = "unet"
     channels: Annotated[tuple[VoxelCount, ...], Field(min_length=2, max_length=7)] = (16, 32, 64, 128, 256)
     residual_units: Annotated[int, Field(ge=0, le=8)] = 2
     norm: Literal["instance", "batch"] = "instance"
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    upsampling: Literal["transposed", "linear"] = "transposed"
+    """How ``classic`` doubles the resolution on its way up: learnt, or interpolated."""
 
     @field_validator("channels")
     @classmethod
@@ -95,9 +106,20 @@ class NetworkConfig(_Section):
 
 
 class LossConfig(_Section):
-    """DiceLoss, alone or with cross-entropy."""
+    """DiceLoss, alone or with cross-entropy, or binary cross-entropy alone."""
 
-    name: Literal["dice", "dice_ce"] = "dice"
+    name: Literal["dice", "dice_ce", "bce"] = "dice"
+
+
+class SlicesConfig(_Section):
+    """Slices of the network grid, for the modes that look at slices."""
+
+    plane: PlaneName = "sagittal"
+    """``as-stored`` cuts across whatever the third axis of each file is, as the tutorials do that never look."""
+    size_pixels: Picture = (250, 250)
+    """Rows and columns that every slice is stretched to, whatever its own shape is."""
+    neighbours: Annotated[int, Field(ge=0, le=16)] = 0
+    """Slices on each side that are shown with the one to segment (mode 2.5d)."""
 
 
 class SamplingConfig(_Section):
@@ -125,9 +147,17 @@ class AugmentConfig(_Section):
 
 
 class OptimConfig(_Section):
-    """AdamW with linear warm-up and a cosine to zero."""
+    """The optimizer, and how its rate changes after a linear warm-up: half a cosine to zero, or whenever the
+    validation no longer improves."""
 
+    name: Literal["adamw", "rmsprop"] = "adamw"
     lr: Positive = 1e-3
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    """Of RMSprop."""
+    schedule: Literal["cosine", "plateau"] = "cosine"
+    plateau_patience: Annotated[int, Field(ge=0)] = 2
+    """So many validations without a better Dice are borne; the next one lowers the rate."""
+    plateau_factor: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     weight_decay: Annotated[float, Field(ge=0.0)] = 1e-4
     epochs: Annotated[int, Field(ge=1)] = 200
     steps_per_epoch: Annotated[int, Field(ge=1)] = 50
@@ -148,9 +178,11 @@ class RuntimeConfig(_Section):
 
 
 class ValidationConfig(_Section):
-    """Whole-volume validation on the source grid."""
+    """The loss on patches of the validation scans after every epoch, and whole scans on their source grids."""
 
     every_epochs: Annotated[int, Field(ge=1)] = 5
+    loss_batches: Annotated[int, Field(ge=0)] = 8
+    """Batches of unchanging patches without augmentation that the loss is measured on after every epoch."""
     pictures: Annotated[int, Field(ge=0)] = 2
     """How many validation cases are drawn in TensorBoard."""
 
@@ -173,6 +205,7 @@ class Config(_Section):
     grid: GridConfig = GridConfig()
     network: NetworkConfig = NetworkConfig()
     loss: LossConfig = LossConfig()
+    slices: SlicesConfig = SlicesConfig()
     sampling: SamplingConfig = SamplingConfig()
     augment: AugmentConfig = AugmentConfig()
     optim: OptimConfig = OptimConfig()
@@ -233,16 +266,26 @@ def _patch_problems(values: Mapping[str, Any]) -> list[str]:
     A single voxel must not remain: the normalisation layers take a mean and a deviation over the voxels.
     """
     try:
-        levels = len(NetworkConfig.model_validate(values.get("network", {})).channels)
+        network = NetworkConfig.model_validate(values.get("network", {}))
         patch = SamplingConfig.model_validate(values.get("sampling", {})).patch_voxels
     except ValidationError:
         return []
+    return [f"sampling.patch_voxels: {problem}" for problem in size_problems(network, patch)]
+
+
+def size_problems(network: NetworkConfig, size: Sequence[int]) -> list[str]:
+    """Why a network cannot be trained on patches (or slices) of this size: at most one reason.
+
+    A single voxel must not remain: the normalisation layers take a mean and a deviation over the voxels.
+    """
+    levels = len(network.channels)
     factor = 2 ** (levels - 1)
-    halved = f"the {levels} levels of network.channels halve the patch {levels - 1} times, got {list(patch)}"
-    if any(size % factor for size in patch):
-        return [f"sampling.patch_voxels: must be multiples of {factor}, because {halved}"]
-    if math.prod(patch) == factor**3:
-        return [f"sampling.patch_voxels: must be larger, because a single voxel would remain: {halved}"]
+    halved = f"the {levels} levels of network.channels halve the size {levels - 1} times, got {list(size)}"
+    if network.name != "classic" and any(length % factor for length in size):
+        return [f"must be multiples of {factor}, because {halved}"]
+    remaining = [length // factor for length in size]
+    if math.prod(remaining) <= 1:
+        return [f"must be larger, because {'a single voxel' if all(remaining) else 'nothing'} would remain: {halved}"]
     return []
 
 

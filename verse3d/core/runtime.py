@@ -111,6 +111,11 @@ def restore_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all([one.cpu() for one in cuda])
 
 
+def channels_last(batch: torch.Tensor) -> torch.Tensor:
+    """A batch (B, C, ...) in the order in memory that convolutions in 2D and 3D are quickest with."""
+    return batch.to(memory_format=torch.channels_last_3d if batch.dim() == 5 else torch.channels_last)
+
+
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 

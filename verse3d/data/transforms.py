@@ -5,7 +5,7 @@ The network grid has its axes towards right, anterior and superior (RAS), a fixe
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -48,6 +48,7 @@ class PreparedCase:
         geometry: the network grid.
         foreground: flat indices of (at most 100,000) labelled voxels, evenly drawn.
         elsewhere: likewise of unlabelled voxels.
+        source: the grid of the file it was read from.
     """
 
     case: str
@@ -56,6 +57,17 @@ class PreparedCase:
     geometry: Geometry
     foreground: NDArray[np.int64]
     elsewhere: NDArray[np.int64]
+    source: Geometry
+
+    @classmethod
+    def of(
+        cls, case: str, image: NDArray[np.float16], label: NDArray[np.uint8], geometry: Geometry, source: Geometry
+    ) -> Self:
+        """Look up where the label is and where it is not."""
+        draw = np.random.default_rng(0)
+        labelled = label.ravel() > 0
+        places = _some(labelled, draw), _some(np.logical_not(labelled), draw)
+        return cls(case, image, label, geometry, *places, source)
 
     @property
     def megabytes(self) -> float:
@@ -89,7 +101,7 @@ class ReadCased(MapTransform):
 
 
 class ToNetworkGridd(MapTransform):
-    """Carry the volumes to the network grid; adds ``geometry``. Arrays come out as (1, I, J, K)."""
+    """Carry the volumes to the network grid; adds ``geometry`` and ``source``. Arrays come out as (1, I, J, K)."""
 
     def __init__(self, grid: GridConfig, scheme: LabelScheme) -> None:
         super().__init__(keys=("image", "label"), allow_missing_keys=True)
@@ -101,7 +113,7 @@ class ToNetworkGridd(MapTransform):
         result = dict(data)
         image: Volume = data["image"]
         target = network_geometry(image.geometry, self.grid)
-        result["geometry"] = target
+        result["geometry"], result["source"] = target, image.geometry
         result["image"] = resample_linear(image.array, image.geometry, target)[None]
         if data.get("label") is not None:
             ids = self.scheme.network_from_verse(data["label"].array)
@@ -139,11 +151,7 @@ def prepare_case(case: Case, config: Config) -> PreparedCase:
     """
     ready = _prepared({"image": case.image_path(), "label": case.mask_path(), "relabel": case.relabel}, config)
     image, label = np.asarray(ready["image"]).astype(np.float16), np.asarray(ready["label"])
-    draw = np.random.default_rng(0)
-    labelled = label.ravel() > 0
-    return PreparedCase(
-        case.case, image, label, ready["geometry"], _some(labelled, draw), _some(np.logical_not(labelled), draw)
-    )
+    return PreparedCase.of(case.case, image, label, ready["geometry"], ready["source"])
 
 
 def _prepared(files: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
@@ -161,6 +169,15 @@ def _some(mask: NDArray[np.bool_], draw: np.random.Generator) -> NDArray[np.int6
     return np.sort(draw.choice(indices, _MAX_CENTRES, replace=False)) if indices.size > _MAX_CENTRES else indices
 
 
+def draw_centre(case: PreparedCase, foreground_fraction: float, random: np.random.RandomState) -> NDArray[np.int_]:
+    """A voxel (i, j, k): a share of them labelled, the others not."""
+    on_foreground = random.random_sample() < foreground_fraction
+    wanted, other = (case.foreground, case.elsewhere)[:: 1 if on_foreground else -1]
+    candidates = wanted if wanted.size else other
+    flat = candidates[int(random.random_sample() * candidates.size)]
+    return np.array(np.unravel_index(flat, case.geometry.shape))
+
+
 class RandPatch(Randomizable, Transform):
     """Cut a random patch out of a ``PreparedCase``.
 
@@ -176,11 +193,7 @@ class RandPatch(Randomizable, Transform):
 
     def randomize(self, data: PreparedCase) -> None:
         """Draw the centre."""
-        on_foreground = self.R.random_sample() < self.foreground_fraction
-        wanted, other = (data.foreground, data.elsewhere)[:: 1 if on_foreground else -1]
-        candidates = wanted if wanted.size else other
-        flat = candidates[int(self.R.random_sample() * candidates.size)]
-        self.centre = np.array(np.unravel_index(flat, data.geometry.shape))
+        self.centre = draw_centre(data, self.foreground_fraction, self.R)
 
     def __call__(self, data: PreparedCase) -> dict[str, torch.Tensor]:
         """``{"image": (1, *patch) float32, "label": (1, *patch) uint8}``."""
@@ -204,18 +217,22 @@ class RandPatch(Randomizable, Transform):
         return torch.from_numpy(result)
 
 
-def augmentation(augment: AugmentConfig) -> Compose:
-    """Random changes to a patch ``{"image", "label"}``: mirror left-right, rotate and scale, contrast, blur, noise."""
+def augmentation(augment: AugmentConfig, *, spatial_dims: int = 3) -> Compose:
+    """Random changes to ``{"image", "label"}``: rotate and scale, contrast, blur, noise; in 3D also mirror left-right.
+
+    Where left and right are depends on the plane of a slice, so whoever cuts slices mirrors them.
+    """
     rotate = np.deg2rad(augment.rotate_degrees)
     both = ("image", "label")
+    mirror = RandFlipd(keys=both, prob=augment.mirror_left_right, spatial_axis=_LEFT_RIGHT)
     return Compose(
         [
-            RandFlipd(keys=both, prob=augment.mirror_left_right, spatial_axis=_LEFT_RIGHT),
+            *([mirror] if spatial_dims == 3 else []),
             RandAffined(
                 keys=both,
                 prob=augment.affine,
-                rotate_range=(rotate, rotate, rotate),
-                scale_range=(augment.scale_fraction,) * 3,
+                rotate_range=(rotate,) * (3 if spatial_dims == 3 else 1),
+                scale_range=(augment.scale_fraction,) * spatial_dims,
                 mode=("bilinear", "nearest"),
                 padding_mode="zeros",
             ),

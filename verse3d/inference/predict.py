@@ -21,6 +21,7 @@ from verse3d.core.resample import resample_linear, resample_vote
 from verse3d.core.runtime import (
     Precision,
     Progress,
+    channels_last,
     choose_precision,
     forget_peak_rss,
     logger,
@@ -32,7 +33,6 @@ from verse3d.data.cases import Case
 from verse3d.data.layouts import PREDICTIONS_FILE
 from verse3d.data.transforms import prepare_image
 from verse3d.inference.postprocess import clean_up
-from verse3d.inference.windows import count_windows
 from verse3d.model.checkpoint import Checkpoint, load_checkpoint, load_weights
 from verse3d.model.modes import get_mode
 from verse3d.version import __version__
@@ -96,7 +96,7 @@ class Predictor:
 
         One foreground label travels home as a probability (cut at 0.5), several travel as labels that vote.
         """
-        logits = self._logits(image, progress)
+        logits = self._logits(image, source, progress)
         if self.scheme.output_channels == 1:
             probability = torch.sigmoid(logits[0, 0]).numpy()
             ids = (resample_linear(probability, grid, source) > 0.5).astype(np.uint8)
@@ -104,23 +104,22 @@ class Predictor:
             ids = resample_vote(logits[0].argmax(0).to(torch.uint8).numpy(), grid, source)
         return clean_up(ids, source, self.config.inference)
 
-    def _logits(self, image: NDArray[np.floating], progress: Progress) -> torch.Tensor:
+    def _logits(self, image: NDArray[np.floating], source: Geometry, progress: Progress) -> torch.Tensor:
         """Float32 logits (1, channels, I, J, K) on the CPU."""
-        sampling = self.config.sampling
-        inferer = get_mode(self.config.mode).inferer(self.config)
-        framed = np.pad(np.asarray(image, dtype=np.float32), [(margin, margin) for margin in sampling.margin_voxels])
+        margins = self.config.sampling.margin_voxels
+        inferer = get_mode(self.config.mode).inferer(self.config, source)
+        framed = np.pad(np.asarray(image, dtype=np.float32), [(margin, margin) for margin in margins])
         i, j, k = framed.shape
-        total = count_windows((i, j, k), sampling.patch_voxels, self.config.inference.overlap)
+        forward = _Counted(self.forward, inferer.pieces((i, j, k)), progress)
         with torch.inference_mode():
-            logits: torch.Tensor = inferer(
-                torch.from_numpy(framed)[None, None], _Counted(self._forward, total, progress)
-            )
-        sizes = zip(sampling.margin_voxels, image.shape, strict=True)
+            logits = inferer(torch.from_numpy(framed)[None, None], forward)
+        sizes = zip(margins, image.shape, strict=True)
         return logits[(slice(None), slice(None), *(slice(margin, margin + size) for margin, size in sizes))]
 
-    def _forward(self, windows: torch.Tensor) -> torch.Tensor:
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        """Float32 logits (B, channels, ...) on the CPU of what the network looks at once, (B, n, ...)."""
         with self.precision.autocast(self.device):
-            outputs = self.network(windows.to(self.device, memory_format=_memory_format(windows)))
+            outputs = self.network(channels_last(windows.to(self.device)))
         result: torch.Tensor = outputs.float().cpu()
         return result
 
@@ -130,12 +129,8 @@ def _amp_on(config: Config, device: torch.device) -> str:
     return "auto" if config.runtime.amp == "fp16" and device.type == "cpu" else config.runtime.amp
 
 
-def _memory_format(windows: torch.Tensor) -> torch.memory_format:
-    return torch.channels_last_3d if windows.dim() == 5 else torch.channels_last
-
-
 class _Counted:
-    """A network function that reports each batch of windows."""
+    """A network function that reports each batch of windows or slices."""
 
     def __init__(self, forward: Callable[[torch.Tensor], torch.Tensor], total: int, progress: Progress) -> None:
         self._forward = forward

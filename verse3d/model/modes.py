@@ -3,15 +3,17 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from monai.inferers import Inferer, SlidingWindowInferer
-from monai.losses import DiceCELoss, DiceLoss
 from monai.transforms import Compose
 from torch import nn
 
-from verse3d.core.config import Config
+from verse3d.core.config import Config, size_problems
 from verse3d.core.errors import ConfigError
+from verse3d.core.geometry import Geometry
 from verse3d.core.labels import label_scheme
+from verse3d.data.slices import slice_sampler
 from verse3d.data.transforms import patch_sampler
+from verse3d.model.inferers import SliceBySlice, SlidingWindows, VolumeInferer
+from verse3d.model.losses import build_loss
 from verse3d.model.networks import build_network
 
 
@@ -22,17 +24,20 @@ class Mode:
     Attributes:
         name: as in ``--mode``.
         default_config: name of the shipped config used without ``--config``.
-        sampler: config -> transform from ``PreparedCase`` to ``{"image": (1, ...), "label": (1, ...)}``.
-        network: config -> network from (B, 1, ...) to logits (B, channels, ...).
-        inferer: config -> callable (volume (1, 1, I, J, K), network) -> logits (1, channels, I, J, K).
-        loss: config -> callable (logits (B, channels, ...), network ids (B, 1, ...)) -> scalar.
+        sampler: config -> transform from ``PreparedCase`` to ``{"image": (n, ...), "label": (1, ...)}``. Raises
+            ``ConfigError`` if settings contradict each other in this mode.
+        network: config -> network from (B, n, ...) to logits (B, channels, ...).
+        inferer: (config, source grid of the scan) -> callable (volume (1, 1, I, J, K), network) -> logits
+            (1, channels, I, J, K) that also counts what it will look at.
+        loss: config -> callable (logits (B, channels, ...), network ids (B, 1, ...)) -> scalar. Raises ``ConfigError``
+            if it does not suit the labels.
     """
 
     name: str
     default_config: str
     sampler: Callable[[Config], Compose]
     network: Callable[[Config], nn.Module]
-    inferer: Callable[[Config], Inferer]
+    inferer: Callable[[Config, Geometry], VolumeInferer]
     loss: Callable[[Config], nn.Module]
 
 
@@ -41,28 +46,57 @@ def _volume_network(config: Config) -> nn.Module:
     return build_network(config.network, spatial_dims=3, output_channels=channels)
 
 
-def _sliding_window(config: Config) -> Inferer:
-    # Outside of the volume is air: 0 on the network grid.
-    return SlidingWindowInferer(
-        roi_size=config.sampling.patch_voxels,
-        sw_batch_size=config.inference.windows_per_batch,
-        overlap=config.inference.overlap,
-        mode="gaussian",
-        padding_mode="constant",
-        cval=0.0,
+def _windows(config: Config, _: Geometry) -> VolumeInferer:
+    return SlidingWindows(config)
+
+
+def _slice_network(config: Config) -> nn.Module:
+    return build_network(
+        config.network,
+        spatial_dims=2,
+        input_channels=2 * config.slices.neighbours + 1,
+        output_channels=label_scheme(config.labels.scheme).output_channels,
     )
 
 
-def _overlap_loss(config: Config) -> nn.Module:
-    several = label_scheme(config.labels.scheme).output_channels > 1
-    activation = {"softmax": True, "to_onehot_y": True, "include_background": False} if several else {"sigmoid": True}
-    # batch=True: the overlap is taken over the batch, so that a patch without vertebrae does not weigh like a full one.
-    loss: nn.Module = {"dice": DiceLoss, "dice_ce": DiceCELoss}[config.loss.name](batch=True, **activation)
-    return loss
+def _single_slices(config: Config) -> Compose:
+    problems = _slice_problems(config)
+    if config.slices.neighbours:
+        problems.append("slices.neighbours: mode 2d sees one slice at a time; --mode 2.5d sees its neighbours, too")
+    return _sampler_without(problems, config)
+
+
+def _slices_between_neighbours(config: Config) -> Compose:
+    problems = _slice_problems(config)
+    if not config.slices.neighbours:
+        problems.append("slices.neighbours: must be at least 1 in mode 2.5d")
+    return _sampler_without(problems, config)
+
+
+def _slice_problems(config: Config) -> list[str]:
+    problems = [
+        f"slices.size_pixels: {problem}" for problem in size_problems(config.network, config.slices.size_pixels)
+    ]
+    if any(config.sampling.margin_voxels):
+        problems.append("sampling.margin_voxels: slices show all of the scan and nothing beyond, it must be 0")
+    return problems
+
+
+def _sampler_without(problems: list[str], config: Config) -> Compose:
+    if problems:
+        raise ConfigError(
+            "\n".join([f"the config does not suit --mode {config.mode}:", *(f"  - {p}" for p in problems)])
+        )
+    return slice_sampler(config)
 
 
 MODES: dict[str, Mode] = {
-    mode.name: mode for mode in (Mode("3d", "unet3d", patch_sampler, _volume_network, _sliding_window, _overlap_loss),)
+    mode.name: mode
+    for mode in (
+        Mode("3d", "unet3d", patch_sampler, _volume_network, _windows, build_loss),
+        Mode("2d", "slices2d", _single_slices, _slice_network, SliceBySlice.of, build_loss),
+        Mode("2.5d", "slices25d", _slices_between_neighbours, _slice_network, SliceBySlice.of, build_loss),
+    )
 }
 
 
@@ -75,3 +109,14 @@ def get_mode(name: str) -> Mode:
     if name not in MODES:
         raise ConfigError(f"mode {name!r} is unknown; expected one of {sorted(MODES)}")
     return MODES[name]
+
+
+def require_suitable(config: Config) -> None:
+    """Check what can be checked before any data is read.
+
+    Raises:
+        ConfigError: the mode is unknown, or settings do not go together in it.
+    """
+    mode = get_mode(config.mode)
+    mode.sampler(config)
+    mode.loss(config)

@@ -1,4 +1,4 @@
-"""Networks by name. All take (B, 1, ...) grey values 0 ... 1 and return logits (B, channels, ...) of the same size."""
+"""Networks by name. All take (B, n, ...) grey values 0 ... 1 and return logits (B, channels, ...) of the same size."""
 
 from collections.abc import Callable
 
@@ -6,15 +6,16 @@ from monai.networks.nets import DynUNet, SegResNet, UNet
 from torch import nn
 
 from verse3d.core.config import NetworkConfig
+from verse3d.model.classic import ClassicUNet
 
 _NORMS = {"instance": ("INSTANCE", {"affine": True}), "batch": ("BATCH", {})}
 
 
-def unet(network: NetworkConfig, *, spatial_dims: int, output_channels: int) -> nn.Module:
+def unet(network: NetworkConfig, *, spatial_dims: int, input_channels: int, output_channels: int) -> nn.Module:
     """MONAI's UNet with residual units (Kerfoot et al. 2019, doi:10.1007/978-3-030-12029-0_40)."""
     model: nn.Module = UNet(
         spatial_dims=spatial_dims,
-        in_channels=1,
+        in_channels=input_channels,
         out_channels=output_channels,
         channels=network.channels,
         strides=(2,) * (len(network.channels) - 1),
@@ -25,12 +26,12 @@ def unet(network: NetworkConfig, *, spatial_dims: int, output_channels: int) -> 
     return model
 
 
-def dynunet(network: NetworkConfig, *, spatial_dims: int, output_channels: int) -> nn.Module:
+def dynunet(network: NetworkConfig, *, spatial_dims: int, input_channels: int, output_channels: int) -> nn.Module:
     """The plain network of nnU-Net (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z), without deep supervision."""
     levels = len(network.channels)
     model: nn.Module = DynUNet(
         spatial_dims=spatial_dims,
-        in_channels=1,
+        in_channels=input_channels,
         out_channels=output_channels,
         kernel_size=[3] * levels,
         strides=[1] + [2] * (levels - 1),
@@ -43,12 +44,12 @@ def dynunet(network: NetworkConfig, *, spatial_dims: int, output_channels: int) 
     return model
 
 
-def segresnet(network: NetworkConfig, *, spatial_dims: int, output_channels: int) -> nn.Module:
+def segresnet(network: NetworkConfig, *, spatial_dims: int, input_channels: int, output_channels: int) -> nn.Module:
     """SegResNet (Myronenko 2018, arXiv:1810.11654). Widths double from ``channels[0]``, one level per channel."""
     levels = len(network.channels)
     model: nn.Module = SegResNet(
         spatial_dims=spatial_dims,
-        in_channels=1,
+        in_channels=input_channels,
         out_channels=output_channels,
         init_filters=network.channels[0],
         blocks_down=[1] + [2] * (levels - 1),
@@ -59,12 +60,34 @@ def segresnet(network: NetworkConfig, *, spatial_dims: int, output_channels: int
     return model
 
 
-_BUILDERS: dict[str, Callable[..., nn.Module]] = {"unet": unet, "dynunet": dynunet, "segresnet": segresnet}
+def classic(network: NetworkConfig, *, spatial_dims: int, input_channels: int, output_channels: int) -> nn.Module:
+    """The U-Net of Ronneberger et al. 2015 (arXiv:1505.04597), with normalisation and same padding."""
+    return ClassicUNet(
+        spatial_dims=spatial_dims,
+        input_channels=input_channels,
+        output_channels=output_channels,
+        channels=network.channels,
+        norm=network.norm,
+        upsampling=network.upsampling,
+        dropout=network.dropout,
+    )
 
 
-def build_network(network: NetworkConfig, *, spatial_dims: int, output_channels: int) -> nn.Module:
+_BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "unet": unet,
+    "dynunet": dynunet,
+    "segresnet": segresnet,
+    "classic": classic,
+}
+
+
+def build_network(
+    network: NetworkConfig, *, spatial_dims: int, output_channels: int, input_channels: int = 1
+) -> nn.Module:
     """The configured network, freshly initialised from PyTorch's random state."""
-    return _BUILDERS[network.name](network, spatial_dims=spatial_dims, output_channels=output_channels)
+    return _BUILDERS[network.name](
+        network, spatial_dims=spatial_dims, input_channels=input_channels, output_channels=output_channels
+    )
 
 
 def parameter_count(network: nn.Module) -> int:

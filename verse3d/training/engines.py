@@ -16,7 +16,7 @@ from verse3d.training.monitor import Monitor
 from verse3d.training.runfolder import write_history
 from verse3d.training.session import Session
 from verse3d.training.step import Batch, StepResult, training_step
-from verse3d.training.validate import ValidationResult, validate
+from verse3d.training.validate import ValidationResult, validate, validation_loss
 
 Stop = Literal["finished", "time", "epochs", "interrupted"]
 _log = logger(__name__)
@@ -118,9 +118,11 @@ class _Loop:
         seconds = time.monotonic() - self.epoch_started
         standing.epoch, standing.step = engine.state.epoch, engine.state.iteration
         self._decide_to_stop(engine)
-        validation = self._validate() if self._validation_is_due() else None
+        predictor = self._predictor()
+        loss = validation_loss(predictor, self.session.learner.loss, self.session.validation_loader)
+        validation = self._validate(predictor) if self._validation_is_due() else None
         standing.minutes = self.minutes_before + (time.monotonic() - self.started) / 60
-        self._record(seconds, validation)
+        self._record(seconds, loss, validation)
         self._save(validation)
         self.on_disk = standing.to_dict()
 
@@ -143,27 +145,34 @@ class _Loop:
         last = epoch == config.optim.epochs or self.stop != "finished"
         return bool(self.session.validation) and (last or epoch % config.validation.every_epochs == 0)
 
-    def _validate(self) -> ValidationResult:
+    def _predictor(self) -> Predictor:
+        learner = self.session.learner
+        return Predictor(best_network(learner).eval(), self.session.config, learner.device, learner.precision)
+
+    def _validate(self, predictor: Predictor) -> ValidationResult:
         session = self.session
-        learner = session.learner
-        network = best_network(learner).eval()
-        predictor = Predictor(network, session.config, learner.device, learner.precision)
         result = validate(predictor, session.validation, session.options.paint)
         listed = ", ".join(f"{case} {value:.3f}" for case, value in result.dice_of.items())
         _log.info("epoch %d: validation Dice %.4f (%s)", session.standing.epoch, result.mean_dice, listed)
         self.monitor.validation(session.standing.step, result)
+        # One more validation, because the run was stopped here, must not change how it goes on.
+        if session.standing.epoch % session.config.validation.every_epochs == 0:
+            session.learner.schedule.after_validation(result.mean_dice)
         return result
 
-    def _record(self, seconds: float, validation: ValidationResult | None) -> None:
+    def _record(self, seconds: float, validation_loss: float, validation: ValidationResult | None) -> None:
         standing, sampling = self.session.standing, self.session.config.sampling
         mean_loss = math.fsum(self.losses) / len(self.losses)
         patches_per_s = len(self.losses) * sampling.batch_size / seconds
-        self.monitor.epoch(standing.step, mean_loss=mean_loss, patches_per_s=patches_per_s)
+        self.monitor.epoch(
+            standing.step, mean_loss=mean_loss, validation_loss=validation_loss, patches_per_s=patches_per_s
+        )
         standing.history.append(
             {
                 "epoch": standing.epoch,
                 "step": standing.step,
                 "train_loss": mean_loss,
+                "validation_loss": validation_loss,
                 "lr": float(self.session.learner.optimizer.param_groups[0]["lr"]),
                 "grad_norm": math.fsum(self.grad_norms) / len(self.grad_norms),
                 "patches_per_s": patches_per_s,

@@ -15,14 +15,14 @@ from verse3d.data.cases import Case, CaseIndex, write_index
 from verse3d.data.patches import PatchDataset
 from verse3d.data.transforms import PreparedCase, prepare_case
 from verse3d.model.checkpoint import load_checkpoint
-from verse3d.model.modes import get_mode
+from verse3d.model.modes import get_mode, require_suitable
 from verse3d.model.networks import parameter_count
 from verse3d.training.engines import Stop, run_session
 from verse3d.training.learner import build_learner, restore_learner
 from verse3d.training.monitor import Monitor
 from verse3d.training.runfolder import RunFolder, resume_folder, start_folder
 from verse3d.training.session import FitOptions, Session
-from verse3d.training.validate import ValidationCase, load_validation_case
+from verse3d.training.validate import ValidationCase, load_validation_case, validation_patches
 
 _log = logger(__name__)
 _Loaded = TypeVar("_Loaded")
@@ -69,7 +69,7 @@ def fit(config: Config, index: CaseIndex, out: Path, options: FitOptions) -> Fit
     if options.resume:
         folder = resume_folder(out, config)
     else:
-        get_mode(config.mode)  # refuses an unknown mode before anything is written
+        require_suitable(config)  # before anything is written
         folder = start_folder(out, config, overwrite=options.overwrite)
     handler = log_to_file(folder.log)
     try:
@@ -130,6 +130,11 @@ def _load_validation(
 
     cases = _load("validation", index.in_split("validation"), load, failures, options)
     if not cases:
+        if config.optim.schedule == "plateau":
+            raise DataError(
+                "optim.schedule plateau follows the validation, and there is no validation case",
+                hint="give the index one (verse3d index --validation 0.2), or use --set optim.schedule=cosine",
+            )
         _log.warning("there is no validation case: best.pt will be the last epoch")
     return cases
 
@@ -163,6 +168,7 @@ def _session(
         num_workers=config.runtime.workers,
         pin_memory=options.device.type == "cuda",
     )
+    fixed = validation_patches(validation, config)
     session = Session(
         config=config,
         folder=folder,
@@ -170,6 +176,7 @@ def _session(
         dataset=dataset,
         loader=loader,
         validation=validation,
+        validation_loader=DataLoader(fixed, batch_size=sampling.batch_size) if fixed else (),
         case_names={
             "train": [case.case for case in training],
             "validation": [case.case for case in validation],
@@ -184,6 +191,12 @@ def _session(
 def _restore(session: Session) -> None:
     checkpoint = load_checkpoint(session.folder.last)
     state: dict[str, Any] = checkpoint.training
+    if checkpoint.config.mode != session.config.mode:
+        raise CheckpointError(
+            f"{session.folder.last} is a model of --mode {checkpoint.config.mode}, "
+            f"the run in {session.folder.path} is of --mode {session.config.mode}",
+            hint="was it copied from another run?",
+        )
     if not state:
         raise CheckpointError(
             f"{session.folder.last} can be predicted with but not trained on", hint="was best.pt copied over last.pt?"

@@ -1,27 +1,26 @@
 """Building a learner from a config, and carrying its state into checkpoints and back."""
 
-import math
 from typing import Any
 
 import torch
-from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from verse3d.core.config import Config, OptimConfig
 from verse3d.core.runtime import choose_precision, random_state, restore_random_state
 from verse3d.model.modes import get_mode
+from verse3d.training.schedule import build_schedule
 from verse3d.training.step import Learner
 
 
 def build_learner(config: Config, device: torch.device) -> Learner:
-    """A fresh network with AdamW (Loshchilov & Hutter 2019), warm-up and cosine, as configured."""
+    """A fresh network with its optimizer and schedule, as configured."""
     mode = get_mode(config.mode)
     network = mode.network(config).to(device)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     precision = choose_precision(config.runtime.amp, device)
     optim = config.optim
-    optimizer = torch.optim.AdamW(network.parameters(), lr=optim.lr, weight_decay=optim.weight_decay)
+    optimizer = _build_optimizer(network, optim)
     average = None
     if optim.ema_decay > 0:
         mean = get_ema_multi_avg_fn(optim.ema_decay)  # type: ignore[no-untyped-call]
@@ -30,7 +29,7 @@ def build_learner(config: Config, device: torch.device) -> Learner:
         network=network,
         loss=mode.loss(config),
         optimizer=optimizer,
-        schedule=LambdaLR(optimizer, _WarmupCosine(optim)),
+        schedule=build_schedule(optimizer, optim),
         scaler=torch.amp.GradScaler(device.type, enabled=precision.scales_loss),
         average=average,
         precision=precision,
@@ -39,18 +38,13 @@ def build_learner(config: Config, device: torch.device) -> Learner:
     )
 
 
-class _WarmupCosine:
-    """Share of the full rate at a step: linear up to 1, then half a cosine to 0 (Loshchilov & Hutter 2017)."""
-
-    def __init__(self, optim: OptimConfig) -> None:
-        self.total = optim.epochs * optim.steps_per_epoch
-        self.warmup = min(optim.warmup_steps, self.total // 2)
-
-    def __call__(self, step: int) -> float:
-        if step < self.warmup:
-            return (step + 1) / self.warmup
-        share = (step - self.warmup) / max(1, self.total - self.warmup)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+def _build_optimizer(network: torch.nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov & Hutter 2019) or RMSprop with momentum."""
+    if optim.name == "adamw":
+        return torch.optim.AdamW(network.parameters(), lr=optim.lr, weight_decay=optim.weight_decay)
+    return torch.optim.RMSprop(
+        network.parameters(), lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay
+    )
 
 
 def best_network(learner: Learner) -> torch.nn.Module:
@@ -66,7 +60,7 @@ def learner_state(learner: Learner) -> dict[str, Any]:
     return {
         "network": learner.network.state_dict(),
         "optimizer": learner.optimizer.state_dict(),
-        "schedule": {"last_epoch": learner.schedule.last_epoch, "_step_count": learner.schedule._step_count},
+        "schedule": learner.schedule.state_dict(),
         "scaler": learner.scaler.state_dict(),
         "average": learner.average.state_dict() if learner.average else None,
         "random": random_state(),
@@ -77,8 +71,7 @@ def restore_learner(learner: Learner, state: dict[str, Any]) -> None:
     """Undo of ``learner_state``."""
     learner.network.load_state_dict(state["network"])
     learner.optimizer.load_state_dict(state["optimizer"])
-    # The curve itself comes from the config: it may have grown longer.
-    learner.schedule.load_state_dict({**state["schedule"], "lr_lambdas": [None]})
+    learner.schedule.load_state_dict(state["schedule"])
     learner.scaler.load_state_dict(state["scaler"])
     if learner.average is not None and state["average"] is not None:
         learner.average.load_state_dict(state["average"])

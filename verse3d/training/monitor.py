@@ -1,5 +1,6 @@
 """What can be watched while a network learns: TensorBoard scalars and pictures."""
 
+import math
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -35,8 +36,10 @@ class Monitor:
         self._writer.add_scalar("train/lr", result.lr, step)
         self._writer.add_scalar("train/grad_norm", result.grad_norm, step)
 
-    def epoch(self, step: int, *, mean_loss: float, patches_per_s: float) -> None:
-        """Mean loss and speed of one epoch."""
+    def epoch(self, step: int, *, mean_loss: float, validation_loss: float, patches_per_s: float) -> None:
+        """Mean losses and speed of one epoch; an undefined loss is not shown."""
+        if not math.isnan(validation_loss):
+            self._writer.add_scalar("validation/loss", validation_loss, step)
         self._writer.add_scalar("train/loss_epoch", mean_loss, step)
         self._writer.add_scalar("train/patches_per_s", patches_per_s, step)
 

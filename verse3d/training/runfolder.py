@@ -115,7 +115,13 @@ def resume_folder(path: Path, config: Config) -> RunFolder:
         ConfigError: ``config`` differs from the run's in something that would make it another run.
     """
     folder = find_run(path)
-    differences = setting_differences(load_config(folder.config).to_dict(), config.to_dict())
+    stored = load_config(folder.config)
+    if stored.mode != config.mode:
+        raise ConfigError(
+            f"{path} is a run of --mode {stored.mode}, not {config.mode}",
+            hint=f"resume it with its own config, for --mode {stored.mode}, or start a new run in another folder",
+        )
+    differences = setting_differences(stored.to_dict(), config.to_dict())
     changed = [key for key in differences if key not in _MAY_CHANGE]
     if changed:
         raise ConfigError(

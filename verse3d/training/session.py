@@ -80,6 +80,7 @@ class Session:
         dataset: the training patches.
         loader: batches of them.
         validation: whole scans to validate on.
+        validation_loader: batches of unchanging patches of them for the validation loss; empty if it is not wanted.
         case_names: of the training and the validation cases, by split and in order.
         standing: how far the run is.
     """
@@ -91,5 +92,6 @@ class Session:
     dataset: PatchDataset
     loader: "DataLoader[dict[str, torch.Tensor]]"
     validation: list[ValidationCase]
+    validation_loader: "DataLoader[dict[str, torch.Tensor]] | tuple[()]"
     case_names: dict[str, list[str]]
     standing: Standing = field(default_factory=Standing)

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
-from verse3d.core.runtime import Precision
+from verse3d.core.runtime import Precision, channels_last
+from verse3d.training.schedule import Schedule
 
 Batch = Mapping[str, torch.Tensor]
+LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +22,7 @@ class Learner:
         network: on ``device``.
         loss: (logits (B, C, ...), network ids (B, 1, ...)) -> scalar.
         optimizer: over the parameters of ``network``.
-        schedule: learning rate, stepped once per batch.
+        schedule: learning rate.
         scaler: scales the loss for fp16, does nothing otherwise.
         average: running mean of the weights, or None.
         precision: number format of the forward pass.
@@ -30,9 +31,9 @@ class Learner:
     """
 
     network: nn.Module
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    loss: LossFunction
     optimizer: torch.optim.Optimizer
-    schedule: LambdaLR
+    schedule: Schedule
     scaler: torch.amp.GradScaler
     average: AveragedModel | None
     precision: Precision
@@ -50,11 +51,9 @@ class StepResult:
 
 
 def training_step(learner: Learner, batch: Batch) -> StepResult:
-    """Learn from one batch ``{"image": (B, 1, ...) float32, "label": (B, 1, ...) uint8}``."""
+    """Learn from one batch ``{"image": (B, n, ...) float32, "label": (B, 1, ...) uint8}``."""
     learner.network.train()
-    image = batch["image"].to(learner.device, non_blocking=True)
-    if image.dim() == 5:
-        image = image.to(memory_format=torch.channels_last_3d)
+    image = channels_last(batch["image"].to(learner.device, non_blocking=True))
     label = batch["label"].to(learner.device, non_blocking=True)
 
     with learner.precision.autocast(learner.device):
@@ -69,7 +68,7 @@ def training_step(learner: Learner, batch: Batch) -> StepResult:
     lr = float(learner.optimizer.param_groups[0]["lr"])
     learner.scaler.step(learner.optimizer)
     learner.scaler.update()
-    learner.schedule.step()
+    learner.schedule.after_step()
     if learner.average is not None:
         learner.average.update_parameters(learner.network)
     return StepResult(float(loss.detach()), float(grad_norm), lr)

@@ -95,8 +95,7 @@ def sample_voxels(config: Config) -> int:
     """Labelled voxels in one training sample, found by drawing one, so that every mode answers for itself."""
     grid = Geometry((3, 4, 5), np.diag([*config.grid.spacing_mm, 1.0]))
     image, label = np.zeros((1, *grid.shape), np.float16), np.zeros((1, *grid.shape), np.uint8)
-    everywhere = np.arange(label.size)
-    case = PreparedCase("", image, label, grid, everywhere[:0], everywhere)
+    case = PreparedCase.of("", image, label, grid, source=grid)
     return int(np.prod(get_mode(config.mode).sampler(config)(case)["label"].shape))
 
 

@@ -1,24 +1,30 @@
-"""Scoring a network on whole validation scans, on their own grids."""
+"""Scoring a network on whole validation scans, on their own grids, and measuring its loss on patches of them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from verse3d.core.config import Config
-from verse3d.core.geometry import Geometry
+from verse3d.core.config import AugmentConfig, Config
 from verse3d.core.labels import Label, label_scheme
+from verse3d.core.resample import resample_vote
 from verse3d.core.volume import Volume, read_image
 from verse3d.data.cases import Case
 from verse3d.data.pairs import read_mask, require_same_grid
-from verse3d.data.transforms import prepare_image
+from verse3d.data.patches import PatchDataset
+from verse3d.data.transforms import PreparedCase, prepare_image
 from verse3d.inference.predict import Predictor
 from verse3d.metrics.overlap import confusion, dice
+from verse3d.model.modes import get_mode
+from verse3d.training.step import Batch, LossFunction
 
 Painter = Callable[[Volume, Mapping[str, NDArray[np.uint8]], Sequence[Label], str], NDArray[np.uint8]]
 """Draws (scan, {name: mask in file ids}, labels, title) as an RGB picture (H, W, 3) uint8."""
+
+_NO_AUGMENTATION = AugmentConfig(mirror_left_right=0, affine=0, noise=0, blur=0, contrast=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,20 +32,19 @@ class ValidationCase:
     """A whole scan ready to be segmented and scored.
 
     Attributes:
-        case: its name.
-        image: (I, J, K) float16 on the network grid.
-        grid: the network grid.
+        prepared: the case on the network grid.
         truth: (I, J, K) uint8 network ids on the source grid.
-        source: the source grid.
         scan: the scan itself if it is to be drawn, else None.
     """
 
-    case: str
-    image: NDArray[np.float16]
-    grid: Geometry
+    prepared: PreparedCase
     truth: NDArray[np.uint8]
-    source: Geometry
     scan: Volume | None
+
+    @property
+    def case(self) -> str:
+        """Its name."""
+        return self.prepared.case
 
 
 @dataclass(frozen=True)
@@ -66,14 +71,33 @@ def load_validation_case(case: Case, config: Config, *, keep_scan: bool) -> Vali
     require_same_grid(scan, mask)
     truth = label_scheme(config.labels.scheme).network_from_verse(mask.array)
     image, grid = prepare_image(scan, config.grid)
-    return ValidationCase(case.case, image.astype(np.float16), grid, truth, scan.geometry, scan if keep_scan else None)
+    label = resample_vote(truth, scan.geometry, grid)
+    prepared = PreparedCase.of(case.case, image.astype(np.float16)[None], label[None], grid, scan.geometry)
+    return ValidationCase(prepared, truth, scan if keep_scan else None)
+
+
+def validation_patches(cases: Sequence[ValidationCase], config: Config) -> PatchDataset | None:
+    """The patches that the validation loss is measured on, always the same and not augmented; none without cases."""
+    length = config.validation.loss_batches * config.sampling.batch_size
+    if not cases or not length:
+        return None
+    still = config.model_copy(update={"augment": _NO_AUGMENTATION})
+    sampler = get_mode(config.mode).sampler(still)
+    return PatchDataset([case.prepared for case in cases], sampler, length=length, seed=config.runtime.seed)
+
+
+def validation_loss(predictor: Predictor, loss: LossFunction, batches: Iterable[Batch]) -> float:
+    """Mean loss over batches; NaN if there are none."""
+    with torch.inference_mode():
+        losses = [float(loss(predictor.forward(batch["image"]), batch["label"])) for batch in batches]
+    return fmean(losses) if losses else float("nan")
 
 
 def validate(predictor: Predictor, cases: Sequence[ValidationCase], paint: Painter | None) -> ValidationResult:
     """Segment every case, carry the labels to its source grid and compare them with the truth there."""
     dice_of, pictures = {}, {}
     for case in cases:
-        ids = predictor.network_ids(case.image, case.grid, case.source)
+        ids = predictor.network_ids(case.prepared.image[0], case.prepared.geometry, case.prepared.source)
         dice_of[case.case] = _mean_dice(ids, case.truth)
         if paint is not None and case.scan is not None:
             to_file = predictor.scheme.file_from_network

@@ -6,8 +6,9 @@ import torch
 from monai.inferers import SlidingWindowInferer
 
 from tests.scans import tiny_config
-from verse3d.inference.windows import count_windows
+from verse3d.core.geometry import Geometry
 from verse3d.model.modes import get_mode
+from verse3d.model.windows import count_windows
 
 
 class Counting:
@@ -39,5 +40,5 @@ def test_a_volume_of_exactly_one_window_or_less_is_one_window():
 def test_the_3d_mode_visits_as_many_windows_as_are_counted():
     config = tiny_config(inference={"overlap": 0.6, "windows_per_batch": 3})
     network = Counting()
-    get_mode("3d").inferer(config)(torch.zeros(1, 1, 33, 20, 41), network)
+    get_mode("3d").inferer(config, Geometry((33, 20, 41), np.eye(4)))(torch.zeros(1, 1, 33, 20, 41), network)
     assert network.windows == count_windows((33, 20, 41), config.sampling.patch_voxels, 0.6)

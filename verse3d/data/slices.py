@@ -1,0 +1,125 @@
+"""Slices of the network grid: a patch of thickness one, stretched to a fixed size, with 8-bit grey values.
+
+The PNG files, the training samples and the slices shown at prediction all come from ``grey_slice`` and ``label_slice``.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import Compose, Randomizable, Transform
+from numpy.typing import NDArray
+
+from verse3d.core.config import Config, PlaneName
+from verse3d.core.geometry import Geometry
+from verse3d.data.transforms import PreparedCase, augmentation, draw_centre
+
+AXIS_OF_PLANE: dict[PlaneName, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
+"""The axis of the network grid (right, anterior, superior) that runs across the slices of a plane."""
+
+_NETWORK_AXIS = {"L": 0, "R": 0, "P": 1, "A": 1, "I": 2, "S": 2}
+_LEFT_RIGHT = 0
+
+
+def slice_axis(plane: PlaneName, source: Geometry) -> int:
+    """The axis of the network grid across the slices; for ``as-stored`` the one along the third axis of the file."""
+    return AXIS_OF_PLANE[plane] if plane in AXIS_OF_PLANE else _NETWORK_AXIS[source.axis_codes[2]]
+
+
+def grey_slice(volume: NDArray[np.floating], axis: int, index: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """One slice as a picture: linearly interpolated to ``size`` whatever its own shape is, then rounded to 8 bit.
+
+    Args:
+        volume: (I, J, K) grey values 0 ... 1 on the network grid.
+        axis: across the slice.
+        index: along ``axis``.
+        size: rows and columns of the result. The head, or the front, is on top; the front, or the right, is left.
+    """
+    plane = turned(volume, axis)[index].astype(np.float32)
+    for along, length in enumerate(size):
+        lower, upper, weight = _stretch(plane.shape[along], length)
+        low = np.take(plane, lower, axis=along)
+        plane = low + (np.take(plane, upper, axis=along) - low) * (weight[:, None] if along == 0 else weight)
+    picture: NDArray[np.uint8] = np.rint(plane * np.float32(255)).astype(np.uint8)
+    return picture
+
+
+def label_slice(labels: NDArray[np.uint8], axis: int, index: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The network ids that belong to ``grey_slice``: each pixel takes the nearest voxel's."""
+    plane = turned(labels, axis)[index]
+    rows, columns = (_nearest(old, new) for old, new in zip(plane.shape, size, strict=True))
+    ids: NDArray[np.uint8] = plane[np.ix_(rows, columns)]
+    return ids
+
+
+def grey_values(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """8-bit grey as the network sees it: 0 ... 1."""
+    return picture.astype(np.float32) * np.float32(1 / 255)
+
+
+def turned(volume: NDArray[Any], axis: int) -> NDArray[Any]:
+    """A view (slices, rows, columns) of (I, J, K), each slice turned as radiologists look at it."""
+    return np.moveaxis(volume, axis, 0).transpose(0, 2, 1)[:, ::-1, ::-1]
+
+
+def slice_stack(
+    volume: NDArray[np.floating], axis: int, index: int, *, neighbours: int, size: tuple[int, int]
+) -> NDArray[np.float32]:
+    """A slice between its neighbours, (2 x neighbours + 1, rows, columns); beyond the ends the last one is repeated."""
+    last = volume.shape[axis] - 1
+    indices = np.clip(range(index - neighbours, index + neighbours + 1), 0, last).tolist()
+    pictures = {one: grey_slice(volume, axis, one, size) for one in set(indices)}
+    return grey_values(np.stack([pictures[one] for one in indices]))
+
+
+@lru_cache(maxsize=64)
+def _stretch(old: int, new: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """For every new pixel the two old ones around its centre, and the weight of the upper one."""
+    position = np.clip((np.arange(new) + 0.5) * (old / new) - 0.5, 0, old - 1)
+    lower = np.floor(position).astype(np.intp)
+    return lower, np.minimum(lower + 1, old - 1), (position - lower).astype(np.float32)
+
+
+@lru_cache(maxsize=64)
+def _nearest(old: int, new: int) -> NDArray[np.intp]:
+    return np.minimum(((np.arange(new) + 0.5) * (old / new)).astype(np.intp), old - 1)
+
+
+class RandSlice(Randomizable, Transform):
+    """Cut a random slice, with its neighbours, out of a ``PreparedCase``.
+
+    ``sampling.foreground_fraction`` of the slices go through a random labelled voxel, the others through an unlabelled
+    one: at 0 nearly all slices are drawn alike. Left and right are mirrored with ``augment.mirror_left_right``.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.slices = config.slices
+        self.foreground_fraction = config.sampling.foreground_fraction
+        self.mirror_left_right = config.augment.mirror_left_right
+
+    def __call__(self, data: PreparedCase) -> dict[str, torch.Tensor]:
+        """``{"image": (2 x neighbours + 1, *size) float32, "label": (1, *size) uint8}``."""
+        axis = slice_axis(self.slices.plane, data.source)
+        index = int(draw_centre(data, self.foreground_fraction, self.R)[axis])
+        mirrored = self.R.random_sample() < self.mirror_left_right
+        image, label = cut_slice(data, axis, index, neighbours=self.slices.neighbours, size=self.slices.size_pixels)
+        if mirrored:  # across sagittal slices left and right are neighbours, else columns
+            image = np.flip(image, 0 if axis == _LEFT_RIGHT else 2)
+            label = label if axis == _LEFT_RIGHT else np.flip(label, 2)
+        return {"image": torch.from_numpy(image.copy()), "label": torch.from_numpy(label.copy())}
+
+
+def cut_slice(
+    case: PreparedCase, axis: int, index: int, *, neighbours: int, size: Sequence[int]
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """A slice as it is trained on: grey (2 x neighbours + 1, rows, columns) 0 ... 1, ids (1, rows, columns)."""
+    rows, columns = size
+    image = slice_stack(case.image[0], axis, index, neighbours=neighbours, size=(rows, columns))
+    return image, label_slice(case.label[0], axis, index, (rows, columns))[None]
+
+
+def slice_sampler(config: Config) -> Compose:
+    """``PreparedCase`` -> augmented ``{"image": (2 x neighbours + 1, *size) float32, "label": (1, *size) uint8}``."""
+    return Compose([RandSlice(config), augmentation(config.augment, spatial_dims=2)])
