@@ -7,6 +7,7 @@ import pytest
 
 from tests import scans
 from tests.scans import tiny_config
+from verse3d.core.config import load_config
 from verse3d.core.errors import CheckpointError, DataError
 from verse3d.model.modes import MODES
 from verse3d.training.runfolder import read_history, write_history
@@ -75,5 +76,10 @@ def test_a_damaged_history_is_refused_and_draws_nothing(run, content):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_voxels_of_a_sample_are_found_for_every_mode(mode):
-    assert sample_voxels(tiny_config().model_copy(update={"mode": mode})) > 1
+    config = load_config(MODES[mode].default_config)
+    size = config.sampling.patch_voxels if mode == "3d" else config.slices.size_pixels
+    assert sample_voxels(config) == math.prod(size)
+
+
+def test_a_margin_around_the_scan_does_not_change_the_size_of_a_sample():
     assert sample_voxels(tiny_config(sampling={"patch_voxels": [16, 32, 24], "margin_voxels": 4})) == 16 * 32 * 24

@@ -10,7 +10,7 @@ from verse3d.cli.terminal import (
     EXIT_PARTIAL,
     Device,
     DeviceOption,
-    SplitOption,
+    SplitName,
     app,
     bars,
     out_console,
@@ -24,7 +24,9 @@ def compare(
     ],
     data: Annotated[Path, typer.Option(help="An index (cases.jsonl) or a folder with the true masks.")],
     out: Annotated[Path, typer.Option(help="Folder for the tables, the figure, masks and pictures.")],
-    split: SplitOption = None,
+    split: Annotated[
+        SplitName | None, typer.Option(help="The cases to compare on; test, unless told otherwise.")
+    ] = None,
     allow_different: Annotated[
         bool, typer.Option("--allow-different", help="Compare although the runs differ in more than their approach.")
     ] = False,

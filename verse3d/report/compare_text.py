@@ -94,7 +94,7 @@ def _pair_table(pairs: Mapping[str, PairedDifference]) -> str:
         interval = "–" if math.isnan(pair.low) else interval_text(key, pair)
         mean = "undefined" if math.isnan(pair.mean) else f"{pair.mean:+.{digits}f}"
         lost = f" ({pair.undefined} undefined)" if pair.undefined else ""
-        p = "–" if math.isnan(pair.p) else p_text(pair.p)
+        p = "–" if math.isnan(pair.p) else p_text(pair.p).removeprefix("= ")
         counts = f"{pair.above} / {pair.ties} / {pair.below}"
         rows.append([METRICS[key].title, f"{pair.n}{lost}", mean, interval, p, counts])
     return _table(head, rows)

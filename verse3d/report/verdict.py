@@ -78,7 +78,9 @@ def _sentence(metric: str, pair: PairedDifference, first: str, other: str) -> st
     if math.isnan(pair.p):
         return f"{text}."
     shown = "" if _is_shown(pair) else ": no difference is shown"
-    return f"{text}; {other} minus {first}: 95 % interval {interval_text(metric, pair)}, p = {p_text(pair.p)}{shown}."
+    if shown and pair.p < _SIGNIFICANT:
+        shown = ": the mean and most of the cases disagree"
+    return f"{text}; {other} minus {first}: 95 % interval {interval_text(metric, pair)}, p {p_text(pair.p)}{shown}."
 
 
 def _is_shown(pair: PairedDifference) -> bool:
@@ -106,5 +108,5 @@ def interval_text(metric: str, pair: PairedDifference) -> str:
 
 
 def p_text(value: float) -> str:
-    """Three decimals, or that it is smaller."""
-    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
+    """``= 0.031`` or ``< 0.001``."""
+    return f"= {value:.3f}" if value >= 0.001 else "< 0.001"
