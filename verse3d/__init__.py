@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 from verse3d.version import __version__
 
 if TYPE_CHECKING:
-    from verse3d.api import check, compare, demo, evaluate, index, phantom, predict, train
+    from verse3d.api import check, compare, demo, evaluate, index, phantom, predict, slices, train
 
-__all__ = ["__version__", "check", "compare", "demo", "evaluate", "index", "phantom", "predict", "train"]
+__all__ = ["__version__", "check", "compare", "demo", "evaluate", "index", "phantom", "predict", "slices", "train"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module attribute

@@ -156,6 +156,13 @@ def test_the_figure_has_a_line_per_case_and_the_truth_beside_the_consistency(cou
     assert figure_array(figure).std() > 0
 
 
+def test_small_differences_look_small_in_the_figure():
+    figure = compare_figure(comparison(a={"dice": [0.9], "hd95_mm": [3.0]}, b={"dice": [0.901], "hd95_mm": [3.1]}))
+    spans = [axes.get_ylim()[1] - axes.get_ylim()[0] for axes in figure.axes]
+    assert spans[:2] == pytest.approx([0.1, 2.0])
+    assert all(axes.get_ylim()[0] < line.get_ydata().min() for axes in figure.axes for line in axes.lines)
+
+
 def test_a_metric_that_is_undefined_everywhere_says_so_in_the_figure():
     nothing = {"hd95_mm": [math.nan] * 3}
     figure = compare_figure(comparison(a=nothing, b=nothing))

@@ -262,6 +262,22 @@ def test_the_validation_loss_is_that_of_the_same_patches_every_time(dataset, tmp
     assert len(set(losses)) == 1 and 0 < losses[0] < 1
 
 
+def test_measuring_the_validation_loss_does_not_change_the_training(dataset, tmp_path, plain):
+    train(dataset, tmp_path, tiny_config(**DROPOUT, validation={"loss_batches": 0}))
+    one, other = load(plain / "last.pt")["training"], load(tmp_path / "last.pt")["training"]
+    assert_same(one["learner"], other["learner"])
+
+
+@pytest.mark.parametrize("part", ["network", "optimizer", "schedule", "random"])
+def test_a_run_whose_training_state_does_not_fit_is_refused(dataset, tmp_path, part):
+    train(dataset, tmp_path, max_epochs=1)
+    content = load(tmp_path / "last.pt")
+    content["training"]["learner"][part] = {"surplus": 1}
+    torch.save(content, tmp_path / "last.pt")
+    with pytest.raises(CheckpointError, match=r"last\.pt cannot be gone on with"):
+        train(dataset, tmp_path, resume=True)
+
+
 def test_no_validation_loss_is_measured_where_none_is_wanted(dataset, tmp_path):
     train(dataset, tmp_path, tiny_config(validation={"loss_batches": 0}), max_epochs=1)
     assert [row["validation_loss"] for row in rows(tmp_path)] == [""]

@@ -7,8 +7,20 @@ Example:
 """
 
 from verse3d.api.comparison import compare
-from verse3d.api.data import check, index, phantom
+from verse3d.api.data import check, index, phantom, slices
 from verse3d.api.demo import DemoResult, demo
 from verse3d.api.models import LABEL_FILE, evaluate, predict, train
 
-__all__ = ["LABEL_FILE", "DemoResult", "check", "compare", "demo", "evaluate", "index", "phantom", "predict", "train"]
+__all__ = [
+    "LABEL_FILE",
+    "DemoResult",
+    "check",
+    "compare",
+    "demo",
+    "evaluate",
+    "index",
+    "phantom",
+    "predict",
+    "slices",
+    "train",
+]

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from verse3d.api.data import divided
 from verse3d.core.config import Config, load_config
 from verse3d.core.errors import ConfigError, DataError
 from verse3d.core.files import PathOrText, make_folder
 from verse3d.core.labels import Label
 from verse3d.core.runtime import DeviceName, Progress, choose_device, no_progress
 from verse3d.core.volume import NIFTI_SUFFIXES, Volume
-from verse3d.data.cases import Case, CaseIndex, Split, split_by_subject
+from verse3d.data.cases import Case, CaseIndex, Split
 from verse3d.data.layouts import load_cases, scan_name
 from verse3d.inference.predict import PredictionReport, Predictor, predict_cases
 from verse3d.model.modes import get_mode
@@ -74,14 +75,7 @@ def train(
         paint=_paint,
         progress=progress,
     )
-    return fit(settings, _divided(Path(data), settings.runtime.seed), Path(out), options)
-
-
-def _divided(data: Path, seed: int) -> CaseIndex:
-    """The cases with splits. An index in which nobody is undivided is taken as it is, even without validation."""
-    cases = load_cases(data)
-    complete = [case for case in cases if case.image and case.mask]
-    return cases if data.is_file() and all(case.split for case in complete) else split_by_subject(cases, seed=seed)
+    return fit(settings, divided(Path(data), settings.runtime.seed), Path(out), options)
 
 
 def _training_config(

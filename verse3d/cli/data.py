@@ -7,7 +7,19 @@ from typing import Annotated, Any
 import typer
 
 from verse3d.cli import tables
-from verse3d.cli.terminal import EXIT_PARTIAL, SplitName, app, bars, out_console
+from verse3d.cli.terminal import (
+    EXIT_PARTIAL,
+    MORE_SETTINGS,
+    OverwriteOption,
+    Plane,
+    SetOption,
+    SplitName,
+    SplitOption,
+    app,
+    bars,
+    merged_overrides,
+    out_console,
+)
 from verse3d.core.errors import ConfigError
 
 
@@ -78,4 +90,42 @@ def check(data: Annotated[Path, typer.Argument(help="An index (cases.jsonl) or a
         report = api.check(data, progress=progress)
     tables.print_check(out_console, report)
     if report.worst == "error":
+        raise typer.Exit(EXIT_PARTIAL)
+
+
+@app.command(context_settings=MORE_SETTINGS)
+def slices(
+    context: typer.Context,
+    data: Annotated[Path, typer.Argument(help="An index (cases.jsonl) or a folder.")],
+    out: Annotated[Path, typer.Option(help="Folder for the PNGs.")],
+    plane: Annotated[
+        Plane | None, typer.Option(help="Else that of the config; as-stored: across the third axis of each file.")
+    ] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="Rows and columns; else those of the config (250).")] = None,
+    only_labelled: Annotated[bool, typer.Option("--only-labelled", help="Only slices with vertebrae.")] = False,
+    config: Annotated[str, typer.Option(help="YAML file, or the name of a shipped one.")] = "slices2d",
+    set_: SetOption = None,
+    split: SplitOption = None,
+    workers: Annotated[int, typer.Option(min=1, help="Cases that are cut at the same time.")] = 2,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Write slices as 8-bit PNGs with masks, e.g. [bold]verse3d slices cases.jsonl --out slices --only-labelled[/]."""
+    from verse3d import api
+
+    with bars() as progress:
+        report = api.slices(
+            data,
+            out=out,
+            plane=plane.value if plane else None,
+            size=size,
+            only_labelled=only_labelled,
+            config=config,
+            overrides=merged_overrides(set_, context),
+            split=split.value if split else None,
+            workers=workers,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    tables.print_slices(out_console, report)
+    if report.failures:
         raise typer.Exit(EXIT_PARTIAL)

@@ -9,6 +9,7 @@ from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from verse3d.data.checks import CheckReport
+    from verse3d.data.slicewriter import SliceReport
     from verse3d.inference.predict import PredictionReport
     from verse3d.report.compare import Comparison
     from verse3d.report.evaluation import Evaluation
@@ -49,6 +50,17 @@ def print_check(out: Console, report: "CheckReport") -> None:
             out.print(f"        -> {finding.hint}")
     counts = [sum(finding.severity == severity for finding in report.findings) for severity in styles]
     out.print(f"{len(report.facts)} cases: {counts[0]} errors, {counts[1]} warnings, {counts[2]} notes")
+
+
+def print_slices(out: Console, report: "SliceReport") -> None:
+    """One row per case, then the errors and a count."""
+    rows = table("case", "split", "status", "slices")
+    for record in report.records:
+        rows.add_row(record.case, record.split, record.status, str(record.slices) if record.slices else "")
+    out.print(rows, soft_wrap=False)
+    for record in report.failures:
+        out.print(f"{record.case} has no slices: {record.error}")
+    out.print(f"{sum(record.slices for record in report.records)} slices in {report.folder}")
 
 
 def print_training(out: Console, result: "FitResult") -> None:

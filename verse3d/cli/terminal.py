@@ -40,6 +40,15 @@ class Mode(enum.StrEnum):
     thick_slices = "2.5d"
 
 
+class Plane(enum.StrEnum):
+    """Ways to slice."""
+
+    sagittal = "sagittal"
+    coronal = "coronal"
+    axial = "axial"
+    as_stored = "as-stored"
+
+
 class Device(enum.StrEnum):
     """Where to compute."""
 

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from verse3d.report.compare import METRICS, Comparison
 
-_SHOWN = ("dice", "hd95_mm", "consistency")
+_SHOWN = {"dice": 0.1, "hd95_mm": 2.0, "consistency": 0.1}
+"""What is drawn, and the least that its axis spans, so that small differences look small."""
 _NAMED_CASES = 8
 """So many cases get a colour and a name each; more become grey lines."""
 _MEAN = "black"
@@ -29,14 +30,21 @@ def compare_figure(comparison: Comparison) -> Figure:
         if metric == "consistency":
             columns.append(comparison.standings[0].column("consistency_of_truth"))
         _draw(axes, np.array(columns), named)
+        _widen(axes, _SHOWN[metric])
         axes.set_title(_title(metric), fontsize=9)
         axes.set_xticks(range(len(columns)), [*names, "truth"][: len(columns)], fontsize=8)
     if named:
         lines = figure.axes[0].lines[: len(comparison.cases)]
         figure.legend(lines, comparison.cases, loc="outside right upper", fontsize=7, frameon=False)
     count = len(comparison.cases)
-    figure.supxlabel(f"n = {count} case{'s' if count > 1 else ''}, joined by lines; black: mean", fontsize=7)
+    figure.supxlabel(f"n = {count} cases, joined by lines; black: mean" if count > 1 else "n = 1 case", fontsize=7)
     return figure
+
+
+def _widen(axes: Axes, least: float) -> None:
+    low, high = axes.get_ylim()
+    if high - low < least:
+        axes.set_ylim((low + high - least) / 2, (low + high + least) / 2)
 
 
 def _title(metric: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch.utils.data import DataLoader
 
 from verse3d.core.config import Config
@@ -145,7 +146,10 @@ def _no_training_case(failures: Sequence[tuple[str, str]]) -> DataError:
             "the index has no training case with both a scan and a mask", hint="verse3d check shows what was found"
         )
     listed = "\n".join(f"  - {case}: {reason}" for case, reason in failures)
-    return DataError(f"no training case can be used:\n{listed}")
+    return DataError(
+        f"no training case can be used:\n{listed}",
+        hint="verse3d check says more; if the data were moved, make the index again",
+    )
 
 
 def _session(
@@ -176,7 +180,8 @@ def _session(
         dataset=dataset,
         loader=loader,
         validation=validation,
-        validation_loader=DataLoader(fixed, batch_size=sampling.batch_size) if fixed else (),
+        # With a generator of its own, because a loader draws from it even if nothing is random.
+        validation_loader=DataLoader(fixed, sampling.batch_size, generator=torch.Generator()) if fixed else (),
         case_names={
             "train": [case.case for case in training],
             "validation": [case.case for case in validation],
@@ -207,7 +212,13 @@ def _restore(session: Session) -> None:
                 f"the run in {session.folder.path} used other {split} cases ({', '.join(names) or 'none'})",
                 hint=f"resume it with --data {session.folder.cases}",
             )
-    restore_learner(session.learner, state["learner"])
+    try:
+        restore_learner(session.learner, state["learner"])
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{session.folder.last} cannot be gone on with, it was trained by another version or config: {error!r}",
+            hint="start a new run in another folder; best.pt can still be predicted with",
+        ) from error
     session.standing.restore(state["standing"])
 
 
