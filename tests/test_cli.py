@@ -43,6 +43,7 @@ COMMANDS = (
     "train",
     "predict",
     "evaluate",
+    "compare",
     "demo",
 )
 ROOT = Path(verse3d.__file__).parents[1]

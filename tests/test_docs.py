@@ -57,9 +57,7 @@ def test_the_commands_of_readme_and_usage_have_only_options_that_exist() -> None
                 assert set(re.findall(r"(?<![\w-])(--[a-z-]+)", rest)) <= known, f"{file}: verse3d {name}{rest}"
 
 
-@pytest.mark.parametrize(
-    "file", ["README.md", "docs/usage.md", "docs/data.md", "docs/architecture.md", "docs/results.md"]
-)
+@pytest.mark.parametrize("file", DOCUMENTS)
 def test_links_between_documents_lead_somewhere(file: str) -> None:
     path = ROOT / file
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", path.read_text()):

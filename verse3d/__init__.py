@@ -7,6 +7,7 @@ from verse3d.version import __version__
 if TYPE_CHECKING:
     from verse3d.api import (
         check,
+        compare,
         convert,
         demo,
         download,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "__version__",
     "check",
+    "compare",
     "convert",
     "demo",
     "download",

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from verse3d.core.errors import DataError, OutputError
-from verse3d.core.files import TEMPORARY_PREFIX, make_folder, read_json, whole_file, write_json, write_text
+from verse3d.core.files import TEMPORARY_PREFIX, make_folder, read_json, sha256_of, whole_file, write_json, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -118,3 +118,11 @@ def test_broken_json_is_refused_with_its_path(tmp_path, content):
 def test_missing_json_is_refused_with_its_path(tmp_path):
     with pytest.raises(DataError, match=r"none\.json as JSON"):
         read_json(tmp_path / "none.json")
+
+
+def test_the_fingerprint_of_a_file_is_that_of_its_content(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    # The test vector of FIPS 180-2.
+    assert sha256_of(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    with pytest.raises(DataError, match="missing"):
+        sha256_of(tmp_path / "missing")

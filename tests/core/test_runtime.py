@@ -4,6 +4,7 @@ import logging
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,6 +121,37 @@ def test_the_state_of_more_gpus_than_there_are_does_not_stop_the_restoring():
 def test_peak_memory_is_that_of_this_process_in_megabytes():
     block = np.ones(30_000_000)
     assert block.nbytes / 1e6 < runtime.peak_rss_mb() < 1e6
+
+
+LINUX = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux counts it so")
+
+
+@LINUX
+def test_peak_memory_is_not_that_of_the_program_that_started_this_one():
+    block = np.ones(60_000_000)
+    code = "from verse3d.core.runtime import peak_rss_mb; print(peak_rss_mb())"
+    before = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    more = np.ones(100_000_000)
+    after = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert block.nbytes + more.nbytes > 1.2e9
+    assert after == pytest.approx(before, rel=0.1)
+
+
+@LINUX
+def test_peak_memory_can_be_counted_anew():
+    block = np.ones(40_000_000)
+    high = runtime.peak_rss_mb()
+    size_mb = block.nbytes / 1e6
+    del block
+    runtime.forget_peak_rss()
+    assert runtime.peak_rss_mb() < high - 0.8 * size_mb
+
+
+def test_peak_memory_is_known_without_the_files_of_linux(monkeypatch, tmp_path):
+    monkeypatch.setattr(runtime, "_STATUS", tmp_path / "missing")
+    monkeypatch.setattr(runtime, "_CLEAR_REFS", tmp_path / "missing" / "too")
+    runtime.forget_peak_rss()
+    assert 50 < runtime.peak_rss_mb() < 1e6
 
 
 # --- logging

@@ -298,7 +298,7 @@ def test_check_writes_findings_and_fixes_where_told_and_a_cache_beside_the_index
     content = json.loads((tmp_path / "out.json").read_text())
     assert content == {
         "cases": 1,
-        "counts": {"error": 0, "warning": 1, "note": 0},
+        "counts": {"error": 1, "warning": 0, "note": 0},
         "findings": [finding.to_dict() for finding in report.findings],
     }
     assert report.fixed is not None and len(report.fixed.fixes) == 1

@@ -1,6 +1,7 @@
 """From CT to mask: never move a patient, keep the header, keep or replace what exists, go on after a bad scan."""
 
 import gzip
+import hashlib
 import json
 import struct
 from pathlib import Path
@@ -16,7 +17,7 @@ from tests.scans import PIR, ThresholdNet, orientation, spine, tiny_config, turn
 from verse3d.core.errors import DataError, OutputError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERTEBRAE
-from verse3d.core.runtime import choose_precision
+from verse3d.core.runtime import choose_precision, no_progress
 from verse3d.core.volume import Volume, read_labels
 from verse3d.data.cases import Case
 from verse3d.inference.predict import Predictor, mask_path, predict_cases
@@ -217,6 +218,39 @@ def test_the_list_of_predictions_tells_time_memory_voxels_levels_and_warnings(tm
     assert good["warnings"] == []
     assert good["seconds"] > 0 and good["peak_rss_mb"] > 50
     assert bad["status"] == "failed" and "case1_ct.nii.gz" in bad["error"]
+
+
+def test_the_list_of_predictions_tells_which_model_file_made_each_mask(tmp_path, batch):
+    for model, content in (("one.pt", b"one"), ("two.pt", b"two")):
+        (tmp_path / model).write_bytes(content)
+        cases = batch[:1] if model == "one.pt" else batch[:1] + batch[2:]
+        predict_cases(cases, predictor(cut=0.35), tmp_path / "out", model=tmp_path / model)
+    first, second = (record["model_sha256"] for record in manifest(tmp_path / "out")["cases"])
+    assert first == hashlib.sha256(b"one").hexdigest()  # kept, so it is still the first model's
+    assert second == hashlib.sha256(b"two").hexdigest()
+
+
+def test_a_kept_mask_of_unknown_origin_is_not_said_to_be_this_models(tmp_path, batch):
+    (tmp_path / "one.pt").write_bytes(b"one")
+    predict_cases(batch[:1], predictor(cut=0.35), tmp_path / "out", model=tmp_path / "one.pt")
+    (tmp_path / "out" / "predictions.json").unlink()
+    predict_cases(batch[:1], predictor(cut=0.35), tmp_path / "out", model=tmp_path / "one.pt")
+    (record,) = manifest(tmp_path / "out")["cases"]
+    assert (record["status"], record["model_sha256"]) == ("skipped", "")
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux can count anew")
+def test_the_peak_memory_of_a_scan_is_not_that_of_the_scan_before(tmp_path, batch, monkeypatch):
+    label = Predictor.label
+
+    def hungry(self, volume, progress=no_progress):
+        if "case0" in str(volume.path):
+            np.ones(60_000_000).sum()
+        return label(self, volume, progress)
+
+    monkeypatch.setattr(Predictor, "label", hungry)
+    first, _, last = run(batch, tmp_path / "out").records
+    assert first.peak_rss_mb > last.peak_rss_mb + 350
 
 
 def test_an_unexpected_runtime_error_in_one_scan_does_not_stop_the_rest(tmp_path, batch, monkeypatch):

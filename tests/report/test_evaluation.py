@@ -13,7 +13,7 @@ from verse3d.core.errors import ConfigError, DataError, OutputError
 from verse3d.core.files import write_json
 from verse3d.data.cases import Case, CaseIndex
 from verse3d.inference.predict import mask_path
-from verse3d.report.evaluation import evaluate_folder
+from verse3d.report.evaluation import SLICE_METRICS, evaluate_folder
 
 METRICS = {"dice", "hd95_mm", "assd_mm", "volume_difference_ml"}
 STATISTICS = {"mean", "sd", "median", "n", "undefined"}
@@ -73,9 +73,42 @@ def test_the_csv_beside_it_holds_one_row_per_case_and_label(tmp_path, truth):
     assert result.written == (tmp_path / "scores.json", tmp_path / "scores.csv")
     with (tmp_path / "scores.csv").open() as table:
         listed = list(csv.DictReader(table))
-    assert {"case", "label", *METRICS} == listed[0].keys()
+    assert {"case", "label", *METRICS, *SLICE_METRICS} == listed[0].keys()
     assert [row["label"] for row in listed if row["case"] == "c0"] == ["T12", "L1", "L2", "vertebrae"]
     assert {row["dice"] for row in listed} == {"1.0"}
+
+
+def test_slice_wise_scores_of_all_vertebrae_stand_beside_the_volume_scores(tmp_path, truth):
+    write_masks(tmp_path / "masks", shifted)
+    result = evaluate_folder(tmp_path / "masks", truth, tmp_path / "scores.json")
+    content = json.loads((tmp_path / "scores.json").read_text())["slices"]
+    assert content["plane"] == "sagittal"
+    for number, listed in enumerate(content["cases"]):
+        true, predicted = spine(number).mask > 0, shifted(spine(number).mask) > 0
+        # The axes are P, I, R: sagittal slices lie across the last one.
+        both, sizes = (true & predicted).sum((0, 1)), true.sum((0, 1)) + predicted.sum((0, 1))
+        dice = [2 * b / s if s else 1.0 for b, s in zip(both, sizes, strict=True)]
+        assert listed["case"] == f"c{number}"
+        assert listed["slices"] == 18
+        assert listed["slice_dice_all"] == pytest.approx(np.mean(dice))
+        assert listed["slice_dice_occupied"] == pytest.approx(np.mean(np.array(dice)[sizes > 0]))
+    means = [case["slice_dice_all"] for case in content["cases"]]
+    assert content["summary"]["slice_dice_all"]["mean"] == pytest.approx(np.mean(means))
+    assert result.slice_summary["slice_dice_all"]["n"] == 3
+    with (tmp_path / "scores.csv").open() as table:
+        rows = list(csv.DictReader(table))
+    assert {row["slice_dice_all"] for row in rows if row["label"] != "vertebrae"} == {""}
+    assert [float(row["slice_dice_all"]) for row in rows if row["label"] == "vertebrae"] == means
+
+
+def test_undefined_slice_wise_scores_are_null_and_counted(tmp_path, truth):
+    write_masks(tmp_path / "masks", lambda mask: binary(mask * 0))
+    evaluate_folder(tmp_path / "masks", truth, tmp_path / "scores.json")
+    content = json.loads((tmp_path / "scores.json").read_text())["slices"]
+    assert content["cases"][0]["consistency"] is None and content["cases"][0]["slice_dice_occupied"] == 0.0
+    assert content["summary"]["consistency"]["undefined"] == 3
+    with (tmp_path / "scores.csv").open() as table:
+        assert [row["consistency"] for row in csv.DictReader(table)] == ["", "", ""]
 
 
 def test_masks_with_levels_are_scored_level_by_level_and_all_together(tmp_path, truth):

@@ -154,6 +154,21 @@ def test_curves_hold_only_what_was_measured():
 
 def test_a_history_of_nothing_is_drawn():
     assert figure_array(loss_curve([])).shape[2] == 3
+    assert loss_curve([]).axes[0].get_ylabel() == "training loss" and loss_curve([]).axes[0].legend_ is None
+
+
+def test_the_validation_loss_is_drawn_beside_the_training_loss_where_it_was_measured():
+    history = [
+        {"epoch": 1, "train_loss": 0.9, "validation_loss": 0.8, "validation_dice": float("nan")},
+        {"epoch": 2, "train_loss": 0.5, "validation_loss": float("nan")},
+        {"epoch": 3, "train_loss": 0.3, "validation_loss": 0.6},
+    ]
+    axes = loss_curve(history).axes[0]
+    training, validation = axes.lines
+    assert list(training.get_ydata()) == [0.9, 0.5, 0.3]
+    assert (list(validation.get_xdata()), list(validation.get_ydata())) == ([1, 3], [0.8, 0.6])
+    assert [text.get_text() for text in axes.legend_.get_texts()] == ["training loss", "validation loss"]
+    assert axes.get_ylabel() == "loss"
 
 
 def test_drawing_touches_no_global_state(scan):

@@ -6,6 +6,7 @@ Example:
     >>> verse3d.predict("scan.nii.gz", model="runs/a/best.pt", out="masks")  # doctest: +SKIP
 """
 
+from verse3d.api.comparison import compare
 from verse3d.api.data import check, convert, download, index, phantom
 from verse3d.api.demo import DemoResult, demo
 from verse3d.api.models import LABEL_FILE, evaluate, predict, train
@@ -18,6 +19,7 @@ __all__ = [
     "LookResult",
     "StatsResult",
     "check",
+    "compare",
     "convert",
     "demo",
     "download",

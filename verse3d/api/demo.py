@@ -5,22 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from verse3d.api.data import check, index, phantom
 from verse3d.api.models import LABEL_FILE, evaluate, predict, train
 from verse3d.core.errors import DataError
 from verse3d.core.files import PathOrText, write_text
-from verse3d.core.labels import label_scheme
 from verse3d.core.runtime import DeviceName, Progress, no_progress
-from verse3d.core.volume import read_image, read_labels
-from verse3d.data.cases import Case
 from verse3d.data.checks import CheckReport
-from verse3d.data.pairs import read_mask
 from verse3d.inference.predict import PredictionReport, mask_path
 from verse3d.report.evaluation import Evaluation
-from verse3d.report.figures import save_figure, three_planes
 from verse3d.report.itksnap import open_command
+from verse3d.report.pictures import draw_case
 from verse3d.training.fit import FitResult
 
 DEMO_MARKER = "verse3d-demo.txt"
@@ -106,7 +100,7 @@ def demo(
         training=training,
         predictions=predictions,
         evaluation=evaluation,
-        overlay=_draw_case(first, masks, folder / "overlay.png"),
+        overlay=draw_case(first, mask_path(masks, first.case), folder / "overlay.png", title=f"{first.case}, unseen"),
         label_file=labels,
         open_itksnap=open_command(first.image_path(), mask_path(masks, first.case), labels),
         open_tensorboard=f"tensorboard --logdir {training.folder / 'tensorboard'}",
@@ -132,17 +126,3 @@ def _clear_demo(folder: Path, *, overwrite: bool) -> None:
             shutil.rmtree(part)
         else:
             part.unlink()
-
-
-def _draw_case(case: Case, masks: Path, path: Path) -> Path:
-    """Three planes of a case with its truth and its prediction, both as "vertebra or not"."""
-    scan = read_image(case.image_path())
-    shown = {
-        "truth": (read_mask(case).array > 0).astype(np.uint8),
-        "prediction": (read_labels(mask_path(masks, case.case)).array > 0).astype(np.uint8),
-    }
-    figure = three_planes(
-        scan.array, scan.geometry, masks=shown, labels=label_scheme("binary").labels, title=f"{case.case}, unseen"
-    )
-    save_figure(figure, path)
-    return path

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from verse3d.core.config import Config, load_config
 from verse3d.core.errors import ConfigError, DataError
-from verse3d.core.files import PathOrText
+from verse3d.core.files import PathOrText, make_folder
 from verse3d.core.labels import Label
 from verse3d.core.runtime import DeviceName, Progress, choose_device, no_progress
 from verse3d.core.volume import NIFTI_SUFFIXES, Volume
@@ -21,6 +21,7 @@ from verse3d.model.modes import get_mode
 from verse3d.report.evaluation import Evaluation, evaluate_folder
 from verse3d.report.figures import overlay_array
 from verse3d.report.itksnap import write_label_description
+from verse3d.report.pictures import draw_evaluation
 from verse3d.report.planes import display_centre_mm
 from verse3d.training.fit import FitResult, fit
 from verse3d.training.runfolder import find_run
@@ -181,9 +182,10 @@ def evaluate(
     out: PathOrText,
     split: Split | None = None,
     scheme: str | None = None,
+    pictures: PathOrText | None = None,
     progress: Progress = no_progress,
 ) -> Evaluation:
-    """Score masks against the truth on the grids of the scans: Dice, HD95, ASSD, volume difference.
+    """Score masks against the truth on the grids of the scans: Dice, HD95, ASSD, volume difference, slice-wise Dice.
 
     Args:
         pred: a folder of masks as ``predict`` writes it.
@@ -191,11 +193,17 @@ def evaluate(
         out: the scores as JSON; a CSV of the same name is written beside it.
         split: only the cases of that split.
         scheme: "binary" or "vertebrae"; None takes what the predictions say.
+        pictures: folder for a picture of each scored case (CT, truth and prediction) and, if the run folder of the
+            model that ``predictions.json`` names is still there, its loss curve.
         progress: told about every case.
 
     Raises:
         DataError: no mask belongs to a case with a truth.
+        OutputError: scores or pictures cannot be written.
     """
     cases = load_cases(Path(truth))
     chosen = CaseIndex(tuple(case for case in cases if not split or case.split == split))
-    return evaluate_folder(Path(pred), chosen, Path(out), scheme=scheme, progress=progress)
+    result = evaluate_folder(Path(pred), chosen, Path(out), scheme=scheme, progress=progress)
+    if pictures is not None:
+        draw_evaluation(result, chosen, Path(pred), make_folder(Path(pictures)))
+    return result

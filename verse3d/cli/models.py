@@ -100,8 +100,11 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="JSON file for the scores; a CSV is written beside it.")],
     split: SplitOption = None,
     scheme: Annotated[SchemeName | None, typer.Option(help="What to tell apart; else as predicted.")] = None,
+    pictures: Annotated[
+        Path | None, typer.Option(help="Folder for a picture per case and the loss curve of the model.")
+    ] = None,
 ) -> None:
-    """Score masks on the grids of the scans: Dice, HD95, ASSD and volume difference."""
+    """Score masks on the grids of the scans: Dice (by volume and by slice), HD95, ASSD and volume difference."""
     from verse3d import api
 
     with bars() as progress:
@@ -111,6 +114,7 @@ def evaluate(
             out=out,
             split=split.value if split else None,
             scheme=scheme.value if scheme else None,
+            pictures=pictures,
             progress=progress,
         )
     tables.print_scores(out_console, result)

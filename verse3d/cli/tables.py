@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from verse3d.data.fetch.download import DownloadReport
     from verse3d.data.findings import Finding
     from verse3d.inference.predict import PredictionReport
+    from verse3d.report.compare import Comparison
     from verse3d.report.evaluation import Evaluation
     from verse3d.training.fit import FitResult
 
@@ -23,6 +24,14 @@ _COLUMNS = {
     "hd95_mm": "HD95 mm",
     "assd_mm": "ASSD mm",
     "volume_difference_ml": "volume difference ml",
+}
+
+_SLICE_COLUMNS = {
+    "slice_dice_all": "Dice, all slices (empty = 1)",
+    "slice_dice_occupied": "Dice, occupied slices",
+    "slice_dice_truth": "Dice, slices with truth",
+    "consistency": "neighbours' Dice",
+    "consistency_of_truth": "neighbours' Dice, truth",
 }
 
 
@@ -196,8 +205,47 @@ def print_scores(out: Console, result: "Evaluation") -> None:
     for name, summary in result.summary.items():
         rows.add_row("mean ± sd", name, *(_mean_sd(summary[metric], metric) for metric in _COLUMNS))
     out.print(rows, soft_wrap=False)
+    _print_slices(out, result)
     for case_name, reason in result.failures:
         out.print(f"{case_name} was not scored: {reason}")
+    out.print(" ".join(str(path) for path in result.written))
+
+
+def _print_slices(out: Console, result: "Evaluation") -> None:
+    """Volume Dice beside slice-wise Dice of all vertebrae together, so that one sees how much the second flatters."""
+    volume = {case.case: case.labels["vertebrae"].dice for case in result.cases}
+    title = "all vertebrae together, by volume and slice by slice (sagittal)"
+    rows = table("case", "volume Dice", *_SLICE_COLUMNS.values(), "slices without vertebrae", title=title)
+    for case, scores in result.slices.items():
+        numbers = (_number(getattr(scores, metric), "dice") for metric in _SLICE_COLUMNS)
+        empty = f"{scores.slices_without_truth} of {scores.slices}"
+        rows.add_row(case, _number(volume[case], "dice"), *numbers, empty)
+    rows.add_section()
+    means = (_mean_sd(result.slice_summary[metric], "dice") for metric in _SLICE_COLUMNS)
+    rows.add_row("mean ± sd", _mean_sd(result.summary["vertebrae"]["dice"], "dice"), *means, "")
+    out.print(rows, soft_wrap=False)
+
+
+def print_comparison(out: Console, result: "Comparison") -> None:
+    """The scores of all runs, what is to be said about them, and what was left out or is not equal."""
+    from verse3d.report.compare import METRICS
+    from verse3d.report.compare_text import score_cell
+    from verse3d.report.verdict import verdicts
+
+    rows = table("mean ± sd", *(standing.contestant.name for standing in result.standings))
+    for key, metric in METRICS.items():
+        rows.add_row(metric.title, *(score_cell(standing, key) for standing in result.standings))
+    out.print(rows, soft_wrap=False)
+    for verdict in verdicts(result):
+        out.print(verdict.headline)
+        for detail in verdict.details:
+            out.print(f"  {detail}")
+    for difference in result.differences:
+        out.print(f"not equal: {difference}")
+    for note in result.notes:
+        out.print(f"flatters: {note}")
+    for case, reason in result.left_out:
+        out.print(f"left out {case}: {reason}")
     out.print(" ".join(str(path) for path in result.written))
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from verse3d.core.config import Config
 from verse3d.core.errors import DataError, GeometryError, Verse3dError
-from verse3d.core.files import make_folder, read_json, write_json
+from verse3d.core.files import make_folder, read_json, sha256_of, write_json
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import LabelScheme, label_scheme
 from verse3d.core.resample import resample_linear, resample_vote
@@ -23,6 +23,7 @@ from verse3d.core.runtime import (
     Progress,
     channels_last,
     choose_precision,
+    forget_peak_rss,
     logger,
     no_progress,
     peak_rss_mb,
@@ -146,7 +147,12 @@ class _Counted:
 
 @dataclass(frozen=True)
 class PredictionRecord:
-    """What happened to one scan. ``status`` is "written", "skipped" or "failed"."""
+    """What happened to one scan. ``status`` is "written", "skipped" or "failed".
+
+    ``seconds`` go from reading the scan to the mask on disk; ``peak_rss_mb`` is the largest resident memory meanwhile
+    (where the system cannot count anew for each scan: since the program started). ``model_sha256`` is that of the
+    model file; it is empty for a skipped scan, whose mask may be another model's.
+    """
 
     case: str
     image: str
@@ -159,6 +165,7 @@ class PredictionRecord:
     labelled_voxels: int = 0
     levels: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    model_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -190,7 +197,7 @@ def predict_cases(
     """
     make_folder(out)
     manifest = _Manifest(out / PREDICTIONS_FILE, model, predictor)
-    job = _Job(predictor, out, overwrite, progress)
+    job = _Job(predictor, out, sha256_of(model) if model.is_file() else "", overwrite, progress)
     records = []
     for number, case in enumerate(cases):
         progress("scans", number, len(cases))
@@ -213,20 +220,22 @@ class _Job:
 
     predictor: Predictor
     out: Path
+    model_sha256: str
     overwrite: bool
     progress: Progress
 
 
 def _predict_one(case: Case, job: _Job, previous: dict[str, Any]) -> PredictionRecord:
     target = mask_path(job.out, case.case)
-    record = PredictionRecord(case.case, str(case.image or ""), target.name, "failed")
+    record = PredictionRecord(case.case, str(case.image or ""), target.name, "failed", model_sha256=job.model_sha256)
+    forget_peak_rss()
     start = time.perf_counter()
     try:
         image = case.image_path()
         _refuse_own_output(target, case)
         if target.exists() and not job.overwrite:
             _require_mask_of(target, image, previous)
-            return _replace(record, status="skipped")
+            return _replace(record, status="skipped", model_sha256="")
         _refuse_foreign_mask(target)
         volume = read_image(image)
         labels = job.predictor.label(volume, job.progress)

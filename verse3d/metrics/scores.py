@@ -100,7 +100,7 @@ def summarise(cases: Iterable[CaseScores], labels: Sequence[Label] = VERTEBRAE) 
         for name, score in case.labels.items():
             by_label.setdefault(name, []).append(score)
     return {
-        name: {metric: _statistics([getattr(score, metric) for score in by_label[name]]) for metric in METRICS}
+        name: {metric: statistics_of([getattr(score, metric) for score in by_label[name]]) for metric in METRICS}
         for name in _in_order(by_label, labels)
     }
 
@@ -119,7 +119,7 @@ def scores_to_json_dict(cases: Sequence[CaseScores], labels: Sequence[Label] = V
         {"case": case.case, "labels": {name: asdict(case.labels[name]) for name in _in_order(case.labels, labels)}}
         for case in cases
     ]
-    return {"cases": _without_nan(listed), "summary": _without_nan(summarise(cases, labels))}
+    return {"cases": without_nan(listed), "summary": without_nan(summarise(cases, labels))}
 
 
 def csv_rows(cases: Iterable[CaseScores], labels: Sequence[Label] = VERTEBRAE) -> Iterator[tuple[str, ...]]:
@@ -155,7 +155,8 @@ def _score(overlap: Overlap, distances: SurfaceDistances, geometry: Geometry) ->
     return LabelScore(dice(overlap), hd95_mm(distances), assd_mm(distances), volume_difference_ml(overlap, geometry))
 
 
-def _statistics(values: Sequence[float]) -> dict[str, float | int]:
+def statistics_of(values: Sequence[float]) -> dict[str, float | int]:
+    """Mean, sample sd, median of what is not NaN, how many that are (``n``) and how many were NaN (``undefined``)."""
     defined = np.array([value for value in values if not math.isnan(value)], dtype=float)
     count = len(defined)
     return {
@@ -172,9 +173,10 @@ def _in_order(names: Iterable[str], labels: Sequence[Label]) -> list[str]:
     return sorted(names, key=lambda name: rank.get(name, len(rank)))
 
 
-def _without_nan(value: object) -> object:
+def without_nan(value: object) -> object:
+    """The same value for strict JSON: NaN becomes None, also inside of dicts and lists."""
     if isinstance(value, dict):
-        return {key: _without_nan(inner) for key, inner in value.items()}
+        return {key: without_nan(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_without_nan(inner) for inner in value]
+        return [without_nan(inner) for inner in value]
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -2,8 +2,9 @@
 
 import csv
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +26,19 @@ from verse3d.metrics.scores import (
     csv_rows,
     score_case,
     scores_to_json_dict,
+    statistics_of,
     summarise,
+    without_nan,
 )
+from verse3d.metrics.slices import SlicePlane, SliceScores, score_slices
 
 _log = logger(__name__)
+
+UNION = label_scheme("binary").labels[0].name
+"""Under this name all vertebrae together are scored, whatever the scheme."""
+PLANE: SlicePlane = "sagittal"
+"""The plane of the slice-wise scores."""
+SLICE_METRICS: tuple[str, ...] = tuple(field.name for field in fields(SliceScores))
 
 
 @dataclass(frozen=True)
@@ -38,12 +48,14 @@ class Evaluation:
     Attributes:
         scheme: "binary" or "vertebrae".
         cases: in the order of the index.
+        slices: slice-wise scores of all vertebrae together, by case.
         failures: (case, reason) of every case with a truth that could not be scored.
         written: the JSON and the CSV file.
     """
 
     scheme: str
     cases: tuple[CaseScores, ...]
+    slices: Mapping[str, SliceScores]
     failures: tuple[tuple[str, str], ...]
     written: tuple[Path, ...]
 
@@ -53,9 +65,19 @@ class Evaluation:
         return summarise(self.cases, self.labels)
 
     @property
+    def slice_summary(self) -> dict[str, dict[str, float | int]]:
+        """Mean, sd, median and counts per slice-wise metric over the cases."""
+        return summarise_slices(self.slices)
+
+    @property
     def labels(self) -> tuple[Label, ...]:
         """The label table of the scheme, from head to tail."""
         return VERTEBRAE if self.scheme == "vertebrae" else label_scheme(self.scheme).labels
+
+
+def summarise_slices(slices: Mapping[str, SliceScores]) -> dict[str, dict[str, float | int]]:
+    """``{METRIC: {STATISTIC: value}}`` over the cases; each counts once."""
+    return {name: statistics_of([getattr(one, name) for one in slices.values()]) for name in SLICE_METRICS}
 
 
 def evaluate_folder(
@@ -96,18 +118,20 @@ def evaluate_folder(
         )
     scheme = scheme or listed_scheme or _guess_scheme(predictions, cases)
     label_scheme(scheme)  # refuses an unknown name
-    scored, failures = [], []
+    scored, slices, failures = [], {}, []
     for number, case in enumerate(cases):
         progress("cases", number, len(cases))
         try:
             _require_made(case, status_of)
-            scored.append(_score(case, mask_path(predictions, case.case), scheme))
+            scores, slices[case.case] = _score(case, mask_path(predictions, case.case), scheme)
+            scored.append(scores)
         except Verse3dError as error:
             _log.error("%s cannot be scored: %s", case.case, error)
             failures.append((case.case, str(error)))
     progress("cases", len(cases), len(cases))
-    written = _write(out, scored, failures, scheme)
-    return Evaluation(scheme, tuple(scored), tuple(failures), written)
+    result = Evaluation(scheme, tuple(scored), slices, tuple(failures), (out, out.with_suffix(".csv")))
+    _write(out, result)
+    return result
 
 
 def _manifest(predictions: Path) -> tuple[str, dict[str, str]]:
@@ -139,20 +163,23 @@ def _guess_scheme(predictions: Path, cases: Sequence[Case]) -> str:
     return "binary"
 
 
-def _score(case: Case, path: Path, scheme: str) -> CaseScores:
+def _score(case: Case, path: Path, scheme: str) -> tuple[CaseScores, SliceScores]:
     if not path.exists():
         raise DataError(f"the mask {path} is missing")
     prediction, truth = read_labels(path), read_mask(case)
     _require_same_grid(prediction, truth)
     geometry = truth.geometry
     binary = label_scheme("binary")
-    united = score_case(_united(prediction.array), binary.network_from_verse(truth.array), geometry, binary.labels)
+    predicted, true = _united(prediction.array), binary.network_from_verse(truth.array)
+    united = score_case(predicted, true, geometry, binary.labels)
+    slices = score_slices(predicted, true, geometry, PLANE)
     if scheme == "binary":
-        return CaseScores(case.case, united)
+        return CaseScores(case.case, united), slices
     levels = label_scheme("vertebrae")
     known_truth = levels.file_from_network(levels.network_from_verse(truth.array))
     known_prediction = levels.file_from_network(levels.network_from_verse(prediction.array))
-    return CaseScores(case.case, {**score_case(known_prediction, known_truth, geometry, VERTEBRAE), **united})
+    by_level = score_case(known_prediction, known_truth, geometry, VERTEBRAE)
+    return CaseScores(case.case, {**by_level, **united}), slices
 
 
 def _united(labels: NDArray[np.integer]) -> NDArray[np.uint8]:
@@ -169,16 +196,22 @@ def _require_same_grid(prediction: Volume, truth: Volume) -> None:
         )
 
 
-def _write(
-    out: Path, scored: Sequence[CaseScores], failures: Sequence[tuple[str, str]], scheme: str
-) -> tuple[Path, Path]:
-    content = scores_to_json_dict(scored)
-    failed = [{"case": case, "error": error} for case, error in failures]
-    write_json(out, {"scheme": scheme, **content, "failures": failed})
+def _write(out: Path, result: Evaluation) -> None:
+    listed = [{"case": case, **asdict(scores)} for case, scores in result.slices.items()]
+    by_slice = {"plane": PLANE, "cases": listed, "summary": result.slice_summary}
+    failed = [{"case": case, "error": error} for case, error in result.failures]
+    content = {**scores_to_json_dict(result.cases), "slices": without_nan(by_slice), "failures": failed}
+    write_json(out, {"scheme": result.scheme, **content})
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
-    writer.writerows(csv_rows(scored))
-    beside = out.with_suffix(".csv")
-    write_text(beside, table.getvalue())
-    return out, beside
+    writer.writerow((*CSV_COLUMNS, *SLICE_METRICS))
+    writer.writerows((*row, *_slice_cells(row, result.slices)) for row in csv_rows(result.cases))
+    write_text(out.with_suffix(".csv"), table.getvalue())
+
+
+def _slice_cells(row: Sequence[str], slices: Mapping[str, SliceScores]) -> list[str]:
+    """The slice-wise scores, in the row of all vertebrae together only."""
+    case, label = row[:2]
+    if label != UNION:
+        return [""] * len(SLICE_METRICS)
+    return ["" if math.isnan(value) else repr(value) for value in asdict(slices[case]).values()]

@@ -124,20 +124,23 @@ def save_figure(figure: Figure, path: Path | str, *, dpi: int = 100) -> None:
 
 
 def loss_curve(history: Sequence[Mapping[str, float]]) -> Figure:
-    """Training loss (left axis) and validation Dice (right axis) over the epochs.
+    """Training and validation loss (left axis) and validation Dice (right axis) over the epochs.
 
     Args:
-        history: one mapping per epoch with "epoch", "train_loss" and, where it was measured, "validation_dice". Values
-            that are missing or NaN are left out.
+        history: one mapping per epoch with "epoch", "train_loss" and, where they were measured, "validation_loss" and
+            "validation_dice". Values that are missing or NaN are left out, and curves without any.
     """
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     FigureCanvasAgg(figure)
     left = figure.add_subplot()
     right = left.twinx()
     _draw_curve(left, history, "train_loss", "tab:blue")
+    _draw_curve(left, history, "validation_loss", "tab:green")
     _draw_curve(right, history, "validation_dice", "tab:orange")
     left.set_xlabel("epoch")
-    left.set_ylabel("training loss", color="tab:blue")
+    left.set_ylabel("loss" if len(left.lines) > 1 else "training loss", color="tab:blue")
+    if len(left.lines) > 1:
+        left.legend(loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=2, fontsize=8, frameon=False)
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.grid(alpha=0.3)
     right.set_ylabel("validation Dice", color="tab:orange")
@@ -161,7 +164,8 @@ def _palette(rgb: NDArray[np.uint8]) -> Image.Image:
 def _draw_curve(axes: Axes, history: Sequence[Mapping[str, float]], key: str, colour: str) -> None:
     points = [(entry["epoch"], entry[key]) for entry in history if np.isfinite(entry.get(key, np.nan))]
     if points:
-        axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=3, linewidth=1.2)
+        label = {"train_loss": "training loss", "validation_loss": "validation loss"}.get(key, "")
+        axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=3, linewidth=1.2, label=label)
 
 
 def _panels(sizes_mm: Sequence[tuple[float, float]], columns: int) -> tuple[Figure, list[list[Axes]]]:

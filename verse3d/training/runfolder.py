@@ -121,7 +121,7 @@ def resume_folder(path: Path, config: Config) -> RunFolder:
             f"{path} is a run of --mode {stored.mode}, not {config.mode}",
             hint=f"resume it with its own config, for --mode {stored.mode}, or start a new run in another folder",
         )
-    differences = _differences(stored.to_dict(), config.to_dict())
+    differences = setting_differences(stored.to_dict(), config.to_dict())
     changed = [key for key in differences if key not in _MAY_CHANGE]
     if changed:
         raise ConfigError(
@@ -133,12 +133,13 @@ def resume_folder(path: Path, config: Config) -> RunFolder:
     return folder
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], place: str = "") -> list[str]:
+def setting_differences(old: Mapping[str, Any], new: Mapping[str, Any], place: str = "") -> list[str]:
+    """The dotted names of the settings in which two configs (as dicts) differ."""
     different = []
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
-            different += _differences(before, after, f"{place}{key}.")
+            different += setting_differences(before, after, f"{place}{key}.")
         elif before != after:
             different.append(f"{place}{key}")
     return different
@@ -152,3 +153,19 @@ def write_history(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
     for row in rows:
         table.writerow({key: "" if math.isnan(value) else f"{value:.6g}" for key, value in row.items()})
     write_text(path, text.getvalue())
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """Undo of ``write_history``; empty cells are NaN.
+
+    Raises:
+        DataError: the file cannot be read, or is no table of numbers.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as handle:
+            rows = list(csv.DictReader(handle, strict=True))
+        return [{key: float(value) if value else math.nan for key, value in row.items()} for row in rows]
+    except (OSError, UnicodeDecodeError, csv.Error, TypeError, ValueError) as error:
+        raise DataError(
+            f"cannot read the history {path}: {error}", hint="it is written by verse3d train; edit a copy instead"
+        ) from error

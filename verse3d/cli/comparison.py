@@ -1,0 +1,56 @@
+"""The command that sets trained models against each other."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from verse3d.cli import tables
+from verse3d.cli.terminal import (
+    EXIT_PARTIAL,
+    Device,
+    DeviceOption,
+    SplitName,
+    app,
+    bars,
+    out_console,
+)
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[str], typer.Argument(help="Run folders or checkpoints: PATH, or NAME=PATH[,PATH ...] for several seeds.")
+    ],
+    data: Annotated[Path, typer.Option(help="An index (cases.jsonl) or a folder with the true masks.")],
+    out: Annotated[Path, typer.Option(help="Folder for the tables, the figure, masks and pictures.")],
+    split: Annotated[
+        SplitName | None, typer.Option(help="The cases to compare on; test, unless told otherwise.")
+    ] = None,
+    allow_different: Annotated[
+        bool, typer.Option("--allow-different", help="Compare although the runs differ in more than their approach.")
+    ] = False,
+    folds: Annotated[
+        bool, typer.Option("--folds", help="The runs of a name are folds; each is scored on its own test cases.")
+    ] = False,
+    pictures: Annotated[int, typer.Option(min=0, help="Cases drawn per run.")] = 2,
+    device: DeviceOption = Device.auto,
+) -> None:
+    """Set models against each other, e.g. [bold]verse3d compare runs/3d runs/2d --data cases.jsonl --out compare[/]."""
+    from verse3d import api
+
+    with bars() as progress:
+        result = api.compare(
+            *runs,
+            data=data,
+            out=out,
+            split=split.value if split else None,
+            allow_different=allow_different,
+            folds=folds,
+            pictures=pictures,
+            device=device.value,
+            progress=progress,
+        )
+    tables.print_comparison(out_console, result)
+    if result.left_out:
+        raise typer.Exit(EXIT_PARTIAL)

@@ -1,0 +1,207 @@
+"""Predictions made in a process of their own: its memory is the prediction's alone, and if the system kills it, only
+the scan it was at is lost. Masks that the same model file made before are kept.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+from verse3d.core.errors import OutputError, Verse3dError
+from verse3d.core.files import make_folder, read_json, sha256_of, write_json
+from verse3d.core.runtime import DeviceName, Progress, logger, no_progress
+from verse3d.data.cases import Case, CaseIndex, write_index
+from verse3d.data.layouts import PREDICTIONS_FILE
+from verse3d.inference.predict import mask_path
+
+TODO_FILE = "to_predict.jsonl"
+_POLL_SECONDS = 0.5
+_WENT_THROUGH = (0, 3)
+"""Exit codes after which every scan has its record: all done, or some failed."""
+_log = logger(__name__)
+
+
+@dataclass(frozen=True)
+class FreshPredictions:
+    """What is in a folder of masks after ``predict_missing``.
+
+    Attributes:
+        records: of every mask that is there, by case, as in ``predictions.json``.
+        failures: (case, reason) of every scan without a mask of this model.
+        device: where the masks were made, as far as ``predictions.json`` tells.
+    """
+
+    records: Mapping[str, Mapping[str, Any]]
+    failures: tuple[tuple[str, str], ...]
+    device: str
+
+
+def predict_missing(
+    cases: Sequence[Case],
+    model: Path,
+    out: Path,
+    *,
+    device: DeviceName = "auto",
+    what: str = "predicting",
+    progress: Progress = no_progress,
+) -> FreshPredictions:
+    """Make the masks that ``out`` lacks with ``verse3d predict``, started anew.
+
+    A mask is kept if ``predictions.json`` says that this very model file (by its content) made it from this scan.
+
+    Args:
+        cases: with scans.
+        model: the checkpoint.
+        out: folder for the masks.
+        device: where to compute.
+        what: told to ``progress`` with the number of scans that are done.
+        progress: see above.
+
+    Raises:
+        OutputError: the folder cannot be written to, or the program cannot be started.
+        Verse3dError: the program ended before it came to any scan.
+        DataError: ``predictions.json`` or the model file cannot be read.
+        KeyboardInterrupt: the started program was interrupted.
+    """
+    make_folder(out)
+    model_sha256 = sha256_of(model)
+    failures: dict[str, str] = {}
+    todo = _missing(cases, out, model_sha256)
+    _forget(out, todo)
+    while todo:
+        code, complaint = _predict(todo, model, out, device, _Watch(out, what, len(cases), progress))
+        recorded = _records(out)
+        left = [case for case in todo if case.case not in recorded]
+        if code not in _WENT_THROUGH and left:
+            failures |= _blame(left.pop(0), code, complaint, nothing_done=len(left) + 1 == len(todo))
+        elif left:
+            failures |= {case.case: f"the program left it out: {complaint}" for case in left}
+            left = []
+        todo = left
+    progress(what, len(cases), len(cases))
+    return _result(cases, out, model_sha256, failures)
+
+
+def _missing(cases: Sequence[Case], out: Path, model_sha256: str) -> list[Case]:
+    records = _records(out)
+    return [case for case in cases if not _is_made(case, out, records.get(case.case, {}), model_sha256)]
+
+
+def _is_made(case: Case, out: Path, record: Mapping[str, Any], model_sha256: str) -> bool:
+    return (
+        record.get("status") == "written"
+        and record.get("model_sha256") == model_sha256
+        and Path(record.get("image", "")).resolve() == case.image_path().resolve()
+        and mask_path(out, case.case).is_file()
+    )
+
+
+def _records(out: Path) -> dict[str, Mapping[str, Any]]:
+    path = out / PREDICTIONS_FILE
+    return {record["case"]: record for record in read_json(path).get("cases", [])} if path.is_file() else {}
+
+
+def _forget(out: Path, todo: Sequence[Case]) -> None:
+    """Take the records of these cases out of the list, so that whatever stands there later is new."""
+    path, names = out / PREDICTIONS_FILE, {case.case for case in todo}
+    if names & _records(out).keys():
+        content = read_json(path)
+        write_json(path, {**content, "cases": [record for record in content["cases"] if record["case"] not in names]})
+
+
+@dataclass(frozen=True)
+class _Watch:
+    """Tells how many masks are done while another program makes them."""
+
+    out: Path
+    what: str
+    total: int
+    progress: Progress
+
+    def __call__(self) -> None:
+        self.progress(self.what, min(len(_records(self.out)), self.total), self.total)
+
+
+def _predict(
+    cases: Sequence[Case], model: Path, out: Path, device: DeviceName, watch: Callable[[], None]
+) -> tuple[int, str]:
+    todo = out / TODO_FILE
+    write_index(todo, CaseIndex(tuple(cases)))
+    try:
+        arguments = ["-q", "predict", str(todo), "--model", str(model), "--out", str(out)]
+        return run_verse3d([*arguments, "--device", device, "--overwrite"], watch)
+    finally:
+        todo.unlink(missing_ok=True)
+
+
+def run_verse3d(arguments: Sequence[str], watch: Callable[[], None]) -> tuple[int, str]:
+    """Run the command line in a new process; its exit code (negative: killed by a signal) and what it complained about.
+
+    Raises:
+        OutputError: it cannot be started.
+        KeyboardInterrupt: it was interrupted.
+    """
+    package = str(Path(__file__).absolute().parents[2])
+    path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+    with TemporaryFile() as complaints:
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "verse3d", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=complaints,
+                env={**os.environ, "PYTHONPATH": path},
+            )
+        except OSError as error:
+            raise OutputError(f"cannot start {sys.executable}: {error}") from error
+        code = _wait(process, watch)
+        complaints.seek(0)
+        complaint = complaints.read().decode(errors="replace").strip()
+    if code == 130:
+        raise KeyboardInterrupt
+    return code, complaint
+
+
+def _wait(process: "subprocess.Popen[bytes]", watch: Callable[[], None]) -> int:
+    try:
+        while True:
+            try:
+                return process.wait(_POLL_SECONDS)
+            except subprocess.TimeoutExpired:
+                watch()
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def _blame(case: Case, code: int, complaint: str, *, nothing_done: bool) -> dict[str, str]:
+    """The scan at which the program ended; an error that concerns all scans is raised.
+
+    Raises:
+        Verse3dError: the program ended by itself before it came to any scan.
+    """
+    last = complaint.splitlines()[-1] if complaint else "it said nothing"
+    if code > 0 and nothing_done:
+        raise Verse3dError(f"verse3d predict ended with code {code}: {complaint or last}")
+    reason = f"was killed by signal {-code} (out of memory?)" if code < 0 else f"ended with code {code}: {last}"
+    _log.error("%s: the program that predicted it %s", case.case, reason)
+    return {case.case: f"the program that predicted it {reason}"}
+
+
+def _result(cases: Sequence[Case], out: Path, model_sha256: str, failures: Mapping[str, str]) -> FreshPredictions:
+    records = _records(out)
+    missing = {case.case for case in _missing(cases, out, model_sha256)}
+    made = {case.case: records[case.case] for case in cases if case.case not in missing}
+    failed = [
+        (case.case, failures.get(case.case) or records.get(case.case, {}).get("error") or "no mask was written")
+        for case in cases
+        if case.case not in made
+    ]
+    path = out / PREDICTIONS_FILE
+    device = str(read_json(path).get("device", "")) if path.is_file() else ""
+    return FreshPredictions(made, tuple(failed), device)

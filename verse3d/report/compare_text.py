@@ -1,0 +1,208 @@
+"""A comparison in words, as Markdown, CSV and JSON."""
+
+import csv
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from verse3d.metrics.scores import statistics_of, without_nan
+from verse3d.report.compare import METRICS, Comparison, Standing
+from verse3d.report.statistics import PairedDifference
+from verse3d.report.verdict import Verdict, interval_text, p_text, verdicts
+from verse3d.training.trained import TrainedModel
+
+_PER_CASE = ("dice", "hd95_mm", "slice_dice_all", "slice_dice_occupied", "consistency")
+_OF_TRUTH = ("empty_slices", "consistency_of_truth")
+"""The same for everybody."""
+_COSTS: dict[str, Callable[[TrainedModel], float]] = {
+    "parameters": lambda model: model.parameters,
+    "training minutes (whole run)": lambda model: model.minutes,
+    "training steps": lambda model: model.steps,
+    "samples seen (patches or slices)": lambda model: model.samples,
+    "labelled voxels seen": lambda model: model.voxels,
+    "epoch of the weights": lambda model: model.epoch,
+}
+_EXPLAINED = """\
+Volume Dice, HD95, ASSD and the volume error look at all vertebrae together, on the grid of each scan. Slice-wise Dice
+is the mean over sagittal slices: over all slices a slice that is empty in truth and prediction counts as 1, so slices
+without vertebrae lift it; over the occupied ones only those count in which truth or prediction holds a vertebra.
+Through-plane consistency is the Dice between neighbouring sagittal slices of one mask; the gap is its distance from
+the truth's own. Seconds go from reading a scan to its mask on disk; peak MB is the largest resident main memory
+meanwhile in a program of its own. Differences are taken per case, the case is the unit: several runs of one name are
+averaged first. Intervals are 95 % percentile bootstraps of the mean difference over cases; p is that of a two-sided
+Wilcoxon signed-rank test, not corrected for the number of metrics."""
+
+
+def markdown(comparison: Comparison) -> str:
+    """The whole comparison as a page."""
+    names = [standing.contestant.name for standing in comparison.standings]
+    parts = [f"# {' against '.join(names)}", *map(_said, verdicts(comparison)), _circumstances(comparison)]
+    parts += ["## Scores", _score_table(comparison)]
+    for name, pairs in comparison.pairs.items():
+        parts += [f"## {name} minus {names[0]}, in pairs", _pair_table(pairs)]
+    parts += ["## What it took", _cost_table(comparison), "## Case by case", _case_table(comparison)]
+    return "\n\n".join([*parts, _EXPLAINED]) + "\n"
+
+
+def _said(verdict: Verdict) -> str:
+    return "\n".join([f"**{verdict.headline}**", "", *(f"- {detail}" for detail in verdict.details)])
+
+
+def _circumstances(comparison: Comparison) -> str:
+    count = len(comparison.cases)
+    lines = [f"{count} case{'s' if count > 1 else ''}: {', '.join(comparison.cases)}."]
+    if comparison.folds:
+        lines.append("Each case is scored by the runs that kept it for testing (folds).")
+    for standing in comparison.standings:
+        members = standing.contestant.members
+        if len(members) > 1:
+            lines.append(f"{standing.contestant.name}: {len(members)} runs ({', '.join(one.name for one in members)}).")
+        lines.append(f"{standing.contestant.name} predicted on: {', '.join(standing.devices) or 'unknown'}.")
+    lines += [f"**Not equal** — {difference}." for difference in comparison.differences]
+    lines += [f"**Flatters** — {note}." for note in comparison.notes]
+    lines += [f"**Left out** — {case}: {_one_line(reason)}" for case, reason in comparison.left_out]
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _score_table(comparison: Comparison) -> str:
+    head = ["mean ± sd over the cases", *(standing.contestant.name for standing in comparison.standings)]
+    rows = [
+        [metric.title, *(score_cell(standing, key) for standing in comparison.standings)]
+        for key, metric in METRICS.items()
+    ]
+    return _table(head, rows)
+
+
+def score_cell(standing: Standing, metric: str) -> str:
+    """``mean ± sd``, the spread over the runs if there are several, and how many values are undefined."""
+    found, digits = statistics_of(standing.column(metric)), METRICS[metric].digits
+    text = _number(found["mean"], digits)
+    if found["n"] > 1:
+        text += f" ± {found['sd']:.{digits}f}"
+    if not math.isnan(standing.run_sd[metric]):
+        text += f" (runs ± {standing.run_sd[metric]:.{digits}f})"
+    return text + (f" ({standing.undefined[metric]} undefined)" if standing.undefined[metric] else "")
+
+
+def _pair_table(pairs: Mapping[str, PairedDifference]) -> str:
+    head = ["", "pairs", "mean difference", "95 % interval", "p", "larger / equal / smaller"]
+    rows = []
+    for key, pair in ((key, pair) for key, pair in pairs.items() if key not in _OF_TRUTH):
+        digits = METRICS[key].digits
+        interval = "–" if math.isnan(pair.low) else interval_text(key, pair)
+        mean = "undefined" if math.isnan(pair.mean) else f"{pair.mean:+.{digits}f}"
+        lost = f" ({pair.undefined} undefined)" if pair.undefined else ""
+        p = "–" if math.isnan(pair.p) else p_text(pair.p).removeprefix("= ")
+        counts = f"{pair.above} / {pair.ties} / {pair.below}"
+        rows.append([METRICS[key].title, f"{pair.n}{lost}", mean, interval, p, counts])
+    return _table(head, rows)
+
+
+def _cost_table(comparison: Comparison) -> str:
+    head = ["mean over the runs", *(standing.contestant.name for standing in comparison.standings)]
+    models = [[member.model for member in standing.contestant.members] for standing in comparison.standings]
+    rows = [
+        ["mode", *(_same({model.config.mode for model in group}) for group in models)],
+        ["network", *(_same({model.config.network.name for model in group}) for group in models)],
+        *([title, *(_cost(cost, group) for group in models)] for title, cost in _COSTS.items()),
+    ]
+    return _table(head, rows)
+
+
+def _cost(cost: Callable[[TrainedModel], float], models: Sequence[TrainedModel]) -> str:
+    """The mean over the runs; unknown if it is for one of them."""
+    values = [float(cost(model)) for model in models]
+    return _count(math.fsum(values) / len(values))
+
+
+def _case_table(comparison: Comparison) -> str:
+    names = [standing.contestant.name for standing in comparison.standings]
+    head = ["case", *(f"{METRICS[metric].title}, {name}" for metric in _PER_CASE for name in names)]
+    rows = []
+    for case in comparison.cases:
+        cells = [
+            _number(standing.values[case][metric], METRICS[metric].digits)
+            for metric in _PER_CASE
+            for standing in comparison.standings
+        ]
+        rows.append([case, *cells])
+    return _table(head, rows)
+
+
+def csv_text(comparison: Comparison) -> str:
+    """One row per case and metric: the value of each contestant, and the differences from the first."""
+    first, *others = comparison.standings
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    names = [standing.contestant.name for standing in comparison.standings]
+    table.writerow(["case", "metric", *names, *(f"{name} minus {names[0]}" for name in names[1:])])
+    for case in comparison.cases:
+        for metric in METRICS:
+            base = first.values[case][metric]
+            values = [standing.values[case][metric] for standing in comparison.standings]
+            minus = [other.values[case][metric] - base for other in others]
+            table.writerow([case, metric, *("" if math.isnan(value) else repr(value) for value in [*values, *minus])])
+    return text.getvalue()
+
+
+def json_dict(comparison: Comparison) -> dict[str, Any]:
+    """Everything as plain values for strict JSON; what is undefined or unknown is None."""
+    content = {
+        "cases": list(comparison.cases),
+        "verdicts": [asdict(verdict) for verdict in verdicts(comparison)],
+        "differences_allowed": list(comparison.differences),
+        "notes": list(comparison.notes),
+        "left_out": [{"case": case, "reason": reason} for case, reason in comparison.left_out],
+        "folds": comparison.folds,
+        "runs": [_standing_dict(standing) for standing in comparison.standings],
+        "pairs": {
+            name: {metric: asdict(pair) for metric, pair in pairs.items()} for name, pairs in comparison.pairs.items()
+        },
+    }
+    plain: dict[str, Any] = without_nan(content)  # type: ignore[assignment]
+    return plain
+
+
+def _standing_dict(standing: Standing) -> dict[str, Any]:
+    return {
+        "name": standing.contestant.name,
+        "models": [
+            {
+                "name": member.name,
+                "path": str(member.model.path),
+                "config": member.model.config.to_dict(),
+                **{title: float(cost(member.model)) for title, cost in _COSTS.items()},
+            }
+            for member in standing.contestant.members
+        ],
+        "devices": list(standing.devices),
+        "values": {case: dict(values) for case, values in standing.values.items()},
+        "summary": {
+            metric: {**statistics_of(standing.column(metric)), "run_sd": standing.run_sd[metric]} for metric in METRICS
+        },
+    }
+
+
+def _number(value: float, digits: int) -> str:
+    return "undefined" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _count(value: float) -> str:
+    if math.isnan(value):
+        return "unknown"
+    return f"{value:,.0f}" if value >= 100 or value == round(value) else f"{value:.1f}"
+
+
+def _same(values: set[str]) -> str:
+    return ", ".join(sorted(values))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

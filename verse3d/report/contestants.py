@@ -1,0 +1,222 @@
+"""Who is compared: runs under a name, and whether a comparison of them would be fair."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from verse3d.core.errors import ConfigError
+from verse3d.core.files import PathOrText, sha256_of
+from verse3d.data.cases import SPLITS, Case, CaseIndex, Split
+from verse3d.training.runfolder import setting_differences
+from verse3d.training.trained import TrainedModel, load_trained
+
+_MAY_DIFFER = ("runtime.", "validation.")
+"""Settings in which the runs of one name may differ: seed, precision, workers, how often it was validated."""
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One trained model of a contestant; ``name`` is unique inside of it."""
+
+    name: str
+    model: TrainedModel
+
+
+@dataclass(frozen=True, eq=False)
+class Contestant:
+    """An approach: one run, or several that differ in their seed (or fold) and are averaged case by case."""
+
+    name: str
+    members: tuple[Member, ...]
+
+    def full_name(self, member: Member) -> str:
+        """The contestant's name, and the member's behind it if there are several."""
+        return self.name if len(self.members) == 1 else f"{self.name}/{member.name}"
+
+
+def load_contestants(runs: Sequence[PathOrText]) -> tuple[Contestant, ...]:
+    """Read what is to be compared.
+
+    Args:
+        runs: ``PATH`` or ``NAME=PATH[,PATH ...]`` each; a path is a run folder or a checkpoint. Without a name it is
+            that of the run folder.
+
+    Raises:
+        ConfigError: there are fewer than two, two have the same name, or a name cannot be that of a folder.
+        CheckpointError: a path leads to no model, or a damaged one.
+        DataError: a file of a run folder is damaged.
+    """
+    parsed = [_parse(str(run)) for run in runs]
+    if len(parsed) < 2:
+        raise ConfigError("a comparison needs at least two runs", hint="verse3d compare runs/3d runs/2d ...")
+    twice = [name for name, count in Counter(name for name, _ in parsed).items() if count > 1]
+    if twice:
+        raise ConfigError(
+            f"several runs would be called {', '.join(twice)}", hint="give them names: 3d=runs/a/model 2d=runs/b/model"
+        )
+    return tuple(Contestant(name, _members(paths)) for name, paths in parsed)
+
+
+def _parse(run: str) -> tuple[str, list[Path]]:
+    name, equals, listed = run.partition("=")
+    if not equals or Path(run).exists():
+        path = Path(run)
+        return _run_name(path), [path]
+    paths = [Path(part) for part in listed.split(",") if part]
+    if not paths or not name or name in (".", "..") or set(name) & set('/\\"'):
+        raise ConfigError(f"{run!r} is not of the form NAME=PATH[,PATH ...] with a name that can be a folder's")
+    return name, paths
+
+
+def _run_name(path: Path) -> str:
+    absolute = path.absolute()
+    if absolute.suffix != ".pt":
+        return absolute.name
+    return absolute.parent.name if absolute.stem in ("best", "last") else absolute.stem
+
+
+def _members(paths: Sequence[Path]) -> tuple[Member, ...]:
+    names = [_run_name(path) for path in paths]
+    several = [name for name, count in Counter(names).items() if count > 1]
+    unique = [f"{number}-{name}" if name in several else name for number, name in enumerate(names, 1)]
+    return tuple(Member(name, load_trained(path)) for name, path in zip(unique, paths, strict=True))
+
+
+def cases_of(member: Member, cases: Sequence[Case], *, folds: bool) -> tuple[Case, ...]:
+    """The cases that a member is scored on: all, or of several folds those that its own run kept for testing."""
+    if not folds:
+        return tuple(cases)
+    own = member.model.cases or CaseIndex(())
+    kept = {case.case for case in own if case.split == "test"}
+    return tuple(case for case in cases if case.case in kept)
+
+
+def leaks(contestants: Sequence[Contestant], cases: Sequence[Case], *, folds: bool) -> list[str]:
+    """Every run that was trained on a case it would be scored on, or on another scan of the same subject."""
+    return [f"{name} was trained on {_listed(seen)}" for name, seen in _seen(contestants, cases, "train", folds=folds)]
+
+
+def chosen_by(contestants: Sequence[Contestant], cases: Sequence[Case], *, folds: bool) -> list[str]:
+    """Every run whose best epoch was chosen by cases it would be scored on: its scores flatter a little."""
+    seen_by = _seen(contestants, cases, "validation", folds=folds)
+    return [f"the epoch of {name} was chosen by cases it is scored on: {_listed(seen)}" for name, seen in seen_by]
+
+
+def _seen(
+    contestants: Sequence[Contestant], cases: Sequence[Case], split: Split, *, folds: bool
+) -> Iterator[tuple[str, list[str]]]:
+    for contestant, member in _everyone(contestants):
+        index = member.model.cases or CaseIndex(())
+        own = cases_of(member, cases, folds=folds)
+        if seen := [case.case for case in own if _is_in(case, index, split)]:
+            yield contestant.full_name(member), seen
+
+
+def _is_in(case: Case, index: CaseIndex, split: Split) -> bool:
+    """Whether the scan, or another one of its subject, stands in a split.
+
+    Names count unless the index gives the case's name to another scan: then it lists another data set, in which the
+    same names mean other people.
+    """
+    among = index.in_split(split)
+    image = case.image_path().resolve()
+    if any(other.image_path().resolve() == image for other in among):
+        return True
+    if any(other.case == case.case and _other_scan(case, other) for other in index if other.image):
+        return False
+    return any(case.case == other.case or case.subject == other.subject for other in among)
+
+
+def _other_scan(one: Case, other: Case) -> bool:
+    """Both files are there and differ; a scan that is no longer there may be the same."""
+    first, second = one.image_path(), other.image_path()
+    return first.is_file() and second.is_file() and sha256_of(first) != sha256_of(second)
+
+
+def differences(contestants: Sequence[Contestant], *, folds: bool) -> list[str]:
+    """Everything that should be equal and is not, one line each."""
+    found = [*_split_differences(contestants, folds=folds)]
+    for what, value in _EQUAL.items():
+        values = {contestant.full_name(member): value(member.model) for contestant, member in _everyone(contestants)}
+        if len(set(values.values())) > 1:
+            found.append(f"{what}: {_by_value(values)}")
+    for contestant in contestants:
+        found += _member_differences(contestant)
+    return found
+
+
+_EQUAL: Mapping[str, Callable[[TrainedModel], str]] = {
+    "labels": lambda model: model.config.labels.scheme,
+    "network grid": lambda model: f"spacing {list(model.config.grid.spacing_mm)} mm",
+    "grey values": lambda model: f"window {list(model.config.grid.window_hu)} HU",
+    "smallest component": lambda model: f"{model.config.inference.min_component_ml:g} ml",
+    "components": lambda model: "the largest only" if model.config.inference.largest_component_only else "all",
+}
+
+
+def _split_differences(contestants: Sequence[Contestant], *, folds: bool) -> Iterator[str]:
+    everyone = list(_everyone(contestants))
+    unknown = [contestant.full_name(member) for contestant, member in everyone if member.model.cases is None]
+    if unknown:
+        yield (
+            f"split: unknown for {_listed(unknown)} (no cases.jsonl beside the checkpoint), "
+            "so that it may have been trained on the very cases"
+        )
+        return
+    if folds:
+        signatures = {
+            contestant.name: _lines(sorted(_signature(member) for member in contestant.members))
+            for contestant in contestants
+        }
+        if len(set(signatures.values())) > 1:
+            yield f"split: the folds of {_listed(list(signatures))} are not the same"
+        return
+    for split in SPLITS:
+        names = {contestant.full_name(member): _names(member, split) for contestant, member in everyone}
+        shared = set.intersection(*map(set, names.values()))
+        only = {who: [name for name in found if name not in shared] for who, found in names.items()}
+        if any(only.values()):
+            yield f"{split} cases: " + "; ".join(
+                f"only {who}: {_listed(found)}" for who, found in only.items() if found
+            )
+
+
+def _signature(member: Member) -> str:
+    return _lines(f"{split}: {_lines(_names(member, split))}" for split in SPLITS)
+
+
+def _names(member: Member, split: Split) -> list[str]:
+    return sorted(case.case for case in (member.model.cases or CaseIndex(())).in_split(split))
+
+
+def _member_differences(contestant: Contestant) -> Iterator[str]:
+    """Runs of one name are one method: only seed and the like may differ."""
+    first, *others = contestant.members
+    for other in others:
+        keys = setting_differences(first.model.config.to_dict(), other.model.config.to_dict())
+        if changed := [key for key in keys if not key.startswith(_MAY_DIFFER)]:
+            yield f"{contestant.name}: {first.name} and {other.name} differ in {', '.join(changed)}"
+
+
+def _everyone(contestants: Sequence[Contestant]) -> Iterator[tuple[Contestant, Member]]:
+    for contestant in contestants:
+        for member in contestant.members:
+            yield contestant, member
+
+
+def _by_value(values: Mapping[str, str]) -> str:
+    """``a, b: 1.5; c: 2``: who has what."""
+    owners: dict[str, list[str]] = {}
+    for name, value in values.items():
+        owners.setdefault(value, []).append(name)
+    return "; ".join(f"{', '.join(names)}: {value}" for value, names in owners.items())
+
+
+def _listed(names: Sequence[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _lines(parts: Iterable[str]) -> str:
+    return "\n".join(parts)

@@ -1,0 +1,111 @@
+"""Pictures of what a model does: a case with truth and prediction side by side, and how the training went."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verse3d.core.errors import OutputError, Verse3dError
+from verse3d.core.files import read_json
+from verse3d.core.labels import VERTEBRAE, label_scheme
+from verse3d.core.runtime import logger
+from verse3d.core.volume import read_image, read_labels
+from verse3d.data.cases import Case
+from verse3d.data.layouts import PREDICTIONS_FILE
+from verse3d.data.pairs import read_mask
+from verse3d.inference.predict import mask_path
+from verse3d.report.evaluation import UNION, Evaluation
+from verse3d.report.figures import loss_curve, save_figure, three_planes
+from verse3d.training.trained import history_of
+
+LOSS_PICTURE = "loss.png"
+_log = logger(__name__)
+
+
+def draw_case(case: Case, mask: Path, picture: Path, *, title: str, scheme: str = "binary") -> Path:
+    """CT, truth and prediction in a sagittal, a coronal and an axial slice through the middle of the truth.
+
+    Args:
+        case: with scan and mask.
+        mask: the prediction, on the grid of the scan.
+        picture: the PNG to write.
+        title: the heading.
+        scheme: "vertebrae" colours and names the levels, "binary" shows vertebra or not.
+
+    Raises:
+        DataError: a file is missing or damaged, or on another grid.
+        OutputError: the picture cannot be written.
+    """
+    levels = scheme == "vertebrae"
+    scan = read_image(case.image_path())
+    shown = {"truth": _shown(read_mask(case).array, levels), "prediction": _shown(read_labels(mask).array, levels)}
+    labels = VERTEBRAE if levels else label_scheme("binary").labels
+    save_figure(three_planes(scan.array, scan.geometry, masks=shown, labels=labels, title=title), picture)
+    return picture
+
+
+def draw_loss(history: Sequence[Mapping[str, float]], picture: Path) -> Path:
+    """The loss over the epochs, training and (where it was measured) validation.
+
+    Raises:
+        OutputError: the picture cannot be written.
+    """
+    save_figure(loss_curve(history), picture)
+    return picture
+
+
+def draw_folder(
+    cases: Sequence[Case], masks: Path, folder: Path, *, titles: Mapping[str, str], model: Path | None, scheme: str
+) -> tuple[Path, ...]:
+    """One picture per case, ``<case>.png``, and ``loss.png`` if the run folder of the model is known.
+
+    A case that cannot be drawn is logged and left out.
+
+    Args:
+        cases: what to draw.
+        masks: the folder with their predictions.
+        folder: for the pictures.
+        titles: heading by case; else its name.
+        model: the checkpoint that made the masks, or None.
+        scheme: as in ``draw_case``.
+
+    Raises:
+        OutputError: the folder cannot be written to.
+    """
+    drawn = []
+    for case in cases:
+        title, picture = titles.get(case.case, case.case), folder / f"{case.case}.png"
+        try:
+            drawn.append(draw_case(case, mask_path(masks, case.case), picture, title=title, scheme=scheme))
+        except OutputError:
+            raise
+        except Verse3dError as error:
+            _log.error("%s is not drawn: %s", case.case, error)
+    if model is not None and (history := history_of(model)):
+        drawn.append(draw_loss(history, folder / LOSS_PICTURE))
+    return tuple(drawn)
+
+
+def draw_evaluation(result: Evaluation, cases: Iterable[Case], masks: Path, folder: Path) -> tuple[Path, ...]:
+    """Every case that was scored, under its Dice, and the loss curve of the model named in ``predictions.json``.
+
+    Raises:
+        OutputError: the folder cannot be written to.
+    """
+    scores = {case.case: case.labels[UNION].dice for case in result.cases}
+    drawn = [case for case in cases if case.case in scores and case.image]
+    manifest = masks / PREDICTIONS_FILE
+    model = str(read_json(manifest).get("model", "")) if manifest.is_file() else ""
+    return draw_folder(
+        drawn,
+        masks,
+        folder,
+        titles={case: f"{case}: Dice {dice:.3f}" for case, dice in scores.items()},
+        model=Path(model) if model else None,
+        scheme=result.scheme,
+    )
+
+
+def _shown(labels: NDArray[np.integer], levels: bool) -> NDArray[np.uint8]:
+    return (labels if levels else labels > 0).astype(np.uint8)
