@@ -26,6 +26,14 @@ def tiny_yaml(tmp_path_factory):
     return str(path)
 
 
+@pytest.fixture(scope="session")
+def tiny2d_yaml(tmp_path_factory):
+    """The path of the tiny config, slice by slice."""
+    path = tmp_path_factory.mktemp("config") / "tiny2d.yaml"
+    path.write_text(yaml.safe_dump({"mode": "2d", **scans.TINY}))
+    return str(path)
+
+
 @pytest.fixture(autouse=True)
 def _quiet_again():
     """Commands attach a terminal handler to the package's logger; take it off after each test."""

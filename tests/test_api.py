@@ -202,8 +202,9 @@ class TestDemo:
     @pytest.fixture
     def run(self, tiny_yaml, small_phantom):
         def demo(out, **options):
+            options = {"config": tiny_yaml, "against": None} | options
             overrides = ["optim.epochs=1", "validation.pictures=0"]
-            return verse3d.demo(out=out, cases=4, config=tiny_yaml, overrides=overrides, device="cpu", **options)
+            return verse3d.demo(out=out, cases=4, overrides=overrides, device="cpu", **options)
 
         return demo
 
@@ -220,6 +221,22 @@ class TestDemo:
         assert result.label_file.is_file()
         assert result.open_itksnap.startswith("itksnap -g ") and record.mask in result.open_itksnap
         assert str(out / "run" / "tensorboard") in result.open_tensorboard
+
+    def test_sets_a_second_model_against_the_first(self, run, tmp_path, tiny2d_yaml):
+        result = run(tmp_path / "demo", against=tiny2d_yaml)
+        assert [standing.contestant.name for standing in result.comparison.standings] == ["3d", "2d"]
+        assert {path.name for path in (tmp_path / "demo").iterdir()} == DEMO_PARTS | {"run-against", "compare"}
+        assert (tmp_path / "demo" / "compare" / "compare.md").is_file()
+        again = run(tmp_path / "demo", overwrite=True)
+        assert again.comparison is None
+        assert {path.name for path in (tmp_path / "demo").iterdir()} == DEMO_PARTS
+
+    def test_refuses_a_second_config_that_does_not_fit_before_anything_is_made(self, run, tmp_path):
+        wrong = {**TINY, "mode": "2d", "sampling": {"margin_voxels": 8}}
+        (tmp_path / "wrong.yaml").write_text(json.dumps(wrong))
+        with pytest.raises(ConfigError, match="margin_voxels"):
+            run(tmp_path / "demo", against=tmp_path / "wrong.yaml")
+        assert not (tmp_path / "demo").exists()
 
     def test_is_made_again_only_if_wanted(self, run, tmp_path):
         run(tmp_path / "demo")
@@ -249,7 +266,8 @@ class TestDemo:
 def test_the_26_levels_go_from_the_phantom_to_the_scores(tmp_path, tiny_yaml):
     sections = {**TINY["grid"], "spacing_mm": [5.0, 5.0, 5.0]}
     overrides = ["labels.scheme=vertebrae", f"grid.spacing_mm={sections['spacing_mm']}", "validation.pictures=1"]
-    result = verse3d.demo(out=tmp_path, cases=3, config=tiny_yaml, overrides=overrides, device="cpu")
+    options = {"config": tiny_yaml, "against": None, "overrides": overrides}
+    result = verse3d.demo(out=tmp_path, cases=3, device="cpu", **options)
     assert {path.name for path in tmp_path.iterdir()} == DEMO_PARTS
     assert result.findings.worst != "error"
     assert result.evaluation.scheme == "vertebrae"

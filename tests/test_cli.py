@@ -369,7 +369,7 @@ def test_check_says_what_it_repaired_and_what_not(tmp_path, capsys):
     flipped[:3, 0] *= -1
     scans.write_nifti(tmp_path / "data/a.nii.gz", spine.hu, spine.geometry.affine)
     scans.write_nifti(tmp_path / "data/a_seg.nii.gz", spine.mask[::-1], flipped)
-    assert main(["-q", "check", str(tmp_path / "data"), "--fixes", str(tmp_path / "fixed")]) == 0
+    assert main(["-q", "check", str(tmp_path / "data"), "--fixes", str(tmp_path / "fixed")]) == 3
     shown = capsys.readouterr().out
     assert f"written {tmp_path}/fixed/a_seg-vert_msk.nii.gz: axes AIR turned to PIR, exact" in shown
     assert (tmp_path / "fixed" / "fixes.csv").is_file()
@@ -394,3 +394,9 @@ def test_findings_of_many_cases_are_cut_short_and_facts_shown_on_request():
     assert "PIR" not in shown(report) and "PIR" in shown(report, facts=True) and "PIR" in shown(few)
     assert "of case49" in shown(few) and "more" not in shown(few)
     assert shown(report).rstrip().endswith("60 cases: 0 errors, 0 warnings, 60 notes")
+
+
+@pytest.mark.parametrize("job", ["check", "convert", "download", "index", "look", "phantom", "stats"])
+def test_the_jobs_about_data_load_neither_torch_nor_monai(job):
+    code = f"import sys, verse3d; verse3d.{job}; print(sorted({{'torch', 'monai', 'ignite'}} & set(sys.modules)))"
+    assert python(["-c", code]).stdout.strip() == "[]"

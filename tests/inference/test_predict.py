@@ -17,7 +17,8 @@ from tests.scans import PIR, ThresholdNet, orientation, spine, tiny_config, turn
 from verse3d.core.errors import DataError, OutputError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERTEBRAE
-from verse3d.core.runtime import choose_precision, no_progress
+from verse3d.core.logs import no_progress
+from verse3d.core.runtime import choose_precision
 from verse3d.core.volume import Volume, read_labels
 from verse3d.data.cases import Case
 from verse3d.inference.predict import Predictor, mask_path, predict_cases

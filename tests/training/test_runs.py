@@ -18,7 +18,7 @@ from tests.scans import tiny_config
 from verse3d.api.models import _paint
 from verse3d.core.config import Config, load_config
 from verse3d.core.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
-from verse3d.core.runtime import no_progress
+from verse3d.core.logs import no_progress
 from verse3d.data.cases import CaseIndex, read_index, write_index
 from verse3d.inference.predict import Predictor, predict_cases
 from verse3d.model import checkpoint as checkpoints

@@ -6,12 +6,16 @@ Example:
     >>> verse3d.predict("scan.nii.gz", model="runs/a/best.pt", out="masks")  # doctest: +SKIP
 """
 
-from verse3d.api.comparison import compare
-from verse3d.api.data import check, convert, download, index, phantom
-from verse3d.api.demo import DemoResult, demo
-from verse3d.api.models import LABEL_FILE, evaluate, predict, train
-from verse3d.api.pictures import LookResult, StatsResult, look, stats
-from verse3d.api.slicing import slices
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from verse3d.api.comparison import compare
+    from verse3d.api.data import check, convert, download, index, phantom
+    from verse3d.api.journey import DemoResult, demo
+    from verse3d.api.models import LABEL_FILE, evaluate, predict, train
+    from verse3d.api.pictures import LookResult, StatsResult, look, stats
+    from verse3d.api.slicing import slices
 
 __all__ = [
     "LABEL_FILE",
@@ -32,3 +36,18 @@ __all__ = [
     "stats",
     "train",
 ]
+_HOME = {
+    **dict.fromkeys(("check", "convert", "download", "index", "phantom"), "data"),
+    **dict.fromkeys(("LookResult", "StatsResult", "look", "stats"), "pictures"),
+    **dict.fromkeys(("LABEL_FILE", "evaluate", "predict", "train"), "models"),
+    **dict.fromkeys(("DemoResult", "demo"), "journey"),
+    "compare": "comparison",
+    "slices": "slicing",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module attribute
+    """Load a job when it is first used: those about data need no PyTorch, which takes seconds to import."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'verse3d.api' has no attribute {name!r}")
+    return getattr(import_module(f"verse3d.api.{_HOME[name]}"), name)

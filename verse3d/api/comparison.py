@@ -5,7 +5,8 @@ from pathlib import Path
 
 from verse3d.core.errors import ConfigError, DataError
 from verse3d.core.files import PathOrText, make_folder, write_json, write_text
-from verse3d.core.runtime import DeviceName, Progress, choose_device, no_progress
+from verse3d.core.logs import Progress, no_progress
+from verse3d.core.runtime import DeviceName, choose_device
 from verse3d.data.cases import Case, Split
 from verse3d.data.layouts import load_cases
 from verse3d.report.compare import CompareOptions, Comparison, check_fairness, compare_contestants

@@ -7,7 +7,7 @@ from typing import Literal
 
 from verse3d.core.errors import ConfigError
 from verse3d.core.files import PathOrText, write_json
-from verse3d.core.runtime import Progress, no_progress
+from verse3d.core.logs import Progress, no_progress
 from verse3d.data.building import IndexOptions, IndexReport, build_index
 from verse3d.data.cases import Split, write_index
 from verse3d.data.checks import CheckReport, check_cases

@@ -10,14 +10,15 @@ from verse3d.core.config import Config, load_config
 from verse3d.core.errors import ConfigError, DataError
 from verse3d.core.files import PathOrText, make_folder
 from verse3d.core.labels import Label
-from verse3d.core.runtime import DeviceName, Progress, choose_device, no_progress
+from verse3d.core.logs import Progress, no_progress
+from verse3d.core.runtime import DeviceName, choose_device
 from verse3d.core.volume import NIFTI_SUFFIXES, Volume
 from verse3d.data.cases import Case, CaseIndex, Split
 from verse3d.data.layouts import load_cases, scan_name
 from verse3d.data.merge import merge_series
 from verse3d.data.splits import hold_out_fold, split_by_subject
 from verse3d.inference.predict import PredictionReport, Predictor, predict_cases
-from verse3d.model.modes import get_mode
+from verse3d.model.modes import get_mode, require_suitable
 from verse3d.report.evaluation import Evaluation, evaluate_folder
 from verse3d.report.figures import overlay_array
 from verse3d.report.itksnap import write_label_description
@@ -68,7 +69,7 @@ def train(
     """
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite exclude each other")
-    settings = _training_config(mode, config, overrides, resumed=Path(out) if resume else None)
+    settings = training_config(mode, config, overrides, resumed=Path(out) if resume else None)
     options = FitOptions(
         device=choose_device(device),
         resume=resume,
@@ -89,9 +90,10 @@ def divided(data: Path, seed: int) -> CaseIndex:
     return cases if data.is_file() and all(case.split for case in complete) else split_by_subject(cases, seed=seed)
 
 
-def _training_config(
-    mode: str | None, config: PathOrText | Config | None, overrides: Sequence[str], *, resumed: Path | None
+def training_config(
+    mode: str | None, config: PathOrText | Config | None, overrides: Sequence[str], *, resumed: Path | None = None
 ) -> Config:
+    """The settings of a training, checked as far as that goes without data; arguments as in ``train``."""
     default = get_mode(mode or "3d").default_config
     if isinstance(config, Config):
         if overrides:
@@ -104,6 +106,7 @@ def _training_config(
     if mode and settings.mode != mode:
         what = f"{resumed} is a run of" if resumed is not None and config is None else "the config is for"
         raise ConfigError(f"{what} --mode {settings.mode}, not {mode}", hint="leave --mode out, or name the right one")
+    require_suitable(settings)
     return settings
 
 

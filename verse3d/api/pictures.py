@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from verse3d.core.errors import ConfigError, DataError, GeometryError
 from verse3d.core.files import PathOrText, make_folder
+from verse3d.core.logs import Progress, no_progress
 from verse3d.core.preview import Preview, read_preview
-from verse3d.core.runtime import Progress, no_progress
 from verse3d.core.volume import NIFTI_SUFFIXES
 from verse3d.data.cases import Case, CaseIndex
 from verse3d.data.layouts import is_index, load_cases

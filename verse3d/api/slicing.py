@@ -7,7 +7,7 @@ from verse3d.api.models import divided
 from verse3d.core.config import PlaneName, load_config
 from verse3d.core.errors import DataError
 from verse3d.core.files import PathOrText
-from verse3d.core.runtime import Progress, no_progress
+from verse3d.core.logs import Progress, no_progress
 from verse3d.data.cases import Split
 from verse3d.data.slicewriter import SliceReport, write_slices
 

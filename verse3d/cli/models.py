@@ -129,12 +129,13 @@ def demo(
     cases: Annotated[int, typer.Option(help="How many phantoms.")] = 12,
     seed: Annotated[int, typer.Option(help="Of the phantoms.")] = 0,
     config: Annotated[str, typer.Option(help="Config of the training.")] = "demo3d",
+    against: Annotated[str, typer.Option(help="Config of a second model to compare with; none for none.")] = "demo2d",
     set_: SetOption = None,
     max_minutes: Annotated[float | None, typer.Option(help="Longest time to train.")] = None,
     device: DeviceOption = Device.auto,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """The whole journey on synthetic scans in under ten minutes: make, check, train, predict, score, look."""
+    """The whole journey on synthetic scans, in 3D and against 2D: make, check, train, predict, score, compare."""
     from verse3d import api
 
     with bars() as progress:
@@ -143,6 +144,7 @@ def demo(
             cases=cases,
             seed=seed,
             config=config,
+            against=None if against == "none" else against,
             overrides=merged_overrides(set_, context),
             max_minutes=max_minutes,
             device=device.value,
@@ -153,6 +155,8 @@ def demo(
     tables.print_training(out_console, result.training)
     tables.print_predictions(out_console, result.predictions)
     tables.print_scores(out_console, result.evaluation)
+    if result.comparison:
+        tables.print_comparison(out_console, result.comparison)
     out_console.print(f"run folder   {result.training.folder}", highlight=False)
     out_console.print(f"masks        {result.predictions.folder}", highlight=False)
     out_console.print(f"label file   {result.label_file}", highlight=False)

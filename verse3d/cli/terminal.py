@@ -14,7 +14,7 @@ from verse3d.core.errors import ConfigError, DataError, Verse3dError
 from verse3d.version import __version__
 
 if TYPE_CHECKING:
-    from verse3d.core.runtime import Progress
+    from verse3d.core.logs import Progress
 
 app = typer.Typer(
     name="verse3d",
@@ -138,7 +138,7 @@ def bars() -> Iterator["Progress"]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    from verse3d.core.runtime import log_to_terminal
+    from verse3d.core.logs import log_to_terminal
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(24), MofNCompleteColumn())
     log_to_terminal(err_console, _level)

@@ -1,31 +1,20 @@
-"""The machine: device, precision, random state, memory and logging."""
+"""The machine: device, precision, random state and the memory used."""
 
 import contextlib
-import logging
 import random
 import resource
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.logging import RichHandler
 
 from verse3d.core.errors import ConfigError
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 AmpName = Literal["auto", "off", "bf16", "fp16"]
-_LOGGER = "verse3d"
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
-
-
-def no_progress(what: str, done: int, total: int) -> None:
-    """Show nothing."""
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -138,38 +127,3 @@ def peak_rss_mb() -> float:
                 return float(line.split()[1]) * 1024 / 1e6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(peak) / 1e6 if sys.platform == "darwin" else float(peak) * 1024 / 1e6
-
-
-def logger(name: str) -> logging.Logger:
-    """The logger of a module: silent until ``log_to_terminal`` or ``log_to_file`` is called."""
-    return logging.getLogger(f"{_LOGGER}.{name.removeprefix('verse3d.')}")
-
-
-logging.getLogger(_LOGGER).addHandler(logging.NullHandler())
-
-
-def log_to_terminal(console: Console, level: int) -> None:
-    """Show log records of ``level`` and above on ``console`` (standard error, in the CLI). Replaces an earlier one."""
-    root = logging.getLogger(_LOGGER)
-    for handler in [handler for handler in root.handlers if isinstance(handler, RichHandler)]:
-        root.removeHandler(handler)
-    shown = RichHandler(level, console, show_path=False, show_time=False, markup=False, rich_tracebacks=False)
-    root.addHandler(shown)
-    root.setLevel(logging.DEBUG)
-
-
-def log_to_file(path: Path) -> logging.Handler:
-    """Append records to ``path`` until the returned handler is closed with ``stop_logging``."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    handler.setLevel(logging.INFO)
-    root = logging.getLogger(_LOGGER)
-    root.setLevel(logging.DEBUG)
-    root.addHandler(handler)
-    return handler
-
-
-def stop_logging(handler: logging.Handler) -> None:
-    """Take a handler of ``log_to_file`` off again."""
-    logging.getLogger(_LOGGER).removeHandler(handler)
-    handler.close()

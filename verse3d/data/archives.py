@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from verse3d.core.errors import DataError, OutputError
 from verse3d.core.files import whole_file
-from verse3d.core.runtime import Progress, logger, no_progress
+from verse3d.core.logs import Progress, logger, no_progress
 
 ARCHIVE_SUFFIX = ".zip"
 MAX_MEMBERS = 200_000

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from verse3d.core.errors import DataError
 from verse3d.core.geometry import Geometry
-from verse3d.core.runtime import Progress, logger, no_progress
+from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.data.archives import Unpacked, archive_above, find_archives, unpack
 from verse3d.data.cases import Case, CaseIndex, Split
 from verse3d.data.layouts import discover, layout_of

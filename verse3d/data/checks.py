@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from verse3d.core.runtime import Progress, no_progress
+from verse3d.core.logs import Progress, no_progress
 from verse3d.data.cases import Case, CaseIndex
 from verse3d.data.examine.record import CaseSurvey
 from verse3d.data.examine.voxels import fingerprint

@@ -23,7 +23,7 @@ from typing import Literal
 
 from verse3d.core.errors import DataError
 from verse3d.core.files import read_json
-from verse3d.core.runtime import logger
+from verse3d.core.logs import logger
 from verse3d.core.volume import NIFTI_SUFFIXES, nifti_stem
 from verse3d.data.archives import is_archive, list_members
 from verse3d.data.cases import Case, CaseIndex, Split, read_index

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from verse3d.core.errors import DataError
 from verse3d.core.labels import vertebra
-from verse3d.core.runtime import logger
+from verse3d.core.logs import logger
 from verse3d.data.cases import SPLITS, Case, CaseIndex
 
 COLUMNS = ("case", "action", "value", "note")

@@ -15,7 +15,7 @@ from verse3d.core.config import Config, load_config, parse_config
 from verse3d.core.errors import DataError, Verse3dError
 from verse3d.core.files import TEMPORARY_PREFIX, make_folder, output_error, read_json, write_json, write_text
 from verse3d.core.labels import label_scheme
-from verse3d.core.runtime import Progress, logger, no_progress
+from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.data.cases import Case
 from verse3d.data.slicefolder import CASE_FILE, CONFIG_FILE, MANIFEST_FILE, SliceRow, mask_pixels
 from verse3d.data.slices import grey_slice, label_slice, slice_axis, turned

@@ -4,8 +4,8 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.core.memory import free_memory_bytes
-from verse3d.core.runtime import Progress, logger, no_progress
 from verse3d.data.cases import Case
 from verse3d.data.examine.case import predicted_bytes, survey_case
 from verse3d.data.examine.record import HU_BIN_WIDTH, HU_BINS, HU_LOWEST, CaseSurvey

@@ -9,7 +9,7 @@ from typing import Any
 
 from verse3d.core.errors import OutputError
 from verse3d.core.files import write_text
-from verse3d.core.runtime import logger
+from verse3d.core.logs import logger
 from verse3d.data.cases import Case
 from verse3d.data.examine.record import SURVEY_VERSION, CaseSurvey
 

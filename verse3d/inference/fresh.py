@@ -13,7 +13,8 @@ from typing import Any
 
 from verse3d.core.errors import OutputError, Verse3dError
 from verse3d.core.files import make_folder, read_json, sha256_of, write_json
-from verse3d.core.runtime import DeviceName, Progress, logger, no_progress
+from verse3d.core.logs import Progress, logger, no_progress
+from verse3d.core.runtime import DeviceName
 from verse3d.data.cases import Case, CaseIndex, write_index
 from verse3d.data.layouts import PREDICTIONS_FILE
 from verse3d.inference.predict import mask_path

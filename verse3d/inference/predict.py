@@ -17,17 +17,9 @@ from verse3d.core.errors import DataError, GeometryError, Verse3dError
 from verse3d.core.files import make_folder, read_json, sha256_of, write_json
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import LabelScheme, label_scheme
+from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.core.resample import resample_linear, resample_vote
-from verse3d.core.runtime import (
-    Precision,
-    Progress,
-    channels_last,
-    choose_precision,
-    forget_peak_rss,
-    logger,
-    no_progress,
-    peak_rss_mb,
-)
+from verse3d.core.runtime import Precision, channels_last, choose_precision, forget_peak_rss, peak_rss_mb
 from verse3d.core.volume import LABEL_DESCRIPTION, Volume, read_geometry, read_image, write_labels
 from verse3d.data.cases import Case
 from verse3d.data.layouts import PREDICTIONS_FILE

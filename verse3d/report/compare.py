@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from verse3d.core.errors import ConfigError, DataError
-from verse3d.core.runtime import DeviceName, Progress, no_progress
+from verse3d.core.logs import Progress, no_progress
+from verse3d.core.runtime import DeviceName
 from verse3d.data.cases import Case, CaseIndex
 from verse3d.inference.fresh import FreshPredictions, predict_missing
 from verse3d.report.contestants import Contestant, Member, cases_of, chosen_by, differences, leaks

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from verse3d.core.errors import ConfigError, DataError, GeometryError, Verse3dError
 from verse3d.core.files import read_json, write_json, write_text
 from verse3d.core.labels import VERTEBRAE, Label, label_scheme
-from verse3d.core.runtime import Progress, logger, no_progress
+from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.core.volume import Volume, read_labels
 from verse3d.data.cases import Case, CaseIndex
 from verse3d.data.layouts import PREDICTIONS_FILE

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from verse3d.core.errors import OutputError, Verse3dError
 from verse3d.core.files import read_json
 from verse3d.core.labels import VERTEBRAE, label_scheme
-from verse3d.core.runtime import logger
+from verse3d.core.logs import logger
 from verse3d.core.volume import read_image, read_labels
 from verse3d.data.cases import Case
 from verse3d.data.layouts import PREDICTIONS_FILE

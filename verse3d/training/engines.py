@@ -8,7 +8,7 @@ from typing import Literal
 from ignite.engine import Engine, Events
 
 from verse3d.core.errors import TrainingError
-from verse3d.core.runtime import logger
+from verse3d.core.logs import logger
 from verse3d.inference.predict import Predictor
 from verse3d.model.checkpoint import Checkpoint, save_checkpoint
 from verse3d.training.learner import best_network, learner_state

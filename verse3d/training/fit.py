@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader
 
 from verse3d.core.config import Config
 from verse3d.core.errors import CheckpointError, DataError, Verse3dError
-from verse3d.core.runtime import log_to_file, logger, seed_everything, stop_logging
+from verse3d.core.logs import log_to_file, logger, stop_logging
+from verse3d.core.runtime import seed_everything
 from verse3d.data.cases import Case, CaseIndex, write_index
 from verse3d.data.patches import PatchDataset
 from verse3d.data.transforms import PreparedCase, prepare_case

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from verse3d.core.config import Config
-from verse3d.core.runtime import Progress, no_progress
+from verse3d.core.logs import Progress, no_progress
 from verse3d.data.patches import PatchDataset
 from verse3d.training.runfolder import RunFolder
 from verse3d.training.step import Learner

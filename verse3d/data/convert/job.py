@@ -3,7 +3,7 @@
 from dataclasses import asdict, replace
 
 from verse3d.core.errors import DataError, OutputError
-from verse3d.core.runtime import Progress, logger, no_progress
+from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.data.cases import CaseIndex
 from verse3d.data.convert.folder import OutputFolder, claim, finish
 from verse3d.data.convert.records import CaseRecord, Conversion, Format, Plan

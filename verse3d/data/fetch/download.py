@@ -16,7 +16,7 @@ import requests
 
 from verse3d.core.errors import DataError, OutputError
 from verse3d.core.files import make_folder, output_error, read_json, write_json
-from verse3d.core.runtime import Progress, logger, no_progress
+from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.data.fetch.mirrors import Archive, Source
 from verse3d.data.fetch.parts import NoAnswerError, Part, TransferError, remove_part
 from verse3d.data.fetch.transfer import Patience, fetch

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from verse3d.core.errors import DataError, OutputError
 from verse3d.core.files import output_error, write_json
-from verse3d.core.runtime import logger
+from verse3d.core.logs import logger
 
 _log = logger(__name__)
 _ZIP_STARTS_WITH = b"PK\x03\x04"

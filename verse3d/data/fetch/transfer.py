@@ -10,7 +10,7 @@ import pooch
 import requests
 from requests import exceptions
 
-from verse3d.core.runtime import logger
+from verse3d.core.logs import logger
 from verse3d.data.fetch.parts import NoAnswerError, Origin, Part, TransferError
 from verse3d.version import __version__
 

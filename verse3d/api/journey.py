@@ -5,19 +5,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from verse3d.api.comparison import compare
 from verse3d.api.data import check, index, phantom
-from verse3d.api.models import LABEL_FILE, evaluate, predict, train
+from verse3d.api.models import LABEL_FILE, evaluate, predict, train, training_config
+from verse3d.core.config import Config
 from verse3d.core.errors import DataError
 from verse3d.core.files import PathOrText, write_text
-from verse3d.core.runtime import DeviceName, Progress, no_progress
+from verse3d.core.logs import Progress, no_progress
+from verse3d.core.runtime import DeviceName
 from verse3d.data.checks import CheckReport
 from verse3d.inference.predict import PredictionReport, mask_path
+from verse3d.report.compare import Comparison
 from verse3d.report.evaluation import Evaluation
 from verse3d.report.itksnap import open_command
 from verse3d.report.pictures import draw_case
 from verse3d.training.fit import FitResult
 
 DEMO_MARKER = "verse3d-demo.txt"
+_PARTS = ("data", "cases.jsonl", "run", "masks", "scores.json", "scores.csv", "run-against", "compare")
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,7 @@ class DemoResult:
         training: how the run stands.
         predictions: a record per unseen case.
         evaluation: their scores.
+        comparison: the same model against a second one on the unseen cases; None if there is no second one.
         overlay: a PNG of the first unseen case.
         label_file: for ITK-SNAP.
         open_itksnap: the command that opens the first unseen case.
@@ -39,6 +45,7 @@ class DemoResult:
     training: FitResult
     predictions: PredictionReport
     evaluation: Evaluation
+    comparison: Comparison | None
     overlay: Path
     label_file: Path
     open_itksnap: str
@@ -51,6 +58,7 @@ def demo(
     cases: int = 12,
     seed: int = 0,
     config: PathOrText = "demo3d",
+    against: PathOrText | None = "demo2d",
     overrides: Sequence[str] = (),
     max_minutes: float | None = None,
     device: DeviceName = "auto",
@@ -59,40 +67,48 @@ def demo(
 ) -> DemoResult:
     """The whole journey on synthetic data: phantom, index, check, train, predict unseen cases, evaluate, picture.
 
+    Then a second model is trained on the same cases, slice by slice unless told otherwise, and both are compared.
+
     Args:
-        out: gets ``data/``, ``cases.jsonl``, ``run/``, ``masks/``, ``scores.json`` and ``overlay.png``.
+        out: gets ``data/``, ``cases.jsonl``, ``run/``, ``masks/``, ``scores.json`` and ``overlay.png``; with a second
+            model ``run-against/`` and ``compare/``, too.
         cases: how many phantoms.
         seed: of the phantoms.
         config: of the training.
-        overrides: ``"section.key=value"`` on top of it.
-        max_minutes: of the training.
+        against: config of the second model; None trains no second one.
+        overrides: ``"section.key=value"`` on top of both.
+        max_minutes: of each training.
         device: for training and prediction.
         overwrite: replace an earlier demo in ``out``.
         progress: told about every stage.
 
     Raises:
+        ConfigError: a config holds mistakes; nothing is made then.
         DataError: ``out`` holds a demo already, or files of these names that no demo wrote.
         KeyboardInterrupt: the training was interrupted.
     """
     folder = Path(out)
+    configs = [training_config(None, chosen, overrides) for chosen in (config, against) if chosen is not None]
     _clear_demo(folder, overwrite=overwrite)
-    listed, run, masks = folder / "cases.jsonl", folder / "run", folder / "masks"
+    listed, masks = folder / "cases.jsonl", folder / "masks"
     phantom(folder / "data", cases=cases, seed=seed, progress=progress)
     found = index(folder / "data", out=listed, seed=seed)
     findings = check(listed, cache=False, progress=progress)
-    training = train(
-        data=listed,
-        out=run,
-        config=config,
-        overrides=overrides,
-        max_minutes=max_minutes,
-        device=device,
-        progress=progress,
-    )
-    if training.stopped == "interrupted":
-        raise KeyboardInterrupt
+
+    def trained(settings: Config, run: Path) -> FitResult:
+        result = train(data=listed, out=run, config=settings, max_minutes=max_minutes, device=device, progress=progress)
+        if result.stopped == "interrupted":
+            raise KeyboardInterrupt
+        return result
+
+    training = trained(configs[0], folder / "run")
     predictions = predict(listed, model=training.best, out=masks, split="test", device=device, progress=progress)
     evaluation = evaluate(pred=masks, truth=listed, out=folder / "scores.json", split="test", progress=progress)
+    comparison = None
+    if len(configs) > 1:
+        second = trained(configs[1], folder / "run-against")
+        runs = _named((configs[0], training), (configs[1], second))
+        comparison = compare(*runs, data=listed, out=folder / "compare", device=device, progress=progress)
     first = found.cases.in_split("test")[0]
     labels = masks / LABEL_FILE
     return DemoResult(
@@ -100,6 +116,7 @@ def demo(
         training=training,
         predictions=predictions,
         evaluation=evaluation,
+        comparison=comparison,
         overlay=draw_case(first, mask_path(masks, first.case), folder / "overlay.png", title=f"{first.case}, unseen"),
         label_file=labels,
         open_itksnap=open_command(first.image_path(), mask_path(masks, first.case), labels),
@@ -107,9 +124,16 @@ def demo(
     )
 
 
+def _named(*runs: tuple[Config, FitResult]) -> list[str]:
+    """Runs called by their modes, or by their folders if both have one mode."""
+    modes = [settings.mode for settings, _ in runs]
+    names = modes if len(set(modes)) == len(modes) else [run.folder.name for _, run in runs]
+    return [f"{name}={run.folder}" for name, (_, run) in zip(names, runs, strict=True)]
+
+
 def _clear_demo(folder: Path, *, overwrite: bool) -> None:
     """Remove what an earlier demo wrote, and nothing else."""
-    parts = [folder / name for name in ("data", "cases.jsonl", "run", "masks", "scores.json", "scores.csv")]
+    parts = [folder / name for name in _PARTS]
     existing = [part for part in parts if part.exists()]
     marker = folder / DEMO_MARKER
     if existing and not marker.exists():
