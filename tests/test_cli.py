@@ -277,6 +277,18 @@ def test_index_tells_what_of_the_release_is_missing_copied_or_damaged(tmp_path, 
     assert "layouts: VerSe subject-based 71" in shown
 
 
+def test_index_names_ten_copies_and_counts_the_rest(tmp_path, capsys):
+    root = write_subject_based(tmp_path / "data", released_paths()[:1])
+    for number in range(14):
+        shutil.copy(root / released_paths()[0][0], root / f"copy{number}.nii.gz")
+    assert main(["index", str(root), "-o", str(tmp_path / "cases.jsonl")]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("copy left out: ") == 10
+    assert "... 14 copies left out in all: the notes of the index name each of them" in shown
+    (case,) = read_index(tmp_path / "cases.jsonl")
+    assert len(case.notes) == 14
+
+
 def test_index_makes_folds_applies_corrections_and_unpacks(tmp_path, capsys):
     root = write_subject_based(tmp_path / "data", released_paths()[:8])
     packed = shutil.make_archive(str(tmp_path / "zips" / "dataset-verse19training"), "zip", root)

@@ -12,6 +12,7 @@ from verse3d.cli.tables import table
 if TYPE_CHECKING:
     from verse3d.data.building import IndexReport
 
+_SHOWN_COPIES = 10
 _SPLITS = ("train", "validation", "test", None)
 
 
@@ -65,8 +66,10 @@ def _found(report: "IndexReport") -> Iterator[str]:
 
 
 def _left_out(report: "IndexReport") -> Iterator[str]:
-    for copy in report.left_out:
+    for copy in report.left_out[:_SHOWN_COPIES]:
         yield f"copy left out: {copy.path} ({copy.reason}; kept {copy.kept})"
+    if len(report.left_out) > _SHOWN_COPIES:
+        yield f"... {len(report.left_out)} copies left out in all: the notes of the index name each of them"
     if report.excluded_gl:
         yield f"{report.excluded_gl} scans of gl subjects left out"
 
