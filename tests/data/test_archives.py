@@ -148,8 +148,8 @@ ESCAPES = [
     "a/../../outside.nii.gz",
     "/absolute.nii.gz",
     "C:/windows.nii.gz",
-    "..\\outside.nii.gz",
     "C:\\x.nii.gz",
+    "..\\outside.nii.gz",
 ]
 
 
@@ -279,3 +279,44 @@ def test_junk_in_a_zip_is_skipped(tmp_path):
     }
     report = build_index([pack(tmp_path / "z" / "x.zip", names)], IndexOptions())
     assert [case.case for case in report.cases] == ["a"]
+
+
+def test_a_backslash_in_a_name_is_refused_for_what_it_is(tmp_path):
+    done = unpack(pack(tmp_path / "x.zip", {"folder\\scan.nii.gz": b"x"}), tmp_path / "out")
+    assert [reason for _, reason in done.refused] == ["has a backslash in its name, which is no separator in a zip"]
+
+
+def test_a_file_in_the_zip_and_one_in_a_zip_of_the_same_place_do_not_replace_each_other(tmp_path):
+    inner = pack(tmp_path / "inner.zip", {"a.nii.gz": b"from the inner zip"}).read_bytes()
+    path = pack(tmp_path / "x.zip", {"scans/a.nii.gz": b"from the outer zip", "scans.zip": inner})
+    done = unpack(path, tmp_path / "out")
+    assert (done.written, done.refused) == (1, (("scans/a.nii.gz", "has the name of another file in the zip"),))
+    assert tree(tmp_path / "out") == {"scans/a.nii.gz": b"from the outer zip"}
+
+
+def test_a_name_that_the_disk_cannot_hold_stops_only_that_file(tmp_path):
+    names = {"fine.nii.gz": b"x", f"{'n' * 300}.nii.gz": b"x", "last.nii.gz": b"x"}
+    done = unpack(pack(tmp_path / "x.zip", names), tmp_path / "out")
+    assert done.written == 2
+    assert "cannot be written" in done.refused[0][1]
+
+
+def test_zips_of_one_name_get_folders_of_their_own(tmp_path):
+    for number, folder in enumerate("pq"):
+        (tmp_path / folder).mkdir()
+        scan = tiny_scan(tmp_path / "scan.nii.gz", folder).read_bytes()
+        pack(tmp_path / "in" / folder / "data.zip", {f"{number}.nii.gz": scan})
+    build_index([tmp_path / "in"], IndexOptions(unpack_to=tmp_path / "out"))
+    assert sorted(tree(tmp_path / "out")) == ["data-2/1.nii.gz", "data/0.nii.gz"]
+
+
+def test_zips_behind_a_link_are_unpacked_too(tmp_path, zipped):
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "linked").symlink_to(zipped.parent)
+    assert build_index([tmp_path / "root"], IndexOptions(unpack_to=tmp_path / "data")).packed == 0
+
+
+def test_a_zip_that_cannot_be_read_is_told_also_without_unpacking(tmp_path):
+    (tmp_path / "broken.zip").write_bytes(b"PK nothing")
+    tiny_scan(tmp_path / "a.nii.gz", "a")
+    assert [path.name for path, _ in build_index([tmp_path], IndexOptions()).failures] == ["broken.zip"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from verse3d.core.errors import DataError
-from verse3d.data.cases import Case, CaseIndex, write_index
+from verse3d.data.cases import Case, CaseIndex, read_index, write_index
 from verse3d.data.layouts import discover, load_cases
 
 
@@ -185,6 +185,45 @@ def test_the_closest_folder_decides_and_a_telling_name_beats_every_folder(files)
         "a": ("labels/old/images/a.nii.gz", None, None),
         "b": ("labels/b_ct.nii.gz", "images/b_seg.nii.gz", None),
     }
+
+
+def test_nnunet_folders_decide_whatever_the_files_are_called(files):
+    root = files("imagesTr/x_ct_0000.nii.gz", "labelsTr/x_ct.nii.gz", "imagesTr/y_seg_0000.nii.gz")
+    assert found(root) == {
+        "x": ("imagesTr/x_ct_0000.nii.gz", "labelsTr/x_ct.nii.gz", None),
+        "y_seg": ("imagesTr/y_seg_0000.nii.gz", None, None),
+    }
+
+
+def test_a_mask_that_is_called_ct_is_known_by_its_folder_if_the_scan_is_there(files):
+    root = files("images/x_ct.nii.gz", "labels/x_ct.nii.gz", "masks/y_ct.nii.gz", "scans/y_ct.nii.gz")
+    assert found(root) == {
+        "x": ("images/x_ct.nii.gz", "labels/x_ct.nii.gz", None),
+        "y": ("scans/y_ct.nii.gz", "masks/y_ct.nii.gz", None),
+    }
+
+
+def test_masks_whose_name_repeats_the_scans_suffix_are_paired(files):
+    root = files("a_ct.nii.gz", "a_ct_seg.nii.gz", "b_CT.nii.gz", "b_CT-mask.nii.gz")
+    assert found(root) == {
+        "a": ("a_ct.nii.gz", "a_ct_seg.nii.gz", None),
+        "b": ("b_CT.nii.gz", "b_CT-mask.nii.gz", None),
+    }
+
+
+def test_a_second_download_is_paired_and_a_name_in_other_unicode_too(files):
+    root = files("a.nii.gz", "a_seg-vert_msk (1).nii.gz", "Ärzte.nii.gz", "A\u0308rzte_seg.nii.gz")
+    assert found(root) == {
+        "a": ("a.nii.gz", "a_seg-vert_msk (1).nii.gz", None),
+        "Ärzte": ("Ärzte.nii.gz", "A\u0308rzte_seg.nii.gz", None),
+    }
+
+
+@pytest.mark.parametrize("name", ["_ct.nii.gz", "a\\b_ct.nii.gz"])
+def test_every_case_gets_a_name_that_an_index_accepts(files, tmp_path, name):
+    write_index(tmp_path / "cases.jsonl", discover([files(f"folder/{name}")]))
+    (case,) = read_index(tmp_path / "cases.jsonl")
+    assert case.case in ("folder", "a_b")
 
 
 # --- several roots

@@ -1,5 +1,6 @@
 """Copies of a scan are one case: known by series, else by grey values, and never by chance."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -7,10 +8,10 @@ import numpy as np
 import pytest
 
 from tests.core.grids import affine, hounsfield, save_scan
-from verse3d.core.volume import read_geometry
 from verse3d.data.building import IndexOptions, build_index
-from verse3d.data.cases import Case, CaseIndex
+from verse3d.data.cases import Case
 from verse3d.data.merge import content_digest, merge_content, merge_series
+from verse3d.data.probe import probe
 
 SHAPE = (7, 9, 12)
 
@@ -30,12 +31,11 @@ def scan(tmp_path):
 
 
 def by_content(*cases: Case):
-    index = CaseIndex(cases)
-    return merge_content(index, {case.case: read_geometry(case.image_path())[0] for case in index})
+    return merge_content(cases, {case.image: probe(case.image) for case in cases})
 
 
-def names(index: CaseIndex) -> list[str]:
-    return [case.case for case in index]
+def names(cases) -> list[str]:
+    return [case.case for case in cases]
 
 
 def other(seed: int) -> np.ndarray:
@@ -50,7 +50,7 @@ def test_the_same_grey_values_are_one_case_and_the_reason_is_recorded(scan):
     assert names(merged) == ["a", "c"]
     (copy,) = left_out
     assert (copy.case, copy.kept, copy.reason) == ("b", "a", "same grey values")
-    assert merged.cases[0].notes == (f"kept instead of {copy.path}: same grey values",)
+    assert merged[0].notes == (f"kept instead of {copy.path}: same grey values",)
 
 
 @pytest.mark.parametrize("orientation", ["RAS", "LPI", "ASR"])
@@ -119,27 +119,25 @@ def case(name, series, *, mask=True) -> Case:
 
 
 def test_the_subject_based_copy_is_kept_even_if_it_comes_last():
-    merged, left_out = merge_series(
-        CaseIndex((case("verse201", "verse201"), case("sub-verse401_split-verse201", "verse201")))
-    )
+    merged, left_out = merge_series((case("verse201", "verse201"), case("sub-verse401_split-verse201", "verse201")), {})
     assert names(merged) == ["sub-verse401_split-verse201"]
     assert left_out[0].reason == "same series verse201"
 
 
 def test_a_complete_copy_beats_a_subject_based_one_without_mask():
     merged, _ = merge_series(
-        CaseIndex((case("sub-verse401_split-verse201", "verse201", mask=False), case("verse201", "verse201")))
+        (case("sub-verse401_split-verse201", "verse201", mask=False), case("verse201", "verse201")), {}
     )
     assert names(merged) == ["verse201"]
 
 
 def test_cases_without_series_are_never_merged_by_name(tmp_path):
-    merged, left_out = merge_series(CaseIndex((case("a", ""), case("b", ""))))
+    merged, left_out = merge_series((case("a", ""), case("b", "")), {})
     assert (names(merged), left_out) == (["a", "b"], ())
 
 
 def test_other_series_of_a_subject_stay(tmp_path):
-    merged, _ = merge_series(CaseIndex((case("a", "verse201"), case("b", "verse253"))))
+    merged, _ = merge_series((case("a", "verse201"), case("b", "verse253")), {})
     assert names(merged) == ["a", "b"]
 
 
@@ -154,3 +152,50 @@ def test_an_index_merges_both_ways_and_says_so(tmp_path):
     assert names(report.cases) == ["sub-verse004"]
     assert sorted(copy.reason for copy in report.left_out) == ["same grey values", "same series verse004"]
     assert len(report.cases.cases[0].notes) == 2
+
+
+def test_a_mask_without_scan_is_joined_to_the_scan_of_its_series_that_has_none():
+    scan = case("sub-verse401_split-verse201", "verse201", mask=False)
+    lone = Case("verse201", "sub-verse401", None, Path("/masks/verse201_seg.nii.gz"), series="verse201")
+    ((joined,), left_out) = merge_series((scan, lone), {})
+    assert (joined.image, joined.mask, left_out) == (scan.image, lone.mask, ())
+    assert joined.notes == ("joined with /masks/verse201_seg.nii.gz: same series verse201",)
+
+
+def test_a_damaged_copy_gives_way_to_a_whole_one(scan):
+    whole, cut = scan("verse201"), scan("sub-verse401_split-verse201")
+    cut.image.write_bytes(cut.image.read_bytes()[:-60])
+    copies = [replace(copy, series="verse201") for copy in (cut, whole)]
+    merged, _ = merge_series(copies, {copy.image: probe(copy.image) for copy in copies})
+    assert [kept.image for kept in merged] == [whole.image]
+
+
+def test_the_kept_copy_stays_who_the_release_says_it_is(scan):
+    released = scan("sub-verse401_split-verse201", series="verse201", part="verse19training")
+    released = replace(released, subject="sub-verse401", split="train", split_origin="release")
+    ((kept,), _) = by_content(scan("foo", mask=True), released)
+    assert kept.mask.name == "foo_seg.nii.gz"
+    assert (kept.case, kept.subject, kept.series) == ("sub-verse401_split-verse201", "sub-verse401", "verse201")
+    assert (kept.part, kept.split, kept.split_origin) == ("verse19training", "train", "release")
+
+
+def test_who_has_a_scan_in_common_is_one_subject(scan):
+    one, again = scan("a1"), scan("b1")
+    cases = [replace(one, subject="a"), replace(again, subject="b"), replace(scan("b2", other(5)), subject="b")]
+    merged, _ = by_content(*cases)
+    assert [(case.case, case.subject) for case in merged] == [("a1", "a"), ("b2", "a")]
+    assert "shows a" in merged[1].notes[0]
+
+
+def test_eight_bit_scans_are_told_apart(scan):
+    random = np.random.default_rng(3)
+    first = random.integers(0, 200, SHAPE)
+    assert names(by_content(scan("a", first, dtype=np.uint8), scan("b", first + 1, dtype=np.uint8))[0]) == ["a", "b"]
+    assert names(by_content(scan("c", first, dtype=np.uint8), scan("d", first, dtype=np.uint8))[0]) == ["c"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_scan_with_voxels_that_are_no_numbers_is_no_copy(scan):
+    holes = hounsfield(SHAPE, np.float32)
+    holes[2, 2, 2] = np.nan
+    assert names(by_content(scan("a", holes, dtype=np.float32), scan("b", holes, dtype=np.float32))[0]) == ["a", "b"]

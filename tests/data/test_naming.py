@@ -3,7 +3,7 @@
 import pytest
 
 from tests.releases import miccai_stem
-from verse3d.data.naming import pairing_name, parse_verse_name, subject_of
+from verse3d.data.naming import is_gl, pairing_name, parse_verse_name, subject_of
 from verse3d.data.release import released_scans
 
 
@@ -46,6 +46,31 @@ def test_mixed_spellings_find_each_other_and_orientations_stay_apart():
     assert pairing_name("GL017_CT_ax") == pairing_name("gl017_CT-ax")
     assert pairing_name("verse082_CT-ax") != pairing_name("verse082_CT-sag")
     assert pairing_name("my scan_ct") == "my scan_ct"
+
+
+@pytest.mark.parametrize(
+    ("name", "subject"),
+    [
+        ("verse201_resampled", "sub-verse401"),
+        ("verse401_followup", "sub-verse401"),
+        ("verse401_verse201_CT-iso_1mm", "sub-verse401"),
+        ("SUB-VERSE402_SPLIT-VERSE202", "sub-verse402"),
+        ("GL003_CT-ax_resampled", "sub-gl003"),
+        ("verse2010", "verse2010"),
+    ],
+)
+def test_a_name_derived_from_a_released_one_shows_the_same_patient(name, subject):
+    assert subject_of(name) == subject
+
+
+@pytest.mark.parametrize("name", ["GL003", "sub-gl016_x", "sub-GL453_dir-ax", "gl090_CT-ax.nii.gz"])
+def test_gl_scans_are_known_by_any_of_their_names(name):
+    assert is_gl(name)
+
+
+@pytest.mark.parametrize("name", ["", "angl003", "gl0031", "sub-verse003", "global", "glass003"])
+def test_other_names_are_no_gl_scans(name):
+    assert not is_gl(name)
 
 
 @pytest.mark.parametrize(

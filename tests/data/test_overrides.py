@@ -31,7 +31,9 @@ def corrected(tmp_path, index):
 
     def apply(*lines: str, header="case,action,value,note") -> dict[str, Case]:
         (tmp_path / "fixes.csv").write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
-        return {case.case: case for case in apply_overrides(index, read_overrides(tmp_path / "fixes.csv"))}
+        return {
+            case.case: case for case in CaseIndex(apply_overrides(index, read_overrides(tmp_path / "fixes.csv")).cases)
+        }
 
     return apply
 
@@ -81,13 +83,48 @@ def test_another_mask_is_used_and_earlier_corrections_of_ids_end(corrected, tmp_
     assert np.unique(read_mask(case).array).tolist() == [7]
 
 
+def test_the_same_mask_on_another_grid_keeps_the_corrections_of_its_ids(corrected, tmp_path):
+    save_scan(tmp_path / "turned.nii.gz", np.full((4, 5, 6), 19, np.uint8), affine("RAS"))
+    for lines in (
+        ["one,relabel,19>20,", "one,regrid,turned.nii.gz,"],
+        ["one,regrid,turned.nii.gz,", "one,relabel,19>20,"],
+    ):
+        assert np.unique(read_mask(corrected(*lines)["one"]).array).tolist() == [20]
+
+
+def test_another_mask_after_a_correction_of_ids_is_warned_about(corrected, tmp_path, caplog):
+    save_scan(tmp_path / "better.nii.gz", np.full((4, 5, 6), 7, np.uint8), affine("PIR"))
+    corrected("one,relabel,19>20,", "one,mask,better.nii.gz,")
+    assert "one gets another mask: earlier corrections of its ids no longer apply" in caplog.text
+
+
+@pytest.mark.parametrize("line", ["one,relabel,T12>L1, L1>L2", "one,relabel,T12>L1,L1>L2,why", "one,relabel,19>20,,,x"])
+def test_half_a_correction_is_refused_when_commas_cut_it(corrected, line):
+    with pytest.raises(DataError, match="line 2: a value that holds commas must stand in quotes"):
+        corrected(line)
+
+
+def test_a_mask_that_is_none_is_refused_at_once(corrected, tmp_path):
+    (tmp_path / "own.nii.gz").write_bytes(b"no mask")
+    (tmp_path / "notes.txt").write_text("no mask")
+    with pytest.raises(DataError) as caught:
+        corrected("one,mask,own.nii.gz,", "one,regrid,notes.txt,", "one,relabel,²>3,")
+    assert [line.split(":")[0].strip(" -") for line in caught.value.message.splitlines()[1:]] == [
+        "line 2",
+        "line 3",
+        "line 4",
+    ]
+
+
 def test_a_scan_is_given_to_another_subject(corrected):
     assert corrected("three,subject,sub-c,")["three"].subject == "sub-c"
 
 
-def test_names_that_the_index_lacks_are_ignored_with_a_warning(corrected, caplog):
-    assert corrected("verse999,exclude,,")
-    assert "verse999: ignored" in caplog.text
+def test_names_that_the_index_lacks_and_cases_left_out_are_told(index, tmp_path):
+    (tmp_path / "fixes.csv").write_text("case,action\nverse999,exclude\ntwo,exclude\n")
+    applied = apply_overrides(index, read_overrides(tmp_path / "fixes.csv"))
+    assert (applied.unmatched, applied.excluded) == (("verse999",), ("two",))
+    assert [case.case for case in applied.cases] == ["one", "three"]
 
 
 def test_a_correction_that_tears_a_subject_apart_is_refused(corrected):
@@ -112,7 +149,7 @@ def test_all_mistakes_are_listed_at_once_with_their_lines(corrected):
         )
     lines = caught.value.message.splitlines()
     assert [line.split(":")[0].strip(" -") for line in lines[1:]] == [f"line {number}" for number in range(2, 12)]
-    assert "relabel, mask, split, subject, exclude" in caught.value.hint
+    assert "relabel, mask, regrid, split, subject, exclude" in caught.value.hint
 
 
 def test_a_csv_without_the_columns_is_refused(corrected):

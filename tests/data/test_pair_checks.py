@@ -203,7 +203,7 @@ def test_a_turned_mask_comes_out_voxel_for_voxel_on_the_grid_of_its_scan(tmp_pat
     case = write_case(tmp_path, *turned(off_centre(), MATRIX, axes), qform=qform, sform=sform)
     before = case.mask.read_bytes()
     (written,) = fix(tmp_path, case).fixes
-    assert (written.case, written.action) == ("a", "mask")
+    assert (written.case, written.action) == ("a", "regrid")
     assert Path(written.value) == tmp_path / "fixed" / "a_seg-vert_msk.nii.gz"
     assert "exact" in written.note
     repaired = replace(case, mask=Path(written.value))
@@ -230,7 +230,7 @@ def test_the_table_has_the_columns_that_the_index_reads(tmp_path):
     report = fix(tmp_path, first, clean)
     with (tmp_path / "fixed" / FIXES_FILE).open(newline="") as handle:
         rows = list(csv.DictReader(handle))
-    assert rows == [{"case": "a", "action": "mask", "value": report.fixes[0].value, "note": report.fixes[0].note}]
+    assert rows == [{"case": "a", "action": "regrid", "value": "a_seg-vert_msk.nii.gz", "note": report.fixes[0].note}]
     assert sorted(path.name for path in (tmp_path / "fixed").iterdir()) == ["a_seg-vert_msk.nii.gz", FIXES_FILE]
 
 

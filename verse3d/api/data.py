@@ -8,6 +8,8 @@ from typing import Literal
 from verse3d.core.errors import ConfigError
 from verse3d.core.files import PathOrText, write_json
 from verse3d.core.logs import Progress, no_progress
+from verse3d.core.volume import NIFTI_SUFFIXES
+from verse3d.data.archives import ARCHIVE_SUFFIX
 from verse3d.data.building import IndexOptions, IndexReport, build_index
 from verse3d.data.cases import Split, write_index
 from verse3d.data.checks import CheckReport, check_cases
@@ -129,6 +131,7 @@ def index(
         DataError: a root is missing, no case is found, an assigned name is unknown, or a CSV holds mistakes.
         OutputError: the list or an unpacked file cannot be written.
     """
+    _refuse_data_name(Path(out))
     options = IndexOptions(
         unpack_to=None if unpack is None else Path(unpack),
         exclude_gl=exclude_gl,
@@ -143,6 +146,13 @@ def index(
     report = build_index([Path(root) for root in roots], options, progress)
     write_index(Path(out), report.cases)
     return report
+
+
+def _refuse_data_name(out: Path, source: Path | None = None) -> None:
+    """A list must not take the place of a scan, a zip or the index that it was made from."""
+    is_source = source is not None and out.exists() and source.exists() and out.samefile(source)
+    if is_source or out.name.lower().endswith((*NIFTI_SUFFIXES, ARCHIVE_SUFFIX)):
+        raise ConfigError(f"{out} is the name of data, and would be replaced", hint="choose another name for the list")
 
 
 def check(
@@ -172,6 +182,8 @@ def check(
         OutputError: findings or fixes cannot be written, or ``fixes`` holds a table already.
     """
     source = Path(data)
+    if json is not None:
+        _refuse_data_name(Path(json), source)
     cases = load_cases(source)
     kept = cache_path(source) if cache and is_index(source) else None
     report = check_cases(cases, progress, workers=workers, cache=kept)

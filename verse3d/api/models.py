@@ -14,8 +14,9 @@ from verse3d.core.logs import Progress, no_progress
 from verse3d.core.runtime import DeviceName, choose_device
 from verse3d.core.volume import NIFTI_SUFFIXES, Volume
 from verse3d.data.cases import Case, CaseIndex, Split
-from verse3d.data.layouts import load_cases, scan_name
+from verse3d.data.layouts import load_cases
 from verse3d.data.merge import merge_series
+from verse3d.data.roles import scan_name
 from verse3d.data.splits import hold_out_fold, split_by_subject
 from verse3d.inference.predict import PredictionReport, Predictor, predict_cases
 from verse3d.model.modes import get_mode, require_suitable
@@ -85,7 +86,7 @@ def train(
 
 def divided(data: Path, seed: int) -> CaseIndex:
     """The cases with splits. An index in which nobody is undivided is taken as it is, even without validation."""
-    cases = load_cases(data) if data.is_file() else merge_series(load_cases(data))[0]
+    cases = load_cases(data) if data.is_file() else CaseIndex(merge_series(load_cases(data).cases, {})[0])
     complete = [case for case in cases if case.image and case.mask]
     return cases if data.is_file() and all(case.split for case in complete) else split_by_subject(cases, seed=seed)
 

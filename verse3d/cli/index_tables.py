@@ -21,7 +21,7 @@ def print_index(out: Console, report: "IndexReport", path: Path) -> None:
     if report.release:
         _print_release(out, report)
     _print_splits(out, report, path)
-    for line in (*_found(report), *_left_out(report), *_zips(report)):
+    for line in (*_found(report), *_missing(report), *_left_out(report), *_zips(report)):
         out.print(line)
     for case, problem in report.damaged:
         out.print(f"damaged: {case}: {problem}")
@@ -40,11 +40,6 @@ def _print_release(out: Console, report: "IndexReport") -> None:
     without = sum(len(part.without_mask) for part in report.release)
     rows.add_row("all", *map(str, totals), str(totals[1] - totals[0]), str(without))
     out.print(rows, soft_wrap=False)
-    for part in report.release:
-        if part.missing and part.scans:
-            out.print(f"missing from {part.part}: {' '.join(part.missing)}")
-        if part.without_mask:
-            out.print(f"without mask in {part.part}: {' '.join(part.without_mask)}")
 
 
 def _print_splits(out: Console, report: "IndexReport", path: Path) -> None:
@@ -65,13 +60,25 @@ def _found(report: "IndexReport") -> Iterator[str]:
         yield "folds: " + ", ".join(f"{fold}: {count} cases" for fold, count in sorted(folds.items()))
 
 
+def _missing(report: "IndexReport") -> Iterator[str]:
+    for part in report.release:
+        if part.missing and part.scans:
+            yield f"missing from {part.part}: {' '.join(part.missing)}"
+        if part.without_mask:
+            yield f"without mask in {part.part}: {' '.join(part.without_mask)}"
+
+
 def _left_out(report: "IndexReport") -> Iterator[str]:
     for copy in report.left_out[:_SHOWN_COPIES]:
         yield f"copy left out: {copy.path} ({copy.reason}; kept {copy.kept})"
     if len(report.left_out) > _SHOWN_COPIES:
         yield f"... {len(report.left_out)} copies left out in all: the notes of the index name each of them"
-    if report.excluded_gl:
+    if report.excluded_gl is not None:
         yield f"{report.excluded_gl} scans of gl subjects left out"
+    if report.excluded:
+        yield f"left out by corrections: {' '.join(report.excluded)}"
+    if report.unmatched:
+        yield f"corrections without a case: {' '.join(report.unmatched)}"
 
 
 def _zips(report: "IndexReport") -> Iterator[str]:
@@ -79,6 +86,6 @@ def _zips(report: "IndexReport") -> Iterator[str]:
         yield f"unpacked {done.archive} to {done.folder}: {done.written} files written, {done.kept} kept"
         yield from (f"not unpacked: {done.archive}: {member} {reason}" for member, reason in done.refused)
     for archive, reason in report.failures:
-        yield f"not unpacked: {archive}: {reason}"
+        yield f"zip not read: {archive}: {reason}"
     if report.packed:
         yield f"{report.packed} cases still lie in zips: unpack them with --unpack FOLDER before anything else"

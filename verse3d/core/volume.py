@@ -51,6 +51,7 @@ READ_ERRORS = (
     ImageFileError,
     HeaderDataError,
     ValueError,
+    OverflowError,
     MemoryError,
 )
 """What nibabel and the libraries below it raise on files that are damaged or no NIfTI."""

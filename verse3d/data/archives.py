@@ -6,6 +6,8 @@ disk, or swells as no scan does: ``.nii.gz`` files hardly shrink, so a zip of th
 """
 
 import contextlib
+import errno
+import os
 import shutil
 import stat
 import zipfile
@@ -81,11 +83,26 @@ def archive_above(path: Path) -> Path | None:
 
 def find_archives(roots: Iterable[Path]) -> tuple[Path, ...]:
     """The zips among ``roots`` and below them, sorted, each once; zips within zips are not looked for."""
-    found: dict[Path, Path] = {}
-    for root in roots:
-        below = [root] if root.is_file() else sorted(root.rglob("*"))
-        found |= {path.resolve(): path for path in below if is_archive(path) and not path.name.startswith(".")}
+    found: dict[str, Path] = {}
+    visited: set[str] = set()
+    for path in (file for root in roots for file in _files(root, visited)):
+        if is_archive(path) and not path.name.startswith("."):
+            found.setdefault(os.path.realpath(path), path)
     return tuple(found.values())
+
+
+def _files(root: Path, visited: set[str]) -> Iterator[Path]:
+    """All files below, links followed, no folder twice."""
+    if root.is_file():
+        yield root
+        return
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        if (real := os.path.realpath(folder)) in visited:
+            subfolders.clear()
+            continue
+        visited.add(real)
+        subfolders.sort()
+        yield from (Path(folder) / name for name in sorted(names))
 
 
 def list_members(archive: Path) -> tuple[Member, ...]:
@@ -95,7 +112,7 @@ def list_members(archive: Path) -> tuple[Member, ...]:
         DataError: the file is no zip, or is damaged.
     """
     with _opened(archive) as opened:
-        return tuple(member for member, _, _ in _walk(opened, PurePosixPath(), 1) if not member.problem)
+        return tuple(member for member, _, _ in _walk(opened, PurePosixPath(), 1, set()) if not member.problem)
 
 
 def unpack(archive: Path, folder: Path, progress: Progress = no_progress) -> Unpacked:
@@ -108,7 +125,7 @@ def unpack(archive: Path, folder: Path, progress: Progress = no_progress) -> Unp
         OutputError: the disk is full or not writable.
     """
     with _opened(archive) as opened:
-        entries = list(_walk(opened, PurePosixPath(), 1))
+        entries = list(_walk(opened, PurePosixPath(), 1, set()))
         refused = [(str(member.path), member.problem) for member, _, _ in entries if member.problem]
         good = [entry for entry in entries if not entry[0].problem]
         _refuse_trap(archive, [member for member, _, _ in good])
@@ -118,13 +135,27 @@ def unpack(archive: Path, folder: Path, progress: Progress = no_progress) -> Unp
             progress(f"unpacking {archive.name}", number, len(missing))
             try:
                 _write(folder / member.path, member, holder, info)
-            except OutputError:
-                raise
+            except OutputError as error:
+                if not _is_about_the_file(error):
+                    raise
+                refused.append((str(member.path), f"cannot be written: {error.message}"))
             except DataError as error:
                 refused.append((str(member.path), error.message))
         progress(f"unpacking {archive.name}", len(missing), len(missing))
     kept = len(good) - len(missing)
     return Unpacked(archive, folder, len(entries) - kept - len(refused), kept, tuple(refused))
+
+
+def _is_about_the_file(error: OutputError) -> bool:
+    """Whether the file's name is at fault, and the next file may be written."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in (
+        errno.ENAMETOOLONG,
+        errno.EINVAL,
+        errno.EILSEQ,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EEXIST,
+    )
 
 
 @contextlib.contextmanager
@@ -140,24 +171,25 @@ def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
 _Entry = tuple[Member, zipfile.ZipFile, zipfile.ZipInfo]
 
 
-def _walk(opened: zipfile.ZipFile, above: PurePosixPath, depth: int) -> Iterator[_Entry]:
+def _walk(opened: zipfile.ZipFile, above: PurePosixPath, depth: int, taken: set[str]) -> Iterator[_Entry]:
     """Every file of a zip, depth first, with what is wrong with it."""
     infos = [info for info in opened.infolist() if not info.is_dir()]
     if len(infos) > MAX_MEMBERS:
         raise DataError(f"{opened.filename} holds {len(infos)} files, at most {MAX_MEMBERS} are unpacked")
-    taken: set[str] = set()
     for info in infos:
         path = above / PurePosixPath(info.filename)
-        problem = _problem(info, taken)
-        taken.add(info.filename.lower())
+        problem = _problem(info) or ("has the name of another file in the zip" if str(path).lower() in taken else "")
+        taken.add(str(path).lower())
         inner = path.suffix.lower() == ARCHIVE_SUFFIX
         if inner and not problem:
-            yield from _walk_inner(opened, info, path, depth)
+            yield from _walk_inner(opened, info, path, depth, taken)
         else:
             yield Member(path, info.file_size, info.CRC, problem), opened, info
 
 
-def _walk_inner(opened: zipfile.ZipFile, info: zipfile.ZipInfo, path: PurePosixPath, depth: int) -> Iterator[_Entry]:
+def _walk_inner(
+    opened: zipfile.ZipFile, info: zipfile.ZipInfo, path: PurePosixPath, depth: int, taken: set[str]
+) -> Iterator[_Entry]:
     if depth >= MAX_DEPTH:
         yield Member(path, info.file_size, info.CRC, f"is a zip in more than {MAX_DEPTH} zips"), opened, info
         return
@@ -166,23 +198,23 @@ def _walk_inner(opened: zipfile.ZipFile, info: zipfile.ZipInfo, path: PurePosixP
     except _ZIP_ERRORS as error:
         yield Member(path, info.file_size, info.CRC, f"cannot be read as a zip: {error}"), opened, info
         return
-    yield from _walk(inner, path.with_suffix(""), depth + 1)
+    yield from _walk(inner, path.with_suffix(""), depth + 1, taken)
 
 
-def _problem(info: zipfile.ZipInfo, taken: set[str]) -> str:
+def _problem(info: zipfile.ZipInfo) -> str:
     """Why a member must not be unpacked, or ""."""
     name, mode = info.filename, info.external_attr >> 16
     path, foreign = PurePosixPath(name), PureWindowsPath(name)
-    if path.is_absolute() or foreign.drive or foreign.root or "\\" in info.orig_filename or ".." in path.parts:
+    if path.is_absolute() or foreign.drive or foreign.root or ".." in foreign.parts:
         return "leads out of the target folder"
+    if "\\" in info.orig_filename:
+        return "has a backslash in its name, which is no separator in a zip"
     if "\0" in info.orig_filename or not path.parts:
         return "has no usable name"
     if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG):
         return "is a link" if stat.S_ISLNK(mode) else "is a special file"
     if info.flag_bits & _ENCRYPTED:
         return "is encrypted"
-    if name.lower() in taken:
-        return "has the name of another file in the zip"
     return ""
 
 

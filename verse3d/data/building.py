@@ -1,19 +1,20 @@
 """From folders as downloaded to an index: unpack, find, merge copies, correct, divide."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from verse3d.core.errors import DataError
-from verse3d.core.geometry import Geometry
+from verse3d.core.errors import DataError, OutputError
 from verse3d.core.logs import Progress, logger, no_progress
-from verse3d.data.archives import Unpacked, archive_above, find_archives, unpack
+from verse3d.data.archives import Unpacked, archive_above, find_archives, list_members, unpack
 from verse3d.data.cases import Case, CaseIndex, Split
-from verse3d.data.layouts import discover, layout_of
+from verse3d.data.grouping import layout_of, unique_names
+from verse3d.data.layouts import find_cases
 from verse3d.data.merge import LeftOut, merge_content, merge_series
+from verse3d.data.naming import is_gl
 from verse3d.data.overrides import Override, apply_overrides
-from verse3d.data.probe import probe
+from verse3d.data.probe import Probe, probe
 from verse3d.data.release import PartReport, release_report
 from verse3d.data.splits import assign_folds, assign_splits, split_by_subject
 
@@ -58,9 +59,11 @@ class IndexReport:
         left_out: copies of scans that are in the index under another name.
         damaged: (case, what is wrong) for files that cannot be what they say. They stay in the index.
         packed: how many cases still lie in zips.
-        excluded_gl: how many cases ``exclude_gl`` removed.
+        excluded_gl: how many cases ``exclude_gl`` removed; None if it was not asked for.
+        excluded: names of the cases that corrections removed.
+        unmatched: names in the corrections that no case has.
         unpacked: what became of each zip.
-        failures: (zip, reason) for zips that could not be unpacked.
+        failures: (zip, reason) for zips that could not be read or unpacked.
     """
 
     cases: CaseIndex
@@ -69,7 +72,9 @@ class IndexReport:
     left_out: tuple[LeftOut, ...]
     damaged: tuple[tuple[str, str], ...]
     packed: int
-    excluded_gl: int
+    excluded_gl: int | None
+    excluded: tuple[str, ...]
+    unmatched: tuple[str, ...]
     unpacked: tuple[Unpacked, ...]
     failures: tuple[tuple[Path, str], ...]
 
@@ -82,20 +87,24 @@ def build_index(roots: Sequence[Path], options: IndexOptions, progress: Progress
         OutputError: a zip cannot be unpacked because the disk is full or not writable.
     """
     unpacked, failures = _unpack_all(roots, options.unpack_to, progress)
-    found = discover([*roots, *_unpack_folder(options, unpacked)], without=[done.archive for done in unpacked])
-    named, copies = merge_series(found)
-    geometry_of, damaged = _probe_all(named, progress)
-    merged, same_content = merge_content(named, geometry_of)
-    wanted = _without_gl(merged) if options.exclude_gl else merged
-    index = _divided(apply_overrides(wanted, options.overrides), options)
+    found = find_cases([*roots, *_unpack_folder(options, unpacked)], without=[done.archive for done in unpacked])
+    probes = _probe_all(found, progress)
+    one_each, copies = merge_series(found, probes)
+    merged, same_content = merge_content(one_each, probes)
+    named = unique_names(merged)
+    wanted = _without_gl(named) if options.exclude_gl else named
+    corrected = apply_overrides(wanted, options.overrides)
+    index = _divided(CaseIndex(corrected.cases), options)
     return IndexReport(
         cases=index,
         layouts=Counter(layout_of(case) for case in index),
-        release=release_report(merged),
+        release=release_report(named),
         left_out=(*copies, *same_content),
-        damaged=tuple(damaged),
+        damaged=tuple(_damaged(index, probes)),
         packed=sum(_is_packed(case) for case in index),
-        excluded_gl=len(merged) - len(wanted),
+        excluded_gl=len(named) - len(wanted) if options.exclude_gl else None,
+        excluded=corrected.excluded,
+        unmatched=corrected.unmatched,
         unpacked=tuple(unpacked),
         failures=tuple(failures),
     )
@@ -108,50 +117,72 @@ def _unpack_folder(options: IndexOptions, unpacked: Sequence[Unpacked]) -> list[
 def _unpack_all(
     roots: Sequence[Path], target: Path | None, progress: Progress
 ) -> tuple[list[Unpacked], list[tuple[Path, str]]]:
-    """Each zip goes into a folder of its own name; one that is refused does not stop the others."""
+    """Each zip goes into a folder of its own; one that is refused does not stop the others.
+
+    Without a target the zips are only looked into.
+    """
     unpacked: list[Unpacked] = []
     failures: list[tuple[Path, str]] = []
-    for archive in find_archives(roots) if target else ():
-        folder = (target or Path()) / archive.stem
+    taken: set[str] = set()
+    for archive in find_archives(root for root in roots if root.exists()):
         try:
-            result = unpack(archive, folder, progress)
+            if target is None:
+                list_members(archive)
+                continue
+            unpacked.append(unpack(archive, target / _free_name(archive.stem, taken), progress))
+        except OutputError:
+            raise
         except DataError as error:
-            _log.error("%s", error)
             failures.append((archive, error.message))
-            continue
-        unpacked.append(result)
-        for member, reason in result.refused:
-            _log.error("%s: %s %s: not unpacked", archive, member, reason)
+    for done in unpacked:
+        for member, reason in done.refused:
+            _log.error("%s: %s %s: not unpacked", done.archive, member, reason)
     return unpacked, failures
 
 
-def _probe_all(index: CaseIndex, progress: Progress) -> tuple[dict[str, Geometry], list[tuple[str, str]]]:
-    """The grids of the scans by case, and what is wrong with files, from headers and lengths alone."""
-    geometry_of: dict[str, Geometry] = {}
-    damaged = []
-    for number, case in enumerate(index):
-        progress("headers", number, len(index))
+def _free_name(stem: str, taken: set[str]) -> str:
+    """The stem, or with 2, 3, ... behind it: two zips of one name do not share a folder."""
+    name, number = stem, 2
+    while name.casefold() in taken:
+        name, number = f"{stem}-{number}", number + 1
+    taken.add(name.casefold())
+    return name
+
+
+def _probe_all(cases: Sequence[Case], progress: Progress) -> dict[Path, Probe]:
+    """What the headers and lengths of all files say; those in zips are left out."""
+    probes: dict[Path, Probe] = {}
+    for number, case in enumerate(cases):
+        progress("headers", number, len(cases))
         for path in (case.image, case.mask):
-            if path is None or archive_above(path):
-                continue
-            seen = probe(path)
-            if seen.problem:
-                damaged.append((case.case, seen.problem))
-            elif path is case.image and seen.geometry:
-                geometry_of[case.case] = seen.geometry
-    progress("headers", len(index), len(index))
-    return geometry_of, damaged
+            if path is not None and archive_above(path) is None:
+                probes[path] = probe(path)
+    progress("headers", len(cases), len(cases))
+    return probes
+
+
+def _damaged(index: CaseIndex, probes: Mapping[Path, Probe]) -> Iterator[tuple[str, str]]:
+    for case in index:
+        for path in (case.image, case.mask):
+            seen = probes.get(path) if path else None
+            if seen and seen.problem:
+                yield case.case, seen.problem
 
 
 def _is_packed(case: Case) -> bool:
     return any(path is not None and archive_above(path) is not None for path in (case.image, case.mask))
 
 
-def _without_gl(index: CaseIndex) -> CaseIndex:
-    kept = tuple(case for case in index if not case.subject.startswith("sub-gl"))
+def _without_gl(cases: Sequence[Case]) -> tuple[Case, ...]:
+    kept = tuple(case for case in cases if not any(map(is_gl, _names(case))))
     if not kept:
         raise DataError("without the gl subjects no case is left")
-    return CaseIndex(kept)
+    return kept
+
+
+def _names(case: Case) -> tuple[str, ...]:
+    files = [path.name for path in (case.image, case.mask) if path is not None]
+    return (case.case, case.subject, case.series, *files)
 
 
 def _divided(index: CaseIndex, options: IndexOptions) -> CaseIndex:

@@ -4,7 +4,7 @@ import csv
 import io
 import os
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 
 from verse3d.core.errors import DataError, OutputError
@@ -24,8 +24,8 @@ class Fix:
 
     Attributes:
         case: the name of the case.
-        action: "mask": the case gets another mask.
-        value: its absolute path.
+        action: "regrid": the case gets the same mask on another grid.
+        value: its absolute path; in the table only its name, as the two lie together.
         note: what was done, in words.
     """
 
@@ -92,12 +92,12 @@ def _fix(case: Case, folder: Path, *, doubtful: bool) -> Fix:
     write_labels(target, labels.astype("uint8"), like=header)
     axes = ["".join(geometry.axis_codes) for geometry in (mask.geometry, grid)]
     what = f"axes {axes[0]} turned to {axes[1]}, exact" if how == "turned" else "resampled by linear vote"
-    return Fix(case.case, "mask", str(target), f"{what}; from {case.mask}")
+    return Fix(case.case, "regrid", str(target), f"{what}; from {case.mask}")
 
 
 def _table(fixes: Iterable[Fix]) -> str:
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow([field.name for field in fields(Fix)])
-    rows.writerows(astuple(fix) for fix in fixes)
+    rows.writerows(astuple(replace(fix, value=Path(fix.value).name)) for fix in fixes)
     return text.getvalue()

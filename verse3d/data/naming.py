@@ -14,6 +14,9 @@ NamingStyle = Literal["subject-based", "MICCAI"]
 
 _SUBJECT_BASED = re.compile(r"^sub-(verse|gl)(\d{3})(?:_split-verse(\d{3}))?(?:_dir-(?:ax|iso|sag))?$")
 _MICCAI = re.compile(r"^(verse|gl)(\d{3})(?:_verse(\d{3}))?(?:[_-]ct)?(?:[_-](ax|iso|sag))?$", re.IGNORECASE)
+_BEGINS_LIKE_VERSE = re.compile(
+    r"^(?:sub-)?(verse|gl)(\d{3})(?:_(?:split-)?verse(\d{3}))?(?![A-Za-z0-9])", re.IGNORECASE
+)
 _SUBJECT_OF_BIDS = re.compile(r"^(sub-[A-Za-z0-9]+)(?:_|$)")
 
 
@@ -53,18 +56,34 @@ def parse_verse_name(name: str) -> VerseName | None:
     if match := _MICCAI.match(name):
         kind, number, series, orientation = match.groups()
         own = f"{kind.lower()}{number}"
-        known = released_series().get(own)
-        subject = known.subject if known and not series else f"sub-{own}"
-        return VerseName(subject, f"verse{series}" if series else own, "MICCAI", (orientation or "").lower())
+        return VerseName(
+            _subject(own, series=series), f"verse{series}" if series else own, "MICCAI", (orientation or "").lower()
+        )
     return None
 
 
 def subject_of(name: str) -> str:
-    """Whom a scan of that name shows: as VerSe names it, else the ``sub-...`` of BIDS, else the name itself."""
+    """Whom a scan of that name shows: as VerSe names it, else the ``sub-...`` of BIDS, else the name itself.
+
+    A name that only begins like one of VerSe's (``verse201_resampled``) shows the same patient.
+    """
     if verse := parse_verse_name(name):
         return verse.subject
-    match = _SUBJECT_OF_BIDS.match(name)
-    return match[1] if match else name
+    if match := _BEGINS_LIKE_VERSE.match(name):
+        return _subject(f"{match[1].lower()}{match[2]}", series=match[3])
+    bids = _SUBJECT_OF_BIDS.match(name)
+    return bids[1] if bids else name
+
+
+def is_gl(name: str) -> bool:
+    """Whether a name (of a case, a series, a subject or a file) is one of the gl scans of VerSe'20."""
+    return re.match(r"^(sub-)?gl\d{3}(?![A-Za-z0-9])", name, re.IGNORECASE) is not None
+
+
+def _subject(own: str, *, series: str | None) -> str:
+    """A lone number of VerSe'19 as given out at MICCAI is a series, whose patient the list of the release knows."""
+    known = None if series else released_series().get(own)
+    return known.subject if known else f"sub-{own}"
 
 
 def pairing_name(name: str) -> str:

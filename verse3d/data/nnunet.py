@@ -8,8 +8,10 @@ from pathlib import Path
 from verse3d.core.errors import DataError
 from verse3d.core.files import read_json
 from verse3d.core.labels import vertebra
+from verse3d.core.logs import logger
 
 DATASET_FILE = "dataset.json"
+_log = logger(__name__)
 _LEVEL = re.compile(r"^(?:vertebrae?[_ ])?([CTL]\d{1,2})$", re.IGNORECASE)
 
 
@@ -28,9 +30,13 @@ def label_corrections(mask: Path) -> tuple[tuple[int, int], ...]:
 def _corrections(dataset: Path) -> tuple[tuple[int, int], ...]:
     try:
         labels = read_json(dataset)["labels"] if dataset.is_file() else {}
-        named = {int(number): str(name) for name, number in labels.items()}
+        old_style = all(str(key).isdecimal() for key in labels)  # nnU-Net v1 wrote {"1": "C1"}
+        named = {int(key if old_style else value): str(value if old_style else key) for key, value in labels.items()}
     except (DataError, KeyError, TypeError, ValueError, AttributeError):
+        _log.warning("%s: the labels cannot be read: ids are taken for those of VerSe", dataset)
         return ()
+    if named and not _verse_ids(named):
+        _log.warning("%s: not all labels are levels such as L1: ids are taken for those of VerSe", dataset)
     return tuple((number, right) for number, right in sorted(_verse_ids(named).items()) if number != right)
 
 

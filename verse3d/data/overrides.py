@@ -6,7 +6,8 @@ Columns ``case, action, value, note``; ``case`` is the name of a case, a series 
 action     value                what happens
 =========  ===================  ==================================================================================
 relabel    ``19>20 20>21``      ids (or names: ``T12>L1``) of the mask are replaced whenever it is read, all at once
-mask       a path               this mask is used instead; relative paths start at the CSV
+mask       a path               this mask (in VerSe ids) is used instead; relative paths start at the CSV
+regrid     a path               the same mask on another grid: as ``mask``, and corrections of its ids still apply
 split      train, validation …  the whole subject goes there
 subject    a name               the scan shows somebody else than its name says
 exclude                         the case is left out
@@ -14,6 +15,7 @@ exclude                         the case is left out
 """
 
 import csv
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,9 +23,11 @@ from pathlib import Path
 from verse3d.core.errors import DataError
 from verse3d.core.labels import vertebra
 from verse3d.core.logs import logger
-from verse3d.data.cases import SPLITS, Case, CaseIndex
+from verse3d.data.cases import SPLITS, Case
+from verse3d.data.probe import probe
 
 COLUMNS = ("case", "action", "value", "note")
+_PAIRS = re.compile(r"^\w+>\w+")
 _log = logger(__name__)
 _Change = Callable[[Case], Case | None]
 
@@ -36,6 +40,15 @@ class Override:
     change: _Change
     words: str
     whole_subject: bool = False
+
+
+@dataclass(frozen=True)
+class Applied:
+    """Cases after corrections, the names of those left out, and the names that no case has."""
+
+    cases: tuple[Case, ...]
+    excluded: tuple[str, ...] = ()
+    unmatched: tuple[str, ...] = ()
 
 
 def read_overrides(path: Path) -> tuple[Override, ...]:
@@ -51,7 +64,8 @@ def read_overrides(path: Path) -> tuple[Override, ...]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"cannot read the overrides {path}: {error}") from error
     if missing := [name for name in COLUMNS[:2] if name not in columns]:
-        raise DataError(f"{path} lacks the columns {', '.join(missing)}", hint=f"it needs {','.join(COLUMNS)}")
+        hint = f"its first line must be {','.join(COLUMNS)}, with commas (found: {next(iter(columns), 'nothing')!s})"
+        raise DataError(f"{path} lacks the columns {', '.join(missing)}", hint=hint)
     read, problems = [], []
     for number, row in enumerate(rows, start=2):
         try:
@@ -63,22 +77,21 @@ def read_overrides(path: Path) -> tuple[Override, ...]:
     return tuple(read)
 
 
-def apply_overrides(index: CaseIndex, overrides: Iterable[Override]) -> CaseIndex:
-    """Correct the cases; what was done stands in their ``notes``. Names that the index lacks are logged.
-
-    Raises:
-        DataError: the result is no valid index, e.g. a subject in two splits.
-    """
-    cases = list(index)
+def apply_overrides(cases: Iterable[Case], overrides: Iterable[Override]) -> Applied:
+    """Correct the cases, one line after the other; what was done to a case stands in its ``notes``."""
+    now = list(cases)
+    excluded, unmatched = [], []
     for override in overrides:
-        hit = [case for case in cases if override.name in (case.case, case.series, case.subject)]
+        hit = [case for case in now if override.name in (case.case, case.series, case.subject)]
         if not hit:
-            _log.warning("overrides: no case, series or subject is called %s: ignored", override.name)
+            unmatched.append(override.name)
             continue
+        names = {case.case for case in hit}
         subjects = {case.subject for case in hit} if override.whole_subject else set()
-        changed = {case.case: override.change(case) for case in cases if case in hit or case.subject in subjects}
-        cases = [_noted(changed.get(case.case, case), case, override.words) for case in cases if _stays(case, changed)]
-    return CaseIndex(tuple(cases))
+        changed = {case.case: override.change(case) for case in now if case.case in names or case.subject in subjects}
+        excluded += [name for name, case in changed.items() if case is None]
+        now = [_noted(changed.get(case.case, case), case, override.words) for case in now if _stays(case, changed)]
+    return Applied(tuple(now), tuple(excluded), tuple(unmatched))
 
 
 def _stays(case: Case, changed: Mapping[str, Case | None]) -> bool:
@@ -91,7 +104,9 @@ def _noted(changed: Case | None, before: Case, words: str) -> Case:
     return replace(changed, notes=(*changed.notes, words))
 
 
-def _override(row: Mapping[str, str | None], folder: Path) -> Override:
+def _override(row: Mapping[str | None, str | None], folder: Path) -> Override:
+    if None in row or _PAIRS.match((row.get("note") or "").strip()):
+        raise DataError('a value that holds commas must stand in quotes: "T12>L1, L1>L2"')
     name, action, value, note = ((row.get(column) or "").strip() for column in COLUMNS)
     if not name:
         raise DataError("names no case")
@@ -119,7 +134,7 @@ def _label_id(text: str) -> int:
     """A VerSe id, a level's name, or 0 for background."""
     if text == "0":
         return 0
-    return vertebra(int(text) if text.isdigit() else text).id
+    return vertebra(int(text) if text.isascii() and text.isdecimal() else text).id
 
 
 def _followed_by(first: Sequence[tuple[int, int]], then: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
@@ -130,10 +145,28 @@ def _followed_by(first: Sequence[tuple[int, int]], then: Sequence[tuple[int, int
 
 
 def _mask(value: str, folder: Path) -> _Change:
+    path = _usable_mask(value, folder)
+
+    def change(case: Case) -> Case:
+        if case.relabel:
+            _log.warning("overrides: %s gets another mask: earlier corrections of its ids no longer apply", case.case)
+        return replace(case, mask=path, relabel=())
+
+    return change
+
+
+def _regrid(value: str, folder: Path) -> _Change:
+    path = _usable_mask(value, folder)
+    return lambda case: replace(case, mask=path)
+
+
+def _usable_mask(value: str, folder: Path) -> Path:
     path = folder.absolute() / value
     if not value or not path.is_file():
         raise DataError(f"the mask {path} does not exist")
-    return lambda case: replace(case, mask=path, relabel=())
+    if problem := probe(path).problem:
+        raise DataError(problem)
+    return path
 
 
 def _split(value: str, _: Path) -> _Change:
@@ -158,6 +191,7 @@ def _exclude(value: str, _: Path) -> _Change:
 _ACTIONS: Mapping[str, Callable[[str, Path], _Change]] = {
     "relabel": _relabel,
     "mask": _mask,
+    "regrid": _regrid,
     "split": _split,
     "subject": _subject,
     "exclude": _exclude,

@@ -85,6 +85,12 @@ def released_series() -> Mapping[str, ReleasedScan]:
     return {scan.series: scan for scan in released_scans()}
 
 
+@cache
+def released_subjects() -> Mapping[str, Split]:
+    """The official split of every subject."""
+    return {scan.subject: scan.split for scan in released_scans()}
+
+
 def _scan(part: str, stem: str) -> ReleasedScan:
     subject, series = stem.partition("_")[0], _SPLIT_SERIES.search(stem)
     return ReleasedScan(part, stem, subject, series[1] if series else subject.removeprefix("sub-"))

@@ -44,7 +44,9 @@ def convert_cases(
 
 def _convert(form: Format, plan: Plan, out: OutputFolder) -> CaseRecord:
     case = plan.case
-    record = CaseRecord(case.case, plan.name, case.subject, case.split, case.fold, "written")
+    record = CaseRecord(
+        case.case, plan.name, case.subject, case.split, case.fold, "written", split_origin=case.split_origin
+    )
     try:
         return replace(record, files=form.write_case(plan, out))
     except OutputError:

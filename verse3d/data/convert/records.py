@@ -60,6 +60,7 @@ class CaseRecord:
         status: "written", or "left out" (then nothing of it is there).
         files: what was written.
         reason: why it was left out.
+        split_origin: from the index.
     """
 
     case: str
@@ -70,6 +71,7 @@ class CaseRecord:
     status: Literal["written", "left out"]
     files: tuple[FileRecord, ...] = ()
     reason: str = ""
+    split_origin: str = ""
 
 
 @dataclass(frozen=True)
