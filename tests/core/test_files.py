@@ -126,3 +126,9 @@ def test_the_fingerprint_of_a_file_is_that_of_its_content(tmp_path):
     assert sha256_of(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     with pytest.raises(DataError, match="missing"):
         sha256_of(tmp_path / "missing")
+
+
+def test_names_that_are_no_text_can_be_written_down(tmp_path):
+    name = b"scan-\xe4.nii.gz".decode("utf-8", "surrogateescape")
+    write_text(tmp_path / "list.csv", f"case,{name}\n")
+    assert (tmp_path / "list.csv").read_text(encoding="utf-8") == "case,scan-\\udce4.nii.gz\n"

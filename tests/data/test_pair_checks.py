@@ -254,10 +254,23 @@ def test_nothing_that_exists_is_replaced(tmp_path):
     target.write_text("mine")
     report = fix(tmp_path, case, other)
     assert [fix.case for fix in report.fixes] == ["b"]
-    assert report.left == (("a", f"{target} exists already"),)
+    assert report.left == (("a", f"{target} exists already and is another mask"),)
     assert target.read_text() == "mine"
     with pytest.raises(OutputError, match=r"fixes\.csv exists already"):
         fix(tmp_path, case)
+    with pytest.raises(OutputError, match=r"fixes\.csv exists already"):  # before anything is read
+        verse3d.check(tmp_path / "nowhere.jsonl", fixes=tmp_path / "fixed")
+
+
+def test_fixes_that_ended_before_their_table_was_written_are_gone_on_with(tmp_path):
+    case = write_case(tmp_path, *turned(off_centre(), MATRIX, "LAS"))
+    first = fix(tmp_path, case)
+    (tmp_path / "fixed" / "fixes.csv").unlink()
+    written = Path(first.fixes[0].value).stat()
+    again = fix(tmp_path, case)
+    assert again == first
+    assert (tmp_path / "fixed" / "fixes.csv").is_file()
+    assert Path(again.fixes[0].value).stat().st_mtime_ns == written.st_mtime_ns
 
 
 def test_a_mask_whose_header_is_suspected_is_not_carried_over_by_it(tmp_path):

@@ -16,7 +16,7 @@ from verse3d.data.checks import CheckReport, check_cases
 from verse3d.data.convert import Conversion, convert_cases, nnunet_format, verse_format
 from verse3d.data.fetch.download import DownloadReport, download_archives
 from verse3d.data.fetch.mirrors import MIRRORS, RELEASE_SPLITS, YEARS, MirrorName, archives, sources
-from verse3d.data.fixes import write_fixes
+from verse3d.data.fixes import require_no_table, write_fixes
 from verse3d.data.layouts import is_index, load_cases
 from verse3d.data.overrides import read_overrides
 from verse3d.data.phantom import write_phantom
@@ -184,6 +184,8 @@ def check(
     source = Path(data)
     if json is not None:
         _refuse_data_name(Path(json), source)
+    if fixes is not None:
+        require_no_table(Path(fixes))
     cases = load_cases(source)
     kept = cache_path(source) if cache and is_index(source) else None
     report = check_cases(cases, progress, workers=workers, cache=kept)

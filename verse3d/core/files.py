@@ -86,9 +86,9 @@ def _flush_to_disk(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file (UTF-8, LF) whole or not at all."""
-    with whole_file(path) as part, part.open("w", encoding="utf-8", newline="\n") as handle:
-        handle.write(text)
+    """Write a text file (UTF-8, LF) whole or not at all; bytes of file names that are no text become ``\\udcXX``."""
+    with whole_file(path) as part:
+        part.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - whatever JSON can hold

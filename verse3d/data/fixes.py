@@ -7,8 +7,12 @@ from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from verse3d.core.errors import DataError, OutputError
 from verse3d.core.files import make_folder, write_text
+from verse3d.core.geometry import Geometry
 from verse3d.core.volume import read_geometry, read_labels, write_labels
 from verse3d.data.cases import Case, CaseIndex
 from verse3d.data.findings import Finding
@@ -57,9 +61,7 @@ def write_fixes(index: CaseIndex, findings: Iterable[Finding], folder: Path) -> 
     Raises:
         OutputError: the table exists already, or the folder cannot be written to.
     """
-    table = folder / FIXES_FILE
-    if table.exists():
-        raise OutputError(f"{table} exists already", hint="name another folder, or move the earlier fixes away")
+    require_no_table(folder)
     found: dict[str, set[str]] = {}
     for finding in findings:
         found.setdefault(finding.case, set()).add(finding.code)
@@ -73,7 +75,7 @@ def write_fixes(index: CaseIndex, findings: Iterable[Finding], folder: Path) -> 
         except DataError as error:
             left.append((case.case, error.message))
     if fixes:
-        write_text(table, _table(fixes))
+        write_text(folder / FIXES_FILE, _table(fixes))
     return FixReport(tuple(fixes), tuple(left))
 
 
@@ -85,14 +87,34 @@ def _fix(case: Case, folder: Path, *, doubtful: bool) -> Fix:
     how = placement(mask.geometry, grid)
     labels = carried_over(mask, grid)
     target = Path(os.path.abspath(make_folder(folder) / f"{case.case}_seg-vert_msk.nii.gz"))  # noqa: PTH100 - keep links
-    if target.exists():
-        raise DataError(f"{target} exists already")
     if labels.max() > 255:
         raise DataError(f"{mask.path} holds ids above 255")
-    write_labels(target, labels.astype("uint8"), like=header)
+    if not target.exists():
+        write_labels(target, labels.astype("uint8"), like=header)
+    elif not _is_that_mask(target, labels, grid):  # of an earlier call that ended before its table was written
+        raise DataError(f"{target} exists already and is another mask")
     axes = ["".join(geometry.axis_codes) for geometry in (mask.geometry, grid)]
     what = f"axes {axes[0]} turned to {axes[1]}, exact" if how == "turned" else "resampled by linear vote"
     return Fix(case.case, "regrid", str(target), f"{what}; from {case.mask}")
+
+
+def _is_that_mask(target: Path, labels: NDArray[np.integer], grid: Geometry) -> bool:
+    try:
+        there = read_labels(target)
+    except DataError:
+        return False
+    return there.geometry == grid and np.array_equal(there.array, labels)
+
+
+def require_no_table(folder: Path) -> None:
+    """Check before anything is read that an earlier table is not in the way.
+
+    Raises:
+        OutputError: it is.
+    """
+    table = folder / FIXES_FILE
+    if table.exists():
+        raise OutputError(f"{table} exists already", hint="name another folder, or move the earlier fixes away")
 
 
 def _table(fixes: Iterable[Fix]) -> str:

@@ -68,6 +68,7 @@ def lines(words: str, notes: Sequence[str], width: float) -> int:
 
 def write_around(figure: Figure, sheet: Sheet, title: str, words: str, notes: Sequence[str]) -> None:
     """The title at the top of a sheet, the caption and the notes at its bottom."""
+    title = title.encode("utf-8", "backslashreplace").decode()  # file names need not be text
     left = OUTER / sheet.width
     points = min(14.0, 14.0 * (sheet.width - 2 * OUTER) / (13.8 * max(1, len(title))))
     style: dict[str, Any] = {"color": "white", "fontsize": points, "weight": "bold", "va": "center", "gid": "title"}
