@@ -53,7 +53,7 @@ def converted(tmp_path_factory) -> Path:
     """Phantoms, and scans that are flipped, oblique, of odd sizes, uncompressed, skewed or without form codes."""
     folder = tmp_path_factory.mktemp("converted")
     write_phantom(folder / "phantoms", cases=3, seed=3, anomalies=True)
-    phantoms = verse3d.index(folder / "phantoms", out=folder / "phantoms.jsonl")
+    phantoms = verse3d.index(folder / "phantoms", out=folder / "phantoms.jsonl").cases
     awkward = [write_case(folder / "in", f"grid{n}", n, split="train") for n in range(len(GRIDS))]
     awkward.append(write_case(folder / "in", "plain", 1, split="train", ending=".nii"))
     awkward += [_skewed(folder / "in"), _without_codes(folder / "in")]
