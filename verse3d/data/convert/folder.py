@@ -12,9 +12,9 @@ from nibabel.openers import ImageOpener
 
 from verse3d.core.errors import DataError, OutputError
 from verse3d.core.files import TEMPORARY_PREFIX, make_folder, output_error, read_json, whole_file, write_json
+from verse3d.data.converted import MANIFEST
 from verse3d.version import __version__
 
-MANIFEST = "conversion.json"
 _PIECE_BYTES = 2**22
 
 
