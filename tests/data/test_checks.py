@@ -417,3 +417,10 @@ def test_progress_is_told_before_every_case_and_at_the_end(pair):
     cases = CaseIndex((pair("a"), pair("b")))
     check_cases(cases, lambda what, done, total: heard.append((what, done, total)))
     assert heard == [("cases", 0, 2), ("cases", 1, 2), ("cases", 2, 2)]
+
+
+def test_empty_planes_between_others_do_not_make_a_scan_constant(pair):
+    shape = (24, 30, 36)
+    scan = hounsfield(shape)
+    scan[:, :, ::2] = -1000
+    assert "hu-range" not in {code for _, code in codes(pair(scan=scan, mask=np.zeros(shape, np.uint8)))}
