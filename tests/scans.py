@@ -150,7 +150,7 @@ def use_threshold_network(monkeypatch, cut=0.35) -> None:
 def save_model(path: Path, config: Config, *, seed: int | None = None) -> Path:
     """A checkpoint of a network that labels nothing (all weights 0), or one with random weights."""
     torch.manual_seed(seed or 0)
-    network = MODES["3d"].network(config)
+    network = MODES[config.mode].network(config)
     weights = network.state_dict()
     if seed is None and not isinstance(network, ThresholdNet):
         weights = {name: torch.zeros_like(weight) for name, weight in weights.items()}

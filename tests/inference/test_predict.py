@@ -3,7 +3,10 @@
 import gzip
 import hashlib
 import json
+import os
 import struct
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -14,14 +17,18 @@ from scipy import ndimage
 
 from tests import scans
 from tests.scans import PIR, ThresholdNet, orientation, spine, tiny_config, turned
-from verse3d.core.errors import DataError, OutputError
+from verse3d.core.errors import DataError, MemoryLimitError, OutputError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERTEBRAE
 from verse3d.core.logs import no_progress
-from verse3d.core.runtime import choose_precision
-from verse3d.core.volume import Volume, read_labels
+from verse3d.core.runtime import choose_precision, rss_mb
+from verse3d.core.volume import Volume, read_image, read_labels
 from verse3d.data.cases import Case
-from verse3d.inference.predict import Predictor, mask_path, predict_cases
+from verse3d.data.predictions import read_predictions
+from verse3d.inference import predict
+from verse3d.inference.members import described, models_sha256
+from verse3d.inference.predict import PredictOptions, mask_path, predict_cases
+from verse3d.inference.predictor import Predictor
 
 CPU = torch.device("cpu")
 WINDOW = {"window_hu": [0, 1000]}
@@ -31,7 +38,15 @@ LEVELS = tiny_config(grid={"spacing_mm": [2.0, 2.0, 2.0], **WINDOW}, labels={"sc
 
 def predictor(config=FINE, cut=0.5) -> Predictor:
     channels = 27 if config.labels.scheme == "vertebrae" else 1
-    return Predictor(ThresholdNet(channels, cut).eval(), config, CPU, choose_precision("off", CPU))
+    return Predictor.of_network(ThresholdNet(channels, cut).eval(), config, CPU, choose_precision("off", CPU))
+
+
+def predicted(cases, by, out, *, model=Path("best.pt"), progress=no_progress, **options):
+    """``predict_cases`` as the api calls it."""
+    sha256 = models_sha256([model]) if model.is_file() else ""
+    about = described(by, [model])
+    chosen = PredictOptions(**options)
+    return predict_cases(cases, by, out, about=about, model_sha256=sha256, options=chosen, progress=progress)
 
 
 def hills(geometry: Geometry) -> np.ndarray:
@@ -129,7 +144,7 @@ HEADERS = {
 def test_the_mask_places_its_voxels_with_the_very_bytes_of_the_scan(tmp_path, name, suffix):
     geometry, codes = HEADERS[name]
     scan = scans.write_nifti(tmp_path / f"a{suffix}", spine(0, geometry).hu, geometry.affine, **codes)
-    report = predict_cases([Case("a", "a", scan)], predictor(), tmp_path / "out", model=Path("best.pt"))
+    report = predicted([Case("a", "a", scan)], predictor(), tmp_path / "out")
     assert not report.failures
     mask = mask_path(tmp_path / "out", "a")
     assert header_bytes(mask) == header_bytes(scan)
@@ -144,7 +159,7 @@ def test_a_scan_with_scaled_voxels_and_one_without_any_form_are_predicted_too(tm
     nib.save(image, tmp_path / "scaled.nii.gz")
     scans.write_nifti(tmp_path / "formless.nii.gz", spine(0).hu, PIR.affine, sform=0, qform=0)
     cases = [Case(name, name, tmp_path / f"{name}.nii.gz") for name in ("scaled", "formless")]
-    report = predict_cases(cases, predictor(cut=0.35), tmp_path / "out", model=Path("best.pt"))
+    report = predicted(cases, predictor(cut=0.35), tmp_path / "out")
     assert [record.status for record in report.records] == ["written", "written"]
     mask = nib.load(mask_path(tmp_path / "out", "scaled"))
     assert (mask.dataobj.slope, mask.dataobj.inter) == (1.0, 0.0)
@@ -173,7 +188,7 @@ def test_progress_counts_every_window_up_to_the_last():
     predictor().label(volume_of(hills(geometry), geometry), lambda *call: calls.append(call))
     totals = {total for _, _, total in calls}
     assert len(totals) == 1
-    assert [done for _, done, _ in calls] == list(range(1, totals.pop() + 1))
+    assert [done for _, done, _ in calls] == list(range(totals.pop() + 1))
 
 
 @pytest.fixture
@@ -189,7 +204,7 @@ def batch(tmp_path):
 
 
 def run(cases, out, **options):
-    return predict_cases(cases, predictor(cut=0.35), out, model=Path("best.pt"), **options)
+    return predicted(cases, predictor(cut=0.35), out, **options)
 
 
 def manifest(out):
@@ -225,7 +240,7 @@ def test_the_list_of_predictions_tells_which_model_file_made_each_mask(tmp_path,
     for model, content in (("one.pt", b"one"), ("two.pt", b"two")):
         (tmp_path / model).write_bytes(content)
         cases = batch[:1] if model == "one.pt" else batch[:1] + batch[2:]
-        predict_cases(cases, predictor(cut=0.35), tmp_path / "out", model=tmp_path / model)
+        predicted(cases, predictor(cut=0.35), tmp_path / "out", model=tmp_path / model)
     first, second = (record["model_sha256"] for record in manifest(tmp_path / "out")["cases"])
     assert first == hashlib.sha256(b"one").hexdigest()  # kept, so it is still the first model's
     assert second == hashlib.sha256(b"two").hexdigest()
@@ -233,32 +248,32 @@ def test_the_list_of_predictions_tells_which_model_file_made_each_mask(tmp_path,
 
 def test_a_kept_mask_of_unknown_origin_is_not_said_to_be_this_models(tmp_path, batch):
     (tmp_path / "one.pt").write_bytes(b"one")
-    predict_cases(batch[:1], predictor(cut=0.35), tmp_path / "out", model=tmp_path / "one.pt")
+    predicted(batch[:1], predictor(cut=0.35), tmp_path / "out", model=tmp_path / "one.pt")
     (tmp_path / "out" / "predictions.json").unlink()
-    predict_cases(batch[:1], predictor(cut=0.35), tmp_path / "out", model=tmp_path / "one.pt")
+    predicted(batch[:1], predictor(cut=0.35), tmp_path / "out", model=tmp_path / "one.pt")
     (record,) = manifest(tmp_path / "out")["cases"]
     assert (record["status"], record["model_sha256"]) == ("skipped", "")
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux can count anew")
 def test_the_peak_memory_of_a_scan_is_not_that_of_the_scan_before(tmp_path, batch, monkeypatch):
-    label = Predictor.label
+    prepare = Predictor.prepare
 
-    def hungry(self, volume, progress=no_progress):
+    def hungry(self, volume):
         if "case0" in str(volume.path):
             np.ones(60_000_000).sum()
-        return label(self, volume, progress)
+        return prepare(self, volume)
 
-    monkeypatch.setattr(Predictor, "label", hungry)
-    first, _, last = run(batch, tmp_path / "out").records
+    monkeypatch.setattr(Predictor, "prepare", hungry)
+    first, _, last = run(batch, tmp_path / "out", overlap=False).records
     assert first.peak_rss_mb > last.peak_rss_mb + 350
 
 
 def test_an_unexpected_runtime_error_in_one_scan_does_not_stop_the_rest(tmp_path, batch, monkeypatch):
-    def label(self, volume, progress=None):
+    def prepare(self, volume):
         raise MemoryError if "case0" in str(volume.path) else RuntimeError("CUDA out of memory")
 
-    monkeypatch.setattr(Predictor, "label", label)
+    monkeypatch.setattr(Predictor, "prepare", prepare)
     report = run(batch, tmp_path / "out")
     assert [record.error.splitlines()[0] for record in report.records][::2] == [
         "MemoryError: ",
@@ -355,6 +370,130 @@ def test_a_foreign_mask_is_not_replaced_even_with_overwrite(tmp_path):
     (truth := mask_path(out, "x")).parent.mkdir()
     nib.save(nib.Nifti1Image(np.ones((5, 6, 7), np.uint8), np.eye(4)), truth)
     before = truth.read_bytes()
-    report = predict_cases([case], predictor(), out, model=Path("best.pt"), overwrite=True)
+    report = predicted([case], predictor(), out, overwrite=True)
     assert "not written by verse3d" in report.failures[0].error
     assert truth.read_bytes() == before
+
+
+@pytest.fixture
+def many(tmp_path):
+    """Five good scans of different shapes and one that is none, in the middle."""
+    cases = []
+    for number in range(6):
+        path = tmp_path / "scans" / f"case{number}_ct.nii.gz"
+        grid = PIR if number % 2 else orientation((0, 1, 2), (-1, 1, 1), (2.0, 2.5, 3.1), (31, 33, 20 + number))
+        spine(number, grid).write(path)
+        cases.append(Case(f"case{number}", f"case{number}", path))
+    cases[3].image.write_text("no scan")
+    return cases
+
+
+def masks_in(out) -> dict[str, bytes]:
+    return {path.name: gzip.decompress(path.read_bytes()) for path in sorted(out.glob("*_msk.nii.gz"))}
+
+
+def test_reading_ahead_and_writing_behind_changes_no_mask_and_no_order(tmp_path, many):
+    heard = []
+    ahead = run(many, tmp_path / "ahead", progress=lambda *told: heard.append(told))
+    alone = run(many, tmp_path / "alone", overlap=False)
+    assert [record.status for record in ahead.records] == [record.status for record in alone.records]
+    assert [record.case for record in ahead.records] == [case.case for case in many]
+    assert len(masks_in(tmp_path / "ahead")) == 5
+    assert masks_in(tmp_path / "ahead") == masks_in(tmp_path / "alone")
+    assert [done for what, done, _ in heard if what == "scans"] == list(range(7))
+
+
+@pytest.mark.parametrize("parts", [2, 4, 9])
+def test_parts_of_a_job_do_every_scan_once_and_keep_lists_of_their_own(tmp_path, many, parts):
+    out, together = tmp_path / "out", tmp_path / "together"
+    run(many, together)
+    seen = []
+    for part in range(parts):
+        seen += [record.case for record in run(many, out, part=part, parts=parts).records]
+    assert sorted(seen) == [case.case for case in many]
+    assert masks_in(out) == masks_in(together)
+    found = read_predictions(out)
+    assert sorted(found.records) == [case.case for case in many]
+    assert {case for case, record in found.records.items() if record["status"] == "failed"} == {"case3"}
+    assert found.about["scheme"] == "binary"
+    assert not (out / "predictions.json").exists()
+
+
+def test_a_job_knows_what_another_part_or_an_undivided_job_made(tmp_path, many):
+    out = tmp_path / "out"
+    run(many[:2], out)
+    (again,) = run(many[:2], out, part=1, parts=2).records
+    assert (again.case, again.status) == ("case1", "skipped")
+    moved = [many[0], replace(many[1], image=many[2].image)]
+    (wrong,) = run(moved, out, part=1, parts=2).records
+    assert wrong.status == "failed" and "made from another scan" in wrong.error
+
+
+def test_a_scan_that_does_not_fit_is_refused_before_it_is_read_and_the_others_are_done(tmp_path, many, monkeypatch):
+    big = tmp_path / "scans" / "big_ct.nii.gz"
+    scans.write_nifti(big, np.zeros((300, 300, 300), np.int16), np.eye(4))
+    read = []
+    monkeypatch.setattr(predict, "read_image", lambda path: read.append(path) or read_image(path))
+    cases = [many[0], Case("big", "big", big), many[1]]
+    first, refused, last = run(cases, tmp_path / "out", max_ram_gb=(rss_mb() + 100) / 1000).records
+    assert (first.status, refused.status, last.status) == ("written", "failed", "written")
+    assert "this needs at least" in refused.error and "--max-ram-gb" in refused.error
+    assert big not in read and not mask_path(tmp_path / "out", "big").exists()
+
+
+def test_a_limit_below_what_the_program_holds_is_refused_at_once(tmp_path, many):
+    with pytest.raises(MemoryLimitError, match="the program and the model alone hold"):
+        run(many, tmp_path / "out", max_ram_gb=0.01)
+
+
+def test_a_scan_that_is_replaced_while_it_is_read_fails_and_the_next_is_done(tmp_path, many, monkeypatch):
+    def replaced(path):
+        volume = read_image(path)
+        if "case0" in path.name:
+            other = spine(9).write(tmp_path / "new" / "ct.nii.gz")
+            other.replace(path)
+        return volume
+
+    monkeypatch.setattr(predict, "read_image", replaced)
+    first, second = run(many[:2], tmp_path / "out").records
+    assert first.status == "failed" and "was replaced while it was read" in first.error
+    assert second.status == "written" and not mask_path(tmp_path / "out", "case0").exists()
+
+
+def test_what_a_killed_program_left_beside_a_mask_is_removed(tmp_path, many):
+    out = tmp_path / "out"
+    out.mkdir()
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    for name in ("case0_seg-vert_msk.nii.gz", "predictions.json"):
+        (out / f".verse3d-{gone.pid}-{name}").write_bytes(b"half")
+    running = out / f".verse3d-{os.getppid()}-case1_seg-vert_msk.nii.gz"
+    running.write_bytes(b"somebody is at it")
+    run(many[:2], out)
+    assert scans.leftovers(out) == [running]
+
+
+def test_every_record_tells_its_plan_its_stages_and_its_windows(tmp_path, many):
+    run(many[:1], tmp_path / "out")
+    content = manifest(tmp_path / "out")
+    (record,) = content["cases"]
+    assert set(record["seconds_of"]) == {"read", "prepare", "network", "home", "clean", "write"}
+    assert record["seconds"] == pytest.approx(sum(record["seconds_of"].values()), abs=0.01)
+    assert record["windows"] > 0 and record["windows_left_out"] == 0
+    assert 0 < record["plan"]["peak_mb"] <= record["plan"]["limit_mb"] == pytest.approx(content["limit_mb"], abs=0.2)
+    assert content["backend"] == "torch" and content["threads"] >= 1 and content["versions"]["numpy"]
+
+
+def test_windows_in_the_air_are_left_out_unless_they_are_asked_for(tmp_path):
+    config = tiny_config(grid={"spacing_mm": [2.0, 2.0, 2.0]})
+    geometry = orientation((0, 1, 2), (1, 1, 1), (2.0, 2.0, 2.0), (80, 60, 40))
+    hu = np.full(geometry.shape, -1000, np.int16)
+    hu[:36] = 40
+    hu[10:20, 10:30, 5:30] = 900
+    scan = scans.write_nifti(tmp_path / "a_ct.nii.gz", hu, geometry.affine)
+    by = predictor(config)
+    (skipping,) = predicted([Case("a", "a", scan)], by, tmp_path / "some").records
+    (looking,) = predicted([Case("a", "a", scan)], replace(by, skip_air=False), tmp_path / "all").records
+    assert skipping.windows + skipping.windows_left_out == looking.windows and looking.windows_left_out == 0
+    assert skipping.windows_left_out > looking.windows / 4
+    assert masks_in(tmp_path / "some") == masks_in(tmp_path / "all")

@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader
 
 import verse3d
 from tests.scans import PIR, spine
+from tests.tiles import whole_scores
 from verse3d.core.config import Config, load_config
 from verse3d.core.errors import ConfigError
 from verse3d.core.geometry import Geometry
@@ -15,7 +16,7 @@ from verse3d.core.runtime import choose_precision
 from verse3d.core.volume import read_geometry, read_image, read_labels
 from verse3d.data.patches import PatchDataset
 from verse3d.data.transforms import PreparedCase
-from verse3d.inference.predict import Predictor
+from verse3d.inference.predictor import Predictor
 from verse3d.model.checkpoint import Checkpoint, load_checkpoint, load_weights, save_checkpoint
 from verse3d.model.modes import MODES, get_mode, require_suitable
 
@@ -80,64 +81,42 @@ def test_patches_become_a_batch_that_the_network_learns_from(mode, scheme, loss,
 @each_mode
 @each_scheme
 @pytest.mark.parametrize("shape", [(3, 5, 7), (8, 12, 16), (9, 13, 17), (1, 31, 12), (23, 11, 29)], ids=str)
-def test_the_inferer_gives_logits_of_the_volume_s_own_size(mode, scheme, shape):
+def test_the_pieces_give_logits_of_the_volume_s_own_size(mode, scheme, shape):
     config = small(mode.name, scheme)
     network = mode.network(config).eval()
-    with torch.inference_mode():
-        logits = mode.inferer(config, grid(shape))(torch.rand(1, 1, *shape), network)
-    assert tuple(logits.shape) == (1, label_scheme(scheme).output_channels, *shape)
+    logits = whole_scores(mode.tiling(config, grid(shape), shape), torch.rand(shape), network)
+    assert tuple(logits.shape) == (label_scheme(scheme).output_channels, *shape)
     assert torch.isfinite(logits).all()
 
 
 @each_mode
 @pytest.mark.parametrize(
     "inference",
-    [{"inference__overlap": 0.0}, {"inference__overlap": 0.9}, {"inference__windows_per_batch": 5}],
+    [{"inference__overlap": 0.0}, {"inference__overlap": 0.9}, {"inference__blending": "constant"}],
     ids=str,
 )
-def test_the_inferer_puts_pieces_together_without_changing_what_they_say(mode, inference):
+def test_pieces_are_put_together_without_changing_what_they_say(mode, inference):
     """A network that only looks at one voxel gives the same logits, however the pieces lie.
 
     Slices show 8-bit grey values stretched to a fixed size: here there is nothing to round and nothing to stretch.
     """
     shape = (21, 18, 33)
     config = small(mode.name, slices__size_pixels=f"[{shape[2]}, {shape[1]}]", **inference)
-    volume = torch.randint(0, 256, (1, 1, *shape)) / 255
+    volume = torch.randint(0, 256, shape) / 255
 
     def look(pieces):
         middle = pieces.shape[1] // 2
         return 3 * pieces[:, middle : middle + 1] - 1
 
-    logits = mode.inferer(config, grid(shape))(volume, look)
-    torch.testing.assert_close(logits, 3 * volume - 1, atol=1e-4, rtol=0)
-
-
-@each_mode
-@pytest.mark.parametrize("shape", [(3, 5, 7), (21, 18, 33)], ids=str)
-def test_the_inferer_knows_how_many_pieces_it_will_look_at(mode, shape):
-    seen = []
-
-    def count(pieces):
-        seen.append(len(pieces))
-        return pieces[:, :1]
-
-    inferer = mode.inferer(small(mode.name, inference__windows_per_batch=4), grid(shape))
-    inferer(torch.zeros(1, 1, *shape), count)
-    assert sum(seen) == inferer.pieces(shape)
-    assert max(seen) <= 4
+    logits = whole_scores(mode.tiling(config, grid(shape), shape), volume, look)
+    torch.testing.assert_close(logits[0].float(), 3 * volume - 1, atol=1e-4, rtol=0)
 
 
 def test_beyond_the_volume_the_windows_of_the_3d_mode_show_air():
-    mode, seen = get_mode("3d"), []
-
-    def remember(windows):
-        seen.append(windows.clone())
-        return windows
-
-    mode.inferer(small("3d"), grid((3, 5, 7)))(torch.ones(1, 1, 3, 5, 7), remember)
-    windows = torch.cat(seen)
-    assert set(windows.unique().tolist()) == {0.0, 1.0}
-    assert windows[0].sum() == 3 * 5 * 7
+    tiling = get_mode("3d").tiling(small("3d"), grid((3, 5, 7)), (3, 5, 7))
+    (window,) = (tiling.cut(np.ones((3, 5, 7)), number) for number in range(len(tiling.regions)))
+    assert set(np.unique(window).tolist()) == {0.0, 1.0}
+    assert window.sum() == 3 * 5 * 7
 
 
 @each_mode
@@ -169,7 +148,7 @@ def test_a_checkpoint_alone_is_enough_to_label_a_scan_on_its_own_grid(mode, sche
     assert [record.status for record in report.records] == ["written"]
     mask = read_labels(tmp_path / "out" / report.records[0].mask)
     assert mask.geometry == read_geometry(ct)[0]
-    here = Predictor(network, config, torch.device("cpu"), choose_precision("auto", torch.device("cpu")))
+    here = Predictor.of_network(network, config, torch.device("cpu"), choose_precision("auto", torch.device("cpu")))
     np.testing.assert_array_equal(mask.array, here.label(read_image(ct)))
     done, total = [(done, total) for what, done, total in heard if what == "windows"][-1]
     assert done == total > 0

@@ -39,6 +39,6 @@ def test_a_volume_of_exactly_one_window_or_less_is_one_window():
 
 def test_the_3d_mode_visits_as_many_windows_as_are_counted():
     config = tiny_config(inference={"overlap": 0.6, "windows_per_batch": 3})
-    network = Counting()
-    get_mode("3d").inferer(config, Geometry((33, 20, 41), np.eye(4)))(torch.zeros(1, 1, 33, 20, 41), network)
-    assert network.windows == count_windows((33, 20, 41), config.sampling.patch_voxels, 0.6)
+    shape = (33, 20, 41)
+    tiling = get_mode("3d").tiling(config, Geometry(shape, np.eye(4)), shape)
+    assert len(tiling.regions) == count_windows(shape, config.sampling.patch_voxels, 0.6)

@@ -20,7 +20,8 @@ from verse3d.core.config import Config, load_config
 from verse3d.core.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
 from verse3d.core.logs import no_progress
 from verse3d.data.cases import CaseIndex, read_index, write_index
-from verse3d.inference.predict import Predictor, predict_cases
+from verse3d.inference.members import open_predictor
+from verse3d.inference.predict import predict_cases
 from verse3d.model import checkpoint as checkpoints
 from verse3d.model.checkpoint import load_checkpoint
 from verse3d.report.evaluation import evaluate_folder
@@ -189,7 +190,7 @@ class TestAFinishedRun:
     def test_has_the_validation_dice_that_predict_and_evaluate_find(self, finished, dataset, tmp_path):
         best = finished / "best.pt"
         case = dataset.in_split("validation")
-        predict_cases(case, Predictor.from_checkpoint(best, CPU), tmp_path / "masks", model=best)
+        predict_cases(case, open_predictor([best], CPU), tmp_path / "masks", about={})
         scored = evaluate_folder(tmp_path / "masks", CaseIndex(case), tmp_path / "scores.json")
         dice = scored.cases[0].labels["vertebrae"].dice
         assert load(best)["scores"]["validation_dice"] == pytest.approx(dice, abs=1e-12)
@@ -531,8 +532,8 @@ def test_the_26_levels_are_trained_validated_and_predicted(dataset, tmp_path):
     best = load(tmp_path / "run" / "best.pt")
     assert (len(best["labels"]), best["labels"]["T13"]) == (26, 28)
     case = dataset.in_split("validation")
-    predictor = Predictor.from_checkpoint(tmp_path / "run" / "best.pt", CPU)
-    predict_cases(case, predictor, tmp_path / "masks", model=tmp_path)
+    predictor = open_predictor([tmp_path / "run" / "best.pt"], CPU)
+    predict_cases(case, predictor, tmp_path / "masks", about={"scheme": "vertebrae"})
     scored = evaluate_folder(tmp_path / "masks", CaseIndex(case), tmp_path / "scores.json")
     assert scored.scheme == "vertebrae"
     of_truth = [scored.cases[0].labels[name].dice for name in ("T12", "L1", "L2")]

@@ -1,7 +1,6 @@
 """The validation Dice is the Dice of the masks that are written later."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +11,8 @@ from tests.scans import PIR, ThresholdNet, spine, tiny_config, turned
 from verse3d.core.errors import DataError, GeometryError
 from verse3d.core.runtime import choose_precision
 from verse3d.data.cases import Case, CaseIndex
-from verse3d.inference.predict import Predictor, predict_cases
+from verse3d.inference.predict import predict_cases
+from verse3d.inference.predictor import Predictor
 from verse3d.report.evaluation import evaluate_folder
 from verse3d.training.validate import load_validation_case, validate
 
@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 def predictor(config):
     channels = 27 if config.labels.scheme == "vertebrae" else 1
-    return Predictor(ThresholdNet(channels, cut=0.4).eval(), config, CPU, choose_precision("off", CPU))
+    return Predictor.of_network(ThresholdNet(channels, cut=0.4).eval(), config, CPU, choose_precision("off", CPU))
 
 
 def grey_values(mask, scheme, noise):
@@ -50,7 +50,7 @@ def test_validation_finds_the_dice_that_predict_and_evaluate_find(noisy, tmp_pat
     config = tiny_config(labels={"scheme": scheme}, inference={"min_component_ml": 0.3})
     one = predictor(config)
     found = validate(one, [load_validation_case(case, config, keep_scan=False) for case in noisy], None)
-    predict_cases(noisy, one, tmp_path / "out", model=Path("best.pt"))
+    predict_cases(noisy, one, tmp_path / "out", about={"scheme": scheme})
     scored = evaluate_folder(tmp_path / "out", CaseIndex(tuple(noisy)), tmp_path / "scores.json")
     names = ("vertebrae",) if scheme == "binary" else ("T12", "T13", "L1")
     for case in scored.cases:

@@ -14,7 +14,8 @@ from verse3d.core.files import PathOrText, write_text
 from verse3d.core.logs import Progress, no_progress
 from verse3d.core.runtime import DeviceName
 from verse3d.data.checks import CheckReport
-from verse3d.inference.predict import PredictionReport, mask_path
+from verse3d.inference.predict import mask_path
+from verse3d.inference.records import PredictionReport
 from verse3d.report.compare import Comparison
 from verse3d.report.evaluation import Evaluation
 from verse3d.report.itksnap import open_command

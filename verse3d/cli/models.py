@@ -10,6 +10,7 @@ from verse3d.cli.terminal import (
     EXIT_INTERRUPTED,
     EXIT_PARTIAL,
     MORE_SETTINGS,
+    Backend,
     Device,
     DeviceOption,
     Mode,
@@ -69,10 +70,19 @@ def train(
 @app.command()
 def predict(
     scans: Annotated[list[Path], typer.Argument(help="NIfTI files, folders or indexes.")],
-    model: Annotated[Path, typer.Option(help="best.pt of a run folder; nothing else is needed.")],
+    model: Annotated[list[Path], typer.Option(help="best.pt of a run folder; several are averaged.")],
     out: Annotated[Path, typer.Option(help="Folder for the masks.")],
     split: SplitOption = None,
     device: DeviceOption = Device.auto,
+    backend: Annotated[Backend, typer.Option(help="What runs the network.")] = Backend.auto,
+    max_ram_gb: Annotated[float | None, typer.Option(help="Largest memory to take; else what is free.")] = None,
+    tta: Annotated[bool, typer.Option("--tta", help="Average with the mirror image; twice the time.")] = False,
+    no_skip: Annotated[bool, typer.Option("--no-skip", help="Look at windows that hold only air, too.")] = False,
+    num_parts: Annotated[int, typer.Option(min=1, help="Divide the scans among so many jobs.")] = 1,
+    part: Annotated[int, typer.Option(min=0, help="Which of them this is, counted from 0.")] = 0,
+    one_by_one: Annotated[
+        bool, typer.Option("--one-by-one", help="Do not read and write other scans while the network works.")
+    ] = False,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Write a mask per scan on its own grid, e.g. [bold]verse3d predict ct.nii.gz --model best.pt --out masks[/]."""
@@ -85,6 +95,13 @@ def predict(
             out=out,
             split=split.value if split else None,
             device=device.value,
+            backend=backend.value,
+            tta=tta,
+            skip_air=not no_skip,
+            max_ram_gb=max_ram_gb,
+            parts=num_parts,
+            part=part,
+            one_by_one=one_by_one,
             overwrite=overwrite,
             progress=progress,
         )

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from verse3d.data.convert import Conversion
     from verse3d.data.fetch.download import DownloadReport
     from verse3d.data.findings import Finding
-    from verse3d.inference.predict import PredictionReport
+    from verse3d.inference.records import PredictionReport
     from verse3d.report.compare import Comparison
     from verse3d.report.evaluation import Evaluation
     from verse3d.training.fit import FitResult
@@ -179,10 +179,11 @@ def print_training(out: Console, result: "FitResult") -> None:
 
 def print_predictions(out: Console, report: "PredictionReport") -> None:
     """One row per scan, then warnings and errors."""
-    rows = table("case", "status", "seconds", "peak MB", "vertebrae", "mask")
+    rows = table("case", "status", "seconds", "expected MB", "peak MB", "vertebrae", "mask")
     for record in report.records:
         written = record.status == "written"
-        numbers = (f"{record.seconds:.1f}", f"{record.peak_rss_mb:.0f}") if written else ("", "")
+        expected = float(record.plan.get("peak_mb", 0))
+        numbers = (f"{record.seconds:.1f}", f"{expected:.0f}", f"{record.peak_rss_mb:.0f}") if written else ("", "", "")
         found = _ends(record.levels) if written else ""
         rows.add_row(record.case, record.status, *numbers, found, str(report.folder / record.mask))
     out.print(rows, soft_wrap=False)

@@ -57,6 +57,14 @@ class Device(enum.StrEnum):
     cuda = "cuda"
 
 
+class Backend(enum.StrEnum):
+    """What runs a network."""
+
+    auto = "auto"
+    torch = "torch"
+    openvino = "openvino"
+
+
 class SplitName(enum.StrEnum):
     """Parts of a data set."""
 

@@ -191,6 +191,8 @@ class InferenceConfig(_Section):
     """Sliding windows over the network grid, and the clean-up on the source grid."""
 
     overlap: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
+    blending: Literal["gaussian", "constant"] = "gaussian"
+    """How windows are weighted where they overlap: their centres most, or all voxels alike."""
     windows_per_batch: VoxelCount = 1
     min_component_ml: Annotated[float, Field(ge=0.0)] = 0.5
     """Connected components of a label that are smaller are removed; 0 keeps all."""

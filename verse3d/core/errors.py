@@ -38,6 +38,10 @@ class GeometryError(DataError):
     """An affine or a shape makes no sense, or two of them do not fit together."""
 
 
+class MemoryLimitError(DataError):
+    """A scan needs more memory than there is, or than the user allows. Nothing was started."""
+
+
 class OutputError(DataError, OSError):
     """Something could not be written. Nothing is left under the final name."""
 

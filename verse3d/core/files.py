@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -78,6 +79,34 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise
     except OSError as error:
         raise output_error(path, error) from error
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what programs that were killed have left beside ``path`` while they wrote it.
+
+    What a running program writes is left alone.
+    """
+    for temporary in path.parent.glob(f"{TEMPORARY_PREFIX}*-{glob.escape(path.name)}"):
+        pid = temporary.name.removeprefix(TEMPORARY_PREFIX).partition("-")[0]
+        with contextlib.suppress(OSError):
+            if pid.isdecimal() and not _is_writing(int(pid), temporary):
+                temporary.unlink()
+
+
+def _is_writing(pid: int, temporary: Path) -> bool:
+    """Whether a program of that number runs that was there before the file; a number may have been given away again."""
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # it runs, and is somebody else's
+    try:
+        return Path(f"/proc/{pid}").stat().st_ctime <= temporary.stat().st_mtime
+    except OSError:
+        return True
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -102,14 +102,11 @@ class LabelScheme:
                 f"mask holds unknown label ids {unknown}; VerSe uses 1-25 and 28 (no sacrum 26, no coccyx 27)",
                 hint="set those voxels to 0 or to the right vertebra",
             )
-        network_ids: NDArray[np.uint8] = self._table_network_from_verse()[ids]
-        return network_ids
+        return _looked_up(self._table_network_from_verse(), ids)
 
     def file_from_network(self, ids: NDArray[np.integer]) -> NDArray[np.uint8]:
         """Map network ids 0..n (any shape) to the ids that are written into masks (VerSe ids, or 1 for binary)."""
-        table = np.array([0, *(label.id for label in self.labels)], dtype=np.uint8)
-        file_ids: NDArray[np.uint8] = table[ids]
-        return file_ids
+        return _looked_up(np.array([0, *(label.id for label in self.labels)], dtype=np.uint8), ids)
 
     def _table_network_from_verse(self) -> NDArray[np.uint8]:
         table = np.zeros(max(VERSE_IDS) + 1, dtype=np.uint8)
@@ -119,6 +116,27 @@ class LabelScheme:
             for network_id, label in enumerate(self.labels, start=1):
                 table[label.id] = network_id
         return table
+
+
+def label_counts(ids: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """How often each of the 256 values occurs; counted in pieces because counting widens each value to 64 bit."""
+    flat = ids.ravel(order="K")
+    counts = np.zeros(256, dtype=np.int64)
+    for start in range(0, flat.size, _PIECE_VOXELS):
+        counts += np.bincount(flat[start : start + _PIECE_VOXELS], minlength=256)
+    return counts
+
+
+def _looked_up(table: NDArray[np.uint8], ids: NDArray[np.integer]) -> NDArray[np.uint8]:
+    """``table[ids]``, plane by plane, because NumPy widens indices to 64 bit; in the order in memory of ``ids``."""
+    result = np.empty_like(ids, dtype=np.uint8)
+    if ids.ndim < 2:
+        result[...] = table[ids]
+        return result
+    order = sorted(range(ids.ndim), key=lambda axis: abs(ids.strides[axis]), reverse=True)
+    for source, target in zip(ids.transpose(order), result.transpose(order), strict=True):
+        target[...] = table[source]
+    return result
 
 
 def present_ids(ids: NDArray[np.integer]) -> set[int]:

@@ -115,15 +115,27 @@ def forget_peak_rss() -> None:
         _CLEAR_REFS.write_text("5")
 
 
+def rss_mb() -> float:
+    """Resident memory of this process now, in MB (10^6 bytes); where the system does not say (not Linux), the peak."""
+    return _status_mb("VmRSS") or peak_rss_mb()
+
+
 def peak_rss_mb() -> float:
     """Largest resident memory of this process so far, in MB (10^6 bytes).
 
     Where Linux counts it, this is the peak of the program itself: ``getrusage`` of a process that another one started
     begins with the peak of that other one.
     """
-    with contextlib.suppress(OSError):
-        for line in _STATUS.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return float(line.split()[1]) * 1024 / 1e6
+    if counted := _status_mb("VmHWM"):
+        return counted
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(peak) / 1e6 if sys.platform == "darwin" else float(peak) * 1024 / 1e6
+
+
+def _status_mb(field: str) -> float:
+    """A field of Linux's status file in MB, or 0."""
+    with contextlib.suppress(OSError):
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith(f"{field}:"):
+                return float(line.split()[1]) * 1024 / 1e6
+    return 0.0

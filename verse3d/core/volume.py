@@ -98,6 +98,34 @@ def read_geometry(path: Path) -> tuple[Geometry, nib.Nifti1Header]:
     return _geometry(image, path), stored_header(image)
 
 
+@dataclass(frozen=True, eq=False)
+class StoredVoxels:
+    """What a scan's header tells before its voxels are read.
+
+    Attributes:
+        geometry: the grid.
+        header: as in ``Volume``.
+        bytes_in_memory: of each voxel once ``read_image`` has read it.
+    """
+
+    geometry: Geometry
+    header: nib.Nifti1Header
+    bytes_in_memory: int
+
+
+def stored_voxels(path: Path) -> StoredVoxels:
+    """Read only the header of a scan.
+
+    Raises:
+        DataError, GeometryError: as for ``read_geometry``.
+    """
+    image = open_nifti(path)
+    slope, inter = image.dataobj.slope, image.dataobj.inter
+    dtype = image.header.get_data_dtype()
+    whole = dtype.kind in "iu" and (slope, inter) == (1, 0)
+    return StoredVoxels(_geometry(image, path), stored_header(image), dtype.itemsize if whole else 4)
+
+
 def read_image(path: Path) -> Volume:
     """Read a scan. Integer voxels without scaling keep their dtype, everything else becomes float32 HU.
 

@@ -19,15 +19,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from verse3d.core.errors import DataError
-from verse3d.core.files import read_json
 from verse3d.core.logs import logger
 from verse3d.data.archives import is_archive, list_members
 from verse3d.data.cases import Case, CaseIndex, read_index
 from verse3d.data.grouping import group_files, unique_names
+from verse3d.data.predictions import is_predictions_file, read_predictions
 from verse3d.data.roles import FoundFile, found_file, is_junk, is_nifti, looks_like_mask
-
-PREDICTIONS_FILE = "predictions.json"
-"""Lists the predicted masks in a folder."""
 
 _log = logger(__name__)
 
@@ -95,7 +92,7 @@ def _files(root: Path, visited: set[str]) -> Iterator[FoundFile]:
             continue
         visited.add(real)
         subfolders[:] = sorted(name for name in subfolders if not is_junk(name))
-        predicted = _predicted_masks(Path(folder), names) if PREDICTIONS_FILE in names else frozenset()
+        predicted = _predicted_masks(Path(folder), names) if _hold_a_list(names) else frozenset()
         for name in sorted(names):
             path = Path(folder) / name
             if is_junk(name) or name in predicted:
@@ -128,10 +125,14 @@ def _found(path: Path, root: Path) -> Iterator[FoundFile]:
         yield file
 
 
+def _hold_a_list(names: Sequence[str]) -> bool:
+    return any(is_predictions_file(name) for name in names)
+
+
 def _predicted_masks(folder: Path, names: Sequence[str]) -> frozenset[str]:
     """The names of masks that were predicted: taken for the truth they would score themselves."""
     try:
-        records = read_json(folder / PREDICTIONS_FILE)["cases"]
+        records = read_predictions(folder).records.values()
         return frozenset(str(record["mask"]) for record in records if record["status"] == "written")
     except (DataError, KeyError, TypeError):  # a damaged list: any mask may have been predicted
         return frozenset(name for name in names if looks_like_mask(name))

@@ -16,7 +16,7 @@ from verse3d.core.files import make_folder, read_json, sha256_of, write_json
 from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.core.runtime import DeviceName
 from verse3d.data.cases import Case, CaseIndex, write_index
-from verse3d.data.layouts import PREDICTIONS_FILE
+from verse3d.data.predictions import prediction_lists, read_predictions
 from verse3d.inference.predict import mask_path
 
 TODO_FILE = "to_predict.jsonl"
@@ -102,16 +102,17 @@ def _is_made(case: Case, out: Path, record: Mapping[str, Any], model_sha256: str
 
 
 def _records(out: Path) -> dict[str, Mapping[str, Any]]:
-    path = out / PREDICTIONS_FILE
-    return {record["case"]: record for record in read_json(path).get("cases", [])} if path.is_file() else {}
+    return dict(read_predictions(out).records)
 
 
 def _forget(out: Path, todo: Sequence[Case]) -> None:
     """Take the records of these cases out of the list, so that whatever stands there later is new."""
-    path, names = out / PREDICTIONS_FILE, {case.case for case in todo}
-    if names & _records(out).keys():
+    names = {case.case for case in todo}
+    for path in prediction_lists(out):
         content = read_json(path)
-        write_json(path, {**content, "cases": [record for record in content["cases"] if record["case"] not in names]})
+        kept = [record for record in content["cases"] if record["case"] not in names]
+        if len(kept) < len(content["cases"]):
+            write_json(path, {**content, "cases": kept})
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def _predict(
     write_index(todo, CaseIndex(tuple(cases)))
     try:
         arguments = ["-q", "predict", str(todo), "--model", str(model), "--out", str(out)]
-        return run_verse3d([*arguments, "--device", device, "--overwrite"], watch)
+        return run_verse3d([*arguments, "--device", device, "--overwrite", "--one-by-one"], watch)
     finally:
         todo.unlink(missing_ok=True)
 
@@ -203,6 +204,4 @@ def _result(cases: Sequence[Case], out: Path, model_sha256: str, failures: Mappi
         for case in cases
         if case.case not in made
     ]
-    path = out / PREDICTIONS_FILE
-    device = str(read_json(path).get("device", "")) if path.is_file() else ""
-    return FreshPredictions(made, tuple(failed), device)
+    return FreshPredictions(made, tuple(failed), str(read_predictions(out).about.get("device", "")))

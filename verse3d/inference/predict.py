@@ -1,176 +1,60 @@
-"""From a CT volume to a label map on its own grid, and from files to files."""
+"""From CT files to mask files: while the network is at one scan, the next is read and the last is written."""
 
-import logging
+import contextlib
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from verse3d.core.config import Config
-from verse3d.core.errors import DataError, GeometryError, Verse3dError
-from verse3d.core.files import make_folder, read_json, sha256_of, write_json
+from verse3d.core.errors import DataError, MemoryLimitError, Verse3dError
+from verse3d.core.files import make_folder, remove_leftovers
 from verse3d.core.geometry import Geometry
-from verse3d.core.labels import LabelScheme, label_scheme
+from verse3d.core.labels import label_counts
 from verse3d.core.logs import Progress, logger, no_progress
-from verse3d.core.resample import resample_linear, resample_vote
-from verse3d.core.runtime import Precision, channels_last, choose_precision, forget_peak_rss, peak_rss_mb
-from verse3d.core.volume import LABEL_DESCRIPTION, Volume, read_geometry, read_image, write_labels
+from verse3d.core.runtime import forget_peak_rss, peak_rss_mb, rss_mb
+from verse3d.core.volume import StoredVoxels, read_image, stored_voxels, write_labels
 from verse3d.data.cases import Case
-from verse3d.data.layouts import PREDICTIONS_FILE
-from verse3d.data.transforms import prepare_image
+from verse3d.data.predictions import predictions_file
+from verse3d.data.transforms import network_geometry
+from verse3d.inference.guards import refuse_foreign_mask, refuse_own_output, require_mask_of
+from verse3d.inference.plan import Demand, Limit, Plan, make_plan
 from verse3d.inference.postprocess import clean_up
-from verse3d.model.checkpoint import Checkpoint, load_checkpoint, load_weights
-from verse3d.model.modes import get_mode
-from verse3d.version import __version__
+from verse3d.inference.predictor import Look, Predictor
+from verse3d.inference.records import PredictionRecord, PredictionReport, RecordList, log_record
 
 MASK_SUFFIX = "_seg-vert_msk.nii.gz"
-
+_Result = TypeVar("_Result")
+_EXPECTED = (Verse3dError, RuntimeError, MemoryError, OSError, ValueError)
+"""What a bad scan, a full disk or a lack of memory raise: the scan fails, the others go on."""
 _log = logger(__name__)
 
 
-@dataclass(frozen=True, eq=False)
-class Predictor:
-    """A network with everything needed to label whole volumes.
+@dataclass(frozen=True)
+class PredictOptions:
+    """What may be chosen for one call.
 
     Attributes:
-        network: on ``device``, in evaluation mode.
-        config: of the run that trained it.
-        device: where the network runs.
-        precision: number format of the forward pass.
+        overwrite: replace masks that verse3d made.
+        part, parts: do every ``parts``-th scan, beginning with number ``part``, for jobs that share a folder.
+        max_ram_gb: limit for the resident memory of the process, GB (10^9 bytes); None: what is free, less a tenth.
+        overlap: read the next scan and write the last one while the network works, if memory allows.
     """
 
-    network: nn.Module
-    config: Config
-    device: torch.device
-    precision: Precision
-
-    @classmethod
-    def from_checkpoint(cls, path: Path, device: torch.device) -> Self:
-        """Read a model file.
-
-        Raises:
-            CheckpointError: the file is damaged, unsafe, of another version, or not a model.
-        """
-        return cls.of(load_checkpoint(path), path, device)
-
-    @classmethod
-    def of(cls, checkpoint: Checkpoint, path: Path, device: torch.device) -> Self:
-        """Build the network of a checkpoint and fill in its weights."""
-        config = checkpoint.config
-        network = get_mode(config.mode).network(config)
-        load_weights(network, checkpoint.network, path)
-        network.to(device).eval()
-        return cls(network, config, device, choose_precision(_amp_on(config, device), device))
-
-    @property
-    def scheme(self) -> LabelScheme:
-        """What the network tells apart."""
-        return label_scheme(self.config.labels.scheme)
-
-    def label(self, volume: Volume, progress: Progress = no_progress) -> NDArray[np.uint8]:
-        """The labels of a scan as file ids, uint8 (I, J, K) on the source grid."""
-        image, grid = prepare_image(volume, self.config.grid)
-        # float16, as in training and validation, so that the validation Dice is that of the masks written later.
-        return self.scheme.file_from_network(
-            self.network_ids(image.astype(np.float16), grid, volume.geometry, progress)
-        )
-
-    def network_ids(
-        self, image: NDArray[np.floating], grid: Geometry, source: Geometry, progress: Progress = no_progress
-    ) -> NDArray[np.uint8]:
-        """Segment a prepared image (I, J, K) on the network ``grid``; cleaned network ids, uint8, on ``source``.
-
-        One foreground label travels home as a probability (cut at 0.5), several travel as labels that vote.
-        """
-        logits = self._logits(image, source, progress)
-        if self.scheme.output_channels == 1:
-            probability = torch.sigmoid(logits[0, 0]).numpy()
-            ids = (resample_linear(probability, grid, source) > 0.5).astype(np.uint8)
-        else:
-            ids = resample_vote(logits[0].argmax(0).to(torch.uint8).numpy(), grid, source)
-        return clean_up(ids, source, self.config.inference)
-
-    def _logits(self, image: NDArray[np.floating], source: Geometry, progress: Progress) -> torch.Tensor:
-        """Float32 logits (1, channels, I, J, K) on the CPU."""
-        margins = self.config.sampling.margin_voxels
-        inferer = get_mode(self.config.mode).inferer(self.config, source)
-        framed = np.pad(np.asarray(image, dtype=np.float32), [(margin, margin) for margin in margins])
-        i, j, k = framed.shape
-        forward = _Counted(self.forward, inferer.pieces((i, j, k)), progress)
-        with torch.inference_mode():
-            logits = inferer(torch.from_numpy(framed)[None, None], forward)
-        sizes = zip(margins, image.shape, strict=True)
-        return logits[(slice(None), slice(None), *(slice(margin, margin + size) for margin, size in sizes))]
-
-    def forward(self, windows: torch.Tensor) -> torch.Tensor:
-        """Float32 logits (B, channels, ...) on the CPU of what the network looks at once, (B, n, ...)."""
-        with self.precision.autocast(self.device):
-            outputs = self.network(channels_last(windows.to(self.device)))
-        result: torch.Tensor = outputs.float().cpu()
-        return result
+    overwrite: bool = False
+    part: int = 0
+    parts: int = 1
+    max_ram_gb: float | None = None
+    overlap: bool = True
 
 
-def _amp_on(config: Config, device: torch.device) -> str:
-    """The run's precision where the device has it; a model trained in fp16 on a GPU also runs on a CPU."""
-    return "auto" if config.runtime.amp == "fp16" and device.type == "cpu" else config.runtime.amp
-
-
-class _Counted:
-    """A network function that reports each batch of windows or slices."""
-
-    def __init__(self, forward: Callable[[torch.Tensor], torch.Tensor], total: int, progress: Progress) -> None:
-        self._forward = forward
-        self._total = total
-        self._progress = progress
-        self._done = 0
-
-    def __call__(self, windows: torch.Tensor) -> torch.Tensor:
-        outputs = self._forward(windows)
-        self._done += windows.shape[0]
-        self._progress("windows", min(self._done, self._total), self._total)
-        return outputs
-
-
-@dataclass(frozen=True)
-class PredictionRecord:
-    """What happened to one scan. ``status`` is "written", "skipped" or "failed".
-
-    ``seconds`` go from reading the scan to the mask on disk; ``peak_rss_mb`` is the largest resident memory meanwhile
-    (where the system cannot count anew for each scan: since the program started). ``model_sha256`` is that of the
-    model file; it is empty for a skipped scan, whose mask may be another model's.
-    """
-
-    case: str
-    image: str
-    mask: str
-    status: str
-    error: str = ""
-    seconds: float = 0.0
-    peak_rss_mb: float = 0.0
-    voxels: int = 0
-    labelled_voxels: int = 0
-    levels: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    model_sha256: str = ""
-
-
-@dataclass(frozen=True)
-class PredictionReport:
-    """All records of one call, in the order of the scans."""
-
-    folder: Path
-    records: tuple[PredictionRecord, ...] = field(default_factory=tuple)
-
-    @property
-    def failures(self) -> tuple[PredictionRecord, ...]:
-        """The scans that have no mask now."""
-        return tuple(record for record in self.records if record.status == "failed")
+def mask_path(out: Path, case: str) -> Path:
+    """Where the mask of a case is written."""
+    return out / f"{case}{MASK_SUFFIX}"
 
 
 def predict_cases(
@@ -178,32 +62,62 @@ def predict_cases(
     predictor: Predictor,
     out: Path,
     *,
-    model: Path,
-    overwrite: bool = False,
+    about: dict[str, Any],
+    model_sha256: str = "",
+    options: PredictOptions | None = None,
     progress: Progress = no_progress,
 ) -> PredictionReport:
-    """Write one mask per scan into ``out``, and ``predictions.json`` beside them. A bad scan does not stop the rest.
+    """Write one mask per scan into ``out``, and a list of records beside them. A bad scan does not stop the rest.
+
+    Args:
+        cases: with scans; of them those of ``options.part`` are done.
+        predictor: labels them.
+        out: the folder.
+        about: what the list says about the call as a whole.
+        model_sha256: stored in every record.
+        options: see there.
+        progress: told about every scan and piece.
 
     Raises:
         OutputError: ``out`` cannot be written to.
+        MemoryLimitError: the program and the model alone do not fit.
     """
+    options = options or PredictOptions()
+    own = list(cases[options.part :: options.parts])
     make_folder(out)
-    manifest = _Manifest(out / PREDICTIONS_FILE, model, predictor)
-    job = _Job(predictor, out, sha256_of(model) if model.is_file() else "", overwrite, progress)
-    records = []
-    for number, case in enumerate(cases):
-        progress("scans", number, len(cases))
-        record = _predict_one(case, job, manifest.previous(case.case))
-        records.append(record)
-        manifest.add(record)
-        _log_record(record)
-    progress("scans", len(cases), len(cases))
-    return PredictionReport(out, tuple(records))
+    path = out / predictions_file(options.part, options.parts)
+    remove_leftovers(path)
+    job = _Job(predictor, out, model_sha256, options, _Memory.measured(predictor, Limit.of(options.max_ram_gb)))
+    records = RecordList(path, {**about, "limit_mb": round(job.memory.limit.mb, 1)}, [case.case for case in own])
+    done = []
+    with contextlib.closing(_worked_on(own, job, records, progress)) as worked_on:
+        for number, record in enumerate(worked_on, start=1):
+            done.append(record)
+            records.add(record)
+            log_record(record)
+            progress("scans", number, len(own))
+    return PredictionReport(out, tuple(done))
 
 
-def mask_path(out: Path, case: str) -> Path:
-    """Where the mask of a case is written."""
-    return out / f"{case}{MASK_SUFFIX}"
+@dataclass(frozen=True)
+class _Memory:
+    """What may be held, and what the program and one piece hold."""
+
+    limit: Limit
+    held_mb: float
+    piece_mb: float
+
+    @classmethod
+    def measured(cls, predictor: Predictor, limit: Limit) -> "_Memory":
+        piece_mb = predictor.piece_mb()
+        held_mb = rss_mb()
+        if held_mb > limit.mb:
+            raise MemoryLimitError(
+                f"the program and the model alone hold {held_mb / 1000:.2f} GB, "
+                f"--max-ram-gb allows {limit.mb / 1000:g}",
+                hint="allow more memory",
+            )
+        return cls(limit, held_mb, piece_mb)
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,127 +127,226 @@ class _Job:
     predictor: Predictor
     out: Path
     model_sha256: str
-    overwrite: bool
-    progress: Progress
+    options: PredictOptions
+    memory: _Memory
 
 
-def _predict_one(case: Case, job: _Job, previous: dict[str, Any]) -> PredictionRecord:
-    target = mask_path(job.out, case.case)
-    record = PredictionRecord(case.case, str(case.image or ""), target.name, "failed", model_sha256=job.model_sha256)
-    forget_peak_rss()
-    start = time.perf_counter()
+@dataclass(eq=False)
+class _Scan:
+    """A scan on its way; what is no longer needed is dropped as it goes."""
+
+    record: PredictionRecord
+    target: Path
+    plan: Plan
+    stored: StoredVoxels
+    grid: Geometry
+    image: NDArray[np.float16] | None = None
+    result: NDArray[Any] | None = None
+    look: Look = field(default_factory=lambda: Look(0, 0))
+    seconds_of: dict[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def take_image(self) -> NDArray[np.float16]:
+        """The prepared image; the scan holds it no longer."""
+        image, self.image = self.image, None
+        if image is None:
+            raise ValueError(f"{self.record.case} is not prepared")
+        return image
+
+    def take_result(self, predictor: Predictor) -> NDArray[Any]:
+        """What the network said, in file ids if it is labels; the scan holds it no longer.
+
+        File ids are in the order of network ids, so a vote about the ones goes as a vote about the others.
+        """
+        result, self.result = self.result, None
+        if result is None:
+            raise ValueError(f"no network has looked at {self.record.case}")
+        return result if predictor.scheme.output_channels == 1 else predictor.scheme.file_from_network(result)
+
+    def timed(self, stage: str, work: Callable[[], _Result]) -> _Result:
+        """Do a stage and note how long it took."""
+        start = time.perf_counter()
+        try:
+            return work()
+        finally:
+            self.seconds_of[stage] = round(time.perf_counter() - start, 3)
+
+
+def _worked_on(
+    cases: Sequence[Case], job: _Job, records: RecordList, progress: Progress
+) -> Generator[PredictionRecord, None, None]:
+    """The records of all scans in their order. Closing it early waits for the mask that is being written."""
+    progress("scans", 0, len(cases))
+    overlap = job.options.overlap and _neighbours_fit(cases, job)
+    with _workers(overlap) as (reader, writer):
+        reading = [reader.submit(_read, case, job, records) for case in cases[:1]]
+        writing: Future[PredictionRecord] | None = None
+        for number, _ in enumerate(cases):
+            scan = reading.pop().result()
+            if number + 1 < len(cases) and overlap:
+                reading.append(reader.submit(_read, cases[number + 1], job, records))
+            answered = _look_at(scan, job, progress)
+            del scan
+            if writing is not None:
+                yield writing.result()
+            writing = writer.submit(_finish, answered, job)
+            del answered
+            if number + 1 < len(cases) and not overlap:
+                yield writing.result()
+                writing = None
+                reading.append(reader.submit(_read, cases[number + 1], job, records))
+        if writing is not None:
+            yield writing.result()
+
+
+@contextlib.contextmanager
+def _workers(overlap: bool) -> Iterator[tuple[Executor, Executor]]:
+    """A thread that reads and one that writes."""
+    count = 1
+    with ThreadPoolExecutor(count, "read") as reader, ThreadPoolExecutor(count, "write") as writer:
+        try:
+            yield reader, writer
+        finally:
+            reader.shutdown(wait=False, cancel_futures=True)
+
+
+def _neighbours_fit(cases: Sequence[Case], job: _Job) -> bool:
+    """Whether the largest scans may be read, looked at and written at the same time."""
+    if len(cases) < 2:
+        return False
+    demands = [demand for case in cases if (demand := _expected_demand(case, job))]
+    if not demands:
+        return True
+    memory = job.memory
+    peak_mb = (
+        memory.held_mb
+        + max(demand.reading_mb for demand in demands)
+        + max(demand.network_mb(job.predictor.settings) for demand in demands)
+        + max(demand.finishing_mb for demand in demands)
+    )
+    return peak_mb <= memory.limit.mb
+
+
+def _expected_demand(case: Case, job: _Job) -> Demand | None:
     try:
-        image = case.image_path()
-        _refuse_own_output(target, case)
-        if target.exists() and not job.overwrite:
-            _require_mask_of(target, image, previous)
-            return _replace(record, status="skipped", model_sha256="")
-        _refuse_foreign_mask(target)
-        volume = read_image(image)
-        labels = job.predictor.label(volume, job.progress)
-        write_labels(target, labels, like=volume.header)
-    except (Verse3dError, RuntimeError, MemoryError, OSError, ValueError) as error:
-        _log.debug("%s", case.case, exc_info=True)
-        message = str(error) if isinstance(error, Verse3dError) else f"{type(error).__name__}: {error}"
-        return _replace(record, error=message)
-    return _replace(
-        record,
-        status="written",
-        seconds=round(time.perf_counter() - start, 3),
-        peak_rss_mb=round(peak_rss_mb(), 1),
-        voxels=int(labels.size),
-        **_content(labels, job.predictor.scheme, volume),
+        return _demand(stored_voxels(case.image_path()), job)
+    except _EXPECTED:
+        return None  # it will fail by itself
+
+
+def _demand(stored: StoredVoxels, job: _Job) -> Demand:
+    predictor, source = job.predictor, stored.geometry
+    grid = network_geometry(source, predictor.config.grid)
+    return Demand(
+        source_voxels=int(np.prod(source.shape)),
+        source_bytes=stored.bytes_in_memory,
+        tiling=predictor.tiling(grid.shape, source),
+        channels=predictor.scheme.output_channels,
+        piece_mb=job.memory.piece_mb,
+        pieces_per_batch=predictor.config.inference.windows_per_batch,
     )
 
 
-def _replace(record: PredictionRecord, **changes: Any) -> PredictionRecord:  # noqa: ANN401 - fields of the record
-    return PredictionRecord(**{**asdict(record), **changes})
-
-
-def _content(labels: NDArray[np.uint8], scheme: LabelScheme, volume: Volume) -> dict[str, Any]:
-    voxels = np.bincount(labels.ravel(), minlength=256)
-    names = tuple(label.name for label in scheme.labels if voxels[label.id])
-    warnings = [] if names else ["no vertebra was found: the mask is empty"]
-    if volume.array.min() == volume.array.max():
-        warnings.append(f"all voxels of the scan have the value {float(volume.array.min()):g}")
-    return {"labelled_voxels": int(voxels[1:].sum()), "levels": names, "warnings": tuple(warnings)}
-
-
-def _refuse_own_output(target: Path, case: Case) -> None:
-    """A mask must never take the place of a file that the case consists of."""
-    own = [path for path in (case.image, case.mask) if path is not None]
-    if target.exists() and any(target.samefile(path) for path in own if path.exists()):
-        raise DataError(
-            f"{target} is a file of the data set and would be overwritten", hint="choose another --out folder"
-        )
-
-
-def _refuse_foreign_mask(target: Path) -> None:
-    """Even ``overwrite`` replaces only what verse3d wrote: anything else may be somebody's truth."""
-    if not target.exists():
-        return
-    if not bytes(read_geometry(target)[1]["descrip"]).startswith(LABEL_DESCRIPTION):
-        raise DataError(
-            f"{target} exists and was not written by verse3d: it may be a true mask",
-            hint="choose another --out folder, or remove the file yourself",
-        )
-
-
-def _require_mask_of(target: Path, image: Path, previous: dict[str, Any]) -> None:
-    """A mask that is there already may be kept only if it belongs to this scan."""
-    made_from = previous.get("image")
-    if previous.get("status") == "failed":
-        raise DataError(
-            f"{target} exists, but the latest prediction of this case failed", hint="--overwrite replaces it"
-        )
-    if made_from is not None and Path(made_from).resolve() != image.resolve():
-        raise DataError(
-            f"{target} was made from another scan ({made_from}), not from {image}",
-            hint="choose another --out folder, or --overwrite to replace it",
-        )
+def _read(case: Case, job: _Job, records: RecordList) -> _Scan | PredictionRecord:
+    """The scan on the network grid, or the record of why there is none."""
+    target = mask_path(job.out, case.case)
+    record = PredictionRecord(case.case, str(case.image or ""), target.name, "failed", model_sha256=job.model_sha256)
     try:
-        same = read_geometry(target)[0] == read_geometry(image)[0]
-    except GeometryError:
-        same = False
-    if not same:
-        raise DataError(f"{target} exists but is not on the grid of {image}", hint="--overwrite replaces it")
+        image = case.image_path()
+        refuse_own_output(target, case)
+        if target.exists() and not job.options.overwrite:
+            require_mask_of(target, image, records.previous(case.case))
+            return replace(record, status="skipped", model_sha256="")
+        refuse_foreign_mask(target)
+        remove_leftovers(target)
+        return _prepared(image, target, record, job)
+    except _EXPECTED as error:
+        return _failed(record, error)
 
 
-def _log_record(record: PredictionRecord) -> None:
-    if record.status == "failed":
-        _log.error("%s: %s", record.case, record.error)
-    elif record.status == "skipped":
-        _log.info("%s: kept %s, which exists (--overwrite replaces it)", record.case, record.mask)
-    else:
-        _log.info("%s: %s in %.1f s", record.case, record.mask, record.seconds)
-    for warning in record.warnings:
-        _log.log(logging.WARNING, "%s: %s", record.case, warning)
+def _prepared(image: Path, target: Path, record: PredictionRecord, job: _Job) -> _Scan:
+    stored = stored_voxels(image)
+    before = _identity(image)
+    plan = make_plan(_demand(stored, job), job.memory.limit, job.memory.held_mb)
+    _log_plan(record.case, stored, plan)
+    scan = _Scan(record, target, plan, stored, network_geometry(stored.geometry, job.predictor.config.grid))
+    volume = scan.timed("read", lambda: read_image(image))
+    if _identity(image) != before or volume.header.binaryblock != stored.header.binaryblock:
+        raise DataError(f"{image} was replaced while it was read", hint="predict it again when it is complete")
+    low, high = volume.array.min(), volume.array.max()
+    if low == high:
+        scan.warnings = (f"all voxels of the scan have the value {float(low):g}",)
+    scan.image, _ = scan.timed("prepare", lambda: job.predictor.prepare(volume))
+    return scan
 
 
-class _Manifest:
-    """``predictions.json``: the latest record of every scan whose mask is in the folder. Rewritten after each scan."""
+def _log_plan(case: str, stored: StoredVoxels, plan: Plan) -> None:
+    size = " x ".join(map(str, stored.geometry.shape))
+    _log.info(
+        "%s: %s voxels, expecting a peak of %.2f GB (%.1f may be used)",
+        case,
+        size,
+        plan.peak_mb / 1000,
+        plan.limit_mb / 1000,
+    )
 
-    def __init__(self, path: Path, model: Path, predictor: Predictor) -> None:
-        self._path = path
-        self._content: dict[str, Any] = {
-            "verse3d": __version__,
-            "model": str(model),
-            "scheme": predictor.scheme.name,
-            "device": str(predictor.device),
-            "precision": str(predictor.precision.dtype).removeprefix("torch."),
-            "config": predictor.config.to_dict(),
-        }
-        self._records: dict[str, dict[str, Any]] = {}
-        if path.is_file():
-            self._records = {record["case"]: record for record in read_json(path).get("cases", [])}
 
-    def previous(self, case: str) -> dict[str, Any]:
-        """The record of an earlier call, or nothing."""
-        return self._records.get(case, {})
+def _identity(path: Path) -> tuple[int, ...]:
+    """What changes if a file is written to or replaced."""
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
-    def add(self, record: PredictionRecord) -> None:
-        """Store a record; a skipped scan keeps the record of the call that wrote its mask."""
-        if record.status == "skipped" and record.case in self._records:
-            return
-        self._records[record.case] = asdict(record)
-        write_json(self._path, {**self._content, "cases": list(self._records.values())})
+
+def _look_at(scan: _Scan | PredictionRecord, job: _Job, progress: Progress) -> _Scan | PredictionRecord:
+    if isinstance(scan, PredictionRecord):
+        return scan
+    try:
+        scan.result, scan.look = scan.timed(
+            "network",
+            lambda: job.predictor.segment(scan.take_image(), scan.stored.geometry, scan.plan.settings, progress),
+        )
+    except _EXPECTED as error:
+        return _failed(scan.record, error)
+    return scan
+
+
+def _finish(scan: _Scan | PredictionRecord, job: _Job) -> PredictionRecord:
+    """Carry the answer home, clean it and write it."""
+    if isinstance(scan, PredictionRecord):
+        return scan
+    predictor, source = job.predictor, scan.stored.geometry
+    try:
+        labels = scan.timed("home", lambda: predictor.go_home(scan.take_result(predictor), scan.grid, source))
+        scan.timed("clean", lambda: clean_up(labels, source, predictor.config.inference))
+        scan.timed("write", lambda: write_labels(scan.target, labels, like=scan.stored.header))
+    except _EXPECTED as error:
+        return _failed(scan.record, error)
+    return _written(scan, labels, predictor)
+
+
+def _written(scan: _Scan, labels: NDArray[np.uint8], predictor: Predictor) -> PredictionRecord:
+    voxels = label_counts(labels)
+    names = tuple(label.name for label in predictor.scheme.labels if voxels[label.id])
+    empty = () if names else ("no vertebra was found: the mask is empty",)
+    record = replace(
+        scan.record,
+        status="written",
+        seconds=round(sum(scan.seconds_of.values()), 3),
+        seconds_of=dict(scan.seconds_of),
+        peak_rss_mb=round(peak_rss_mb(), 1),
+        plan=scan.plan.to_dict(),
+        windows=scan.look.pieces,
+        windows_left_out=scan.look.of - scan.look.pieces,
+        voxels=int(labels.size),
+        labelled_voxels=int(voxels[1:].sum()),
+        levels=names,
+        warnings=(*empty, *scan.warnings),
+    )
+    forget_peak_rss()
+    return record
+
+
+def _failed(record: PredictionRecord, error: BaseException) -> PredictionRecord:
+    _log.debug("%s", record.case, exc_info=True)
+    message = str(error) if isinstance(error, Verse3dError) else f"{type(error).__name__}: {error}"
+    return replace(record, error=message)

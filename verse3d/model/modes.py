@@ -8,13 +8,13 @@ from torch import nn
 
 from verse3d.core.config import Config, size_problems
 from verse3d.core.errors import ConfigError
-from verse3d.core.geometry import Geometry
+from verse3d.core.geometry import Geometry, Shape
 from verse3d.core.labels import label_scheme
 from verse3d.data.slices import slice_sampler
 from verse3d.data.transforms import patch_sampler
-from verse3d.model.inferers import SliceBySlice, SlidingWindows, VolumeInferer
 from verse3d.model.losses import build_loss
 from verse3d.model.networks import build_network
+from verse3d.model.tilings import SliceTiling, Tiling, WindowTiling
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Mode:
         sampler: config -> transform from ``PreparedCase`` to ``{"image": (n, ...), "label": (1, ...)}``. Raises
             ``ConfigError`` if settings contradict each other in this mode.
         network: config -> network from (B, n, ...) to logits (B, channels, ...).
-        inferer: (config, source grid of the scan) -> callable (volume (1, 1, I, J, K), network) -> logits
-            (1, channels, I, J, K) that also counts what it will look at.
+        tiling: (config, source grid of the scan, shape of the volume on the network grid) -> the pieces that the
+            network will look at, and how its answers are put together.
         loss: config -> callable (logits (B, channels, ...), network ids (B, 1, ...)) -> scalar. Raises ``ConfigError``
             if it does not suit the labels.
     """
@@ -37,7 +37,7 @@ class Mode:
     default_config: str
     sampler: Callable[[Config], Compose]
     network: Callable[[Config], nn.Module]
-    inferer: Callable[[Config, Geometry], VolumeInferer]
+    tiling: Callable[[Config, Geometry, Shape], Tiling]
     loss: Callable[[Config], nn.Module]
 
 
@@ -46,8 +46,8 @@ def _volume_network(config: Config) -> nn.Module:
     return build_network(config.network, spatial_dims=3, output_channels=channels)
 
 
-def _windows(config: Config, _: Geometry) -> VolumeInferer:
-    return SlidingWindows(config)
+def _windows(config: Config, _: Geometry, shape: Shape) -> Tiling:
+    return WindowTiling.of(config, shape)
 
 
 def _slice_network(config: Config) -> nn.Module:
@@ -94,8 +94,8 @@ MODES: dict[str, Mode] = {
     mode.name: mode
     for mode in (
         Mode("3d", "unet3d", patch_sampler, _volume_network, _windows, build_loss),
-        Mode("2d", "slices2d", _single_slices, _slice_network, SliceBySlice.of, build_loss),
-        Mode("2.5d", "slices25d", _slices_between_neighbours, _slice_network, SliceBySlice.of, build_loss),
+        Mode("2d", "slices2d", _single_slices, _slice_network, SliceTiling.of, build_loss),
+        Mode("2.5d", "slices25d", _slices_between_neighbours, _slice_network, SliceTiling.of, build_loss),
     )
 }
 

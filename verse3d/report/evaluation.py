@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verse3d.core.errors import ConfigError, DataError, GeometryError, Verse3dError
-from verse3d.core.files import read_json, write_json, write_text
+from verse3d.core.files import write_json, write_text
 from verse3d.core.labels import VERTEBRAE, Label, label_scheme
 from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.core.volume import Volume, read_labels
 from verse3d.data.cases import Case, CaseIndex
-from verse3d.data.layouts import PREDICTIONS_FILE
 from verse3d.data.pairs import SAME_GRID_TOLERANCE_MM, read_mask
+from verse3d.data.predictions import read_predictions
 from verse3d.inference.predict import mask_path
 from verse3d.metrics.scores import (
     CSV_COLUMNS,
@@ -138,11 +138,8 @@ def _manifest(predictions: Path) -> tuple[str, dict[str, str]]:
     """What ``predictions.json`` says, if it is there: the scheme, and the status of each case."""
     if not predictions.is_dir():
         raise DataError(f"there is no folder {predictions}", hint="--pred is the --out of verse3d predict")
-    path = predictions / PREDICTIONS_FILE
-    if not path.is_file():
-        return "", {}
-    content = read_json(path)
-    return content.get("scheme", ""), {record["case"]: record["status"] for record in content.get("cases", [])}
+    listed = read_predictions(predictions)
+    return listed.about.get("scheme", ""), {case: record["status"] for case, record in listed.records.items()}
 
 
 def _require_made(case: Case, status_of: dict[str, str]) -> None:

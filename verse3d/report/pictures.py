@@ -7,13 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verse3d.core.errors import OutputError, Verse3dError
-from verse3d.core.files import read_json
 from verse3d.core.labels import VERTEBRAE, label_scheme
 from verse3d.core.logs import logger
 from verse3d.core.volume import read_image, read_labels
 from verse3d.data.cases import Case
-from verse3d.data.layouts import PREDICTIONS_FILE
 from verse3d.data.pairs import read_mask
+from verse3d.data.predictions import read_predictions
 from verse3d.inference.predict import mask_path
 from verse3d.report.evaluation import UNION, Evaluation
 from verse3d.report.figures import loss_curve, save_figure, three_planes
@@ -95,8 +94,7 @@ def draw_evaluation(result: Evaluation, cases: Iterable[Case], masks: Path, fold
     """
     scores = {case.case: case.labels[UNION].dice for case in result.cases}
     drawn = [case for case in cases if case.case in scores and case.image]
-    manifest = masks / PREDICTIONS_FILE
-    model = str(read_json(manifest).get("model", "")) if manifest.is_file() else ""
+    model = str(read_predictions(masks).about.get("model", ""))
     return draw_folder(
         drawn,
         masks,

@@ -9,7 +9,7 @@ from ignite.engine import Engine, Events
 
 from verse3d.core.errors import TrainingError
 from verse3d.core.logs import logger
-from verse3d.inference.predict import Predictor
+from verse3d.inference.predictor import Predictor
 from verse3d.model.checkpoint import Checkpoint, save_checkpoint
 from verse3d.training.learner import best_network, learner_state
 from verse3d.training.monitor import Monitor
@@ -147,7 +147,8 @@ class _Loop:
 
     def _predictor(self) -> Predictor:
         learner = self.session.learner
-        return Predictor(best_network(learner).eval(), self.session.config, learner.device, learner.precision)
+        network = best_network(learner).eval()
+        return Predictor.of_network(network, self.session.config, learner.device, learner.precision)
 
     def _validate(self, predictor: Predictor) -> ValidationResult:
         session = self.session

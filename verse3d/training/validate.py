@@ -16,7 +16,7 @@ from verse3d.data.cases import Case
 from verse3d.data.pairs import read_mask, require_same_grid
 from verse3d.data.patches import PatchDataset
 from verse3d.data.transforms import PreparedCase, prepare_image
-from verse3d.inference.predict import Predictor
+from verse3d.inference.predictor import Predictor
 from verse3d.metrics.overlap import confusion, dice
 from verse3d.model.modes import get_mode
 from verse3d.training.step import Batch, LossFunction

@@ -1,0 +1,113 @@
+"""Slice by slice through a volume: every plane goes there and back, stretched or not; mirrors are mirrors."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.scans import orientation, tiny_config
+from tests.tiles import whole_scores
+from verse3d.core.geometry import Geometry
+from verse3d.model.tilings import SliceTiling, WindowTiling
+
+SHAPE = (9, 14, 23)
+GRID = Geometry(SHAPE, np.eye(4))
+PLANES = {"sagittal": (0, (23, 14)), "coronal": (1, (23, 9)), "axial": (2, (14, 9))}
+"""Axis across the slices, and rows and columns of a slice."""
+
+
+def tiling(plane, size, source=GRID, neighbours=0) -> SliceTiling:
+    slices = {"plane": plane, "size_pixels": size, "neighbours": neighbours}
+    return SliceTiling.of(tiny_config("2d", slices=slices), source, SHAPE)
+
+
+def middle(pieces):
+    return pieces[:, pieces.shape[1] // 2][:, None]
+
+
+@pytest.mark.parametrize("neighbours", [0, 2])
+@pytest.mark.parametrize("plane", PLANES)
+def test_every_voxel_comes_back_to_its_place(plane, neighbours):
+    volume = torch.randint(0, 256, SHAPE) / 255
+    logits = whole_scores(tiling(plane, PLANES[plane][1], neighbours=neighbours), volume, middle)
+    torch.testing.assert_close(logits[0].float(), volume, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("plane", PLANES)
+def test_stretching_there_and_back_keeps_smooth_values_where_they_were(plane):
+    i, j, k = np.meshgrid(*(np.linspace(0, 1, size) for size in SHAPE), indexing="ij")
+    volume = torch.from_numpy((0.2 + 0.1 * i + 0.3 * j + 0.4 * k).astype(np.float32))
+    off = (whole_scores(tiling(plane, (61, 40)), volume, middle) - volume).abs()
+    axis = PLANES[plane][0]
+    inner = off[0][tuple(slice(None) if one == axis else slice(1, -1) for one in range(3))]
+    assert inner.max() < 0.004, "8 bit, and nothing else"
+    assert off.max() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("axes", "signs"), [((0, 1, 2), (1, 1, 1)), ((1, 2, 0), (-1, -1, 1)), ((2, 0, 1), (1, -1, -1))]
+)
+def test_stored_slices_follow_the_third_axis_of_the_file(axes, signs):
+    source = orientation(axes, signs, (1.0, 1.0, 1.0), (5, 6, 7))
+    plane = next(name for name, (axis, _) in PLANES.items() if axis == axes[2])
+    stored = tiling("as-stored", PLANES[plane][1], source)
+    assert stored.axis == axes[2]
+    assert len(stored.regions) == SHAPE[axes[2]]
+    volume = torch.randint(0, 256, SHAPE) / 255
+    torch.testing.assert_close(whole_scores(stored, volume, middle)[0].float(), volume, atol=1e-6, rtol=0)
+
+
+def windows(shape=SHAPE, **sampling) -> WindowTiling:
+    return WindowTiling.of(tiny_config(sampling={"patch_voxels": [8, 8, 12], **sampling}), shape)
+
+
+TILINGS = {
+    "windows": windows(),
+    "windows larger than the volume": windows((4, 5, 7), patch_voxels=[8, 8, 8]),
+    "windows with a margin": windows(margin_voxels=[1, 0, 5]),
+    "sagittal, neighbours": tiling("sagittal", (20, 16), neighbours=2),
+    "coronal": tiling("coronal", (20, 16)),
+    "axial, neighbours": tiling("axial", (20, 16), neighbours=1),
+}
+
+
+@pytest.mark.parametrize("name", TILINGS)
+def test_pieces_come_in_the_order_of_the_axis_and_cover_the_volume(name):
+    one = TILINGS[name]
+    starts = [region[one.axis].start for region in one.regions]
+    assert starts == sorted(starts)
+    covered = np.zeros(one.shape, dtype=bool)
+    for number, region in enumerate(one.regions):
+        covered[region] = True
+        assert all(0 <= span.start < span.stop <= size for span, size in zip(region, one.shape, strict=True))
+        piece = one.cut(np.zeros(one.shape, np.float16), number)
+        assert piece.shape == one.piece_shape and piece.dtype == np.float32
+    assert covered.all()
+
+
+@pytest.mark.parametrize("name", TILINGS)
+def test_a_mirrored_piece_is_that_of_the_mirrored_patient(name):
+    """Shown the volume with left and right exchanged, the network sees the mirrored pieces, and the answers fit."""
+    one = TILINGS[name]
+    volume = np.random.default_rng(0).random(one.shape).astype(np.float32)
+    pieces = [torch.from_numpy(one.cut(volume, number)) for number in range(len(one.regions))]
+    seen = {piece.numpy().tobytes() for piece in one.mirrored(torch.stack(pieces))}
+    flipped = np.ascontiguousarray(volume[::-1])
+    mirrors = [one.cut(flipped, number) for number in range(len(one.regions))]
+    if symmetric(one):
+        assert seen == {mirror.tobytes() for mirror in mirrors}
+    for number, piece in enumerate(pieces):
+        there = one.mirrored(piece[None])
+        middle_of = slice(piece.shape[0] // 2, piece.shape[0] // 2 + 1)
+        back = one.mirrored_back(there[:, middle_of])
+        assert torch.equal(back[0], piece[middle_of]), number
+
+
+def symmetric(one) -> bool:
+    """Whether the pieces of the mirrored volume lie where the mirrors of the pieces lie."""
+    lefts = {(region[0].start, region[0].stop) for region in one.regions}
+    return lefts == {(one.shape[0] - stop, one.shape[0] - start) for start, stop in lefts}
+
+
+def test_only_a_sagittal_slice_by_itself_looks_the_same_in_the_mirror():
+    assert not tiling("sagittal", (20, 16)).mirror_differs
+    assert all(one.mirror_differs for one in TILINGS.values())

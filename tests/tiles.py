@@ -1,0 +1,53 @@
+"""Putting answers together the plain way: every piece, all scores of the whole volume at once."""
+
+import numpy as np
+import torch
+
+from verse3d.core.runtime import Precision
+from verse3d.inference.backends import torch_backend
+from verse3d.inference.placement import Placement
+from verse3d.inference.voices import Voices
+
+CPU = torch.device("cpu")
+FULL = Precision(torch.float32, scales_loss=False)
+
+
+def whole_scores(tiling, volume, network) -> torch.Tensor:
+    """Weighted mean of the scores (channels, I, J, K) of a volume (I, J, K); NaN where no piece speaks."""
+    total = weight = None
+    for number, region in enumerate(tiling.regions):
+        with torch.inference_mode():
+            scores = network(torch.from_numpy(tiling.cut(np.asarray(volume), number))[None])[0].double()
+        answer = tiling.spread(scores, number)
+        if total is None:
+            total = torch.zeros((len(answer), *tiling.shape), dtype=torch.float64)
+            weight = torch.zeros(tiling.shape, dtype=torch.float64)
+        weights = tiling.weights(number)
+        total[(slice(None), *region)] += answer if weights is None else answer * weights
+        weight[region] += 1 if weights is None else weights
+    return total / weight
+
+
+class FunctionBackend:
+    """Any function of pieces as a backend; remembers how many it saw at once."""
+
+    name, precision = "function", "float32"
+
+    def __init__(self, function, device=CPU):
+        self.function, self.device, self.seen = function, device, []
+
+    def __call__(self, pieces):
+        self.seen.append(tuple(pieces.shape))
+        return self.function(pieces)
+
+    def to(self, device):
+        return FunctionBackend(self.function, device)
+
+
+def placed(*functions, mirrored=False) -> Placement:
+    """Functions or networks, asked together."""
+    return Placement(Voices([FunctionBackend(function) for function in functions], mirrored))
+
+
+def placed_network(network) -> Placement:
+    return Placement(Voices([torch_backend(network.eval(), CPU, FULL)]))

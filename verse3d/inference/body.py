@@ -1,0 +1,69 @@
+"""Where the patient is, coarsely: no window is shown to the network that holds only air, clothes or table."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from verse3d.core.config import GridConfig
+from verse3d.model.tilings import Region
+
+_TISSUE_HU = -300.0
+_BLOCK_MM = 6.0
+_MARGIN_MM = 12.0
+_SMALLEST_ML = 50.0
+
+
+@dataclass(frozen=True, eq=False)
+class Body:
+    """Blocks of the network grid that hold the patient or lie within 12 mm of one that does.
+
+    A block of about 6 mm belongs to the patient if at least half of its voxels are denser than -300 HU and it is part
+    of at least 50 ml of such blocks that touch each other's faces. Lungs and bowel gas are not needed for that: the
+    tissue around them is closer than a window is wide.
+
+    Attributes:
+        blocks: (a, b, c) bool.
+        voxels: edge of a block along i, j, k; the last ones may reach beyond the volume.
+    """
+
+    blocks: NDArray[np.bool_]
+    voxels: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, image: NDArray[np.floating], grid: GridConfig) -> "Body":
+        """Find the patient in a prepared image (I, J, K), 0 ... 1 on the network grid."""
+        i, j, k = (max(1, round(_BLOCK_MM / spacing)) for spacing in grid.spacing_mm)
+        voxels = i, j, k
+        dense = _shares(image > _tissue_value(grid), voxels) >= 0.5
+        parts, count = ndimage.label(dense)
+        block_ml = float(np.prod(voxels) * np.prod(grid.spacing_mm)) / 1000
+        large = np.bincount(parts.ravel(), minlength=count + 1) * block_ml >= _SMALLEST_ML
+        large[0] = False
+        if not large.any():  # nothing like a patient: nothing is left out
+            return cls(np.ones_like(dense), voxels)
+        reach = [round(_MARGIN_MM / (edge * spacing)) for edge, spacing in zip(voxels, grid.spacing_mm, strict=True)]
+        near = ndimage.maximum_filter(large[parts], size=[2 * steps + 1 for steps in reach], mode="constant")
+        return cls(near, voxels)
+
+    def touches(self, region: Region) -> bool:
+        """Whether a part of the volume holds a voxel of these blocks."""
+        spans = zip(region, self.voxels, strict=True)
+        return bool(self.blocks[tuple(slice(span.start // edge, -(-span.stop // edge)) for span, edge in spans)].any())
+
+
+def _tissue_value(grid: GridConfig) -> float:
+    """-300 HU on the scale of the prepared image; where that window begins higher, its lower end."""
+    low, high = grid.window_hu
+    return max(0.0, (_TISSUE_HU - low) / (high - low))
+
+
+def _shares(mask: NDArray[np.bool_], voxels: tuple[int, int, int]) -> NDArray[np.float32]:
+    """The share of ``True`` in every block; beyond the end the last voxel is repeated."""
+    padded = np.pad(mask, [(0, -size % edge) for size, edge in zip(mask.shape, voxels, strict=True)], mode="edge")
+    shares = padded
+    for axis, edge in enumerate(voxels):
+        split = (*shares.shape[:axis], shares.shape[axis] // edge, edge, *shares.shape[axis + 1 :])
+        shares = shares.reshape(split).mean(axis=axis + 1, dtype=np.float32)
+    return shares.astype(np.float32, copy=False)

@@ -1,0 +1,168 @@
+"""From a scan to labels on its own grid, step by step, with everything that was needed to open the model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from verse3d.core.config import Config
+from verse3d.core.geometry import Geometry, Shape
+from verse3d.core.labels import LabelScheme, label_scheme
+from verse3d.core.logs import Progress, no_progress
+from verse3d.core.resample import resample_linear, resample_vote
+from verse3d.core.runtime import Precision, forget_peak_rss, peak_rss_mb, rss_mb
+from verse3d.core.volume import Volume
+from verse3d.data.transforms import prepare_image
+from verse3d.inference.backends import Backend, torch_backend
+from verse3d.inference.body import Body
+from verse3d.inference.placement import Placement
+from verse3d.inference.postprocess import clean_up
+from verse3d.inference.streaming import StreamSettings, segment
+from verse3d.inference.voices import Voices
+from verse3d.model.modes import get_mode
+from verse3d.model.tilings import Tiling
+
+
+@dataclass(frozen=True)
+class Look:
+    """How much of a volume was looked at: the pieces shown to the network, and all there are."""
+
+    pieces: int
+    of: int
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """Voices with everything needed to label whole volumes.
+
+    Attributes:
+        placement: the networks, and where they run.
+        config: of the run that trained the (first) network.
+        skip_air: whether pieces that hold nothing of the patient are left out (see ``Body``); they are background.
+    """
+
+    placement: Placement
+    config: Config
+    skip_air: bool = True
+
+    @classmethod
+    def of_voices(cls, voices: Voices, config: Config, *, skip_air: bool = True) -> Self:
+        """The voices where they are now."""
+        return cls(Placement(voices), config, skip_air)
+
+    @classmethod
+    def of_network(cls, network: nn.Module, config: Config, device: torch.device, precision: Precision) -> Self:
+        """A single network on ``device``, in evaluation mode, run by PyTorch."""
+        return cls.of_voices(Voices([torch_backend(network, device, precision)]), config)
+
+    @property
+    def scheme(self) -> LabelScheme:
+        """What the network tells apart."""
+        return label_scheme(self.config.labels.scheme)
+
+    @property
+    def backend(self) -> Backend:
+        """What runs the (first) network."""
+        return self.placement.voices.backends[0]
+
+    @property
+    def settings(self) -> StreamSettings:
+        """Those of the config, for volumes that are not planned."""
+        return StreamSettings(self.config.inference.windows_per_batch)
+
+    def prepare(self, volume: Volume) -> tuple[NDArray[np.float16], Geometry]:
+        """A scan on the network grid, (I, J, K) 0 ... 1, and that grid.
+
+        float16, as in training and validation, so that the validation Dice is that of the masks written later.
+        """
+        image, grid = prepare_image(volume, self.config.grid)
+        return image.astype(np.float16), grid
+
+    def tiling(self, shape: Shape, source: Geometry) -> Tiling:
+        """The pieces of a volume of ``shape`` on the network grid of ``source``."""
+        return get_mode(self.config.mode).tiling(self.config, source, shape)
+
+    def segment(
+        self,
+        image: NDArray[np.floating],
+        source: Geometry,
+        settings: StreamSettings,
+        progress: Progress = no_progress,
+    ) -> tuple[NDArray[Any], Look]:
+        """What the network says about a prepared image; see ``streaming.segment``."""
+        i, j, k = image.shape
+        tiling = self.tiling((i, j, k), source)
+        wanted = self._wanted(image, tiling)
+        self.placement.start_volume()
+        result = segment(
+            image,
+            tiling,
+            self.placement,
+            channels=self.scheme.output_channels,
+            settings=settings,
+            wanted=wanted,
+            progress=progress,
+        )
+        return result, Look(len(wanted), len(tiling.regions))
+
+    def _wanted(self, image: NDArray[np.floating], tiling: Tiling) -> Sequence[int]:
+        regions = tiling.regions
+        if not self.skip_air:
+            return range(len(regions))
+        body = Body.of(image, self.config.grid)
+        return [number for number, region in enumerate(regions) if body.touches(region)]
+
+    def go_home(self, result: NDArray[Any], grid: Geometry, source: Geometry) -> NDArray[np.uint8]:
+        """Network ids, uint8, on the grid of the scan, not cleaned.
+
+        One foreground label travels home as a probability (cut at 0.5), several travel as labels that vote.
+        """
+        if self.scheme.output_channels == 1:
+            return (resample_linear(result, grid, source) > 0.5).astype(np.uint8)
+        return resample_vote(result, grid, source)
+
+    def network_ids(
+        self, image: NDArray[np.floating], grid: Geometry, source: Geometry, progress: Progress = no_progress
+    ) -> NDArray[np.uint8]:
+        """Segment a prepared image (I, J, K) on the network ``grid``; cleaned network ids, uint8, on ``source``."""
+        result, _ = self.segment(image, source, self.settings, progress)
+        return clean_up(self.go_home(result, grid, source), source, self.config.inference)
+
+    def label(self, volume: Volume, progress: Progress = no_progress) -> NDArray[np.uint8]:
+        """The labels of a scan as file ids, uint8 (I, J, K) on the source grid."""
+        image, grid = self.prepare(volume)
+        return self.scheme.file_from_network(self.network_ids(image, grid, volume.geometry, progress))
+
+    def forward(self, pieces: torch.Tensor) -> torch.Tensor:
+        """Float32 logits (B, channels, ...) on the CPU of what the network looks at once, (B, n, ...)."""
+        with torch.inference_mode():
+            return self.backend(pieces.to(self.backend.device)).float().cpu()
+
+    @property
+    def mirror_differs(self) -> bool:
+        """Whether the network would see something else in the mirror."""
+        return self.tiling((1, 1, 1), _SMALLEST).mirror_differs
+
+    def piece_mb(self) -> float:
+        """Memory that one piece takes on its way through the network, measured with an empty one."""
+        empty = torch.zeros((1, *self.tiling((1, 1, 1), _SMALLEST).piece_shape))
+        forget_peak_rss()
+        before = rss_mb()
+        with torch.inference_mode():
+            self.placement.voices.scores(empty.to(self.backend.device), _as_it_is, _as_it_is)
+        return max(0.0, peak_rss_mb() - before)
+
+    def without_skipping(self) -> "Predictor":
+        """The same, looking at every piece."""
+        return replace(self, skip_air=False)
+
+
+_SMALLEST = Geometry((1, 1, 1), np.eye(4))
+
+
+def _as_it_is(pieces: torch.Tensor) -> torch.Tensor:
+    return pieces

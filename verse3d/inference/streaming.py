@@ -1,0 +1,259 @@
+"""A volume segmented piece by piece while only the planes that pieces still touch are held as scores.
+
+The pieces come in the order of one axis. Their scores are weighted and summed in the open planes; a plane that no later
+piece touches is decided (the best label, or the probability of the one there is) and its sums are dropped. Classes x
+volume never exists. Pieces, weights and padding are those of MONAI's ``sliding_window_inference``, so the labels are
+the same wherever two scores do not tie within rounding.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from verse3d.core.geometry import Shape
+from verse3d.core.logs import Progress, no_progress
+from verse3d.inference.placement import Placement
+from verse3d.model.tilings import Region, Tiling
+
+_ROWS_AT_ONCE = 2**18
+"""Voxels decided at once, so that their scores stay in the processor's cache."""
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """What may be chosen without changing the method.
+
+    Attributes:
+        pieces_per_batch: shown to the network at once.
+        sums_dtype: of the open planes; float16 halves their memory, and rounds the sums to three digits.
+    """
+
+    pieces_per_batch: int = 1
+    sums_dtype: torch.dtype = torch.float32
+
+
+def segment(
+    image: NDArray[np.floating],
+    tiling: Tiling,
+    placement: Placement,
+    *,
+    channels: int,
+    settings: StreamSettings,
+    wanted: Sequence[int] | None = None,
+    progress: Progress = no_progress,
+) -> NDArray[Any]:
+    """Segment a prepared volume on the network grid.
+
+    Args:
+        image: (I, J, K) grey values 0 ... 1.
+        tiling: of the image.
+        placement: whose voices are asked, and where.
+        channels: of the network: 1 for a single foreground label, else one per label with the background.
+        settings: see there.
+        wanted: the pieces to look at; None means all. What no piece speaks about is background.
+        progress: told about the pieces as "windows".
+
+    Returns:
+        (I, J, K): for one channel the foreground probability, float32; for several the network ids, uint8.
+
+    Raises:
+        torch.OutOfMemoryError: even one piece at a time does not fit, on the CPU.
+    """
+    numbers = range(len(tiling.regions)) if wanted is None else wanted
+    result = np.zeros(tiling.shape, dtype=np.float32 if channels == 1 else np.uint8)
+    sweep = _Sweep(image, tiling, placement, settings, progress)
+    with torch.inference_mode():
+        for first, decided in sweep.finished_planes(numbers):
+            planes: list[slice] = [slice(None)] * 3
+            planes[tiling.axis] = slice(first, first + decided.shape[tiling.axis])
+            result[tuple(planes)] = decided.numpy()
+    return result
+
+
+def batches(regions: Sequence[Region], axis: int, numbers: Sequence[int], size: int) -> list[list[int]]:
+    """Pieces that are shown together: at most ``size``, and not so far apart that many more planes must be open."""
+    widest = max((regions[number][axis].stop - regions[number][axis].start for number in numbers), default=0)
+    together: list[list[int]] = []
+    for number in numbers:
+        fits = together and len(together[-1]) < size
+        if fits and regions[number][axis].stop - regions[together[-1][0]][axis].start <= max(widest, size):
+            together[-1].append(number)
+        else:
+            together.append([number])
+    return together
+
+
+def open_planes(regions: Sequence[Region], axis: int, groups: Sequence[Sequence[int]]) -> int:
+    """How many planes must be open at once for these batches."""
+    reached, most = 0, 0
+    for group in groups:
+        reached = max(reached, *(regions[number][axis].stop for number in group))
+        most = max(most, reached - regions[group[0]][axis].start)
+    return most
+
+
+@dataclass(eq=False)
+class _Sweep:
+    """One pass along a volume."""
+
+    image: NDArray[np.floating]
+    tiling: Tiling
+    placement: Placement
+    settings: StreamSettings
+    progress: Progress
+    sums: "_OpenSums | None" = None
+
+    def __post_init__(self) -> None:
+        self.regions = self.tiling.regions
+
+    def finished_planes(self, numbers: Sequence[int]) -> Iterator[tuple[int, torch.Tensor]]:
+        """(first plane, decided planes on the CPU), in their order."""
+        axis, total, done = self.tiling.axis, len(numbers), 0
+        groups = batches(self.regions, axis, numbers, self.settings.pieces_per_batch)
+        planes = open_planes(self.regions, axis, groups)
+        self.progress("windows", 0, total)
+        for group in groups:
+            if self.sums is not None:
+                yield from self.sums.finish(self.regions[group[0]][axis].start)
+            self._look_at(group, planes)
+            done += len(group)
+            self.progress("windows", done, total)
+        if self.sums is not None:
+            yield from self.sums.finish(self.tiling.shape[axis])
+
+    def _look_at(self, group: Sequence[int], planes: int) -> None:
+        pieces = torch.from_numpy(np.stack([self.tiling.cut(self.image, number) for number in group]))
+        done = 0
+        while done < len(group):
+            part = group[done : done + (self.placement.pieces_at_once or len(group))]
+            try:
+                answers = self._answers(pieces[done : done + len(part)], part, planes)
+            except torch.OutOfMemoryError as error:
+                self.placement.give_way(error, len(part))
+                if self.sums is not None:
+                    self.sums.move(self.placement.sums_device)
+                continue
+            for number, answer in zip(part, answers, strict=True):
+                self._opened().add(self.regions[number], answer, self.tiling.weights(number))
+            done += len(part)
+
+    def _answers(self, pieces: torch.Tensor, part: Sequence[int], planes: int) -> list[torch.Tensor]:
+        """All that needs new memory; what is added afterwards is never added twice."""
+        scores = self.placement.scores(pieces, self.tiling)
+        if self.sums is None:
+            first = self.regions[part[0]][self.tiling.axis].start
+            self.sums = _OpenSums(
+                self.tiling, slice(first, first + planes), self.settings.sums_dtype, self.placement, like=scores
+            )
+        spread = [self.tiling.spread(answer, number) for number, answer in zip(part, scores, strict=True)]
+        return [self._opened().taken(answer) for answer in spread]
+
+    def _opened(self) -> "_OpenSums":
+        if self.sums is None:
+            raise RuntimeError("no plane is open")
+        return self.sums
+
+
+class _OpenSums:
+    """Weighted sums of scores (channels, ...) in the planes that are open, laid out in memory as the scores are."""
+
+    def __init__(
+        self, tiling: Tiling, planes: slice, dtype: torch.dtype, placement: Placement, *, like: torch.Tensor
+    ) -> None:
+        self._axis, self._first, self._size = tiling.axis, planes.start, tiling.shape[tiling.axis]
+        self._logits = not placement.voices.give_probabilities
+        shape = _with_planes(tiling.shape, tiling.axis, planes.stop - planes.start)
+        channels, device = like.shape[1], placement.sums_device
+        if channels > 1 and like.stride(1) == 1:
+            self._sums = torch.zeros((*shape, channels), dtype=dtype, device=device).movedim(-1, 0)
+        else:
+            self._sums = torch.zeros((channels, *shape), dtype=dtype, device=device)
+        # Several channels are only compared with each other: what they are divided by makes no difference.
+        self._weights = torch.zeros(shape, device=device) if channels == 1 else None
+
+    def move(self, device: torch.device) -> None:
+        """Go on with the sums on another device."""
+        self._sums = self._sums.to(device)
+        self._weights = None if self._weights is None else self._weights.to(device)
+
+    def taken(self, scores: torch.Tensor) -> torch.Tensor:
+        """Scores as they can be added: on the device and in the format of the sums."""
+        return scores.to(self._sums.device, self._sums.dtype)
+
+    def add(self, region: Region, scores: torch.Tensor, weights: torch.Tensor | None) -> None:
+        """Count the scores (channels, *region) of a piece."""
+        place = self._local(region)
+        sums = self._sums[(slice(None), *place)]
+        if weights is None:
+            sums.add_(scores)
+        else:
+            weights = weights.to(self._sums.device)
+            sums.addcmul_(scores, weights.to(self._sums.dtype))
+        if self._weights is not None:
+            self._weights[place] += 1 if weights is None else weights
+
+    def finish(self, until: int) -> Iterator[tuple[int, torch.Tensor]]:
+        """Decide the planes before ``until`` and open as many behind the others."""
+        open_now = self._sums.shape[1 + self._axis]
+        count = min(until - self._first, open_now, self._size - self._first)
+        if count > 0:
+            yield self._first, self._decided(count).cpu()
+            _drop(self._sums, 1 + self._axis, count)
+            if self._weights is not None:
+                _drop(self._weights, self._axis, count)
+        self._first = max(self._first, until)
+
+    def _decided(self, count: int) -> torch.Tensor:
+        sums = self._sums.narrow(1 + self._axis, 0, count)
+        if self._weights is None:
+            return best_channel(sums)
+        weights = self._weights.narrow(self._axis, 0, count)
+        mean = sums[0].float() / weights
+        return torch.where(weights > 0, torch.sigmoid(mean) if self._logits else mean, 0.0)
+
+    def _local(self, region: Region) -> Region:
+        i, j, k = (
+            slice(along.start - self._first, along.stop - self._first) if axis == self._axis else along
+            for axis, along in enumerate(region)
+        )
+        return i, j, k
+
+
+def best_channel(scores: torch.Tensor) -> torch.Tensor:
+    """The channel with the largest score, uint8 (I, J, K) of (channels, I, J, K); of equal ones the first."""
+    result = torch.empty(scores.shape[1:], dtype=torch.uint8, device=scores.device)
+    rows = max(1, _ROWS_AT_ONCE // max(1, scores.shape[2] * scores.shape[3]))
+    for start in range(0, scores.shape[1], rows):
+        part = scores[:, start : start + rows]
+        if scores.stride(0) == 1:
+            result[start : start + rows] = part.max(0).indices
+        else:
+            _keep_best(part, result[start : start + rows])
+    return result
+
+
+def _keep_best(scores: torch.Tensor, result: torch.Tensor) -> None:
+    """``scores.argmax(0)`` channel by channel: three times as fast where a channel lies in one piece."""
+    best = scores[0].clone()
+    result.zero_()
+    for channel in range(1, scores.shape[0]):
+        result.masked_fill_(scores[channel] > best, channel)
+        torch.maximum(best, scores[channel], out=best)
+
+
+def _drop(planes: torch.Tensor, axis: int, count: int) -> None:
+    """Move all planes ``count`` to the front; those that come in at the end are 0. Within the same memory."""
+    size = planes.shape[axis]
+    for start in range(0, size - count, count):
+        length = min(count, size - count - start)
+        planes.narrow(axis, start, length).copy_(planes.narrow(axis, start + count, length))
+    planes.narrow(axis, size - count, count).zero_()
+
+
+def _with_planes(shape: Shape, axis: int, planes: int) -> Shape:
+    i, j, k = (planes if number == axis else size for number, size in enumerate(shape))
+    return i, j, k

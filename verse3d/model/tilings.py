@@ -1,0 +1,225 @@
+"""How a volume on the network grid is cut into pieces that a network can look at, and where its answers belong."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from verse3d.core.config import Config
+from verse3d.core.geometry import Geometry, Shape
+from verse3d.data.slices import slice_axis, slice_stack
+from verse3d.model.windows import window_starts, window_weights
+
+Region = tuple[slice, slice, slice]
+_LEFT_RIGHT = 0  # the first axis of the network grid
+
+
+class Tiling(Protocol):
+    """The pieces of one volume (I, J, K), in the order of ``axis``, along which the volume is finished bit by bit."""
+
+    @property
+    def shape(self) -> Shape:
+        """Of the volume."""
+        ...
+
+    @property
+    def axis(self) -> int:
+        """The pieces are sorted by where their regions start along it."""
+        ...
+
+    @property
+    def regions(self) -> Sequence[Region]:
+        """For every piece the voxels of the volume that it speaks about."""
+        ...
+
+    @property
+    def piece_shape(self) -> tuple[int, ...]:
+        """(n, *spatial) of what the network sees."""
+        ...
+
+    @property
+    def mirror_differs(self) -> bool:
+        """Whether the network sees something else in a patient whose left and right are exchanged."""
+        ...
+
+    def cut(self, volume: NDArray[np.floating], number: int) -> NDArray[np.float32]:
+        """What the network sees of piece ``number``: (n, *spatial), grey values 0 ... 1."""
+        ...
+
+    def spread(self, scores: torch.Tensor, number: int) -> torch.Tensor:
+        """The network's answer to a piece (channels, *spatial) as (channels, *region); a view if possible."""
+        ...
+
+    def weights(self, number: int) -> torch.Tensor | None:
+        """How much each voxel of the region counts where regions overlap, float32; None where all count 1."""
+        ...
+
+    def mirrored(self, pieces: torch.Tensor) -> torch.Tensor:
+        """Pieces (B, n, *spatial) as they would be if left and right of the patient were exchanged."""
+        ...
+
+    def mirrored_back(self, scores: torch.Tensor) -> torch.Tensor:
+        """The answers (B, channels, *spatial) to mirrored pieces, as answers to the pieces themselves."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class WindowTiling:
+    """Overlapping windows of ``sampling.patch_voxels``, placed as MONAI's sliding window does, along the longest axis.
+
+    Beyond the volume (in the margin, and where it is smaller than a window) is air: 0 on the network grid.
+
+    Attributes:
+        starts: first voxel of every window, which may lie outside of the volume.
+        window: its shape.
+        blending: see ``window_weights``.
+    """
+
+    shape: Shape
+    axis: int
+    starts: Sequence[Shape]
+    window: Shape
+    blending: str
+
+    @classmethod
+    def of(cls, config: Config, shape: Shape) -> "WindowTiling":
+        """The windows that the config asks for."""
+        window, margins, overlap = config.sampling.patch_voxels, config.sampling.margin_voxels, config.inference.overlap
+        along = [_starts_along(*sizes, overlap) for sizes in zip(shape, window, margins, strict=True)]
+        axis = max(range(3), key=lambda number: (shape[number], number))
+        starts: list[Shape] = sorted(((i, j, k) for i, j, k in product(*along)), key=lambda start: start[axis])
+        return cls(shape, axis, starts, window, config.inference.blending)
+
+    @property
+    def mirror_differs(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def piece_shape(self) -> tuple[int, ...]:
+        """One channel."""
+        return (1, *self.window)
+
+    @property
+    def regions(self) -> Sequence[Region]:
+        """The part of every window that lies in the volume."""
+        return [self._inside(start) for start in self.starts]
+
+    def cut(self, volume: NDArray[np.floating], number: int) -> NDArray[np.float32]:
+        """See ``Tiling``."""
+        start = self.starts[number]
+        inside = self._inside(start)
+        piece = np.zeros(self.piece_shape, dtype=np.float32)
+        piece[(0, *_moved(inside, start))] = volume[inside]
+        return piece
+
+    def spread(self, scores: torch.Tensor, number: int) -> torch.Tensor:
+        """See ``Tiling``."""
+        start = self.starts[number]
+        return scores[(slice(None), *_moved(self._inside(start), start))]
+
+    def weights(self, number: int) -> torch.Tensor | None:
+        """See ``Tiling``."""
+        start = self.starts[number]
+        return window_weights(self.window, self.blending)[_moved(self._inside(start), start)]
+
+    def mirrored(self, pieces: torch.Tensor) -> torch.Tensor:
+        """See ``Tiling``."""
+        return pieces.flip(2 + _LEFT_RIGHT)
+
+    def mirrored_back(self, scores: torch.Tensor) -> torch.Tensor:
+        """See ``Tiling``."""
+        return scores.flip(2 + _LEFT_RIGHT)
+
+    def _inside(self, start: Shape) -> Region:
+        i, j, k = (
+            slice(max(0, first), min(size, first + length))
+            for first, size, length in zip(start, self.shape, self.window, strict=True)
+        )
+        return i, j, k
+
+
+def _starts_along(size: int, window: int, margin: int, overlap: float) -> list[int]:
+    """First voxels of the windows over an axis with its margins, without those that would see nothing but margin."""
+    framed = size + 2 * margin
+    before = margin + max(0, window - framed) // 2
+    starts = [start - before for start in window_starts(framed, window, overlap)]
+    return [start for start in starts if start < size and start + window > 0]
+
+
+def _moved(region: Region, start: Shape) -> Region:
+    """A region of the volume as seen from a window that begins at ``start``."""
+    i, j, k = (slice(along.start - first, along.stop - first) for along, first in zip(region, start, strict=True))
+    return i, j, k
+
+
+@dataclass(frozen=True, eq=False)
+class SliceTiling:
+    """Every slice, between its neighbours, stretched as in training; the answers are stretched back.
+
+    Attributes:
+        axis: of the network grid, across the slices.
+        size: rows and columns that the network sees.
+        neighbours: slices on each side that are shown with it.
+    """
+
+    shape: Shape
+    axis: int
+    size: tuple[int, int]
+    neighbours: int
+
+    @classmethod
+    def of(cls, config: Config, source: Geometry, shape: Shape) -> "SliceTiling":
+        """Slices in the plane of the config, which may depend on how the file of the scan is stored."""
+        slices = config.slices
+        return cls(shape, slice_axis(slices.plane, source), slices.size_pixels, slices.neighbours)
+
+    @property
+    def piece_shape(self) -> tuple[int, ...]:
+        """A channel per slice."""
+        return (2 * self.neighbours + 1, *self.size)
+
+    @property
+    def mirror_differs(self) -> bool:
+        """A sagittal slice by itself is the same in the mirror."""
+        return self.axis != _LEFT_RIGHT or self.neighbours > 0
+
+    @property
+    def regions(self) -> Sequence[Region]:
+        """The slices."""
+        return [self._region(number) for number in range(self.shape[self.axis])]
+
+    def cut(self, volume: NDArray[np.floating], number: int) -> NDArray[np.float32]:
+        """See ``Tiling``."""
+        return slice_stack(volume, self.axis, number, neighbours=self.neighbours, size=self.size)
+
+    def spread(self, scores: torch.Tensor, number: int) -> torch.Tensor:
+        """See ``Tiling``; interpolated linearly."""
+        rows, columns = (size for axis, size in reversed(list(enumerate(self.shape))) if axis != self.axis)
+        stretched = torch.nn.functional.interpolate(
+            scores[None], (rows, columns), mode="bilinear", align_corners=False
+        )[0]
+        # Rows and columns run against the volume's axes.
+        return stretched.flip(1, 2).transpose(1, 2).unsqueeze(1 + self.axis)
+
+    def weights(self, number: int) -> torch.Tensor | None:
+        """See ``Tiling``: slices do not overlap."""
+        return None
+
+    def mirrored(self, pieces: torch.Tensor) -> torch.Tensor:
+        """See ``Tiling``: across sagittal slices left and right are neighbours, else columns."""
+        return pieces.flip(1 if self.axis == _LEFT_RIGHT else 3)
+
+    def mirrored_back(self, scores: torch.Tensor) -> torch.Tensor:
+        """See ``Tiling``."""
+        return scores if self.axis == _LEFT_RIGHT else scores.flip(3)
+
+    def _region(self, number: int) -> Region:
+        i, j, k = (
+            slice(number, number + 1) if axis == self.axis else slice(0, size) for axis, size in enumerate(self.shape)
+        )
+        return i, j, k
