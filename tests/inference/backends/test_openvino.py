@@ -1,0 +1,383 @@
+"""OpenVINO: as PyTorch or not at all, kept whole or not at all."""
+
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from tests.inference.backends.models import (
+    BFLOAT16,
+    CPU,
+    FLOAT32,
+    MODES,
+    NETWORKS,
+    config_of,
+    needs,
+    pieces_of,
+    reference,
+    write_model,
+)
+from verse3d.core.runtime import choose_precision
+from verse3d.inference.backends import TorchBackend, openvino
+from verse3d.inference.backends.cache import MANIFEST, content_sha256
+from verse3d.inference.backends.openvino import OpenVinoBackend
+from verse3d.model.checkpoint import save_checkpoint
+
+needs("openvino")
+
+
+@pytest.fixture
+def model(tmp_path):
+    return write_model(tmp_path / "best.pt", config_of())
+
+
+@pytest.fixture(autouse=True)
+def _log_all(caplog):
+    caplog.set_level(logging.DEBUG, logger="verse3d")
+
+
+def backend_of(model, precision=FLOAT32) -> OpenVinoBackend:
+    return OpenVinoBackend.of(model.network, model.checkpoint, model.path, precision)
+
+
+def entries(model):
+    folder = model.path.with_suffix(".openvino")
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def warnings_in(caplog) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def assert_right(model, logits, pieces, within=2e-4):
+    torch.testing.assert_close(logits.double(), reference(model.network, pieces), rtol=within, atol=within)
+
+
+@pytest.mark.parametrize("scheme", ["binary", "vertebrae"])
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("mode", MODES)
+def test_every_network_in_every_mode_computes_what_pytorch_does(tmp_path, mode, network, scheme):
+    model = write_model(tmp_path / "best.pt", config_of(mode, network, scheme))
+    backend, pieces = backend_of(model), pieces_of(MODES[mode], 3)
+    logits = backend(pieces)
+    assert backend.name == "openvino", backend.refusal
+    assert logits.dtype is torch.float32
+    assert_right(model, logits, pieces)
+
+
+def test_bfloat16_is_judged_by_the_labels(model, caplog):
+    backend, pieces = backend_of(model, BFLOAT16), pieces_of(MODES["3d"])
+    logits = backend(pieces)
+    assert backend.name == "openvino" and backend.precision == "bfloat16"
+    (figures,) = backend.record()["parity"].values()
+    assert figures["passed"] and figures["precision"] == "bfloat16" and figures["pieces"] == 2
+    assert_right(model, logits, pieces, within=0.3)
+
+
+def test_batches_of_any_size_and_views_are_taken_and_earlier_results_stay(model):
+    backend, pieces = backend_of(model), pieces_of(MODES["3d"], 5)
+    first = backend(pieces[:2])
+    kept = first.clone()
+    with torch.inference_mode():
+        one = backend(pieces[4:])
+    sparse = backend(pieces[::2].transpose(2, 4).contiguous().transpose(2, 4))
+    torch.testing.assert_close(first, kept, rtol=0, atol=0)
+    first += 1  # the caller's own
+    assert_right(model, kept, pieces[:2])
+    assert_right(model, one, pieces[4:])
+    assert_right(model, sparse, pieces[::2])
+    assert len(entries(model)) == 1
+
+
+def test_each_shape_has_its_own_model(model):
+    backend = backend_of(model)
+    for shape in ((1, 16, 16, 16), (1, 16, 32, 8), (1, 16, 16, 16)):
+        pieces = pieces_of(shape)
+        assert_right(model, backend(pieces), pieces)
+    assert len(entries(model)) == 2
+    assert set(backend.record()["parity"]) == {"1x16x16x16", "1x16x32x8"}
+
+
+def test_pytorch_computes_until_a_piece_shows_something(model):
+    backend, flat = backend_of(model), torch.zeros(2, *MODES["3d"])
+    assert_right(model, backend(flat), flat, within=1e-3)
+    assert backend.record()["parity"] == {}
+    mixed = torch.cat([flat[:1], pieces_of(MODES["3d"], 1)])
+    assert_right(model, backend(mixed), mixed, within=2e-2)
+    (figures,) = backend.record()["parity"].values()
+    assert figures["pieces"] == 1 and figures["passed"]
+
+
+def test_a_second_program_takes_the_kept_model_and_does_not_compare_again(model, monkeypatch):
+    pieces = pieces_of(MODES["3d"])
+    first = backend_of(model)
+    logits = first(pieces)
+    monkeypatch.setattr(openvino, "convert", refuse)
+    monkeypatch.setattr(openvino, "measure_parity", refuse)
+    second = backend_of(model)
+    torch.testing.assert_close(second(pieces), logits, rtol=0, atol=0)
+    assert second.name == "openvino" and second.record() == first.record()
+
+
+def refuse(*_, **__):
+    raise AssertionError("this must not be called")
+
+
+def test_on_another_processor_it_is_compared_again(model, monkeypatch):
+    backend_of(model)(pieces_of(MODES["3d"]))
+    (path,) = entries(model)[0].glob("parity-*.json")
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "cpu": "another"}))
+    monkeypatch.setattr(openvino, "convert", refuse)
+    backend = backend_of(model)
+    backend(pieces_of(MODES["3d"]))
+    assert backend.name == "openvino"
+    assert json.loads(path.read_text()) == content
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x40
+    path.write_bytes(bytes(content))
+
+
+DAMAGES = {
+    "weights cut short": lambda entry: cut(entry / "model.bin"),
+    "weights with another bit": lambda entry: flip(entry / "model.bin"),
+    "graph cut short": lambda entry: cut(entry / "model.xml"),
+    "graph with another bit": lambda entry: flip(entry / "model.xml"),
+    "empty weights": lambda entry: (entry / "model.bin").write_bytes(b""),
+    "no weights": lambda entry: (entry / "model.bin").unlink(),
+    "no graph": lambda entry: (entry / "model.xml").unlink(),
+    "manifest cut short": lambda entry: cut(entry / MANIFEST),
+    "manifest of something else": lambda entry: (entry / MANIFEST).write_text("[1, 2]"),
+    "manifest without hashes": lambda entry: (entry / MANIFEST).write_text('{"sha256": {}}'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_model_is_never_used_but_converted_again(model, caplog, damage):
+    pieces = pieces_of(MODES["3d"])
+    backend_of(model)(pieces)
+    (entry,) = entries(model)
+    whole = {name: (entry / name).read_bytes() for name in ("model.xml", "model.bin")}
+    DAMAGES[damage](entry)
+    backend = backend_of(model)
+    assert_right(model, backend(pieces), pieces)
+    assert backend.name == "openvino"
+    (warning,) = warnings_in(caplog)
+    assert "damaged and converted again" in warning
+    assert (entry / "model.bin").read_bytes() == whole["model.bin"]
+    caplog.clear()
+    assert_right(model, backend_of(model)(pieces), pieces)
+    assert not warnings_in(caplog)
+
+
+def test_damaged_figures_are_measured_again(model):
+    backend_of(model)(pieces_of(MODES["3d"]))
+    (path,) = entries(model)[0].glob("parity-*.json")
+    content = path.read_text()
+    for text in ("{", "[]", '{"cpu": 1}', content.replace('"precision"', '"x"')):
+        path.write_text(text)
+        backend = backend_of(model)
+        backend(pieces_of(MODES["3d"]))
+        assert backend.name == "openvino" and path.read_text() == content
+
+
+def test_a_checkpoint_that_takes_the_place_of_another_gets_a_model_of_its_own(model, tmp_path):
+    pieces = pieces_of(MODES["3d"])
+    before = backend_of(model)(pieces)
+    (old,) = entries(model)
+    other = write_model(model.path, config_of(), seed=2)
+    after = backend_of(other)(pieces)
+    assert_right(other, after, pieces)
+    assert (after - before).abs().max() > 0.1
+    (new,) = entries(model)
+    assert new != old
+
+
+def test_the_key_is_the_content_not_the_file(model):
+    again = write_model(model.path.with_name("last.pt"), config_of())
+    assert content_sha256(again.checkpoint) == content_sha256(model.checkpoint)
+    save_checkpoint(model.path, model.checkpoint)
+    weights = dict(model.checkpoint.network)
+    name = next(iter(weights))
+    weights[name] = weights[name] + 1e-6
+    changed = type(model.checkpoint)(model.checkpoint.config, weights, 1, {})
+    assert content_sha256(changed) != content_sha256(model.checkpoint)
+
+
+def test_a_folder_that_cannot_be_written_to_costs_a_conversion_each_time(model, caplog):
+    model.path.with_suffix(".openvino").write_text("a file stands where the folder would be")
+    pieces = pieces_of(MODES["3d"])
+    for _ in range(2):
+        backend = backend_of(model)
+        assert_right(model, backend(pieces), pieces)
+        assert backend.name == "openvino"
+    assert "converted each time" in caplog.text and not warnings_in(caplog)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_is_left_alone(model, caplog):
+    model.path.parent.chmod(0o555)
+    try:
+        pieces = pieces_of(MODES["3d"])
+        assert_right(model, backend_of(model)(pieces), pieces)
+        assert list(model.path.parent.iterdir()) == [model.path]
+    finally:
+        model.path.parent.chmod(0o755)
+    assert "converted each time" in caplog.text and not warnings_in(caplog)
+
+
+@pytest.mark.parametrize("how", ["an error", "half of the weights, silently"])
+def test_a_full_disk_leaves_nothing_behind(model, monkeypatch, how):
+    write = openvino.write_model
+
+    def until_full(converted, folder):
+        write(converted, folder)
+        cut(folder / "model.bin")
+        if how == "an error":
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(openvino, "write_model", until_full)
+    backend, pieces = backend_of(model), pieces_of(MODES["3d"])
+    assert_right(model, backend(pieces), pieces)
+    assert backend.name == "openvino"
+    assert list(model.path.with_suffix(".openvino").iterdir()) == []
+
+
+def wrong_model(_, shape):
+    """The conversion of another network."""
+    torch.manual_seed(99)
+    return openvino_convert(nn.Conv3d(1, 1, 3, padding=1), shape)
+
+
+openvino_convert = openvino.convert
+
+
+@pytest.mark.parametrize("precision", [FLOAT32, BFLOAT16])
+def test_a_wrong_model_is_refused_with_figures_and_stays_refused(model, monkeypatch, caplog, precision):
+    monkeypatch.setattr(openvino, "convert", wrong_model)
+    pieces = pieces_of(MODES["3d"])
+    backend = backend_of(model, precision)
+    expected = TorchBackend(model.network, CPU, precision)(pieces)
+    torch.testing.assert_close(backend(pieces), expected, rtol=0, atol=0)
+    assert backend.name == "torch" and "too far from PyTorch" in backend.record()["refusal"]
+    (figures,) = backend.record()["parity"].values()
+    assert figures["passed"] is False
+    (warning,) = warnings_in(caplog)
+    assert "differ by up to" in warning and "PyTorch computes instead" in warning
+    monkeypatch.setattr(openvino, "convert", refuse)
+    monkeypatch.setattr(openvino, "measure_parity", refuse)
+    later = backend_of(model, precision)
+    torch.testing.assert_close(later(pieces), expected, rtol=0, atol=0)
+    assert later.name == "torch" and "too far" in later.refusal
+
+
+STEPS = ["versions", "convert", "read_model", "Engine"]
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Unsupported operation\nat line 5"), MemoryError(), TypeError("new API")]
+)
+def test_whatever_openvino_meets_pytorch_takes_over(model, monkeypatch, caplog, step, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(openvino, step, fail)
+    if step == "read_model" and isinstance(error, RuntimeError):
+        monkeypatch.setattr(openvino.ModelCache, "discard", fail)
+    backend, pieces = backend_of(model), pieces_of(MODES["3d"])
+    assert_right(model, backend(pieces), pieces)
+    assert backend.name == "torch" and type(error).__name__ in backend.record()["refusal"]
+    assert len(warnings_in(caplog)) == 1
+    backend(pieces)
+    assert len(warnings_in(caplog)) == 1
+
+
+def test_an_error_in_the_middle_of_a_scan_loses_no_piece(model, monkeypatch, caplog):
+    backend, pieces = backend_of(model), pieces_of(MODES["3d"], 4)
+    assert_right(model, backend(pieces), pieces)
+
+    def fail(*_):
+        raise RuntimeError("illegal instruction")
+
+    monkeypatch.setattr(openvino.Engine, "__call__", fail)
+    assert_right(model, backend(pieces), pieces)
+    assert backend.name == "torch" and "illegal instruction" in warnings_in(caplog)[0]
+
+
+def test_ctrl_c_is_no_error_of_openvino(model, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(openvino, "convert", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        backend_of(model)(pieces_of(MODES["3d"]))
+
+
+def test_what_a_killed_program_left_is_removed_after_an_hour(model):
+    folder = model.path.with_suffix(".openvino")
+    for name, age_s in ((".verse3d-1-old", 7200), (".verse3d-2-young", 60)):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "model.bin").write_bytes(b"half")
+        os.utime(folder / name, (time.time() - age_s,) * 2)
+    (folder / "notes of somebody").mkdir()
+    backend_of(model)(pieces_of(MODES["3d"]))
+    left = {path.name for path in folder.iterdir()} - {entries(model)[0].name}
+    assert left == {".verse3d-2-young", "notes of somebody"}
+
+
+def _compute(path, queue, barrier):
+    from verse3d.model.checkpoint import load_checkpoint  # noqa: PLC0415 - in a process of its own
+
+    torch.set_num_threads(1)
+    checkpoint = load_checkpoint(path)
+    network = openvino_network(checkpoint, path)
+    backend, pieces = OpenVinoBackend.of(network, checkpoint, path, FLOAT32), pieces_of(MODES["3d"])
+    barrier.wait(timeout=120)
+    queue.put((backend(pieces).numpy(), backend.name))
+
+
+def openvino_network(checkpoint, path):
+    from verse3d.inference.backends import network_of  # noqa: PLC0415
+
+    return network_of(checkpoint, path)
+
+
+@pytest.mark.slow
+def test_two_programs_at_once_keep_one_whole_model(model):
+    context = multiprocessing.get_context("spawn")
+    queue, barrier = context.Queue(), context.Barrier(2)
+    programs = [context.Process(target=_compute, args=(model.path, queue, barrier)) for _ in range(2)]
+    for program in programs:
+        program.start()
+    results = [queue.get(timeout=120) for _ in programs]
+    for program in programs:
+        program.join(timeout=120)
+    for logits, name in results:
+        assert_right(model, torch.from_numpy(logits), pieces_of(MODES["3d"]))
+        assert name == "openvino"
+    (entry,) = entries(model)
+    assert sorted(path.name for path in model.path.with_suffix(".openvino").iterdir()) == [entry.name]
+    backend = backend_of(model)
+    backend(pieces_of(MODES["3d"]))
+    assert backend.name == "openvino"
+
+
+def test_it_moves_to_a_gpu_as_pytorch_and_stays_on_a_cpu_as_it_is(model):
+    backend = backend_of(model, choose_precision("off", CPU))
+    assert backend.to(CPU) is backend and backend.device == CPU
+    shutil.rmtree(model.path.with_suffix(".openvino"), ignore_errors=True)
+    assert isinstance(backend.to(torch.device("meta")), TorchBackend)

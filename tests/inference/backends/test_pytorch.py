@@ -1,0 +1,108 @@
+"""PyTorch as a backend: right, quick for single pieces, movable, and silent about nothing."""
+
+import pytest
+import torch
+from torch import nn
+
+from tests.inference.backends.models import (
+    BFLOAT16,
+    CPU,
+    FLOAT32,
+    MODES,
+    NETWORKS,
+    config_of,
+    pieces_of,
+    reference,
+    write_model,
+)
+from verse3d.core.runtime import Precision
+from verse3d.inference.backends import torch_backend
+from verse3d.inference.backends.pytorch import QuickConvolutions
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("mode", MODES)
+def test_logits_are_those_of_the_network(tmp_path, mode, network, batch):
+    model = write_model(tmp_path / "best.pt", config_of(mode, network, "vertebrae"))
+    pieces = pieces_of(MODES[mode], batch)
+    logits = torch_backend(model.network, CPU, FLOAT32)(pieces)
+    assert logits.dtype is torch.float32 and logits.shape == (batch, 27, *MODES[mode][1:])
+    torch.testing.assert_close(logits.double(), reference(model.network, pieces), rtol=1e-4, atol=1e-4)
+
+
+def test_bfloat16_is_returned_as_it_is_and_near_float32(tmp_path):
+    model = write_model(tmp_path / "best.pt", config_of())
+    backend, pieces = torch_backend(model.network, CPU, BFLOAT16), pieces_of(MODES["3d"])
+    logits = backend(pieces)
+    assert backend.precision == "bfloat16" and logits.dtype is torch.bfloat16
+    difference = (logits.double() - reference(model.network, pieces)).abs().max()
+    assert 0 < difference < 0.2
+
+
+CONVOLUTIONS = {
+    "plain": nn.Conv3d(1, 4, 3, padding=1),
+    "strided": nn.Conv3d(3, 4, 3, stride=2, padding=(1, 0, 2)),
+    "dilated, no bias": nn.Conv3d(2, 4, 3, dilation=2, bias=False),
+    "groups": nn.Conv3d(4, 4, 3, groups=2),
+    "padding in words": nn.Conv3d(1, 4, 3, padding="same"),
+    "mirrored padding": nn.Conv3d(1, 4, 3, padding=1, padding_mode="reflect"),
+    "2d": nn.Conv2d(3, 4, (5, 3), padding=1),
+    "double": nn.Conv3d(1, 4, 3).double(),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_quick_convolutions_are_convolutions(name):
+    layer = CONVOLUTIONS[name]
+    size = (9, 10, 11) if isinstance(layer, nn.Conv3d) else (9, 10)
+    image = torch.rand(1, layer.in_channels, *size, dtype=layer.weight.dtype)
+    with torch.inference_mode():
+        plain = layer(image)
+        with QuickConvolutions():
+            quick = layer(image)
+    torch.testing.assert_close(quick, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_a_single_small_piece_takes_no_plain_loop(tmp_path):
+    model = write_model(tmp_path / "best.pt", config_of())
+    backend, piece = torch_backend(model.network, CPU, FLOAT32), pieces_of(MODES["3d"], 1)
+    with torch.profiler.profile() as profile:
+        backend(piece)
+    ran = {event.key for event in profile.key_averages()}
+    assert "aten::mkldnn_convolution" in ran
+    assert not any("slow_conv3d" in name for name in ran)
+
+
+def test_out_of_memory_passes_through():
+    class Greedy(nn.Module):
+        def forward(self, _):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        torch_backend(Greedy(), CPU, FLOAT32)(pieces_of((1, 4, 4, 4)))
+
+
+def test_moved_to_a_cpu_half_precision_becomes_what_a_cpu_can_do(tmp_path):
+    model = write_model(tmp_path / "best.pt", config_of())
+    backend = torch_backend(model.network, CPU, Precision(torch.float16, scales_loss=True)).to(CPU)
+    assert backend.precision in ("float32", "bfloat16") and backend.device == CPU
+    assert backend.record() == {"name": "torch", "precision": backend.precision, "device": "cpu"}
+    assert torch_backend(model.network, CPU, BFLOAT16).to(CPU).precision == "bfloat16"
+
+
+def test_dropout_is_off(tmp_path):
+    network = nn.Sequential(nn.Conv3d(1, 2, 1), nn.Dropout(0.5)).train()
+    backend, pieces = torch_backend(network, CPU, FLOAT32), pieces_of((1, 4, 4, 4))
+    torch.testing.assert_close(backend(pieces), backend(pieces), rtol=0, atol=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+def test_a_gpu_agrees_and_can_be_left(tmp_path):
+    model = write_model(tmp_path / "best.pt", config_of())
+    pieces = pieces_of(MODES["3d"])
+    on_gpu = torch_backend(model.network, torch.device("cuda"), FLOAT32)
+    logits = on_gpu(pieces)
+    assert logits.device.type == "cuda"
+    torch.testing.assert_close(logits.cpu().double(), reference(model.network, pieces), rtol=1e-2, atol=1e-2)
+    assert on_gpu.to(CPU)(pieces).device == CPU

@@ -1,0 +1,36 @@
+"""What every backend offers."""
+
+from typing import Any, Protocol
+
+import torch
+
+
+class Backend(Protocol):
+    """Runs the network on pieces: windows (3D) or slices between their neighbours (2D)."""
+
+    @property
+    def name(self) -> str:
+        """What computes: "torch" or "openvino". It becomes "torch" for good when another way was found wrong."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """Number format of the forward pass: "float32", "bfloat16" or "float16"."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where pieces are computed and logits are returned."""
+        ...
+
+    def __call__(self, pieces: torch.Tensor) -> torch.Tensor:
+        """Logits (B, channels, ...), float32 or bfloat16 on ``device``, of float32 pieces (B, n, ...)."""
+        ...
+
+    def to(self, device: torch.device) -> "Backend":
+        """The same network on another device."""
+        ...
+
+    def record(self) -> dict[str, Any]:
+        """What is written down about it: plain words and numbers, among them how near it is to PyTorch."""
+        ...

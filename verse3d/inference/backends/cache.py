@@ -1,0 +1,193 @@
+"""Converted models, kept beside the checkpoint: whole and as written, or not used.
+
+``best.pt`` gets a folder ``best.openvino`` with one folder per key: a hash of the weights, the config, the shape of a
+piece and all versions. Of a checkpoint that was replaced nothing is used, and its folders are removed.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from verse3d.core.errors import DataError, Verse3dError
+from verse3d.core.files import TEMPORARY_PREFIX, read_json, sha256_of, write_json
+from verse3d.core.logs import logger
+from verse3d.inference.backends.engine import WEIGHTS, XML
+from verse3d.inference.backends.parity import Parity
+from verse3d.model.checkpoint import Checkpoint
+from verse3d.version import __version__
+
+FORMAT, FORMAT_VERSION = "verse3d openvino cache", 1
+MANIFEST = "conversion.json"
+_STALE_SECONDS = 3600.0
+_log = logger(__name__)
+
+
+@dataclass(frozen=True)
+class ModelCache:
+    """The converted models of one checkpoint, for pieces of one shape.
+
+    Attributes:
+        folder: of all models of the checkpoint file.
+        checkpoint_sha256: of its weights and config.
+        shape: of a piece, (n, ...).
+        versions: of OpenVINO and PyTorch, and the processor; a model is used with the same versions only, its parity
+            on the same processor only.
+    """
+
+    folder: Path
+    checkpoint_sha256: str
+    shape: tuple[int, ...]
+    versions: dict[str, str]
+
+    @classmethod
+    def of(cls, path: Path, checkpoint_sha256: str, shape: Sequence[int], versions: dict[str, str]) -> Self:
+        """Beside the checkpoint at ``path``."""
+        return cls(path.with_suffix(".openvino"), checkpoint_sha256, tuple(shape), versions)
+
+    @property
+    def entry(self) -> Path:
+        """The folder of this very model."""
+        made_by = {name: version for name, version in self.versions.items() if name != "cpu"}
+        what = [FORMAT_VERSION, __version__, self.checkpoint_sha256, self.shape, made_by]
+        return self.folder / hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]
+
+    def load(self) -> tuple[bytes, bytes] | None:
+        """The XML and the weights if they are there and as they were written."""
+        if not (self.entry / MANIFEST).is_file():
+            return None
+        try:
+            expected = read_json(self.entry / MANIFEST)["sha256"]
+            contents = [(self.entry / name).read_bytes() for name in (XML, WEIGHTS)]
+            found = [hashlib.sha256(content).hexdigest() for content in contents]
+            if found == [expected[XML], expected[WEIGHTS]]:
+                return contents[0], contents[1]
+            reason = "its content is not what was written"
+        except (DataError, OSError, KeyError, TypeError) as error:
+            reason = str(error)
+        _log.warning("the OpenVINO model in %s is damaged and converted again: %s", self.entry, reason)
+        self.discard()
+        return None
+
+    def store(self, write: Callable[[Path], None]) -> bool:
+        """Keep what ``write`` puts into a folder, whole or not at all; says whether a model is there now.
+
+        Two programs may do so at the same time: the first one's stays.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}{os.getpid()}-", dir=self.folder))
+        except OSError as error:
+            self._say_not_kept(error)
+            return False
+        try:
+            write(temporary)
+            write_json(temporary / MANIFEST, self._manifest(temporary))
+            for name in (XML, WEIGHTS):
+                _flush_to_disk(temporary / name)
+            self._take_place(temporary)
+        except (OSError, Verse3dError, RuntimeError) as error:
+            self._say_not_kept(error)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        self._sweep()
+        return self._is_there()
+
+    def _take_place(self, temporary: Path) -> None:
+        try:
+            temporary.rename(self.entry)
+        except OSError:
+            if not self._is_there():  # else another program was quicker
+                raise
+
+    def discard(self) -> None:
+        """Remove this model. What cannot be removed is left, and found damaged again next time."""
+        aside = self.folder / f"{TEMPORARY_PREFIX}{os.getpid()}-{time.monotonic_ns()}"
+        with contextlib.suppress(OSError):
+            self.entry.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
+
+    def parity(self, precision: str) -> Parity | None:
+        """How near the model came to PyTorch on this processor, if that was measured."""
+        path = self._parity_file(precision)
+        if not path.is_file():
+            return None
+        try:
+            content = read_json(path)
+            return Parity.from_dict(content["parity"]) if content["cpu"] == self.versions["cpu"] else None
+        except (DataError, KeyError, TypeError, ValueError):  # measured again
+            return None
+
+    def remember(self, parity: Parity) -> None:
+        """Keep a measurement, if the model itself is kept."""
+        if self._is_there():
+            with contextlib.suppress(Verse3dError):
+                write_json(
+                    self._parity_file(parity.precision), {"cpu": self.versions["cpu"], "parity": parity.to_dict()}
+                )
+
+    def _parity_file(self, precision: str) -> Path:
+        return self.entry / f"parity-{precision}.json"
+
+    def _is_there(self) -> bool:
+        return (self.entry / MANIFEST).is_file()
+
+    def _manifest(self, folder: Path) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "verse3d": __version__,
+            "checkpoint_sha256": self.checkpoint_sha256,
+            "shape": self.shape,
+            "versions": self.versions,
+            "sha256": {name: sha256_of(folder / name) for name in (XML, WEIGHTS)},
+        }
+
+    def _say_not_kept(self, error: Exception) -> None:
+        _log.info("the OpenVINO model cannot be kept in %s and is converted each time: %s", self.folder, error)
+
+    def _sweep(self) -> None:
+        """Remove what killed programs left behind, and models of a checkpoint that was here before."""
+        for path in list(self.folder.iterdir()) if self.folder.is_dir() else []:
+            if _is_stale(path) or _is_of_another(path, self.checkpoint_sha256):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def content_sha256(checkpoint: Checkpoint) -> str:
+    """A hash of all that decides what a model computes: its config and its weights, not the file around them."""
+    digest = hashlib.sha256(json.dumps(checkpoint.config.to_dict(), sort_keys=True).encode())
+    for name, weight in sorted(checkpoint.network.items()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _flush_to_disk(path: Path) -> None:
+    with path.open("rb") as handle:
+        os.fsync(handle.fileno())
+
+
+def _is_stale(path: Path) -> bool:
+    try:
+        return path.name.startswith(TEMPORARY_PREFIX) and time.time() - path.stat().st_mtime > _STALE_SECONDS
+    except OSError:  # another program was quicker
+        return False
+
+
+def _is_of_another(path: Path, checkpoint_sha256: str) -> bool:
+    if path.name.startswith(TEMPORARY_PREFIX) or not (path / MANIFEST).is_file():
+        return False
+    try:
+        content = read_json(path / MANIFEST)
+        return bool(content["format"] == FORMAT) and content["checkpoint_sha256"] != checkpoint_sha256
+    except (DataError, KeyError, TypeError):
+        return False

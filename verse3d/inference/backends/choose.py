@@ -1,0 +1,65 @@
+"""Which backend runs a model."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from torch import nn
+
+from verse3d.core.errors import ConfigError
+from verse3d.core.runtime import Precision
+from verse3d.inference.backends.base import Backend
+from verse3d.inference.backends.openvino import OpenVinoBackend
+from verse3d.inference.backends.pytorch import torch_backend
+from verse3d.model.checkpoint import Checkpoint, load_weights
+from verse3d.model.modes import get_mode
+
+BackendName = Literal["auto", "torch", "openvino"]
+BACKENDS: tuple[str, ...] = get_args(BackendName)
+
+
+def network_of(checkpoint: Checkpoint, path: Path) -> nn.Module:
+    """The network of a checkpoint with its weights, on the CPU in evaluation mode.
+
+    Raises:
+        CheckpointError: the weights do not fit the network of the config.
+    """
+    network = get_mode(checkpoint.config.mode).network(checkpoint.config)
+    load_weights(network, checkpoint.network, path)
+    return network.eval()
+
+
+def open_backend(name: str, checkpoint: Checkpoint, path: Path, device: torch.device, precision: Precision) -> Backend:
+    """A model, ready to be shown pieces.
+
+    Args:
+        name: "torch", "openvino", or "auto": OpenVINO on a CPU where it is installed, else PyTorch.
+        checkpoint: the model.
+        path: where it was read from; OpenVINO keeps its converted model beside it.
+        device: where to compute.
+        precision: number format of the forward pass.
+
+    Raises:
+        ConfigError: the name is unknown; OpenVINO was asked for and is missing, or on a GPU.
+        CheckpointError: the weights do not fit the network of the config.
+    """
+    if name not in BACKENDS:
+        raise ConfigError(f"backend {name!r} is unknown; expected one of {', '.join(BACKENDS)}")
+    installed = find_spec("openvino") is not None
+    if name == "openvino":
+        _require_openvino(installed, device)
+    network = network_of(checkpoint, path)
+    if name == "torch" or device.type != "cpu" or not installed:
+        return torch_backend(network, device, precision)
+    return OpenVinoBackend.of(network, checkpoint, path, precision)
+
+
+def _require_openvino(installed: bool, device: torch.device) -> None:
+    if device.type != "cpu":
+        raise ConfigError(
+            f"--backend openvino computes on the CPU, not on device {device.type!r}",
+            hint="use --backend torch on a GPU, or --device cpu",
+        )
+    if not installed:
+        raise ConfigError("--backend openvino needs the package openvino", hint="pip install 'verse3d[openvino]'")

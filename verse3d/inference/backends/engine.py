@@ -1,0 +1,117 @@
+"""OpenVINO itself. It is loaded when it is first used, sends nothing home, and keeps to PyTorch's threads."""
+
+import copy
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from verse3d.core.runtime import Precision
+
+XML, WEIGHTS = "model.xml", "model.bin"
+_TELEMETRY = "openvino_telemetry"
+_HINTS = {torch.float32: "f32", torch.bfloat16: "bf16"}
+
+
+def load_openvino() -> Any:  # noqa: ANN401 - a module without types
+    """The package, which would report its own import to its makers if their second package could be found."""
+    with _hidden(_TELEMETRY):
+        return import_module("openvino")
+
+
+@contextmanager
+def _hidden(package: str) -> Iterator[None]:
+    """As if the package were not installed."""
+    loaded = sys.modules.get(package)
+    sys.modules[package] = None  # type: ignore[assignment] # Python's way to say that it cannot be imported
+    try:
+        yield
+    finally:
+        del sys.modules[package]
+        if loaded is not None:
+            sys.modules[package] = loaded
+
+
+def traced(network: nn.Module, shape: Sequence[int]) -> Any:  # noqa: ANN401 - TorchScript has no types
+    """The network as a TorchScript for pieces (B, *shape), B free. It is a copy: the network stays as it is.
+
+    Args:
+        network: on the CPU.
+        shape: of one piece, (n, ...).
+    """
+    plain = copy.deepcopy(network).eval()
+    with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # sizes become constants, which is meant
+        return torch.jit.trace(plain, torch.zeros(1, *shape), check_trace=False)  # type: ignore[no-untyped-call]
+
+
+def convert(network: nn.Module, shape: Sequence[int]) -> Any:  # noqa: ANN401 - an openvino.Model
+    """The network as an OpenVINO model of "image" (B, *shape) -> "logits", B free, with float32 weights."""
+    model = load_openvino().convert_model(traced(network, shape))
+    model.reshape([-1, *shape])
+    model.inputs[0].get_tensor().set_names({"image"})
+    model.outputs[0].get_tensor().set_names({"logits"})
+    return model
+
+
+def write_model(model: Any, folder: Path) -> None:  # noqa: ANN401 - an openvino.Model
+    """``model.xml`` and ``model.bin`` with float32 weights."""
+    load_openvino().save_model(model, str(folder / XML), compress_to_fp16=False)
+
+
+def read_model(xml: bytes, weights: bytes) -> Any:  # noqa: ANN401 - an openvino.Model
+    """Undo of ``write_model``, from memory, so that what was checked is what is read."""
+    return load_openvino().Core().read_model(model=xml, weights=weights)
+
+
+def versions() -> dict[str, str]:
+    """What a converted model, and how near it comes to PyTorch, depends on."""
+    openvino = load_openvino()
+    return {
+        "openvino": str(openvino.get_version()),
+        "torch": str(torch.__version__),
+        "cpu": str(openvino.Core().get_property("CPU", "FULL_DEVICE_NAME")),
+    }
+
+
+class Engine:
+    """A model compiled for pieces of one shape, computed one by one. Not for several threads at once.
+
+    Batches gain nothing on a CPU (measured: docs/performance.md), and pieces of a fixed shape are the quickest.
+
+    Args:
+        model: an openvino.Model with a free batch; fixed to one piece here.
+        shape: of a piece, (n, ...).
+        precision: float32 or bfloat16.
+    """
+
+    def __init__(self, model: Any, shape: Sequence[int], precision: Precision) -> None:  # noqa: ANN401
+        self._openvino = load_openvino()
+        model.reshape([1, *shape])
+        settings = {
+            "INFERENCE_PRECISION_HINT": _HINTS[precision.dtype],
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "ENABLE_CPU_PINNING": False,  # several programs on one machine would all be tied to the same cores
+        }
+        compiled = self._openvino.Core().compile_model(model, "CPU", settings)
+        self._output: list[int] = list(compiled.outputs[0].shape)[1:]
+        self._request = compiled.create_infer_request()
+
+    def __call__(self, pieces: torch.Tensor) -> torch.Tensor:
+        """Float32 logits (B, channels, ...), the caller's own, of float32 pieces (B, n, ...). No voxel is copied."""
+        inputs = pieces.contiguous().numpy()
+        logits = torch.empty(len(pieces), *self._output)
+        outputs = logits.numpy()
+        for number in range(len(pieces)):
+            here = slice(number, number + 1)
+            self._request.set_input_tensor(self._openvino.Tensor(inputs[here], shared_memory=True))
+            self._request.set_output_tensor(self._openvino.Tensor(outputs[here], shared_memory=True))
+            self._request.infer()
+        return logits

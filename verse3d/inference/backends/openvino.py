@@ -1,0 +1,148 @@
+"""The network in OpenVINO, checked against PyTorch on the first pieces that it is shown."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from verse3d.core.logs import logger
+from verse3d.core.runtime import Precision
+from verse3d.inference.backends.cache import ModelCache, content_sha256
+from verse3d.inference.backends.engine import Engine, convert, read_model, versions, write_model
+from verse3d.inference.backends.parity import Parity, measure_parity, shows_something
+from verse3d.inference.backends.pytorch import TorchBackend, torch_backend
+from verse3d.model.checkpoint import Checkpoint
+
+_CPU = torch.device("cpu")
+_CHECKED_PIECES = 2
+_log = logger(__name__)
+
+
+@dataclass(eq=False)
+class _Compiled:
+    """A compiled model, where it is kept, and how near it comes to PyTorch: None until that was measured."""
+
+    engine: Engine
+    cache: ModelCache
+    parity: Parity | None
+
+
+@dataclass(eq=False)
+class OpenVinoBackend:
+    """See ``Backend``. A model is converted (or taken from the cache) when the first pieces of a shape arrive.
+
+    It is compared with PyTorch on the first pieces that show something; until then PyTorch computes. If it differs too
+    much, or if OpenVINO fails in any way, a warning is logged and PyTorch computes from then on. Not for several
+    threads at once.
+
+    Attributes:
+        network: on the CPU, in evaluation mode.
+        path: of the checkpoint.
+        checkpoint_sha256: of its content.
+        number_format: of the forward pass.
+        refusal: why PyTorch computes instead, or nothing.
+    """
+
+    network: nn.Module
+    path: Path
+    checkpoint_sha256: str
+    number_format: Precision
+    refusal: str = ""
+    _models: dict[tuple[int, ...], _Compiled] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, network: nn.Module, checkpoint: Checkpoint, path: Path, precision: Precision) -> Self:
+        """The network of a checkpoint that was read from ``path``."""
+        return cls(network.to(_CPU).eval(), path, content_sha256(checkpoint), precision)
+
+    @property
+    def name(self) -> str:
+        """See ``Backend``."""
+        return "torch" if self.refusal else "openvino"
+
+    @property
+    def precision(self) -> str:
+        """See ``Backend``."""
+        return str(self.number_format.dtype).removeprefix("torch.")
+
+    @property
+    def device(self) -> torch.device:
+        """See ``Backend``."""
+        return _CPU
+
+    def to(self, device: torch.device) -> "OpenVinoBackend | TorchBackend":
+        """Itself on a CPU; on anything else PyTorch."""
+        return self if device.type == "cpu" else torch_backend(self.network, device, self.number_format)
+
+    def record(self) -> dict[str, Any]:
+        """See ``Backend``."""
+        parities = {
+            "x".join(map(str, shape)): model.parity.to_dict() for shape, model in self._models.items() if model.parity
+        }
+        known = {"name": self.name, "precision": self.precision, "device": str(self.device), "parity": parities}
+        return known | ({"refusal": self.refusal} if self.refusal else {})
+
+    def __call__(self, pieces: torch.Tensor) -> torch.Tensor:
+        """See ``Backend``."""
+        if not self.refusal:
+            try:
+                logits = self._compute(pieces)
+            except Exception as error:  # whatever OpenVINO meets, PyTorch does not need it
+                _log.debug("OpenVINO failed", exc_info=True)
+                self._refuse(f"OpenVINO failed: {type(error).__name__}: {_first_line(error)}")
+            else:
+                if logits is not None:
+                    return logits
+        return self._torch(pieces)
+
+    def _compute(self, pieces: torch.Tensor) -> torch.Tensor | None:
+        """The logits, or None where PyTorch has to compute: nothing is proven yet, or that it is too far away."""
+        pieces = pieces.to(_CPU, torch.float32)
+        shape = tuple(pieces.shape[1:])
+        if shape not in self._models:
+            self._models[shape] = self._compiled(shape)
+        model = self._models[shape]
+        if model.parity is None:
+            telling = pieces[shows_something(pieces)][:_CHECKED_PIECES]
+            if not len(telling):
+                return None
+            model.parity = measure_parity(self.network, telling, model.engine(telling), self.number_format)
+            model.cache.remember(model.parity)
+            _log.debug("OpenVINO against PyTorch: %s", model.parity.figures)
+        if not model.parity.passed:
+            self._refuse(f"OpenVINO is too far from PyTorch: {model.parity.figures}")
+            return None
+        return model.engine(pieces)
+
+    def _compiled(self, shape: tuple[int, ...]) -> _Compiled:
+        cache = ModelCache.of(self.path, self.checkpoint_sha256, shape, versions())
+        engine = Engine(self._model(cache), shape, self.number_format)
+        return _Compiled(engine, cache, cache.parity(self.precision))
+
+    def _model(self, cache: ModelCache) -> Any:  # noqa: ANN401 - an openvino.Model
+        if stored := cache.load():
+            return read_model(*stored)
+        _log.info("converting the model for OpenVINO, once for pieces of %s", "x".join(map(str, cache.shape)))
+        converted = convert(self.network, cache.shape)
+        if cache.store(lambda folder: write_model(converted, folder)) and (stored := cache.load()):
+            try:
+                return read_model(*stored)
+            except RuntimeError:  # a disk that was full may have taken half of it without a word
+                cache.discard()
+        return converted
+
+    @cached_property
+    def _torch(self) -> TorchBackend:
+        return torch_backend(self.network, _CPU, self.number_format)
+
+    def _refuse(self, reason: str) -> None:
+        self.refusal = reason
+        self._models = {shape: model for shape, model in self._models.items() if model.parity}
+        _log.warning("%s; PyTorch computes instead", reason)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or "no reason given").splitlines()[0]

@@ -1,0 +1,130 @@
+"""How near another backend comes to PyTorch in float32, and how near it has to come."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from verse3d.core.runtime import Precision
+from verse3d.inference.backends.pytorch import torch_backend
+
+RELATIVE_TOLERANCE = 1e-3
+"""In float32: largest allowed difference of logits, as a share of 1 + the largest logit."""
+
+DECISION_FACTOR, DECISION_FLOOR = 2.0, 1e-4
+"""In bfloat16: voxels may be decided otherwise this much more often than by PyTorch in bfloat16, plus this share."""
+
+LEAST_CONTRAST = 0.1
+"""Range of grey values in a piece that is worth comparing on."""
+
+_CPU = torch.device("cpu")
+_FLOAT32 = Precision(torch.float32, scales_loss=False)
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Two computations of the same pieces, compared.
+
+    Attributes:
+        precision: number format of the one that is judged; the other is PyTorch in float32.
+        largest_logit: of PyTorch, without its sign.
+        largest_difference: between two logits; NaN if there are such.
+        allowed_difference: judged by it in float32 only.
+        decided_otherwise: share of voxels with another label.
+        allowed_otherwise: judged by it in lower precision only.
+        pieces: that were compared.
+    """
+
+    precision: str
+    largest_logit: float
+    largest_difference: float
+    allowed_difference: float
+    decided_otherwise: float
+    allowed_otherwise: float
+    pieces: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is near enough. NaN never is."""
+        if self.precision == "float32":
+            return self.largest_difference <= self.allowed_difference
+        return self.decided_otherwise <= self.allowed_otherwise and self.largest_difference < float("inf")
+
+    @property
+    def figures(self) -> str:
+        """The numbers that decided, in words."""
+        logits = f"logits differ by up to {self.largest_difference:.3g} (largest {self.largest_logit:.3g}"
+        if self.precision == "float32":
+            return f"{logits}, allowed {self.allowed_difference:.3g})"
+        return (
+            f"{logits}), {self.decided_otherwise:.3%} of the voxels get another label "
+            f"(allowed {self.allowed_otherwise:.3%})"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Strict JSON: what is not a number becomes None."""
+        plain = asdict(self) | {"passed": self.passed}
+        return {
+            key: None if isinstance(value, float) and not abs(value) < float("inf") else value
+            for key, value in plain.items()
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Undo of ``to_dict``.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is no such thing.
+        """
+        numbers = (
+            "largest_logit",
+            "largest_difference",
+            "allowed_difference",
+            "decided_otherwise",
+            "allowed_otherwise",
+        )
+        read = {name: float("nan") if values[name] is None else float(values[name]) for name in numbers}
+        return cls(precision=str(values["precision"]), pieces=int(values["pieces"]), **read)
+
+
+def measure_parity(network: nn.Module, pieces: torch.Tensor, logits: torch.Tensor, precision: Precision) -> Parity:
+    """Compare logits (B, channels, ...) of pieces (B, n, ...) with those that PyTorch computes in float32.
+
+    Args:
+        network: on the CPU, in evaluation mode.
+        pieces: float32 on the CPU.
+        logits: by the backend that is judged, on the CPU.
+        precision: its number format.
+    """
+    truth = torch_backend(network, _CPU, _FLOAT32)(pieces)
+    largest = float(truth.abs().max())
+    lower = precision.dtype is not torch.float32
+    otherwise = _decided_otherwise(torch_backend(network, _CPU, precision)(pieces), truth) if lower else 0.0
+    return Parity(
+        precision=str(precision.dtype).removeprefix("torch."),
+        largest_logit=largest,
+        largest_difference=float((logits.float() - truth).abs().max()),
+        allowed_difference=RELATIVE_TOLERANCE * (1 + largest),
+        decided_otherwise=_decided_otherwise(logits, truth),
+        allowed_otherwise=DECISION_FACTOR * otherwise + DECISION_FLOOR if lower else 1.0,
+        pieces=len(pieces),
+    )
+
+
+def shows_something(pieces: torch.Tensor) -> torch.Tensor:
+    """Which of the pieces (B, ...) are fit to compare on, bool (B,): their grey values differ like air and tissue.
+
+    In a flat piece nothing can go wrong but rounding, which normalisation by a deviation of nearly 0 blows up.
+    """
+    flat = pieces.flatten(1)
+    return flat.amax(1) - flat.amin(1) >= LEAST_CONTRAST
+
+
+def _decided_otherwise(logits: torch.Tensor, truth: torch.Tensor) -> float:
+    return float((_decisions(logits) != _decisions(truth)).float().mean())
+
+
+def _decisions(logits: torch.Tensor) -> torch.Tensor:
+    return logits > 0 if logits.shape[1] == 1 else logits.argmax(1, keepdim=True)
