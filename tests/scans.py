@@ -8,7 +8,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
-from nibabel.openers import ImageOpener
 from torch import nn
 
 from verse3d.core.config import Config, parse_config
@@ -158,17 +157,49 @@ def save_model(path: Path, config: Config, *, seed: int | None = None) -> Path:
     return path
 
 
-def fill_disk(monkeypatch, word: str) -> None:
-    """Masks with ``word`` in their names meet a full disk after a few bytes."""
-    write = ImageOpener.write
+class Disk:
+    """A file opened for writing whose bytes pass through ``change`` on their way."""
 
-    def write_until_full(opener, content):
-        write(opener, content[:20])
-        if word in Path(opener.name).name:
+    def __init__(self, handle, change):
+        self._handle, self._change = handle, change
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._handle.close()
+
+    def write(self, content):
+        return self._handle.write(self._change(bytes(content)))
+
+    def writelines(self, contents):
+        for content in contents:
+            self.write(content)
+
+
+def spoil_disk(monkeypatch, word: str, change) -> None:
+    """All bytes of NIfTI files with ``word`` in their names pass through ``change`` before they are written."""
+    open_file = Path.open
+
+    def open_spoiled(path, mode="r", *args, **options):
+        handle = open_file(path, mode, *args, **options)
+        spoiled = "w" in mode and word in path.name and path.name.lower().endswith((".nii", ".nii.gz"))
+        return Disk(handle, change) if spoiled else handle
+
+    monkeypatch.setattr(Path, "open", open_spoiled)
+
+
+def fill_disk(monkeypatch, word: str, room: int = 20) -> None:
+    """Masks with ``word`` in their names meet a full disk after ``room`` bytes."""
+    left = [room]
+
+    def until_full(content):
+        left[0] -= len(content)
+        if left[0] < 0:
             raise OSError(errno.ENOSPC, "No space left on device")
-        write(opener, content[20:])
+        return content
 
-    monkeypatch.setattr(ImageOpener, "write", write_until_full)
+    spoil_disk(monkeypatch, word, until_full)
 
 
 def leftovers(folder: Path) -> list[Path]:

@@ -1,4 +1,5 @@
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -7,14 +8,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
 from monai.transforms import Compose, Orientationd, Spacingd
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import find_objects, map_coordinates
 
 from tests.core.grids import AXIS_ORDERS, TILT_DEGREES, affine, grid, hounsfield, label_map, sheared_grid
+from verse3d.core.axismaps import aligned, target_box
 from verse3d.core.errors import GeometryError
 from verse3d.core.geometry import Geometry
-from verse3d.core.resample import resample_linear, resample_nearest, resample_vote
+from verse3d.core.resample import (
+    resample_above,
+    resample_finished,
+    resample_linear,
+    resample_nearest,
+    resample_vote,
+)
 
 HU_RANGE = 3000.0
+
+
+def above_half(array, source, target):
+    return resample_above(array, source, target, 0.5)
+
+
+ALL = [resample_linear, resample_nearest, resample_vote, above_half]
 
 AWKWARD = [
     # codes, shape, spacing, network spacing
@@ -248,7 +263,7 @@ def test_an_asymmetric_marker_stays_at_its_place_in_the_world_on_the_way_home():
         assert np.linalg.norm(there_mm - home_mm) < 0.75
 
 
-@pytest.mark.parametrize("resample", [resample_linear, resample_nearest, resample_vote])
+@pytest.mark.parametrize("resample", ALL)
 @pytest.mark.parametrize("degrees", [(12.0, -9.0, 18.0), (12.0, -9.0, 62.0), (0.0, 0.0, 0.0)])
 def test_rotated_grids_are_refused(resample, degrees):
     source = grid(degrees=TILT_DEGREES)
@@ -256,13 +271,13 @@ def test_rotated_grids_are_refused(resample, degrees):
         resample(label_map(), source, grid(degrees=degrees))
 
 
-@pytest.mark.parametrize("resample", [resample_linear, resample_nearest, resample_vote])
+@pytest.mark.parametrize("resample", ALL)
 def test_a_sheared_grid_is_not_parallel_to_a_straight_one(resample):
     with pytest.raises(GeometryError, match="rotated against each other"):
         resample(label_map(), sheared_grid(), grid())
 
 
-@pytest.mark.parametrize("resample", [resample_linear, resample_nearest, resample_vote])
+@pytest.mark.parametrize("resample", ALL)
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("side", ["before", "after"])
 def test_a_target_that_reaches_out_of_the_source_is_refused(resample, axis, side):
@@ -276,14 +291,153 @@ def test_a_target_that_reaches_out_of_the_source_is_refused(resample, axis, side
         resample(label_map(), source, source.cropped(start, stop))
 
 
-@pytest.mark.parametrize("resample", [resample_linear, resample_nearest, resample_vote])
+@pytest.mark.parametrize("resample", ALL)
 def test_a_target_elsewhere_is_refused(resample):
     with pytest.raises(GeometryError, match="beyond the source grid"):
         resample(label_map(), grid(), Geometry(grid().shape, affine(degrees=TILT_DEGREES, origin_mm=(900, 0, 0))))
 
 
-@pytest.mark.parametrize("resample", [resample_linear, resample_nearest, resample_vote])
+@pytest.mark.parametrize("resample", ALL)
 @pytest.mark.parametrize("shape", [(5, 6, 8), (7, 6, 5), (5, 6), (1, 5, 6, 7)])
 def test_an_array_that_is_not_on_its_grid_is_refused(resample, shape):
     with pytest.raises(GeometryError, match=r"is not that of its grid \(5, 6, 7\)"):
         resample(np.zeros(shape, dtype=np.uint8), grid(), grid())
+
+
+def whole_grid_vote(labels: np.ndarray, source: Geometry, target: Geometry) -> np.ndarray:
+    """The vote as it was first written: label by label, with float32 arrays of the target's size."""
+    view, axes = aligned(labels, source, target)
+    best = np.zeros(target.shape, dtype=np.uint8)
+    share_of_best = np.zeros(target.shape, dtype=np.float32)
+    share_of_background = np.ones(target.shape, dtype=np.float32)
+    for label, source_box in enumerate(find_objects(view), start=1):
+        if source_box is None:
+            continue
+        box = target_box(axes, source_box)
+        share = (view == label).astype(np.float32)
+        for axis, (places, span) in enumerate(zip(axes, box, strict=True)):
+            share = places.part(span).interpolated(share, axis)
+        wins = share > share_of_best[box] + 1e-6
+        best[box][wins] = label
+        share_of_best[box][wins] = share[wins]
+        share_of_background[box] -= share
+    best[share_of_best <= share_of_background + 1e-6] = 0
+    return best
+
+
+def blobs(shape, ids, seed=0) -> np.ndarray:
+    """Touching and lone boxes of labels in an otherwise empty map."""
+    random = np.random.default_rng(seed)
+    labels = np.zeros(shape, dtype=np.uint8)
+    for label in random.permutation(np.repeat(ids, 2)):
+        start = random.integers(0, shape)
+        stop = start + random.integers(1, 5, 3)
+        labels[tuple(map(slice, start, stop))] = label
+    return labels
+
+
+@pytest.fixture(params=[(1, (64, 64, 64)), (1, (2, 3, 5)), (3, (4, 1, 7))], ids=str)
+def tiles(request, monkeypatch):
+    """The size of the tiles, and on how many cores they are worked on."""
+    threads, size = request.param
+    monkeypatch.setattr("verse3d.core.threads.thread_count", lambda: threads)
+    monkeypatch.setattr("verse3d.core.resample._TILE", size)
+
+
+@pytest.mark.usefixtures("tiles")
+@pytest.mark.parametrize("layout", ["C", "F"])
+@pytest.mark.parametrize(("codes", "shape", "spacing_mm", "network_mm"), [*AWKWARD, *DYADIC])
+def test_the_vote_by_tiles_is_the_vote_on_the_whole_grid(codes, shape, spacing_mm, network_mm, layout):
+    source = grid(codes, shape, spacing_mm)
+    target = network_grid(source, network_mm)
+    for make in (label_map, blobs):
+        there, home = make(shape, (1, 2, 19, 26, 28)), make(target.shape, (1, 2, 3, 26))
+        for labels, first, second in ((there, source, target), (home, target, source)):
+            result = resample_vote(np.asarray(labels, order=layout), first, second)
+            assert result.flags.f_contiguous
+            np.testing.assert_array_equal(result, whole_grid_vote(labels, first, second))
+
+
+@pytest.mark.usefixtures("tiles")
+@pytest.mark.parametrize("layout", ["C", "F"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize(("codes", "shape", "spacing_mm", "network_mm"), [*AWKWARD, *DYADIC])
+def test_above_is_where_the_linear_image_is_above(codes, shape, spacing_mm, network_mm, *, dtype, layout):
+    source = grid(codes, shape, spacing_mm)
+    network = network_grid(source, network_mm)
+    random = np.random.default_rng(0)
+    rare = np.where(blobs(network.shape, (1, 2, 3)) > 0, random.random(network.shape), random.random(network.shape) / 2)
+    eighths = random.integers(0, 9, network.shape) / 8  # many values are the threshold itself
+    for plain in (rare, eighths, np.full(network.shape, 0.5), np.full(network.shape, 0.2)):
+        probability = np.asarray(plain, dtype=dtype, order=layout)
+        for threshold in (0.5, 0.125, 0.9):
+            mask = resample_above(probability, network, source, threshold)
+            assert (mask.dtype, mask.flags.f_contiguous) == (np.uint8, True)
+            np.testing.assert_array_equal(mask, resample_linear(probability, network, source) > threshold)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.sampled_from(AXIS_ORDERS),
+    st.tuples(*[st.integers(1, 9)] * 3),
+    st.tuples(*[st.sampled_from([0.4, 0.77, 1.0, 2.9])] * 3),
+    st.tuples(*[st.sampled_from([0.31, 0.5, 1.0, 1.9, 7.3])] * 3),
+    st.integers(0, 2**32 - 1),
+)
+def test_above_is_where_the_linear_image_is_above_on_random_grids(codes, shape, spacing_mm, network_mm, seed):
+    source = grid(codes, shape, spacing_mm)
+    network = network_grid(source, network_mm)
+    random = np.random.default_rng(seed)
+    threshold = random.random()
+    probability = random.random(network.shape, dtype=np.float32) ** 2
+    mask = resample_above(probability, network, source, threshold)
+    np.testing.assert_array_equal(mask, resample_linear(probability, network, source) > threshold)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize(("codes", "shape", "spacing_mm", "network_mm"), AWKWARD)
+def test_finished_planes_are_the_linear_image_changed_afterwards(
+    codes, shape, spacing_mm, network_mm, *, monkeypatch, threads
+):
+    monkeypatch.setattr("verse3d.core.threads.thread_count", lambda: threads)
+    source = grid(codes, shape, spacing_mm)
+    target = network_grid(source, network_mm)
+
+    def halved(plane):
+        plane *= 0.5  # in place, as is allowed
+        return plane
+
+    image = hounsfield(shape)
+    expected = (resample_linear(image, source, target) * np.float32(0.5)).astype(np.float16)
+    result = resample_finished(image, source, target, np.float16, halved)
+    assert result.tobytes() == expected.tobytes()
+    assert image.tobytes() == hounsfield(shape).tobytes()
+
+
+@pytest.mark.parametrize("layout", ["C", "F"])
+def test_going_home_holds_the_mask_and_a_few_tiles(monkeypatch, layout):
+    monkeypatch.setattr("verse3d.core.threads.thread_count", lambda: 1)
+    source = Geometry((256, 256, 250), np.diag([-0.8, 0.8, 1.0, 1.0]))  # 16 million voxels
+    network = network_grid(source, (1.5, 1.5, 1.5))
+    labels = np.zeros(network.shape, dtype=np.uint8, order=layout)
+    labels[40:90, 30:100, 5:160] = 1 + np.arange(155) // 6
+    probability = (labels > 0).astype(np.float32)
+    for carry in (lambda: resample_vote(labels, network, source), lambda: above_half(probability, network, source)):
+        tracemalloc.start()
+        mask = carry()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert mask.any()
+        assert peak < mask.nbytes + 10e6
+
+
+def test_preparing_holds_the_result_and_a_few_planes(monkeypatch):
+    monkeypatch.setattr("verse3d.core.threads.thread_count", lambda: 1)
+    source = Geometry((256, 256, 250), np.diag([-0.8, 0.8, 1.0, 1.0]))
+    target = network_grid(source, (1.0, 1.0, 1.0))
+    scan = np.zeros(source.shape, dtype=np.int16, order="F")
+    tracemalloc.start()
+    result = resample_finished(scan, source, target, np.float16, lambda plane: plane)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < result.nbytes + 5e6

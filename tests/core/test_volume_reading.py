@@ -1,4 +1,5 @@
 import gzip
+import tracemalloc
 
 import nibabel as nib
 import numpy as np
@@ -241,3 +242,120 @@ def test_a_stem_is_the_name_without_its_suffix(tmp_path):
     assert nifti_stem(tmp_path / "sub-verse500_dir-ax_ct.nii.gz") == "sub-verse500_dir-ax_ct"
     assert nifti_stem(tmp_path / "a.b.nii") == "a.b"
     assert nifti_stem(tmp_path / "CT.NII.GZ") == "CT"
+
+
+STORED = ["u1", "i1", "<i2", ">i2", "<u2", ">u2", "<i4", ">i4", "<i8", ">u8", "<f4", ">f4", "<f8", ">f8"]
+SCALES = [(1, 0), (1, -1024), (0.5, 0), (0.1, -3.7), (-2, 5), (float("nan"), 0)]
+
+
+def raw_file(path, stored, scale, kind=nib.Nifti1Image):
+    """A file with just these stored voxels and this scale, of the byte order of its voxels."""
+    order = ">" if stored.dtype.byteorder == ">" else "<"
+    header = kind.header_class(endianness=order)
+    header.set_data_dtype(stored.dtype)
+    header.set_data_shape(stored.shape)
+    header.set_sform(MATRIX, 1)
+    header["scl_slope"], header["scl_inter"] = scale
+    header["magic"] = header.single_magic
+    header["vox_offset"] = offset = len(header.binaryblock) + 36
+    content = header.binaryblock.ljust(offset, b"\0") + stored.tobytes(order="F")
+    path.write_bytes(gzip.compress(content) if path.name.endswith(".gz") else content)
+    return path
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("dtype", STORED)
+def test_every_voxel_has_bit_for_bit_the_value_that_nibabel_gives_it(tmp_path, monkeypatch, kind, suffix, dtype):
+    monkeypatch.setattr("verse3d.core.voxels._PIECE_VOXELS", 23)  # many pieces, the last one not full
+    monkeypatch.setattr("verse3d.core.voxels._PIECE_BYTES", 100)
+    stored = (hounsfield() % 120).astype(dtype)
+    if stored.dtype.kind == "f":
+        stored += np.asarray(1 / 3, dtype)
+    for number, scale in enumerate(SCALES):
+        path = raw_file(tmp_path / f"{number}{suffix}", stored, scale, kind)
+        theirs = np.asanyarray(nib.load(path, mmap=False).dataobj)
+        expected = theirs.astype(np.float32) if theirs.dtype.kind == "f" else theirs
+        ours = read_image(path).array
+        assert ours.dtype == expected.dtype.newbyteorder("=")
+        np.testing.assert_array_equal(ours, expected, strict=False)
+        assert ours.tobytes() == expected.astype(ours.dtype).tobytes()
+
+
+@pytest.mark.parametrize("scale", [(1, 0), (2, 0), (1, 300)])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("dtype", STORED)
+def test_labels_of_any_dtype_and_scale_are_those_that_nibabel_reads(tmp_path, monkeypatch, suffix, dtype, scale):
+    monkeypatch.setattr("verse3d.core.voxels._PIECE_VOXELS", 23)
+    path = raw_file(tmp_path / f"mask{suffix}", label_map().astype(dtype), scale)
+    ours = read_labels(path).array
+    assert ours.dtype == (np.uint16 if scale[1] else np.uint8)
+    np.testing.assert_array_equal(ours, nib.load(path, mmap=False).get_fdata())
+
+
+def test_an_id_above_255_in_a_late_piece_keeps_all_earlier_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr("verse3d.core.voxels._PIECE_VOXELS", 64)
+    labels = label_map().astype(np.int16)
+    labels[-1, -1, -2] = 40_000 - 2**16 + 2**15  # 7232
+    volume = read_labels(save_scan(tmp_path / "mask.nii.gz", labels, MATRIX))
+    assert volume.array.dtype == np.uint16
+    np.testing.assert_array_equal(volume.array, labels)
+
+
+@pytest.mark.parametrize("read", [read_image, read_labels])
+def test_several_gzip_streams_in_one_file_are_one_scan(tmp_path, read):
+    voxels = label_map((40, 41, 42))
+    content = file_bytes(save_scan(tmp_path / "ct.nii", voxels, MATRIX))
+    parts = [gzip.compress(content[start : start + 9000], 1 + start % 9) for start in range(0, len(content), 9000)]
+    (tmp_path / "ct.nii.gz").write_bytes(b"".join(parts) + gzip.compress(b"") + bytes(512))
+    np.testing.assert_array_equal(read(tmp_path / "ct.nii.gz").array, voxels)
+    damaged = bytearray(b"".join(parts))
+    damaged[len(damaged) - len(parts[-1]) - 6] ^= 1  # the checksum of the last stream but one
+    (tmp_path / "ct.nii.gz").write_bytes(damaged)
+    with pytest.raises(DataError, match="cannot read"):
+        read(tmp_path / "ct.nii.gz")
+
+
+@pytest.mark.parametrize("read", [read_image, read_labels])
+def test_rubbish_behind_a_packed_scan_is_noticed_and_behind_a_plain_one_is_not(tmp_path, read):
+    for suffix in SUFFIXES:
+        path = save_scan(tmp_path / f"ct{suffix}", label_map(), MATRIX)
+        path.write_bytes(path.read_bytes() + b"rubbish")
+    np.testing.assert_array_equal(read(tmp_path / "ct.nii").array, label_map())
+    with pytest.raises(DataError, match="cannot read"):
+        read(tmp_path / "ct.nii.gz")
+
+
+@pytest.mark.parametrize("read", [read_image, read_labels])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_what_was_read_stays_when_the_file_changes(tmp_path, read, suffix):
+    path = save_scan(tmp_path / f"mask{suffix}", label_map(), MATRIX)
+    volume = read(path)
+    path.write_bytes(bytes(path.stat().st_size))
+    np.testing.assert_array_equal(volume.array, label_map())
+
+
+@pytest.mark.parametrize("read", [read_image, read_labels])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("dtype", ["<i2", ">i2", "<f4", "<f8", "u1"])
+@pytest.mark.parametrize("scale", [(1, 0), (2, 0)])
+def test_reading_holds_the_array_and_a_few_pieces(tmp_path, read, suffix, dtype, scale):
+    stored = np.zeros((128, 128, 400), dtype)  # 6.6 million voxels
+    stored[3:90, 20:70, 5:300] = 9
+    path = raw_file(tmp_path / f"ct{suffix}", stored, scale)
+    read_geometry(path)
+    tracemalloc.start()
+    array = read(path).array
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert array.max() == 9 * scale[0]
+    assert peak < array.nbytes + 6e6
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("read", [read_image, read_labels])
+def test_voxels_that_would_begin_before_the_file_are_refused(tmp_path, read, suffix):
+    path = save_scan(tmp_path / f"ct{suffix}", label_map(), MATRIX)
+    poke(path, 108, np.array([-16], dtype="<f4").tobytes())
+    with pytest.raises(DataError, match="cannot read"):
+        read(path)

@@ -1,11 +1,9 @@
-import errno
 import gzip
-import os
+import tracemalloc
 
 import nibabel as nib
 import numpy as np
 import pytest
-from nibabel.openers import ImageOpener
 
 from tests.core.grids import (
     SHAPE,
@@ -17,8 +15,14 @@ from tests.core.grids import (
     save_scan,
     stored_header,
 )
+from tests.scans import fill_disk, spoil_disk
 from verse3d.core.errors import DataError, GeometryError, OutputError
 from verse3d.core.volume import GEOMETRY_FIELDS, read_image, read_labels, write_labels
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None
 
 MATRIX = affine("PIR", degrees=TILT_DEGREES)
 SUFFIXES = [".nii", ".nii.gz"]
@@ -213,54 +217,119 @@ def assert_only_the_old_mask_is_there(folder) -> None:
     assert (folder / "mask.nii.gz").read_bytes() == b"the old mask"
 
 
-@pytest.mark.parametrize("writes_before", [0, 1, 4])
-def test_a_full_disk_leaves_the_old_mask_and_nothing_half_written(folder_with_old_mask, monkeypatch, writes_before):
+@pytest.mark.parametrize("room", [0, 20, 100])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_full_disk_leaves_the_old_mask_and_nothing_half_written(folder_with_old_mask, monkeypatch, room, suffix):
     source = read_image(folder_with_old_mask / "ct.nii.gz")
-    write, done = ImageOpener.write, []
-
-    def write_until_full(opener, content):
-        if len(done) == writes_before:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        done.append(content)
-        return write(opener, content)
-
-    monkeypatch.setattr(ImageOpener, "write", write_until_full)
-    with pytest.raises(OutputError, match=r"cannot write .*/mask\.nii\.gz.*\n.*disk is full"):
-        write_labels(folder_with_old_mask / "mask.nii.gz", label_map(), like=source.header)
-    assert len(done) == writes_before
+    fill_disk(monkeypatch, "mask", room)
+    with pytest.raises(OutputError, match=rf"cannot write .*/mask\{suffix}.*\n.*disk is full"):
+        write_labels(folder_with_old_mask / f"mask{suffix}", label_map(), like=source.header)
     assert_only_the_old_mask_is_there(folder_with_old_mask)
+
+
+@pytest.mark.skipif(resource is None, reason="the system sets no limits to the size of a file")
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_system_that_takes_no_more_bytes_leaves_the_old_mask(tmp_path, suffix):
+    shape = (90, 80, 1200)  # two blocks
+    noise = np.random.default_rng(0).integers(0, 28, shape).astype(np.uint8)
+    like = nib.Nifti1Image(noise, MATRIX).header
+    (tmp_path / f"mask{suffix}").write_bytes(b"the old mask")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_500_000, hard))
+    try:
+        with pytest.raises(OutputError, match=r"cannot write .*/mask"):
+            write_labels(tmp_path / f"mask{suffix}", noise, like=like)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert names(tmp_path) == [f"mask{suffix}"]
+    assert (tmp_path / f"mask{suffix}").read_bytes() == b"the old mask"
 
 
 def test_an_interrupted_write_leaves_the_old_mask(folder_with_old_mask, monkeypatch):
     source = read_image(folder_with_old_mask / "ct.nii.gz")
 
-    def interrupt(*_):
+    def interrupt(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ImageOpener, "write", interrupt)
+    spoil_disk(monkeypatch, "mask", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_labels(folder_with_old_mask / "mask.nii.gz", label_map(), like=source.header)
     assert_only_the_old_mask_is_there(folder_with_old_mask)
 
 
-@pytest.mark.parametrize(
-    ("offset", "words"), [(352 + 17, "voxels read back"), (100, "pixdim"), (42, "dim"), (283, "srow_x")]
-)
-def test_a_disk_that_changes_a_byte_is_noticed(folder_with_old_mask, monkeypatch, offset, words):
-    source = read_image(folder_with_old_mask / "ct.nii.gz")
-    write, position = ImageOpener.write, [0]
+def wrong_bit_at(offset: int):
+    """What a disk does that changes one bit of a file."""
+    position = [0]
 
-    def write_with_an_error(opener, content):
+    def change(content):
         changed, at = bytearray(content), offset - position[0]
         if 0 <= at < len(changed):
             changed[at] ^= 4
         position[0] += len(changed)
-        return write(opener, bytes(changed))
+        return bytes(changed)
 
-    monkeypatch.setattr(ImageOpener, "write", write_with_an_error)
-    with pytest.raises(OutputError, match=rf"/mask\.nii\.gz: .*{words}"):
+    return change
+
+
+@pytest.mark.parametrize(
+    ("offset", "words"),
+    [(352 + 17, "voxels read back"), (100, "pixdim"), (42, "dim"), (283, "srow_x"), (0, "header"), (112, "header")],
+)
+def test_a_disk_that_changes_a_bit_is_noticed(tmp_path, monkeypatch, offset, words):
+    source = read_image(save_scan(tmp_path / "ct.nii.gz", hounsfield(), MATRIX))
+    (tmp_path / "mask.nii").write_bytes(b"the old mask")
+    spoil_disk(monkeypatch, "mask", wrong_bit_at(offset))
+    with pytest.raises(OutputError, match=rf"/mask\.nii: .*{words}"):
+        write_labels(tmp_path / "mask.nii", label_map(), like=source.header)
+    assert names(tmp_path) == ["ct.nii.gz", "mask.nii"]
+    assert (tmp_path / "mask.nii").read_bytes() == b"the old mask"
+
+
+@pytest.mark.parametrize("place", [0.0, 0.04, 0.3, 0.6, 0.9, 0.97, 0.999])
+def test_a_disk_that_changes_a_bit_of_a_packed_mask_is_noticed(folder_with_old_mask, monkeypatch, place):
+    source = read_image(folder_with_old_mask / "ct.nii.gz")
+    write_labels(folder_with_old_mask / "whole.nii.gz", label_map(), like=source.header)
+    size = (folder_with_old_mask / "whole.nii.gz").stat().st_size
+    (folder_with_old_mask / "whole.nii.gz").unlink()
+    spoil_disk(monkeypatch, "mask", wrong_bit_at(int(size * place)))
+    with pytest.raises(OutputError, match=r"/mask\.nii\.gz: .*(read back|changed while writing)"):
         write_labels(folder_with_old_mask / "mask.nii.gz", label_map(), like=source.header)
     assert_only_the_old_mask_is_there(folder_with_old_mask)
+
+
+@pytest.mark.parametrize("change", [lambda content: content[:-1], lambda content: content + b"0"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_disk_that_loses_or_adds_bytes_is_noticed(folder_with_old_mask, monkeypatch, change, suffix):
+    source = read_image(folder_with_old_mask / "ct.nii.gz")
+    spoil_disk(monkeypatch, "mask", change)
+    with pytest.raises(OutputError, match=r"/mask\.nii.*: .*(read back|changed while writing)"):
+        write_labels(folder_with_old_mask / f"mask{suffix}", label_map(), like=source.header)
+    assert_only_the_old_mask_is_there(folder_with_old_mask)
+
+
+def test_a_mask_of_many_blocks_is_the_same_file_whatever_its_order_in_memory(tmp_path):
+    shape = (130, 90, 900)  # three blocks
+    labels = np.zeros(shape, dtype=np.uint8)
+    labels[30:90, 20:70, 100:880] = np.arange(780) // 30 + 1
+    like = nib.Nifti1Image(labels, MATRIX).header
+    for name, order in (("c.nii.gz", "C"), ("f.nii.gz", "F")):
+        write_labels(tmp_path / name, np.asarray(labels, order=order), like=like)
+    content = (tmp_path / "c.nii.gz").read_bytes()
+    assert content == (tmp_path / "f.nii.gz").read_bytes()
+    assert content[3:9] == bytes(6), "no file name, no time"
+    np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / "c.nii.gz").dataobj), labels)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_writing_holds_a_few_blocks_beside_the_mask(tmp_path, order):
+    labels = np.asarray(np.zeros((256, 256, 600), dtype=np.uint8), order=order)  # 39 MB
+    labels[60:200, 70:190, 20:580] = 7
+    like = nib.Nifti1Image(labels, MATRIX).header
+    tracemalloc.start()
+    write_labels(tmp_path / "mask.nii.gz", labels, like=like)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16e6
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):

@@ -26,6 +26,7 @@ from verse3d.data.transforms import (
     preparation,
     prepare_case,
     prepare_image,
+    prepare_image_float16,
     require_same_grid,
 )
 
@@ -143,6 +144,16 @@ def test_inference_prepares_a_scan_exactly_as_training_does(pair, situation):
     assert geometry.axis_codes == ("R", "A", "S")
     assert (image.dtype, image.shape) == (np.float32, geometry.shape)
     np.testing.assert_allclose(image, np.asarray(ready["image"])[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("situation", GEOMETRIES)
+def test_the_image_in_float16_is_the_float32_one_rounded(pair, situation):
+    case, settings = pair(*situation[:4]), config(situation[4])
+    volume = read_image(case.image)
+    image, geometry = prepare_image(volume, settings.grid)
+    rounded, same = prepare_image_float16(volume, settings.grid)
+    assert (rounded.dtype, same) == (np.float16, geometry)
+    assert rounded.tobytes() == image.astype(np.float16).tobytes()
 
 
 def test_the_window_becomes_zero_to_one_and_clips(tmp_path):

@@ -1,9 +1,11 @@
 """Cleaning label maps, against a flood fill that a child could follow."""
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from verse3d.core.config import InferenceConfig
 from verse3d.core.geometry import Geometry
@@ -38,6 +40,19 @@ def cleaned_naively(labels, voxel_ml, minimum_ml, largest_only):
         for voxel in itertools.chain.from_iterable(parts):
             result[voxel] = label
     return result
+
+
+def cleaned_at_once(labels, minimum_voxels, largest_only):
+    """Every label's components on the whole map, in the order of its axes."""
+    for label in np.unique(labels)[1:]:
+        found, _ = ndimage.label(labels == label, np.ones((3, 3, 3)))
+        voxels = np.bincount(found.ravel())
+        voxels[0] = 0
+        keep = voxels >= minimum_voxels
+        if largest_only:
+            keep &= np.arange(voxels.size) == voxels.argmax()
+        labels = np.where((found > 0) & ~keep[found], np.uint8(0), labels)
+    return labels
 
 
 def clean(labels, geometry=ANISOTROPIC, **settings):
@@ -99,3 +114,40 @@ def test_an_empty_map_and_switched_off_thresholds_change_nothing():
     assert not clean(empty, min_component_ml=1.0, largest_component_only=True).any()
     speckled = np.random.default_rng(0).integers(0, 2, ANISOTROPIC.shape, dtype=np.uint8)
     np.testing.assert_array_equal(clean(speckled), speckled)
+
+
+@pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("largest_only", [False, True])
+def test_the_order_in_memory_changes_nothing_not_even_between_equally_large_components(axes, largest_only):
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        labels = random.choice([0, 1, 2, 28], p=[0.88, 0.05, 0.04, 0.03], size=ANISOTROPIC.shape).astype(np.uint8)
+        stored = labels.transpose(axes).copy().transpose(np.argsort(axes))
+        settings = InferenceConfig(min_component_ml=0.02, largest_component_only=largest_only)
+        assert clean_up(stored, ANISOTROPIC, settings) is stored
+        np.testing.assert_array_equal(stored, cleaned_at_once(labels, 2, largest_only))
+
+
+def test_more_components_than_16_bits_can_count_are_told_apart():
+    labels = np.zeros((120, 120, 120), dtype=np.uint8)
+    labels[::2, ::2, ::2] = 3  # 216,000 single voxels
+    labels[100:109, 50:53, 60:65] = 3
+    geometry = Geometry(labels.shape, np.eye(4))
+    expected = cleaned_at_once(labels, 10, largest_only=False)
+    assert np.count_nonzero(expected) < 500
+    np.testing.assert_array_equal(clean(labels, geometry, min_component_ml=0.01), expected)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_long_spine_takes_three_bytes_a_voxel_of_its_box(order):
+    labels = np.zeros((300, 250, 200), dtype=np.uint8, order=order)
+    labels[50:150, 60:130, :] = 1
+    labels[170, 20, 30] = 1
+    box = 121 * 111 * 200
+    geometry, settings = Geometry(labels.shape, np.eye(4)), InferenceConfig(min_component_ml=0.1)
+    tracemalloc.start()
+    clean_up(labels, geometry, settings)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.count_nonzero(labels) == 100 * 70 * 200
+    assert peak < 3 * box + 3e6

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from verse3d.core.errors import GeometryError
 from verse3d.core.geometry import Geometry
-from verse3d.core.volume import READ_ERRORS, Volume, as_labels, open_nifti, stored_header, unreadable
+from verse3d.core.volume import Volume, as_labels, open_nifti, stored_header, unreadable
+from verse3d.core.voxels import READ_ERRORS
 
 _PIECE_BYTES = 2**20
 

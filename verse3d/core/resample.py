@@ -2,55 +2,27 @@
 
 Reorienting, cropping and changing the spacing keep the directions of the axes, so the map from one index to the other
 is a permutation with a scale and an offset per axis, and linear interpolation separates into three 1-D ones. The
-volume is walked plane by plane along its slowest axis in memory; beside source and result only a few planes are held.
+volume is walked plane by plane along its slowest axis in memory, or tile by tile where masks come out; beside source
+and result only a few planes or tiles are held for each core. The result does not depend on the number of cores.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from scipy.ndimage import find_objects
 
-from verse3d.core.errors import GeometryError
-from verse3d.core.geometry import Geometry, Shape
+from verse3d.core.axismaps import AxisMap, Box, aligned, box_of, cut_to_need, slowest_first, target_box
+from verse3d.core.geometry import Geometry
+from verse3d.core.threads import in_ranges
 
-_PARALLEL_TOLERANCE_VOXELS = 1e-2
-_OUTSIDE_TOLERANCE_VOXELS = 1.0
 _SHARE_TOLERANCE = 1e-6
-_Plane = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class _AxisMap:
-    """For each index along one target axis: the two source voxels around it and the weight of the upper one."""
-
-    lower: NDArray[np.intp]
-    upper: NDArray[np.intp]
-    weight: NDArray[np.float32]
-
-    @property
-    def nearest(self) -> NDArray[np.intp]:
-        """The closer source voxel; the lower one if both are equally far."""
-        return np.where(self.weight > 0.5, self.upper, self.lower)
-
-    def part(self, span: slice) -> "_AxisMap":
-        """The map of a range of target indices."""
-        return _AxisMap(self.lower[span], self.upper[span], self.weight[span])
-
-    def moved(self, by: int) -> "_AxisMap":
-        """The map with all source indices moved."""
-        return _AxisMap(self.lower + by, self.upper + by, self.weight)
-
-    def interpolated(self, values: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-        """``values`` carried over linearly along one of their axes. Two copies of the result are held meanwhile."""
-        result: NDArray[np.float32] = np.take(values, self.lower, axis=axis)
-        rise = np.take(values, self.upper, axis=axis)
-        rise -= result
-        rise *= np.expand_dims(self.weight, tuple(range(1, values.ndim - axis)))
-        result += rise
-        return result
+_ROUNDING = 1e-5
+_TILE = (64, 64, 64)
+_Plane = NDArray[np.float32]
+Finish = Callable[[_Plane], NDArray[Any]]
+"""What becomes of a plane of interpolated values; it may be changed in place."""
 
 
 def resample_linear(array: NDArray[Any], source: Geometry, target: Geometry) -> NDArray[np.float32]:
@@ -67,21 +39,24 @@ def resample_linear(array: NDArray[Any], source: Geometry, target: Geometry) -> 
         >>> resample_linear(np.array([0, 2, 4]).reshape(3, 1, 1), line, fine).ravel().tolist()
         [0.0, 1.0, 2.0, 3.0, 4.0]
     """
-    view, axes = _aligned(array, source, target)
-    order = _slowest_first(view)
-    slabs = view.transpose(order)
-    across, rows, columns = (axes[axis] for axis in order)
+    return resample_finished(array, source, target, np.float32, lambda plane: plane)
 
-    def plane(index: int) -> _Plane:
-        return columns.interpolated(rows.interpolated(slabs[index].astype(np.float32, copy=False), 0), 1)
 
-    planes = _PlaneCache(plane)
-    result = np.empty([target.shape[axis] for axis in order], dtype=np.float32)
-    for row, lower, upper, weight in _steps(across):
-        result[row] = planes[lower]
-        if weight > 0:
-            result[row] += (planes[upper] - planes[lower]) * weight
-    return result.transpose(np.argsort(order))
+def resample_finished(
+    array: NDArray[Any], source: Geometry, target: Geometry, dtype: DTypeLike, finish: Finish
+) -> NDArray[Any]:
+    """As ``resample_linear``, but each plane passes through ``finish`` and is stored as ``dtype``.
+
+    No volume of float32 is held. ``finish`` gets planes of any orientation and must treat each voxel by itself.
+
+    Raises:
+        GeometryError: as for ``resample_linear``.
+    """
+    view, axes = aligned(array, source, target)
+    order = slowest_first(view)
+    result: NDArray[Any] = np.empty([target.shape[axis] for axis in order], dtype).transpose(np.argsort(order))
+    in_ranges(lambda start, stop: _interpolate(view, axes, result, finish, slice(start, stop)), result.shape[order[0]])
+    return result
 
 
 def resample_nearest(array: NDArray[Any], source: Geometry, target: Geometry) -> NDArray[Any]:
@@ -90,58 +65,147 @@ def resample_nearest(array: NDArray[Any], source: Geometry, target: Geometry) ->
     Raises:
         GeometryError: as for ``resample_linear``.
     """
-    view, axes = _aligned(array, source, target)
+    view, axes = aligned(array, source, target)
     return view[np.ix_(*(axis.nearest for axis in axes))]
+
+
+def resample_above(
+    probability: NDArray[np.floating], source: Geometry, target: Geometry, threshold: float
+) -> NDArray[np.uint8]:
+    """Where ``resample_linear(probability, source, target) > threshold``: 1 there, 0 elsewhere.
+
+    Interpolates only around source voxels above the threshold, tile by tile. The mask lies in memory as in a NIfTI
+    file (the first axis runs fastest).
+
+    Args:
+        probability: values 0 ... 1, any float dtype.
+        source: their grid.
+        target: the grid of the mask.
+        threshold: 0 ... 1.
+
+    Raises:
+        GeometryError: as for ``resample_linear``.
+    """
+    view, axes = aligned(probability, source, target)
+    across, rows, columns = slowest_first(view.T)
+    mask = np.zeros(target.shape[::-1], np.uint8)
+
+    def fill(tile: Box) -> None:
+        # An interpolated value exceeds the largest of the eight around it by rounding at most.
+        ready = _around(view.T, axes[::-1], tile, lambda near: near > threshold - _ROUNDING)
+        if ready is not None:
+            near, maps, box = ready
+            values = _carried(near.astype(np.float32), maps, (rows, columns, across))
+            mask[tile][box] = values > threshold
+
+    _in_tiles(fill, mask.shape)
+    return mask.T
 
 
 def resample_vote(array: NDArray[np.uint8], source: Geometry, target: Geometry) -> NDArray[np.uint8]:
     """Label maps by "linear vote": each label's mask is interpolated linearly and the largest share wins.
 
     Smoother than the nearest voxel when the grids differ, and never invents a label. Equal shares go to the lower id.
-    Works label by label inside its bounding box; beside the result two float32 arrays of the target's size are held.
+    Works tile by tile, and there label by label inside its bounding box. The result lies in memory as in a NIfTI file
+    (the first axis runs fastest).
 
     Raises:
         GeometryError: as for ``resample_linear``.
     """
-    view, axes = _aligned(array, source, target)
-    best = np.zeros(target.shape, dtype=np.uint8)
-    share_of_best = np.zeros(target.shape, dtype=np.float32)
-    share_of_background = np.ones(target.shape, dtype=np.float32)
-    for label, source_box in enumerate(_label_boxes(view), start=1):
+    view, axes = aligned(array, source, target)
+    best = np.zeros(target.shape[::-1], np.uint8)
+
+    def fill(tile: Box) -> None:
+        ready = _around(view.T, axes[::-1], tile, lambda near: near > 0)
+        if ready is not None:
+            near, maps, box = ready
+            _vote(near, maps, best[tile][box])
+
+    _in_tiles(fill, best.shape)
+    return best.T
+
+
+def _in_tiles(work: Callable[[Box], None], shape: tuple[int, ...]) -> None:
+    """Call ``work`` with boxes that make up the whole, on all cores."""
+    deep, high, wide = _TILE
+
+    def slab(start: int, stop: int) -> None:
+        for row in range(0, shape[1], high):
+            for column in range(0, shape[2], wide):
+                work((slice(start, stop), slice(row, row + high), slice(column, column + wide)))
+
+    in_ranges(slab, shape[0], deep)
+
+
+def _around(
+    view: NDArray[Any], maps: Sequence[AxisMap], tile: Box, matters: Callable[[NDArray[Any]], NDArray[np.bool_]]
+) -> tuple[NDArray[Any], list[AxisMap], Box] | None:
+    """What a tile of the target draws on, cut to where something matters; None where nothing does.
+
+    The source part, the maps into it, and the box inside the tile that they fill.
+    """
+    near, parts = cut_to_need(view, [axis.part(span) for axis, span in zip(maps, tile, strict=True)])
+    wanted = box_of(matters(near))
+    if wanted is None:
+        return None
+    box = target_box(parts, wanted)
+    return *cut_to_need(near, [axis.part(span) for axis, span in zip(parts, box, strict=True)]), box
+
+
+def _carried(values: NDArray[np.float32], maps: Sequence[AxisMap], order: Sequence[int]) -> NDArray[np.float32]:
+    """Values interpolated along one axis after the other."""
+    for axis in order:
+        values = maps[axis].interpolated(values, axis)
+    return values
+
+
+def _interpolate(view: NDArray[Any], maps: Sequence[AxisMap], out: NDArray[Any], finish: Finish, span: slice) -> None:
+    """Fill the part ``span`` of the slowest axis of ``out`` with the finished planes of ``view``."""
+    order = slowest_first(view)
+    slabs, goal = view.transpose(order), out.transpose(order)[span]
+    across, rows, columns = (maps[axis] for axis in order)
+
+    def plane(index: int) -> _Plane:
+        return _carried(slabs[index].astype(np.float32, copy=False), (rows, columns), (0, 1))
+
+    planes = _PlaneCache(plane)
+    for row, lower, upper, weight in _steps(across.part(span)):
+        if weight > 0:
+            between = planes[upper] - planes[lower]
+            between *= weight
+            between += planes[lower]
+        else:
+            between = planes[lower].copy()
+        goal[row] = finish(between)
+
+
+def _vote(near: NDArray[np.uint8], maps: Sequence[AxisMap], best: NDArray[np.uint8]) -> None:
+    """Fill ``best`` (all 0) with the labels of ``near`` carried over by ``maps``."""
+    near = np.ascontiguousarray(near)
+    share_of_best = np.zeros(best.shape, np.float32)
+    share_of_background = np.ones(best.shape, np.float32)
+    for label, source_box in enumerate(_label_boxes(near), start=1):
         if source_box is None:
             continue
-        box = _target_box(axes, source_box)
-        share = _share(view, label, axes, box)
+        box = target_box(maps, source_box)
+        share = _share(near, label, maps, box)
         wins = share > share_of_best[box] + _SHARE_TOLERANCE
-        best[box][wins] = label
-        share_of_best[box][wins] = share[wins]
+        np.copyto(best[box], label, where=wins)
+        np.copyto(share_of_best[box], share, where=wins)
         share_of_background[box] -= share
-    best[share_of_best <= share_of_background + _SHARE_TOLERANCE] = 0
-    return best
+    share_of_background += _SHARE_TOLERANCE
+    best[share_of_best <= share_of_background] = 0
 
 
-def _label_boxes(view: NDArray[np.uint8]) -> Sequence[tuple[slice, ...] | None]:
-    boxes: Sequence[tuple[slice, ...] | None] = find_objects(view)
+def _label_boxes(view: NDArray[np.uint8]) -> Sequence[Box | None]:
+    boxes: Sequence[Box | None] = find_objects(view)
     return boxes
 
 
-def _share(view: NDArray[np.uint8], label: int, axes: list[_AxisMap], box: tuple[slice, ...]) -> NDArray[np.float32]:
+def _share(view: NDArray[np.uint8], label: int, maps: Sequence[AxisMap], box: Box) -> NDArray[np.float32]:
     """The interpolated mask of ``label`` on the part ``box`` of the target grid."""
-    parts = [axis.part(span) for axis, span in zip(axes, box, strict=True)]
-    drawn_on = tuple(slice(int(part.lower.min()), int(part.upper.max()) + 1) for part in parts)
-    share: NDArray[np.float32] = (view[drawn_on] == label).astype(np.float32)
-    for number, (part, span) in enumerate(zip(parts, drawn_on, strict=True)):
-        share = part.moved(-span.start).interpolated(share, number)
-    return share
-
-
-def _target_box(axes: list[_AxisMap], source_box: tuple[slice, ...]) -> tuple[slice, ...]:
-    """The target indices that draw on any source index in ``source_box``."""
-    box = []
-    for axis, used in zip(axes, source_box, strict=True):
-        touched = np.flatnonzero((axis.upper >= used.start) & (axis.lower < used.stop))
-        box.append(slice(int(touched[0]), int(touched[-1]) + 1) if touched.size else slice(0, 1))
-    return tuple(box)
+    near, parts = cut_to_need(view, [axis.part(span) for axis, span in zip(maps, box, strict=True)])
+    return _carried((near == label).astype(np.float32), parts, (2, 1, 0))
 
 
 class _PlaneCache:
@@ -159,51 +223,8 @@ class _PlaneCache:
         return self._planes[index]
 
 
-def _steps(axis: _AxisMap) -> list[tuple[int, int, int, float]]:
+def _steps(axis: AxisMap) -> list[tuple[int, int, int, float]]:
     return [
         (row, int(lower), int(upper), float(weight))
         for row, (lower, upper, weight) in enumerate(zip(axis.lower, axis.upper, axis.weight, strict=True))
     ]
-
-
-def _aligned(array: NDArray[Any], source: Geometry, target: Geometry) -> tuple[NDArray[Any], list[_AxisMap]]:
-    """A view of ``array`` with its axes in the target's order, and the map along each of them."""
-    if array.shape != source.shape:
-        raise GeometryError(f"the array's shape {array.shape} is not that of its grid {source.shape}")
-    source_from_target = np.linalg.solve(source.affine, target.affine)
-    linear, offset = source_from_target[:3, :3], source_from_target[:3, 3]
-    source_axis = [int(axis) for axis in np.abs(linear).argmax(axis=0)]  # for each target axis
-    _refuse_not_parallel(linear, source_axis, target.shape)
-    view = array.transpose(source_axis)
-    maps = [
-        _axis_map(linear[axis, number], offset[axis], view.shape[number], target.shape[number])
-        for number, axis in enumerate(source_axis)
-    ]
-    return view, maps
-
-
-def _refuse_not_parallel(linear: NDArray[np.floating], source_axis: list[int], shape: Shape) -> None:
-    rest = linear.copy()
-    for number, axis in enumerate(source_axis):
-        rest[axis, number] = 0.0
-    drift = float((np.abs(rest) @ (np.array(shape) - 1)).max())
-    if sorted(source_axis) != [0, 1, 2] or drift > _PARALLEL_TOLERANCE_VOXELS:
-        raise GeometryError(f"the two grids are rotated against each other (by up to {drift:.3g} voxels)")
-
-
-def _axis_map(scale: float, offset: float, source_size: int, target_size: int) -> _AxisMap:
-    # Rounded, so that a centre that meets a source voxel within float error meets it exactly.
-    position = np.round(np.arange(target_size) * scale + offset, 6)
-    beyond = max(-float(position.min()), float(position.max()) - (source_size - 1))
-    # A coarse target may end up to half its own voxel beyond a fine source (and the reverse).
-    if beyond > _OUTSIDE_TOLERANCE_VOXELS * max(1.0, abs(scale)):
-        raise GeometryError(f"the target grid reaches {beyond:.2f} voxels beyond the source grid")
-    position = np.clip(position, 0, source_size - 1)
-    lower = np.floor(position).astype(np.intp)
-    upper = np.minimum(lower + 1, source_size - 1)
-    return _AxisMap(lower, upper, (position - lower).astype(np.float32))
-
-
-def _slowest_first(view: NDArray[Any]) -> list[int]:
-    """The axes by their stride in memory (of equal ones the longer first), so that planes are read in one piece."""
-    return sorted(range(3), key=lambda axis: (abs(view.strides[axis]), view.shape[axis]), reverse=True)

@@ -1,22 +1,19 @@
 """NIfTI in, NIfTI out: voxels with their geometry, and masks written on exactly the grid of their scan."""
 
-import gzip
-import zlib
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.arrayproxy import ArrayProxy
-from nibabel.filebasedimages import ImageFileError
-from nibabel.openers import ImageOpener
-from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from verse3d.core.errors import DataError, GeometryError, OutputError
 from verse3d.core.files import whole_file
 from verse3d.core.geometry import Geometry
+from verse3d.core.voxels import READ_ERRORS, all_values, holds, is_scaled, read_voxels, voxel_pieces, write_bytes
 from verse3d.version import __version__
 
 LABEL_DESCRIPTION = b"verse3d"
@@ -42,19 +39,7 @@ GEOMETRY_FIELDS = (
 """The header fields that place voxels in the world. A mask copies them from its scan bit for bit."""
 
 _NO_EXTENSIONS = bytes(4)
-_PIECE_BYTES = 2**20
-READ_ERRORS = (
-    OSError,
-    EOFError,
-    zlib.error,
-    gzip.BadGzipFile,
-    ImageFileError,
-    HeaderDataError,
-    ValueError,
-    OverflowError,
-    MemoryError,
-)
-"""What nibabel and the libraries below it raise on files that are damaged or no NIfTI."""
+_DISK_HINT = "check the disk"
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,22 +114,25 @@ def stored_voxels(path: Path) -> StoredVoxels:
 def read_image(path: Path) -> Volume:
     """Read a scan. Integer voxels without scaling keep their dtype, everything else becomes float32 HU.
 
+    Beside the array about 1 MB is held. The array never shares memory with the file, which may change.
+
     Raises:
         DataError: missing, truncated, damaged, not NIfTI, not 3D, RGB or complex voxels, NaN or infinity among them.
         GeometryError: the affine is singular or not finite.
     """
     image = open_nifti(path)
     geometry = _geometry(image, path)
-    array = _voxels(image, path)
+    with _refusing(path):
+        array = read_voxels(path, image.dataobj)
     if array.dtype.kind == "f":
-        array = array.astype(np.float32, copy=False)
         _refuse_not_finite(array, path)
-    native = array.dtype.newbyteorder("=")  # torch refuses the other byte order
-    return Volume(array.astype(native, copy=False), geometry, stored_header(image), path)
+    return Volume(array, geometry, stored_header(image), path)
 
 
 def read_labels(path: Path) -> Volume:
     """Read a label map as uint8 (or uint16 if an id is above 255). Float masks are accepted if all are whole numbers.
+
+    Beside the array about 1 MB is held.
 
     Raises:
         DataError: as for ``read_image``; or a value is negative, above 65535 or not a whole number.
@@ -152,7 +140,26 @@ def read_labels(path: Path) -> Volume:
     """
     image = open_nifti(path)
     geometry = _geometry(image, path)
-    return Volume(as_labels(_voxels(image, path), path), geometry, stored_header(image), path)
+    with _refusing(path):
+        plain = image.dataobj.dtype == np.uint8 and not is_scaled(image.dataobj)
+        array = read_voxels(path, image.dataobj) if plain else _label_voxels(image, path)
+    return Volume(array, geometry, stored_header(image), path)
+
+
+def _label_voxels(image: nib.Nifti1Image, path: Path) -> NDArray[Any]:
+    array: NDArray[Any] = np.empty(image.shape, np.uint8, order="F")
+    for start, values in voxel_pieces(path, image.dataobj):
+        if not _all_labels(values):
+            return as_labels(all_values(path, image.dataobj), path)  # says what is wrong with the file as a whole
+        if values.max() > 255 and array.dtype == np.uint8:
+            array = array.astype(np.uint16)
+        array.reshape(-1, order="F")[start : start + values.size] = values
+    return array
+
+
+def _all_labels(values: NDArray[Any]) -> bool:
+    in_range = values.min() >= 0 and values.max() <= np.iinfo(np.uint16).max  # not so if NaN is among them
+    return bool(in_range and (values.dtype.kind != "f" or np.array_equal(values, np.rint(values))))
 
 
 def as_labels(array: NDArray[Any], path: Path) -> NDArray[Any]:
@@ -190,9 +197,14 @@ def write_labels(path: Path, labels: NDArray[np.uint8], *, like: nib.Nifti1Heade
     if labels.shape != shape:
         raise GeometryError(f"{path}: the mask's shape {labels.shape} is not the scan's shape {shape}")
     nifti_stem(path)
+    # Byte for byte: nibabel's own writer would repair the header's geometry on the way. Header extensions are left out:
+    # they describe the scan, and may name the patient.
+    head = _label_header(like).binaryblock + _NO_EXTENSIONS
     with whole_file(path) as part:
-        _write_as_is(part, labels, _label_header(like))
-        _compare_with_file(part, labels, like, path)
+        write_bytes(part, head, labels)
+        _compare_geometry(part, like, path)
+        if not holds(part, head, labels):
+            raise OutputError(f"{path}: the header or the voxels read back are not those written", hint=_DISK_HINT)
 
 
 def _label_header(like: nib.Nifti1Header) -> nib.Nifti1Header:
@@ -208,29 +220,14 @@ def _label_header(like: nib.Nifti1Header) -> nib.Nifti1Header:
     return header
 
 
-def _write_as_is(path: Path, labels: NDArray[np.uint8], header: nib.Nifti1Header) -> None:
-    """Header and voxels byte for byte; nibabel's own writer would repair the header's geometry on the way.
-
-    Header extensions are left out: they describe the scan, and may name the patient.
-    """
-    with ImageOpener(path, "wb") as handle:
-        handle.write(header.binaryblock + _NO_EXTENSIONS)
-        for plane in labels.T:  # i runs fastest in the file
-            handle.write(plane.tobytes())
-
-
-def _compare_with_file(part: Path, labels: NDArray[np.uint8], like: nib.Nifti1Header, path: Path) -> None:
-    written = nib.load(part)
-    stored = stored_header(written)
+def _compare_geometry(part: Path, like: nib.Nifti1Header, path: Path) -> None:
+    try:
+        stored = stored_header(nib.load(part))
+    except READ_ERRORS as error:
+        raise OutputError(f"{path}: the header cannot be read back: {error}", hint=_DISK_HINT) from error
     different = [name for name in GEOMETRY_FIELDS if stored[name].tobytes() != like[name].tobytes()]
     if different:
-        raise OutputError(f"{path}: header fields {different} changed while writing")
-    try:
-        same = np.array_equal(_voxels(written, part), labels)
-    except DataError:
-        same = False
-    if not same:
-        raise OutputError(f"{path}: the voxels read back are not those written", hint="check the disk")
+        raise OutputError(f"{path}: header fields {different} changed while writing", hint=_DISK_HINT)
 
 
 def open_nifti(path: Path) -> nib.Nifti1Image:
@@ -290,24 +287,15 @@ def _geometry(image: nib.Nifti1Image, path: Path) -> Geometry:
         raise GeometryError(f"{path}: {error.message}", hint=error.hint) from error
 
 
-def _voxels(image: nib.Nifti1Image, path: Path) -> NDArray[Any]:
+@contextlib.contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Turn what reading raises into a ``DataError`` that names the file."""
     try:
-        array: NDArray[Any] = _unpacked(image, path) if path.suffix.lower() == ".gz" else np.asanyarray(image.dataobj)
+        yield
+    except DataError:
+        raise
     except READ_ERRORS as error:
         raise unreadable(path, error) from error
-    return array
-
-
-def _unpacked(image: nib.Nifti1Image, path: Path) -> NDArray[Any]:
-    """The voxels of a .gz file, read on to its end: only there does gzip compare the checksum. nibabel stops short."""
-    stored = image.dataobj
-    with ImageOpener(path) as handle:
-        spec = (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter)
-        # Without mmap=False nibabel would map the packed bytes of a file that hardly shrank, and take them for voxels.
-        array: NDArray[Any] = np.asanyarray(ArrayProxy(handle, spec, mmap=False))
-        while handle.read(_PIECE_BYTES):
-            pass
-    return array
 
 
 def _refuse_not_finite(array: NDArray[Any], path: Path) -> None:

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from verse3d.core.errors import DataError
 from verse3d.core.geometry import Geometry
-from verse3d.core.volume import READ_ERRORS, read_geometry
+from verse3d.core.volume import read_geometry
+from verse3d.core.voxels import READ_ERRORS
 from verse3d.data.archives import archive_above
 from verse3d.data.cases import Case
 from verse3d.data.grouping import one_split_per_subject

@@ -28,7 +28,7 @@ from verse3d.core.config import AugmentConfig, Config, GridConfig, SamplingConfi
 from verse3d.core.errors import Verse3dError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import LabelScheme, label_scheme
-from verse3d.core.resample import resample_linear, resample_vote
+from verse3d.core.resample import Finish, resample_finished, resample_linear, resample_vote
 from verse3d.core.volume import Volume, read_image, read_labels
 from verse3d.data.cases import Case
 from verse3d.data.pairs import relabelled, require_same_grid
@@ -136,11 +136,25 @@ def preparation(config: Config) -> Compose:
 def prepare_image(volume: Volume, grid: GridConfig) -> tuple[NDArray[np.float32], Geometry]:
     """A scan for inference: (I, J, K) float32 0 ... 1 on the network grid, and that grid."""
     target = network_geometry(volume.geometry, grid)
-    image = resample_linear(volume.array, volume.geometry, target)
+    return resample_finished(volume.array, volume.geometry, target, np.float32, _windowing(grid)), target
+
+
+def prepare_image_float16(volume: Volume, grid: GridConfig) -> tuple[NDArray[np.float16], Geometry]:
+    """The image of ``prepare_image`` rounded to float16, as in training; no float32 volume is held meanwhile."""
+    target = network_geometry(volume.geometry, grid)
+    return resample_finished(volume.array, volume.geometry, target, np.float16, _windowing(grid)), target
+
+
+def _windowing(grid: GridConfig) -> Finish:
+    """Changes HU to 0 ... 1 in place."""
     low, high = grid.window_hu
-    image -= low
-    image *= 1.0 / (high - low)
-    return np.clip(image, 0.0, 1.0, out=image), target
+
+    def windowed(hu: NDArray[np.float32]) -> NDArray[np.float32]:
+        hu -= low
+        hu *= 1.0 / (high - low)
+        return np.clip(hu, 0.0, 1.0, out=hu)
+
+    return windowed
 
 
 def prepare_case(case: Case, config: Config) -> PreparedCase:

@@ -1,0 +1,57 @@
+import multiprocessing
+import threading
+import time
+
+import pytest
+
+from verse3d.core.threads import in_ranges, thread_count
+
+
+@pytest.fixture(params=[1, 2, 7])
+def threads(request, monkeypatch):
+    monkeypatch.setattr("verse3d.core.threads.thread_count", lambda: request.param)
+    return request.param
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 14, 100])
+@pytest.mark.parametrize("longest", [None, 1, 3, 1000])
+def test_the_ranges_make_up_the_whole_once(threads, size, longest):
+    found = []
+    in_ranges(lambda start, stop: found.append((start, stop)), size, longest)
+    assert [index for start, stop in sorted(found) for index in range(start, stop)] == list(range(size))
+    assert max(stop - start for start, stop in found) <= (longest or size)
+    assert longest is not None or len(found) <= threads
+
+
+def test_ranges_are_worked_on_at_once(monkeypatch):
+    monkeypatch.setattr("verse3d.core.threads.thread_count", lambda: 3)
+    together = threading.Barrier(3, timeout=20)  # passed only if three wait
+    in_ranges(lambda *_: together.wait(), 3, 1)
+
+
+def test_an_error_is_raised_and_what_has_not_begun_is_left_out(threads):
+    begun = []
+
+    def work(start, stop):
+        begun.append(start)
+        if start == 3:
+            raise ValueError("no good")
+        time.sleep(0.001)
+
+    with pytest.raises(ValueError, match="no good"):
+        in_ranges(work, 10_000, 1)
+    assert len(begun) < 9000
+
+
+def _count(answer):
+    answer.put(thread_count())
+
+
+def test_a_worker_process_has_one_thread():
+    assert thread_count() >= 1
+    spawn = multiprocessing.get_context("spawn")
+    answer = spawn.Queue()
+    process = spawn.Process(target=_count, args=(answer,))
+    process.start()
+    assert answer.get(timeout=60) == 1
+    process.join()

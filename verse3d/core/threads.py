@@ -1,0 +1,35 @@
+"""The same work on all cores. NumPy lets go of Python's lock while it computes, so threads are enough."""
+
+import multiprocessing
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+_MOST_THREADS = 8  # what waits for memory is not done sooner by more
+
+
+def thread_count() -> int:
+    """How many threads may compute at once; one in a worker process, which is itself one of many."""
+    if multiprocessing.parent_process() is not None:
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, _MOST_THREADS)
+
+
+def in_ranges(work: Callable[[int, int], None], size: int, longest: int | None = None) -> None:
+    """Call ``work(start, stop)`` for ranges that make up 0 ... ``size``, on all cores and in no certain order.
+
+    The ranges have at most ``longest`` elements, or are one for each core. The first error is raised after the calls
+    under way have ended; the others are not begun.
+    """
+    threads = thread_count()
+    step = longest or max(1, -(-size // threads))
+    starts = range(0, size, step)
+    stops = [min(start + step, size) for start in starts]
+    if threads == 1 or len(starts) == 1:
+        for start, stop in zip(starts, stops, strict=True):
+            work(start, stop)
+        return
+    with ThreadPoolExecutor(threads, thread_name_prefix="verse3d") as pool:
+        for _ in pool.map(work, starts, stops):
+            pass
