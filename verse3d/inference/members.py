@@ -11,6 +11,7 @@ import torch
 from verse3d.core.config import Config
 from verse3d.core.errors import ConfigError
 from verse3d.core.files import sha256_of
+from verse3d.core.memory import keep_freed_memory
 from verse3d.core.runtime import choose_precision
 from verse3d.inference.backends import Backend, open_backend
 from verse3d.inference.predictor import Predictor
@@ -42,6 +43,8 @@ def open_predictor(
         CheckpointError: a file is damaged, unsafe, of another version, or not a model.
         ConfigError: the models cannot judge together, the mirror image is the same, or the backend cannot be had.
     """
+    if device.type == "cpu":
+        keep_freed_memory()
     checkpoints = [load_checkpoint(path) for path in paths]
     first = checkpoints[0].config
     for path, checkpoint in zip(paths, checkpoints, strict=True):

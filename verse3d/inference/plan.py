@@ -18,6 +18,8 @@ _SHARE_OF_FREE = 0.9
 _IMAGE_BYTES = 2  # float16
 _WORKING_MB = 60.0
 """Planes and slabs that are held for a moment while grids are changed and files are read and written."""
+_CLEANING_BYTES = 3
+"""See ``clean_up``."""
 _SUMS_DTYPES = (torch.float32, torch.float16)
 
 
@@ -67,8 +69,9 @@ class Demand:
 
     @property
     def finishing_mb(self) -> float:
-        """While the answer is carried to the grid of the scan, cleaned and written."""
-        return self._result_mb + self.source_voxels / 1e6 + _WORKING_MB
+        """While the answer is carried to the grid of the scan, cleaned (at worst in all of it) and written."""
+        mask_mb = self.source_voxels / 1e6
+        return max(self._result_mb + mask_mb, mask_mb * (1 + _CLEANING_BYTES)) + _WORKING_MB
 
     @property
     def _image_mb(self) -> float:

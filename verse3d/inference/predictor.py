@@ -13,10 +13,10 @@ from verse3d.core.config import Config
 from verse3d.core.geometry import Geometry, Shape
 from verse3d.core.labels import LabelScheme, label_scheme
 from verse3d.core.logs import Progress, no_progress
-from verse3d.core.resample import resample_linear, resample_vote
+from verse3d.core.resample import resample_above, resample_vote
 from verse3d.core.runtime import Precision, forget_peak_rss, peak_rss_mb, rss_mb
 from verse3d.core.volume import Volume
-from verse3d.data.transforms import prepare_image
+from verse3d.data.transforms import prepare_image_float16
 from verse3d.inference.backends import Backend, torch_backend
 from verse3d.inference.body import Body
 from verse3d.inference.placement import Placement
@@ -79,8 +79,7 @@ class Predictor:
 
         float16, as in training and validation, so that the validation Dice is that of the masks written later.
         """
-        image, grid = prepare_image(volume, self.config.grid)
-        return image.astype(np.float16), grid
+        return prepare_image_float16(volume, self.config.grid)
 
     def tiling(self, shape: Shape, source: Geometry) -> Tiling:
         """The pieces of a volume of ``shape`` on the network grid of ``source``."""
@@ -122,7 +121,7 @@ class Predictor:
         One foreground label travels home as a probability (cut at 0.5), several travel as labels that vote.
         """
         if self.scheme.output_channels == 1:
-            return (resample_linear(result, grid, source) > 0.5).astype(np.uint8)
+            return resample_above(result, grid, source, 0.5)
         return resample_vote(result, grid, source)
 
     def network_ids(

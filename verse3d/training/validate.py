@@ -15,7 +15,7 @@ from verse3d.core.volume import Volume, read_image
 from verse3d.data.cases import Case
 from verse3d.data.pairs import read_mask, require_same_grid
 from verse3d.data.patches import PatchDataset
-from verse3d.data.transforms import PreparedCase, prepare_image
+from verse3d.data.transforms import PreparedCase, prepare_image_float16
 from verse3d.inference.predictor import Predictor
 from verse3d.metrics.overlap import confusion, dice
 from verse3d.model.modes import get_mode
@@ -70,9 +70,9 @@ def load_validation_case(case: Case, config: Config, *, keep_scan: bool) -> Vali
     scan, mask = read_image(case.image_path()), read_mask(case)
     require_same_grid(scan, mask)
     truth = label_scheme(config.labels.scheme).network_from_verse(mask.array)
-    image, grid = prepare_image(scan, config.grid)
+    image, grid = prepare_image_float16(scan, config.grid)
     label = resample_vote(truth, scan.geometry, grid)
-    prepared = PreparedCase.of(case.case, image.astype(np.float16)[None], label[None], grid, scan.geometry)
+    prepared = PreparedCase.of(case.case, image[None], label[None], grid, scan.geometry)
     return ValidationCase(prepared, truth, scan if keep_scan else None)
 
 
