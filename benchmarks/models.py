@@ -1,0 +1,120 @@
+"""Make what the benchmarks of prediction need: two trained models and three synthetic scans.
+
+    python benchmarks/models.py --work runs/benchmarks                  # all of it, about ten minutes on two cores
+    python benchmarks/models.py --work runs/benchmarks --scans 64x64x48 --classes 2 --steps 20     # a quick look
+
+The models are the same network for 2 classes (any vertebra or none) and for 27 (26 levels and none): MONAI's UNet with
+widths 16-32-64-128-256 and two residual units, 1.5 mm, windows of 96^3 that overlap by a quarter. `verse3d train` runs
+for a few minutes on eight phantoms (patches of 64^3), so that the masks hold something; they are no good models. What
+is there already is kept. Prints how much of the smallest scan each model labels.
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from scans import SPACINGS_MM, make_scan
+
+from verse3d.core.config import Config, parse_config
+from verse3d.core.runtime import choose_device
+from verse3d.core.volume import read_image
+from verse3d.data.cases import CaseIndex, write_index
+from verse3d.data.layouts import load_cases
+from verse3d.data.phantom import write_phantom
+from verse3d.inference.predict import Predictor
+from verse3d.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+
+SCHEMES = {2: "binary", 27: "vertebrae"}
+STEPS = {2: 150, 27: 250}
+"""Long enough for masks that hold something, two to three minutes each on two cores."""
+SMALLEST_FOREGROUND = 0.001
+TRAINING = {
+    "network.name": "unet",
+    "network.channels": "[16, 32, 64, 128, 256]",
+    "network.residual_units": "2",
+    "grid.spacing_mm": "1.5",
+    "loss.name": "dice_ce",
+    "sampling.patch_voxels": "64",
+    "sampling.margin_voxels": "0",
+    "sampling.foreground_fraction": "0.9",
+    "augment.affine": "0",
+    "augment.blur": "0",
+    "augment.mirror_left_right": "0",
+    "optim.lr": "3e-3",
+    "optim.epochs": "1",
+    "optim.warmup_steps": "10",
+    "optim.ema_decay": "0",
+    "validation.loss_batches": "0",
+    "validation.pictures": "0",
+}
+PREDICTING = {"sampling": {"patch_voxels": [96, 96, 96]}, "inference": {"windows_per_batch": 1}}
+
+
+def trained(work: Path, classes: int, steps: int | None = None) -> Path:
+    """The checkpoint of the model for so many classes; trained if it is not in the folder yet."""
+    steps = steps or STEPS[classes]
+    run = work / f"trained-{classes}-classes-{steps}-steps"
+    if not (run / "best.pt").is_file():
+        print(f"training {run} ...", flush=True)
+        settings = TRAINING | {"labels.scheme": SCHEMES[classes], "optim.steps_per_epoch": str(steps)}
+        options = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+        command = [sys.executable, "-m", "verse3d", "-q", "train", "--data", str(_phantoms(work)), "--out", str(run)]
+        subprocess.run([*command, "--config", "unet3d", "--overwrite", *options], check=True)
+    return run / "best.pt"
+
+
+def model_for(work: Path, classes: int, *, overlap: float, amp: str = "auto", steps: int | None = None) -> Path:
+    """The trained model as a file of its own that predicts with this overlap and number format ("auto" or "off")."""
+    checkpoint = load_checkpoint(trained(work, classes, steps))
+    changes = PREDICTING | {"inference": {**PREDICTING["inference"], "overlap": overlap}, "runtime": {"amp": amp}}
+    path = work / f"model-{classes}-classes-overlap{overlap:g}-amp-{amp}.pt"
+    save_checkpoint(path, replace(checkpoint, config=_changed(checkpoint, changes), training={}))
+    return path
+
+
+def _changed(checkpoint: Checkpoint, changes: dict[str, dict[str, object]]) -> Config:
+    values = checkpoint.config.to_dict()
+    return parse_config(
+        {name: {**section, **changes.get(name, {})} if name in changes else section for name, section in values.items()}
+    )
+
+
+def _phantoms(work: Path) -> Path:
+    """The index of eight phantoms, all of them for training; made if it is not there yet."""
+    index = work / "phantoms.jsonl"
+    if not index.is_file():
+        write_phantom(work / "phantoms", cases=8, seed=11)
+        cases = load_cases(work / "phantoms")
+        write_index(index, CaseIndex(tuple(replace(case, split="train") for case in cases)))
+    return index
+
+
+def foreground(model: Path, scan: Path) -> tuple[float, int]:
+    """The share of a scan that a model labels, and how many different labels it finds."""
+    labels = Predictor.from_checkpoint(model, choose_device("cpu")).label(read_image(scan))
+    voxels = np.bincount(labels.ravel())
+    return float(voxels[1:].sum() / labels.size), int(np.count_nonzero(voxels[1:]))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Make all of it and look at what the models label."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("runs/benchmarks"), help="folder to keep it in")
+    parser.add_argument("--scans", nargs="+", default=list(SPACINGS_MM), help="sizes; the first is labelled")
+    parser.add_argument("--classes", type=int, nargs="+", choices=SCHEMES, default=list(SCHEMES))
+    parser.add_argument("--steps", type=int, help="of training, instead of the usual ones")
+    options = parser.parse_args(arguments)
+    scans = [make_scan(options.work, size) for size in options.scans]
+    for classes in options.classes:
+        model = model_for(options.work, classes, overlap=0.25, steps=options.steps)
+        share, labels = foreground(model, scans[0])
+        verdict = "" if share >= SMALLEST_FOREGROUND else "   TOO LITTLE: agreement of its masks would mean nothing"
+        print(f"{classes:2} classes: {100 * share:.2f} % of {scans[0].name} in {labels} labels{verdict}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
