@@ -4,8 +4,8 @@
     python nnunet_side.py predict SCAN --model FOLDER --out FOLDER --note note.json --overlap 0.25
 
 ``make`` writes a model folder as nnU-Net's training leaves it (plans.json, dataset.json, checkpoint_final.pth), with
-random weights; ``predict`` is nnU-Net's own predictor and export on the CPU, without mirroring, one process to
-prepare and one to export, since there is one scan.
+random weights; ``predict`` is nnU-Net's own predictor and export on the CPU, without mirroring: all in this process, as
+its command does with ``-npp 0 -nps 0``, which is quicker for one scan; or with worker processes, as it does by default.
 """
 
 import argparse
@@ -38,6 +38,7 @@ def main() -> None:
     predict.add_argument("--out", type=Path, required=True)
     predict.add_argument("--note", type=Path, required=True)
     predict.add_argument("--overlap", type=float, required=True)
+    predict.add_argument("--workers", type=int, default=0, help="to prepare, and as many to export")
     for one in (make, predict):
         one.add_argument("--model", type=Path, required=True)
     options = parser.parse_args()
@@ -57,9 +58,14 @@ def _predict(options: argparse.Namespace) -> None:
     )
     predictor.initialize_from_trained_model_folder(str(options.model), use_folds=(0,))
     mask = options.out / options.scan.name.removesuffix(".nii.gz")
-    predictor.predict_from_files(
-        [[str(options.scan)]], [str(mask)], num_processes_preprocessing=1, num_processes_segmentation_export=1
-    )
+    mask.with_name(f"{mask.name}.nii.gz").unlink(missing_ok=True)
+    files = [[str(options.scan)]], [str(mask)]
+    if options.workers:
+        predictor.predict_from_files(
+            *files, num_processes_preprocessing=options.workers, num_processes_segmentation_export=options.workers
+        )
+    else:
+        predictor.predict_from_files_sequential(*files)
     if not mask.with_name(f"{mask.name}.nii.gz").is_file():
         raise SystemExit("nnU-Net wrote no mask")
 

@@ -1,6 +1,7 @@
 """Used by the benchmarks of prediction: the two ways from a scan to a mask, as programs to run."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -61,7 +62,8 @@ def known(variants: list[str]) -> list[str]:
 
 
 def run_ours(scan: Path, model: Path, out: Path, arguments: tuple[str, ...] = ()) -> Outcome:
-    """``verse3d predict`` of one scan into the folder ``out``."""
+    """``verse3d predict`` of one scan into the folder ``out``, which is emptied first."""
+    shutil.rmtree(out, ignore_errors=True)
     command = ["-q", "predict", str(scan), "--model", str(model), "--out", str(out), "--device", "cpu", "--overwrite"]
     note = _note(out)
     return run_program([sys.executable, "-c", _OURS, str(note), *command, *arguments], note)
@@ -77,7 +79,8 @@ class Stock:
     limit_gb: float | None = None
 
     def run(self, scan: Path, model: Path, out: Path) -> Outcome:
-        """The stock MONAI pipeline, one scan into the folder ``out``."""
+        """The stock MONAI pipeline, one scan into the folder ``out``, which is emptied first."""
+        shutil.rmtree(out, ignore_errors=True)
         note = _note(out)
         settings = ["--windows-per-batch", str(self.windows_per_batch), "--overlap", str(self.overlap)]
         command = [*_stock(scan, model, note), "--out", str(out), "--carry", self.carry, *settings]

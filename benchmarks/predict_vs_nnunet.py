@@ -62,6 +62,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--ours", default="torch,openvino", help=f"some of {','.join(VARIANTS)}")
     parser.add_argument("--overlap", type=float, default=0.25, help="of neighbouring windows")
     parser.add_argument("--channels", type=int, nargs="+", default=[32, 64, 128, 256, 320, 320], help="widths")
+    parser.add_argument("--workers", type=int, default=0, help="of nnU-Net: none, or as its command has them, 3")
     parser.add_argument(
         "--limit-gb",
         type=float,
@@ -101,6 +102,7 @@ def _run_theirs(python: Path, scan: Path, model: Path, options: argparse.Namespa
     out.mkdir(parents=True, exist_ok=True)
     note = out / "note.json"
     settings = ["--model", str(model), "--out", str(out), "--note", str(note), "--overlap", str(options.overlap)]
+    settings += ["--workers", str(options.workers)]
     return run_program(_side(python, "predict", str(scan), *settings), note, limit_gb=options.limit_gb)
 
 
