@@ -24,8 +24,6 @@ CASES = (("512x512x500", 2, 3.0), ("512x512x500", 27, 3.0), ("512x512x1500", 27,
 """Size, classes, most GB."""
 GROWTH_SCAN, MOST_GROWTH = "256x256x200", 0.10
 QUICK_SCAN = "64x64x48"
-FORETOLD = "predicted_peak_rss_mb"
-"""How predictions.json calls the peak that was foretold, in the record of the scan or in its plan."""
 
 
 def main() -> None:
@@ -33,8 +31,9 @@ def main() -> None:
     options = _options()
     print(f"overlap {options.overlap}, {machine()}")
     for name in known(options.ours.split(",")):
-        for size, classes, most_gb in CASES:
-            outcome, foretold = _ours(QUICK_SCAN if options.quick else size, classes, name, options)
+        for usual_size, classes, most_gb in CASES:
+            size = QUICK_SCAN if options.quick else usual_size
+            outcome, foretold = _ours(size, classes, name, options)
             verdict = outcome.trouble or ("ok" if outcome.peak_mb <= most_gb * 1e3 else "TOO MUCH")
             print(
                 f"{name:16} {size:>12} {classes:3} classes: peak {outcome.peak_mb / 1e3:5.2f} GB, {foretold}, "
@@ -64,8 +63,8 @@ def _ours(size: str, classes: int, name: str, options: argparse.Namespace) -> tu
 
 
 def _foretold(record: dict[str, Any]) -> str:
-    value = record.get(FORETOLD, (record.get("plan") or {}).get(FORETOLD))
-    return "nothing foretold" if value is None else f"foretold {value / 1e3:.2f} GB"
+    plan = record.get("plan")
+    return f"foretold {plan['peak_mb'] / 1e3:.2f} GB" if plan else "nothing foretold"
 
 
 def _print_growth(name: str, options: argparse.Namespace) -> None:

@@ -16,16 +16,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 from scans import SPACINGS_MM, make_scan
 
+from verse3d.api.models import predict
 from verse3d.core.config import Config, parse_config
-from verse3d.core.runtime import choose_device
-from verse3d.core.volume import read_image
 from verse3d.data.cases import CaseIndex, write_index
 from verse3d.data.layouts import load_cases
 from verse3d.data.phantom import write_phantom
-from verse3d.inference.predict import Predictor
 from verse3d.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 SCHEMES = {2: "binary", 27: "vertebrae"}
@@ -94,11 +91,12 @@ def _phantoms(work: Path) -> Path:
     return index
 
 
-def foreground(model: Path, scan: Path) -> tuple[float, int]:
+def foreground(model: Path, scan: Path, out: Path) -> tuple[float, int]:
     """The share of a scan that a model labels, and how many different labels it finds."""
-    labels = Predictor.from_checkpoint(model, choose_device("cpu")).label(read_image(scan))
-    voxels = np.bincount(labels.ravel())
-    return float(voxels[1:].sum() / labels.size), int(np.count_nonzero(voxels[1:]))
+    record = predict(scan, model=model, out=out, device="cpu", overwrite=True).records[0]
+    if record.status != "written":
+        raise SystemExit(f"{scan} cannot be predicted: {record.error}")
+    return record.labelled_voxels / record.voxels, len(record.levels)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -112,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     scans = [make_scan(options.work, size) for size in options.scans]
     for classes in options.classes:
         model = model_for(options.work, classes, overlap=0.25, steps=options.steps)
-        share, labels = foreground(model, scans[0])
+        share, labels = foreground(model, scans[0], options.work / "masks" / f"models-{classes}")
         verdict = "" if share >= SMALLEST_FOREGROUND else "   TOO LITTLE: agreement of its masks would mean nothing"
         print(f"{classes:2} classes: {100 * share:.2f} % of {scans[0].name} in {labels} labels{verdict}", flush=True)
 

@@ -7,11 +7,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from measuring import Outcome, run_program
+from measuring import Outcome, record_of, run_program
 from monai_stock import POSTFIX
 
 from verse3d.core.volume import nifti_stem
-from verse3d.inference.predict import MASK_SUFFIX
 
 
 @dataclass(frozen=True)
@@ -100,9 +99,9 @@ def quickest_batch(scan: Path, model: Path, work: Path) -> int:
     return best
 
 
-def our_mask(scan: Path, out: Path) -> Path:
+def our_mask(out: Path) -> Path:
     """Where ``run_ours`` leaves the mask."""
-    return out / f"{nifti_stem(scan)}{MASK_SUFFIX}"
+    return out / str(record_of(out)["mask"])
 
 
 def stock_mask(scan: Path, out: Path) -> Path:

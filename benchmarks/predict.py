@@ -100,8 +100,8 @@ def _print_times(outcomes: dict[str, Outcome]) -> None:
 def _print_masks(scan: Path, model: Path, folders: dict[str, Path]) -> None:
     """How much each mask of ours holds, how it agrees with the stock one, and the time that was not the network's."""
     theirs = _cleaned_stock(scan, model, folders[STOCK]) if STOCK in folders else None
-    for name in folders.keys() - {STOCK}:
-        ours = read_labels(our_mask(scan, folders[name])).array
+    for name in [name for name in folders if name != STOCK]:
+        ours = read_labels(our_mask(folders[name])).array
         share = f"labelled {100 * np.count_nonzero(ours) / ours.size:.2f} %"
         alike: Agreement | str = "no stock mask" if theirs is None else agreement(theirs, ours)
         print(f"{name:16} {share}; against stock: {alike}; {_not_network(record_of(folders[name]))}")
@@ -116,12 +116,13 @@ def _cleaned_stock(scan: Path, model: Path, folder: Path) -> NDArray[np.uint8]:
 
 
 def _not_network(record: dict[str, Any]) -> str:
-    """The share of our time that is not the network, where predictions.json tells the time of each stage."""
+    """The share of our time that is not the network, and the windows it was spared, where predictions.json tells."""
     stages, seconds = record.get("seconds_of"), record["seconds"]
-    if not stages or "network" not in stages:
+    if not stages:
         return "share that is not the network: not told by this verse3d"
     shown = ", ".join(f"{stage} {value:.1f}" for stage, value in stages.items())
-    return f"not the network: {100 * (1 - stages['network'] / seconds):.0f} % of {seconds:.1f} s ({shown})"
+    windows = f"{record['windows']} windows, {record['windows_left_out']} left out"
+    return f"not the network: {100 * (1 - stages['network'] / seconds):.0f} % of {seconds:.1f} s ({shown}); {windows}"
 
 
 if __name__ == "__main__":
