@@ -15,7 +15,7 @@ from typing import Any
 
 from measuring import Outcome, described, machine, record_of
 from models import SCHEMES, model_for
-from pipelines import VARIANTS, Stock, known, run_ours
+from pipelines import TINY, VARIANTS, Stock, known, run_ours
 from scans import make_scan
 
 from verse3d.core.memory import free_memory_bytes
@@ -23,7 +23,6 @@ from verse3d.core.memory import free_memory_bytes
 CASES = (("512x512x500", 2, 3.0), ("512x512x500", 27, 3.0), ("512x512x1500", 27, 4.0))
 """Size, classes, most GB."""
 GROWTH_SCAN, MOST_GROWTH = "256x256x200", 0.10
-QUICK_SCAN = "64x64x48"
 
 
 def main() -> None:
@@ -32,7 +31,7 @@ def main() -> None:
     print(f"overlap {options.overlap}, {machine()}")
     for name in known(options.ours.split(",")):
         for usual_size, classes, most_gb in CASES:
-            size = QUICK_SCAN if options.quick else usual_size
+            size = TINY if options.quick else usual_size
             outcome, foretold = _ours(size, classes, name, options)
             verdict = outcome.trouble or ("ok" if outcome.peak_mb <= most_gb * 1e3 else "TOO MUCH")
             print(
@@ -48,7 +47,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--ours", default="torch,openvino", help=f"some of {','.join(VARIANTS)}")
     parser.add_argument("--max-ram-gb", type=float, help="given to verse3d predict")
     parser.add_argument("--overlap", type=float, default=0.25, help="of neighbouring windows")
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_SCAN} instead of every size")
+    parser.add_argument("--quick", action="store_true", help=f"{TINY} instead of every size")
     parser.add_argument("--work", type=Path, default=Path("runs/benchmarks"), help="folder for models, scans, masks")
     parser.add_argument("--steps", type=int, help="of the training of the models, instead of the usual ones")
     return parser.parse_args()
@@ -68,7 +67,7 @@ def _foretold(record: dict[str, Any]) -> str:
 
 
 def _print_growth(name: str, options: argparse.Namespace) -> None:
-    size = QUICK_SCAN if options.quick else GROWTH_SCAN
+    size = TINY if options.quick else GROWTH_SCAN
     ours = [_ours(size, classes, name, options)[0] for classes in SCHEMES]
     theirs = [_stock(size, classes, options) for classes in SCHEMES]
     for who, (two, many) in ((name, ours), ("stock MONAI", theirs)):

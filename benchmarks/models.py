@@ -10,6 +10,7 @@ is there already is kept. Prints how much of the smallest scan each model labels
 """
 
 import argparse
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,11 +20,11 @@ from pathlib import Path
 from scans import SPACINGS_MM, make_scan
 
 from verse3d.api.models import predict
-from verse3d.core.config import Config, parse_config
+from verse3d.core.config import parse_config
 from verse3d.data.cases import CaseIndex, write_index
 from verse3d.data.layouts import load_cases
 from verse3d.data.phantom import write_phantom
-from verse3d.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from verse3d.model.checkpoint import load_checkpoint, save_checkpoint
 
 SCHEMES = {2: "binary", 27: "vertebrae"}
 STEPS = {2: 300, 27: 240}
@@ -49,7 +50,7 @@ TRAINING = {
     "validation.loss_batches": "0",
     "validation.pictures": "0",
 }
-PREDICTING = {"sampling": {"patch_voxels": [96, 96, 96]}, "inference": {"windows_per_batch": 1}}
+WINDOW = 96
 
 
 def trained(work: Path, classes: int, steps: int | None = None) -> Path:
@@ -67,24 +68,23 @@ def trained(work: Path, classes: int, steps: int | None = None) -> Path:
 
 def model_for(work: Path, classes: int, *, overlap: float, amp: str = "auto", steps: int | None = None) -> Path:
     """The trained model as a file of its own that predicts with this overlap and number format ("auto" or "off")."""
-    checkpoint = load_checkpoint(trained(work, classes, steps))
-    changes = PREDICTING | {"inference": {**PREDICTING["inference"], "overlap": overlap}, "runtime": {"amp": amp}}
-    path = work / f"model-{classes}-classes-overlap{overlap:g}-amp-{amp}.pt"
-    save_checkpoint(path, replace(checkpoint, config=_changed(checkpoint, changes), training={}))
+    run = trained(work, classes, steps).parent
+    path = work / f"{run.name}-overlap{overlap:g}-amp-{amp}.pt"
+    if not path.is_file():
+        checkpoint = load_checkpoint(run / "best.pt")
+        values = checkpoint.config.to_dict()
+        values["sampling"]["patch_voxels"] = [WINDOW] * 3
+        values["inference"]["overlap"] = overlap
+        values["runtime"]["amp"] = amp
+        save_checkpoint(path, replace(checkpoint, config=parse_config(values)))
     return path
-
-
-def _changed(checkpoint: Checkpoint, changes: dict[str, dict[str, object]]) -> Config:
-    values = checkpoint.config.to_dict()
-    return parse_config(
-        {name: {**section, **changes.get(name, {})} if name in changes else section for name, section in values.items()}
-    )
 
 
 def _phantoms(work: Path) -> Path:
     """The index of eight phantoms, all of them for training; made if it is not there yet."""
     index = work / "phantoms.jsonl"
     if not index.is_file():
+        shutil.rmtree(work / "phantoms", ignore_errors=True)  # what an interrupted call may have left
         write_phantom(work / "phantoms", cases=8, seed=11)
         cases = load_cases(work / "phantoms")
         write_index(index, CaseIndex(tuple(replace(case, split="train") for case in cases)))

@@ -7,10 +7,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from measuring import Outcome, record_of, run_program
+from measuring import Outcome, described, record_of, run_program
 from monai_stock import POSTFIX
+from scans import make_scan
 
 from verse3d.core.volume import nifti_stem
+
+TINY = "64x64x48"
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,12 @@ def run_ours(scan: Path, model: Path, out: Path, arguments: tuple[str, ...] = ()
     command = ["-q", "predict", str(scan), "--model", str(model), "--out", str(out), "--device", "cpu", "--overwrite"]
     note = _note(out)
     return run_program([sys.executable, "-c", _OURS, str(note), *command, *arguments], note)
+
+
+def call_once(name: str, model: Path, work: Path) -> None:
+    """Predict a tiny scan, so that what is done once per model (a backend may convert it) is not measured later."""
+    outcome = run_ours(make_scan(work, TINY), model, work / "masks" / "first-call", VARIANTS[name].arguments)
+    print(f"{name}, first call with this model, on a tiny scan: {described(outcome)}", flush=True)
 
 
 @dataclass(frozen=True)

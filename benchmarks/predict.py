@@ -21,7 +21,7 @@ import numpy as np
 from measuring import Agreement, Outcome, agreement, alternate, machine, median, ratio, record_of
 from models import SCHEMES, model_for
 from numpy.typing import NDArray
-from pipelines import VARIANTS, Stock, known, our_mask, quickest_batch, run_ours, stock_mask
+from pipelines import VARIANTS, Stock, call_once, known, our_mask, quickest_batch, run_ours, stock_mask
 from scans import make_scan
 
 from verse3d.core.labels import label_scheme
@@ -49,6 +49,7 @@ def main() -> None:
     jobs = {STOCK: partial(stock.run, scan, models["off"], folders[STOCK])}
     for name in names:
         variant = VARIANTS[name]
+        call_once(name, models[variant.amp], options.work)
         jobs[name] = partial(run_ours, scan, models[variant.amp], folders[name], variant.arguments)
     outcomes = {name: median(runs) for name, runs in alternate(jobs, options.runs).items()}
     _print_times(outcomes)

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from measuring import Outcome, alternate, machine, median, ratio, run_program
 from models import SCHEMES
-from pipelines import VARIANTS, known, run_ours
+from pipelines import VARIANTS, call_once, known, run_ours
 from scans import make_scan
 
 from verse3d.core.config import Config, parse_config
@@ -49,6 +49,7 @@ def main() -> None:
             variant = VARIANTS[name]
             model = options.work / f"random-{classes}-classes-amp-{variant.amp}.pt"
             ours = _make_ours(model, classes, variant.amp, options)
+            call_once(name, model, options.work)
             jobs[name] = partial(run_ours, scan, model, options.work / "masks" / f"random-{name}", variant.arguments)
         print(f"{classes} classes; parameters: {PEER} {theirs}, ours {ours if names else '-'}")
         _print({name: median(runs) for name, runs in alternate(jobs, options.runs).items()})
