@@ -5,6 +5,7 @@ Memory is in MB and GB of 10^6 and 10^9 bytes.
 """
 
 import contextlib
+import fcntl
 import json
 import math
 import os
@@ -12,7 +13,7 @@ import signal
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,18 @@ from numpy.typing import NDArray
 SAMPLE_SECONDS = 0.05
 NO_MEMORY = ("MemoryError", "can't allocate memory", "Unable to allocate", "not enough memory")
 """What Python, NumPy and PyTorch say when the system refuses memory."""
+
+
+@contextlib.contextmanager
+def alone_in(work: Path) -> Iterator[None]:
+    """Make the folder and keep other benchmarks out of it: they would share its masks, and time each other."""
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / "lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SystemExit(f"another benchmark is at work in {work}: wait for it, or give another --work") from error
+        yield
 
 
 @dataclass(frozen=True)

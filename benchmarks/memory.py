@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from measuring import Outcome, described, machine, record_of
+from measuring import Outcome, alone_in, described, machine, record_of
 from models import SCHEMES, model_for
 from pipelines import TINY, VARIANTS, Stock, known, run_ours
 from scans import make_scan
@@ -28,6 +28,11 @@ GROWTH_SCAN, MOST_GROWTH = "256x256x200", 0.10
 def main() -> None:
     """Measure and print."""
     options = _options()
+    with alone_in(options.work):
+        _measure(options)
+
+
+def _measure(options: argparse.Namespace) -> None:
     print(f"overlap {options.overlap}, {machine()}")
     for name in known(options.ours.split(",")):
         for usual_size, classes, most_gb in CASES:

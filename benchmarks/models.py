@@ -13,10 +13,10 @@ import argparse
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from measuring import alone_in
 from scans import SPACINGS_MM, make_scan
 
 from verse3d.api.models import predict
@@ -99,14 +99,19 @@ def foreground(model: Path, scan: Path, out: Path) -> tuple[float, int]:
     return record.labelled_voxels / record.voxels, len(record.levels)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Make all of it and look at what the models label."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/benchmarks"), help="folder to keep it in")
     parser.add_argument("--scans", nargs="+", default=list(SPACINGS_MM), help="sizes; the first is labelled")
     parser.add_argument("--classes", type=int, nargs="+", choices=SCHEMES, default=list(SCHEMES))
     parser.add_argument("--steps", type=int, help="of training, instead of the usual ones")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
+    with alone_in(options.work):
+        _make(options)
+
+
+def _make(options: argparse.Namespace) -> None:
     scans = [make_scan(options.work, size) for size in options.scans]
     for classes in options.classes:
         model = model_for(options.work, classes, overlap=0.25, steps=options.steps)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import Agreement, Outcome, agreement, alternate, machine, median, ratio, record_of
+from measuring import Agreement, Outcome, agreement, alone_in, alternate, machine, median, ratio, record_of
 from models import SCHEMES, model_for
 from numpy.typing import NDArray
 from pipelines import VARIANTS, Stock, call_once, known, our_mask, quickest_batch, run_ours, stock_mask
@@ -36,6 +36,11 @@ STOCK = "stock MONAI"
 def main() -> None:
     """Measure and print."""
     options = _options()
+    with alone_in(options.work):
+        _measure(options)
+
+
+def _measure(options: argparse.Namespace) -> None:
     names = known(options.ours.split(","))
     scan = make_scan(options.work, options.scan)
     models = {

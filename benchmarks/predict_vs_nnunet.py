@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from measuring import Outcome, alternate, machine, median, ratio, run_program
+from measuring import Outcome, alone_in, alternate, machine, median, ratio, run_program
 from models import SCHEMES
 from pipelines import VARIANTS, call_once, known, run_ours
 from scans import make_scan
@@ -38,6 +38,11 @@ PATCH, SPACING_MM = 96, 1.5
 def main() -> None:
     """Measure and print."""
     options = _options()
+    with alone_in(options.work):
+        _measure(options)
+
+
+def _measure(options: argparse.Namespace) -> None:
     python = environment(options.work)
     names, scan = known(options.ours.split(",")), make_scan(options.work, options.scan)
     print(f"{scan.name}, widths {options.channels}, overlap {options.overlap}, {options.runs} runs, {machine()}")

@@ -148,6 +148,14 @@ def test_the_note_of_an_earlier_run_is_not_taken_for_this_one(measuring, tmp_pat
     assert math.isnan(outcome.seconds) and outcome.trouble == "it left no note of its time"
 
 
+def test_two_benchmarks_do_not_share_a_folder(measuring, tmp_path):
+    alone_in, refused = measuring.alone_in, pytest.raises(SystemExit, match="another benchmark")
+    with alone_in(tmp_path), refused, alone_in(tmp_path):
+        raise AssertionError("the second one was let in")
+    with alone_in(tmp_path):  # free again
+        assert tmp_path.is_dir()
+
+
 def test_a_scan_has_air_with_noise_and_bone_and_is_made_once(scans, tmp_path):
     path = scans.make_scan(tmp_path, "120x120x8")
     image = nib.load(path)
