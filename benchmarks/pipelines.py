@@ -26,6 +26,7 @@ class Variant:
 
 VARIANTS = {
     "auto": Variant(),
+    "auto-f32": Variant(amp="off"),
     "torch": Variant(("--backend", "torch")),
     "torch-f32": Variant(("--backend", "torch"), amp="off"),
     "torch-noskip": Variant(("--backend", "torch", "--no-skip")),
