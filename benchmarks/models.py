@@ -1,0 +1,124 @@
+"""Make what the benchmarks of prediction need: two trained models and three synthetic scans.
+
+    python benchmarks/models.py --work runs/benchmarks                  # all of it, about ten minutes on two cores
+    python benchmarks/models.py --work runs/benchmarks --scans 64x64x48 --classes 2 --steps 20     # a quick look
+
+The models are the same network for 2 classes (any vertebra or none) and for 27 (26 levels and none): MONAI's UNet with
+widths 16-32-64-128-256 and two residual units, 1.5 mm, windows of 96^3 that overlap by a quarter. `verse3d train` runs
+for a few minutes on eight phantoms (patches of 64^3), so that the masks hold something; they are no good models. What
+is there already is kept. Prints how much of the smallest scan each model labels.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from measuring import alone_in
+from scans import SPACINGS_MM, make_scan
+
+from verse3d.api.models import predict
+from verse3d.core.config import parse_config
+from verse3d.data.cases import CaseIndex, write_index
+from verse3d.data.layouts import load_cases
+from verse3d.data.phantom import write_phantom
+from verse3d.model.checkpoint import load_checkpoint, save_checkpoint
+
+SCHEMES = {2: "binary", 27: "vertebrae"}
+STEPS = {2: 300, 27: 240}
+"""Long enough for masks that hold something, one to three minutes each on two cores."""
+SMALLEST_FOREGROUND = 0.001
+TRAINING = {
+    "network.name": "unet",
+    "network.channels": "[16, 32, 64, 128, 256]",
+    "network.residual_units": "2",
+    "grid.spacing_mm": "1.5",
+    "loss.name": "dice_ce",
+    "sampling.patch_voxels": "64",
+    "sampling.batch_size": "1",
+    "sampling.margin_voxels": "0",
+    "sampling.foreground_fraction": "0.9",
+    "augment.affine": "0",
+    "augment.blur": "0",
+    "augment.mirror_left_right": "0",
+    "optim.lr": "3e-3",
+    "optim.epochs": "1",
+    "optim.warmup_steps": "10",
+    "optim.ema_decay": "0",
+    "validation.loss_batches": "0",
+    "validation.pictures": "0",
+}
+WINDOW = 96
+
+
+def trained(work: Path, classes: int, steps: int | None = None) -> Path:
+    """The checkpoint of the model for so many classes; trained if it is not in the folder yet."""
+    steps = steps or STEPS[classes]
+    run = work / f"trained-{classes}-classes-{steps}-steps"
+    if not (run / "best.pt").is_file():
+        print(f"training {run} ...", flush=True)
+        settings = TRAINING | {"labels.scheme": SCHEMES[classes], "optim.steps_per_epoch": str(steps)}
+        options = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+        command = [sys.executable, "-m", "verse3d", "-q", "train", "--data", str(_phantoms(work)), "--out", str(run)]
+        subprocess.run([*command, "--config", "unet3d", "--overwrite", *options], check=True)
+    return run / "best.pt"
+
+
+def model_for(work: Path, classes: int, *, overlap: float, amp: str = "auto", steps: int | None = None) -> Path:
+    """The trained model as a file of its own that predicts with this overlap and number format ("auto" or "off")."""
+    run = trained(work, classes, steps).parent
+    path = work / f"{run.name}-overlap{overlap:g}-amp-{amp}.pt"
+    if not path.is_file():
+        checkpoint = load_checkpoint(run / "best.pt")
+        values = checkpoint.config.to_dict()
+        values["sampling"]["patch_voxels"] = [WINDOW] * 3
+        values["inference"]["overlap"] = overlap
+        values["runtime"]["amp"] = amp
+        save_checkpoint(path, replace(checkpoint, config=parse_config(values)))
+    return path
+
+
+def _phantoms(work: Path) -> Path:
+    """The index of eight phantoms, all of them for training; made if it is not there yet."""
+    index = work / "phantoms.jsonl"
+    if not index.is_file():
+        shutil.rmtree(work / "phantoms", ignore_errors=True)  # what an interrupted call may have left
+        write_phantom(work / "phantoms", cases=8, seed=11)
+        cases = load_cases(work / "phantoms")
+        write_index(index, CaseIndex(tuple(replace(case, split="train") for case in cases)))
+    return index
+
+
+def foreground(model: Path, scan: Path, out: Path) -> tuple[float, int]:
+    """The share of a scan that a model labels, and how many different labels it finds."""
+    record = predict(scan, model=model, out=out, device="cpu", overwrite=True).records[0]
+    if record.status != "written":
+        raise SystemExit(f"{scan} cannot be predicted: {record.error}")
+    return record.labelled_voxels / record.voxels, len(record.levels)
+
+
+def main() -> None:
+    """Make all of it and look at what the models label."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("runs/benchmarks"), help="folder to keep it in")
+    parser.add_argument("--scans", nargs="+", default=list(SPACINGS_MM), help="sizes; the first is labelled")
+    parser.add_argument("--classes", type=int, nargs="+", choices=SCHEMES, default=list(SCHEMES))
+    parser.add_argument("--steps", type=int, help="of training, instead of the usual ones")
+    options = parser.parse_args()
+    with alone_in(options.work):
+        _make(options)
+
+
+def _make(options: argparse.Namespace) -> None:
+    scans = [make_scan(options.work, size) for size in options.scans]
+    for classes in options.classes:
+        model = model_for(options.work, classes, overlap=0.25, steps=options.steps)
+        share, labels = foreground(model, scans[0], options.work / "masks" / f"models-{classes}")
+        verdict = "" if share >= SMALLEST_FOREGROUND else "   TOO LITTLE: agreement of its masks would mean nothing"
+        print(f"{classes:2} classes: {100 * share:.2f} % of {scans[0].name} in {labels} labels{verdict}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Predict one scan from file to file, with verse3d and with the stock MONAI pipeline, and print the ratio.
+
+    python benchmarks/predict.py --scan 512x512x500 --classes 2                      # the defaults, three runs of each
+    python benchmarks/predict.py --scan 256x256x200 --classes 27 --ours torch-f32,openvino-f32
+    python benchmarks/predict.py --scan 64x64x48 --classes 2 --runs 1 --ours auto    # a quick look
+
+Both label the same scan with the same weights, windows, overlap and Gaussian; the stock pipeline (monai_stock.py) in
+float32 and with the batch of windows that suits it best. Every run is a program of its own, in turn. The seconds go
+from the end of the imports to the written mask; the whole process is timed, too; figures are medians, and each ratio is
+stock over ours. Ours cleans its mask up, so before the masks are compared that of the stock pipeline is cleaned alike.
+What the models are, and how the scans are made, is said in models.py and scans.py; what is missing is made first.
+"""
+
+import argparse
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from measuring import Agreement, Outcome, agreement, alone_in, alternate, machine, median, ratio, record_of
+from models import SCHEMES, model_for
+from numpy.typing import NDArray
+from pipelines import VARIANTS, Stock, call_once, known, our_mask, quickest_batch, run_ours, stock_mask
+from scans import make_scan
+
+from verse3d.core.labels import label_scheme
+from verse3d.core.memory import free_memory_bytes
+from verse3d.core.volume import read_labels
+from verse3d.inference.postprocess import clean_up
+from verse3d.model.checkpoint import load_checkpoint
+
+STOCK = "stock MONAI"
+
+
+def main() -> None:
+    """Measure and print."""
+    options = _options()
+    with alone_in(options.work):
+        _measure(options)
+
+
+def _measure(options: argparse.Namespace) -> None:
+    names = known(options.ours.split(","))
+    scan = make_scan(options.work, options.scan)
+    models = {
+        amp: model_for(options.work, options.classes, overlap=options.overlap, amp=amp, steps=options.steps)
+        for amp in ("auto", "off")
+    }
+    print(f"{scan.name}, {options.classes} classes, overlap {options.overlap}, {options.runs} runs, {machine()}")
+    batch = options.stock_batch or quickest_batch(scan, models["off"], options.work)
+    stock = Stock(batch, options.overlap, options.carry, options.stock_limit_gb)
+    folders = {name: options.work / "masks" / name.replace(" ", "-") for name in (STOCK, *names)}
+    jobs = {STOCK: partial(stock.run, scan, models["off"], folders[STOCK])}
+    for name in names:
+        variant = VARIANTS[name]
+        call_once(name, models[variant.amp], options.work)
+        jobs[name] = partial(run_ours, scan, models[variant.amp], folders[name], variant.arguments)
+    outcomes = {name: median(runs) for name, runs in alternate(jobs, options.runs).items()}
+    _print_times(outcomes)
+    _print_masks(scan, models["auto"], {name: folders[name] for name, one in outcomes.items() if not one.trouble})
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scan", default="512x512x500", help="voxels along i, j, k")
+    parser.add_argument("--classes", type=int, choices=SCHEMES, default=2)
+    parser.add_argument("--runs", type=int, default=3, help="of each")
+    parser.add_argument("--ours", default="torch,openvino", help=f"some of {','.join(VARIANTS)}")
+    parser.add_argument("--overlap", type=float, default=0.25, help="of neighbouring windows")
+    parser.add_argument("--stock-batch", type=int, help="windows per batch; else the quickest of 1, 2 and 4")
+    parser.add_argument(
+        "--stock-limit-gb",
+        type=float,
+        default=free_memory_bytes() / 1e9 - 1.0,
+        help="stop the stock pipeline beyond this; else all that is free but 1 GB",
+    )
+    parser.add_argument(
+        "--carry",
+        choices=("logits", "probabilities"),
+        default="logits",
+        help="what the stock pipeline carries back to the grid of the scan",
+    )
+    parser.add_argument("--work", type=Path, default=Path("runs/benchmarks"), help="folder for models, scans, masks")
+    parser.add_argument("--steps", type=int, help="of the training of the model, instead of the usual ones")
+    return parser.parse_args()
+
+
+def _print_times(outcomes: dict[str, Outcome]) -> None:
+    stock = outcomes[STOCK]
+    print(
+        f"{'median of':16} {'seconds':>9} {'process':>9} {'peak GB':>8} {'ratio':>7} {'of process':>10} {'of peak':>8}"
+    )
+    for name, one in outcomes.items():
+        if one.trouble:
+            print(f"{name:16} {one.trouble}")
+            continue
+        print(
+            f"{name:16} {one.seconds:9.2f} {one.wall_seconds:9.2f} {one.peak_mb / 1e3:8.2f} "
+            f"{ratio(stock.seconds, one.seconds):>7} "
+            f"{ratio(math.nan if stock.trouble else stock.wall_seconds, one.wall_seconds):>10} "
+            f"{ratio(math.nan if stock.trouble else stock.peak_mb, one.peak_mb):>8}"
+        )
+
+
+def _print_masks(scan: Path, model: Path, folders: dict[str, Path]) -> None:
+    """How much each mask of ours holds, how it agrees with the stock one, and the time that was not the network's."""
+    theirs = _cleaned_stock(scan, model, folders[STOCK]) if STOCK in folders else None
+    for name in [name for name in folders if name != STOCK]:
+        ours = read_labels(our_mask(folders[name])).array
+        share = f"labelled {100 * np.count_nonzero(ours) / ours.size:.2f} %"
+        alike: Agreement | str = "no stock mask" if theirs is None else agreement(theirs, ours)
+        print(f"{name:16} {share}; against stock: {alike}; {_not_network(record_of(folders[name]))}")
+
+
+def _cleaned_stock(scan: Path, model: Path, folder: Path) -> NDArray[np.uint8]:
+    """The mask of the stock pipeline, cleaned up as ours are, in the ids of our files."""
+    config = load_checkpoint(model).config
+    mask = read_labels(stock_mask(scan, folder))
+    cleaned = clean_up(np.ascontiguousarray(mask.array), mask.geometry, config.inference)
+    return label_scheme(config.labels.scheme).file_from_network(cleaned)
+
+
+def _not_network(record: dict[str, Any]) -> str:
+    """The share of our time that is not the network, and the windows it was spared, where predictions.json tells."""
+    stages, seconds = record.get("seconds_of"), record["seconds"]
+    if not stages:
+        return "share that is not the network: not told by this verse3d"
+    shown = ", ".join(f"{stage} {value:.1f}" for stage, value in stages.items())
+    windows = f"{record['windows']} windows, {record['windows_left_out']} left out"
+    return f"not the network: {100 * (1 - stages['network'] / seconds):.0f} % of {seconds:.1f} s ({shown}); {windows}"
+
+
+if __name__ == "__main__":
+    main()

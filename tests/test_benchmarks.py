@@ -1,0 +1,178 @@
+"""The parts of the benchmarks that the figures rest on: time and memory of a program, agreement of masks, scans."""
+
+import importlib
+import json
+import math
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from verse3d.core.geometry import Geometry
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+LINUX = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read where Linux counts it")
+
+
+@pytest.fixture
+def measuring(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    return importlib.import_module("measuring")
+
+
+@pytest.fixture
+def scans(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    return importlib.import_module("scans")
+
+
+def program(text: str) -> list[str]:
+    return [sys.executable, "-c", text]
+
+
+def test_dice_is_that_of_every_label_that_either_mask_holds(measuring):
+    first = np.zeros((3, 4, 5), np.uint8)
+    second = first.copy()
+    first[0], second[0, :2] = 28, 28  # 20 and 10 voxels, 10 shared
+    second[2, 0, :3] = 7  # in one of them only
+    result = measuring.agreement(first, second)
+    assert result.dice == pytest.approx({7: 0.0, 28: 20 / 30})
+    assert result.pooled == pytest.approx(20 / 33)
+    assert (result.different, result.voxels) == (13, 60)
+    assert "smallest 0.00000 (label 7)" in str(result)
+
+
+def test_dice_is_that_of_an_oracle_on_random_masks(measuring):
+    random = np.random.default_rng(0)
+    first, second = (np.asfortranarray(random.integers(0, 29, (7, 5, 3), np.uint8)) for _ in range(2))
+    expected = {
+        label: 2 * ((first == label) & (second == label)).sum() / ((first == label).sum() + (second == label).sum())
+        for label in range(1, 29)
+        if (first == label).any() or (second == label).any()
+    }
+    result = measuring.agreement(first, second)
+    assert result.dice == pytest.approx(expected)
+    assert result.different == (first != second).sum()
+
+
+def test_two_empty_masks_do_not_agree_perfectly_but_say_nothing(measuring):
+    empty = np.zeros((2, 2, 2), np.uint8)
+    assert measuring.agreement(empty, empty).dice == {}
+    assert "nothing was compared" in str(measuring.agreement(empty, empty))
+
+
+def test_masks_of_different_shapes_are_not_compared(measuring):
+    with pytest.raises(ValueError):
+        measuring.agreement(np.zeros((2, 2, 2), np.uint8), np.zeros((3, 2, 2), np.uint8))
+
+
+def test_the_median_is_taken_of_each_figure_and_trouble_is_kept(measuring):
+    runs = [measuring.Outcome(3.0, 30.0, 100.0), measuring.Outcome(1.0, 50.0, 300.0), measuring.Outcome(2.0, 10.0, 9.0)]
+    assert measuring.median(runs) == measuring.Outcome(2.0, 30.0, 100.0)
+    assert measuring.median([*runs, measuring.Outcome(math.nan, 1.0, 1.0, "no")]).trouble == "no"
+
+
+def test_a_ratio_to_nothing_is_a_dash(measuring):
+    assert measuring.ratio(6.0, 2.0) == "3.00"
+    assert measuring.ratio(math.nan, 2.0) == "-"
+
+
+def test_jobs_take_turns_and_one_in_trouble_is_not_tried_again(measuring):
+    order = []
+
+    def job(name, trouble=""):
+        def run():
+            order.append(name)
+            return measuring.Outcome(1.0, 1.0, 1.0, trouble)
+
+        return run
+
+    outcomes = measuring.alternate({"a": job("a"), "b": job("b", "does not fit")}, 3)
+    assert order == ["a", "b", "a", "a"]
+    assert [len(runs) for runs in outcomes.values()] == [3, 1]
+
+
+@LINUX
+def test_a_program_is_measured_with_those_that_it_starts(measuring, tmp_path):
+    child = "import time; held = bytearray(120_000_000); time.sleep(1)"
+    note = tmp_path / "note.json"
+    parent = (
+        "import subprocess, sys, json, pathlib; held = bytearray(80_000_000);"
+        f"subprocess.run([sys.executable, '-c', {child!r}]);"
+        f"pathlib.Path({str(note)!r}).write_text(json.dumps({{'seconds': 0.5}}))"
+    )
+    outcome = measuring.run_program(program(parent), note)
+    assert outcome.trouble == "" and outcome.seconds == 0.5
+    assert 1.0 < outcome.wall_seconds < 30.0
+    assert 200 < outcome.peak_mb < 280
+
+
+@LINUX
+def test_a_peak_that_has_passed_is_not_missed(measuring, tmp_path):
+    note = tmp_path / "note.json"
+    code = "import time; held = bytearray(150_000_000); del held; time.sleep(0.5)"
+    assert measuring.run_program(program(code), note).peak_mb > 150
+    # The same where the program has its peak counted anew, as verse3d does before each scan.
+    code = code.replace("del held;", "time.sleep(0.5); del held; open('/proc/self/clear_refs', 'w').write('5');")
+    assert measuring.run_program(program(code), note).peak_mb > 150
+
+
+@LINUX
+def test_a_program_beyond_its_limit_is_stopped_and_does_not_fit(measuring, tmp_path):
+    code = "import time; held = bytearray(300_000_000); time.sleep(60)"
+    outcome = measuring.run_program(program(code), tmp_path / "note.json", limit_gb=0.2)
+    assert outcome.trouble == "does not fit in 0.2 GB"
+    assert outcome.wall_seconds < 30 and math.isnan(outcome.seconds)
+
+
+@pytest.mark.parametrize(
+    ("code", "trouble"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "does not fit: killed by the system"),
+        ("raise MemoryError('no more')", "does not fit: the system refused memory"),
+        ("raise ValueError('odd')", "failed with exit code 1: "),
+    ],
+)
+def test_a_program_that_dies_says_why(measuring, tmp_path, code, trouble):
+    outcome = measuring.run_program(program(code), tmp_path / "note.json")
+    assert outcome.trouble.startswith(trouble)
+    assert "odd" in outcome.trouble or "odd" not in code
+
+
+def test_the_note_of_an_earlier_run_is_not_taken_for_this_one(measuring, tmp_path):
+    note = tmp_path / "note.json"
+    note.write_text(json.dumps({"seconds": 1.0}))
+    outcome = measuring.run_program(program("pass"), note)
+    assert math.isnan(outcome.seconds) and outcome.trouble == "it left no note of its time"
+
+
+def test_two_benchmarks_do_not_share_a_folder(measuring, tmp_path):
+    alone_in, refused = measuring.alone_in, pytest.raises(SystemExit, match="another benchmark")
+    with alone_in(tmp_path), refused, alone_in(tmp_path):
+        raise AssertionError("the second one was let in")
+    with alone_in(tmp_path):  # free again
+        assert tmp_path.is_dir()
+
+
+def test_a_scan_has_air_with_noise_and_bone_and_is_made_once(scans, tmp_path):
+    path = scans.make_scan(tmp_path, "120x120x8")
+    image = nib.load(path)
+    hu = np.asanyarray(image.dataobj)
+    assert (hu.shape, hu.dtype) == ((120, 120, 8), np.int16)
+    assert Geometry(image.shape, image.affine).axis_codes == ("L", "A", "S")
+    assert (hu > 300).mean() > 0.005, "bone"
+    air = hu[:, -3:]  # in front of the belly
+    assert np.median(air) < -950 and air.std() > 5
+    before = path.stat().st_mtime_ns
+    assert scans.make_scan(tmp_path, "120x120x8") == path and path.stat().st_mtime_ns == before
+
+
+def test_a_tall_scan_goes_on_upside_down_with_noise_of_its_own(scans, tmp_path, monkeypatch):
+    monkeypatch.setattr(scans, "TALLEST_MM", 80.0)
+    hu = np.asanyarray(nib.load(scans.make_scan(tmp_path, "40x44x50")).dataobj).astype(float)
+    below, above = hu[:, :, :20], hu[:, :, 20:40][:, :, ::-1]
+    difference = below - above
+    assert 5 < difference.std() < 1.6 * scans.NOISE_HU, "the same person, other noise"
+    assert hu[:, :, 40:].std() == pytest.approx(hu[:, :, :10].std(), rel=0.05)
