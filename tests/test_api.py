@@ -17,7 +17,20 @@ from verse3d.data.cases import write_index
 from verse3d.data.layouts import load_cases
 from verse3d.data.phantom import writer
 
-COMMANDS = ("phantom", "index", "check", "look", "stats", "convert", "train", "predict", "evaluate", "compare", "demo")
+COMMANDS = (
+    "phantom",
+    "index",
+    "check",
+    "look",
+    "stats",
+    "convert",
+    "train",
+    "predict",
+    "evaluate",
+    "compare",
+    "export",
+    "demo",
+)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -44,6 +44,7 @@ COMMANDS = (
     "predict",
     "evaluate",
     "compare",
+    "export",
     "demo",
 )
 ROOT = Path(verse3d.__file__).parents[1]

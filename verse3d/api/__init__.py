@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from verse3d.api.comparison import compare
     from verse3d.api.data import check, convert, download, index, phantom
+    from verse3d.api.exporting import ExportResult, export
     from verse3d.api.journey import DemoResult, demo
     from verse3d.api.models import LABEL_FILE, evaluate, predict, train
     from verse3d.api.pictures import LookResult, StatsResult, look, stats
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LABEL_FILE",
     "DemoResult",
+    "ExportResult",
     "LookResult",
     "StatsResult",
     "check",
@@ -28,6 +30,7 @@ __all__ = [
     "demo",
     "download",
     "evaluate",
+    "export",
     "index",
     "look",
     "phantom",
@@ -41,6 +44,7 @@ _HOME = {
     **dict.fromkeys(("LookResult", "StatsResult", "look", "stats"), "pictures"),
     **dict.fromkeys(("LABEL_FILE", "evaluate", "predict", "train"), "models"),
     **dict.fromkeys(("DemoResult", "demo"), "journey"),
+    **dict.fromkeys(("ExportResult", "export"), "exporting"),
     "compare": "comparison",
     "slices": "slicing",
 }

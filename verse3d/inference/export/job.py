@@ -1,0 +1,185 @@
+"""Writing an exported model into a folder, whole or not at all, after it was loaded again and compared."""
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import monai
+import torch
+
+from verse3d.core.errors import DataError, Verse3dError
+from verse3d.core.files import TEMPORARY_PREFIX, output_error, read_json, sha256_of, write_json, write_text
+from verse3d.core.runtime import Precision
+from verse3d.inference.backends import network_of
+from verse3d.inference.backends.parity import Parity, measure_parity
+from verse3d.inference.export.formats import Format, get_format
+from verse3d.inference.export.pieces import phantom_pieces
+from verse3d.inference.export.readme import Export, channel_table, readme
+from verse3d.model.checkpoint import load_checkpoint
+from verse3d.version import __version__
+
+FORMAT = "verse3d export"
+MANIFEST, LABELS, README = "export.json", "labels.json", "README.md"
+_CHECKED_PIECES = 2
+_FLOAT32 = Precision(torch.float32, scales_loss=False)
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What was written. ``parity`` compares it with PyTorch; ``shape`` is that of a piece, (n, ...)."""
+
+    folder: Path
+    files: tuple[str, ...]
+    shape: tuple[int, ...]
+    parity: Parity
+
+
+def export_model(model: Path, to: str, out: Path, *, overwrite: bool = False) -> ExportResult:
+    """Write a checkpoint for another runtime, with a description that suffices to use it.
+
+    Args:
+        model: the checkpoint.
+        to: "onnx", "openvino" or "torchscript".
+        out: the folder to make.
+        overwrite: replace an earlier export there; anything else is never replaced.
+
+    Raises:
+        ConfigError: the format is unknown, or a package that it needs is missing.
+        CheckpointError: the model is damaged, unsafe, or of another version.
+        DataError: ``out`` holds something else, or an earlier export and ``overwrite`` is not set.
+        Verse3dError: the network cannot be exported, or what was written computes something else. Nothing is left.
+        OutputError: the folder cannot be written.
+    """
+    form = get_format(to)
+    _require_free(out, overwrite=overwrite)
+    checkpoint_sha256 = sha256_of(model) if model.is_file() else ""
+    checkpoint = load_checkpoint(model)
+    network = network_of(checkpoint, model)
+    pieces = phantom_pieces(checkpoint.config, _CHECKED_PIECES)
+    shape = tuple(pieces.shape[1:])
+    with _whole_folder(out) as folder:
+        logits = _written_and_run(form, network, pieces, folder)
+        parity = measure_parity(network, pieces, logits, _FLOAT32)
+        _require_near(parity, form, model)
+        about = Export(form, checkpoint.config, shape, parity, model.name, checkpoint_sha256, _versions(form))
+        _describe(about, folder)
+    return ExportResult(out, tuple(sorted(path.name for path in out.iterdir())), shape, parity)
+
+
+def _written_and_run(form: Format, network: torch.nn.Module, pieces: torch.Tensor, folder: Path) -> torch.Tensor:
+    """Logits that the written files give in their own runtime."""
+    try:
+        form.write(network, tuple(pieces.shape[1:]), folder)
+        return form.load(folder)(pieces)
+    except OSError:
+        raise
+    except Exception as error:  # exporters and runtimes raise what they like
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise Verse3dError(
+            f"the network cannot be exported to {form.name}: {lines[0]}", hint="try another format with --to"
+        ) from error
+
+
+def _require_near(parity: Parity, form: Format, model: Path) -> None:
+    if not parity.passed:
+        raise Verse3dError(
+            f"the {form.name} export of {model} computes something else than PyTorch: {parity.figures}",
+            hint="nothing was kept; try another format, or other versions of its packages",
+        )
+
+
+def _describe(export: Export, folder: Path) -> None:
+    """``labels.json``, ``README.md``, and ``export.json`` with the hashes of all others."""
+    write_json(folder / LABELS, channel_table(export.config))
+    write_text(folder / README, readme(export))
+    names = (*export.form.files, LABELS, README)
+    write_json(folder / MANIFEST, _manifest(export, {name: sha256_of(folder / name) for name in names}))
+
+
+def _manifest(export: Export, sha256: dict[str, str]) -> dict[str, Any]:
+    channels = len(channel_table(export.config))
+    return {
+        "format": FORMAT,
+        "format_version": 1,
+        "to": export.form.name,
+        "model": export.model,
+        "checkpoint_sha256": export.checkpoint_sha256,
+        "input": {"name": "image", "dtype": "float32", "shape": ["batch", *export.shape]},
+        "output": {"name": "logits", "dtype": "float32", "shape": ["batch", channels, *export.shape[1:]]},
+        "activation": "sigmoid" if channels == 1 else "softmax",
+        "parity": export.parity.to_dict(),
+        "versions": dict(export.versions),
+        "config": export.config.to_dict(),
+        "sha256": sha256,
+    }
+
+
+def _versions(form: Format) -> dict[str, str]:
+    own = {"verse3d": __version__, "python": platform.python_version()}
+    libraries = {"torch": str(torch.__version__), "monai": str(monai.__version__)}
+    return own | libraries | {package: version(package) for package in form.packages}
+
+
+def _require_free(out: Path, *, overwrite: bool) -> None:
+    """Only what an export wrote, and only all of it, may be replaced.
+
+    Raises:
+        DataError: there is anything else.
+    """
+    if not out.exists() and not out.is_symlink():
+        return
+    if not out.is_dir():
+        raise DataError(f"{out} is a file, an export is a folder", hint="choose another --out")
+    there = {path.name for path in out.iterdir()}
+    if not there:
+        return
+    foreign = there - _exported(out)
+    if foreign:
+        raise DataError(
+            f"{out} holds files that no export wrote, or that changed since: {', '.join(sorted(foreign)[:5])}",
+            hint="choose another --out folder",
+        )
+    if not overwrite:
+        raise DataError(f"{out} holds an export already", hint="replace it with --overwrite, or choose another --out")
+
+
+def _exported(out: Path) -> set[str]:
+    """The files in a folder that are still as an export wrote them."""
+    try:
+        content = read_json(out / MANIFEST)
+        if content["format"] != FORMAT:
+            return set()
+        hashes = dict(content["sha256"])
+        return {MANIFEST, *(name for name, sha256 in hashes.items() if _is(out / name, sha256))}
+    except (DataError, KeyError, TypeError, ValueError):
+        return set()
+
+
+def _is(path: Path, sha256: str) -> bool:
+    return path.is_file() and sha256_of(path) == sha256
+
+
+@contextmanager
+def _whole_folder(out: Path) -> Iterator[Path]:
+    """A temporary folder beside ``out`` that takes its place (and that of an earlier one) if the block ends well."""
+    temporary = out.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{out.name}")
+    old = out.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-old-{out.name}")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if out.exists():
+            out.rename(old)
+        temporary.rename(out)
+    except OSError as error:
+        if old.exists() and not out.exists():
+            old.rename(out)
+        raise (error if isinstance(error, Verse3dError) else output_error(out, error)) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)

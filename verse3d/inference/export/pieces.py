@@ -1,0 +1,39 @@
+"""What a trained network is shown: pieces of a phantom scan, prepared by its own config."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+
+from verse3d.core.config import AugmentConfig, Config
+from verse3d.core.labels import label_scheme
+from verse3d.core.resample import resample_vote
+from verse3d.core.volume import Volume
+from verse3d.data.phantom import make_case
+from verse3d.data.transforms import PreparedCase, prepare_image
+from verse3d.model.modes import get_mode
+
+_PLAIN = AugmentConfig(mirror_left_right=0, affine=0, noise=0, blur=0, contrast=0)
+
+
+def phantom_pieces(config: Config, count: int, *, seed: int = 0) -> torch.Tensor:
+    """Pieces (count, n, ...) around vertebrae of a phantom, float32: drawn as for training, but not augmented.
+
+    Raises:
+        ConfigError: settings contradict each other.
+    """
+    centred = config.sampling.model_copy(update={"foreground_fraction": 1.0})
+    sampler = get_mode(config.mode).sampler(config.model_copy(update={"sampling": centred, "augment": _PLAIN}))
+    sampler.set_random_state(seed)
+    case = _prepared(config, seed)
+    return torch.stack([torch.as_tensor(sampler(case)["image"], dtype=torch.float32) for _ in range(count)])
+
+
+def _prepared(config: Config, seed: int) -> PreparedCase:
+    phantom = make_case(seed)
+    volume = Volume(phantom.image_hu, phantom.geometry, nib.Nifti1Header(), Path("phantom"))
+    image, grid = prepare_image(volume, config.grid)
+    ids = label_scheme(config.labels.scheme).network_from_verse(phantom.mask)
+    label = resample_vote(ids, phantom.geometry, grid)
+    return PreparedCase.of("phantom", image.astype(np.float16)[None], label[None], grid, phantom.geometry)
