@@ -68,8 +68,19 @@ def test_a_named_precision_is_taken_and_only_fp16_scales_the_loss(amp, device, d
     assert runtime.choose_precision(amp, device) == runtime.Precision(dtype, scales_loss=scales)
 
 
-@pytest.mark.parametrize(("capabilities", "dtype"), [({}, torch.float32), ({"amx_bf16": True}, torch.bfloat16)])
-def test_auto_takes_bf16_only_where_the_cpu_multiplies_it(monkeypatch, capabilities, dtype):
+@pytest.mark.parametrize(
+    ("capabilities", "dtype"),
+    [
+        ({}, torch.float32),
+        ({"amx_bf16": True}, torch.bfloat16),
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": True}, torch.bfloat16),
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": False}, torch.float32),
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": True}, torch.bfloat16),
+        ({"cpu_name": "Arm Neoverse", "bf16": True}, torch.bfloat16),
+    ],
+    ids=str,
+)
+def test_auto_takes_bf16_only_where_the_cpu_is_quicker_with_it(monkeypatch, capabilities, dtype):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     assert runtime.choose_precision("auto", CPU).dtype == dtype
 
