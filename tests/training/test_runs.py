@@ -415,6 +415,7 @@ def test_resuming_from_a_model_that_was_made_to_predict_is_refused(dataset, tmp_
 def test_overwriting_a_run_leaves_nothing_of_it(dataset, tmp_path):
     train(dataset, tmp_path, tiny_config(optim={"epochs": 3}))
     (tmp_path / "my notes.txt").write_text("keep me")
+    (tmp_path / "best.openvino").mkdir()
     train(dataset, tmp_path, tiny_config(optim={"epochs": 1, "lr": 0.001}), overwrite=True)
     assert len(rows(tmp_path)) == 1
     assert "epoch 3" not in (tmp_path / "log.txt").read_text()
@@ -422,6 +423,7 @@ def test_overwriting_a_run_leaves_nothing_of_it(dataset, tmp_path):
     events.Reload()
     assert len(events.Scalars("train/loss")) == 2
     assert (tmp_path / "my notes.txt").read_text() == "keep me"
+    assert not (tmp_path / "best.openvino").exists(), "made from the model that is gone"
 
 
 @pytest.mark.parametrize("sick", ["loss", "grad_norm"])

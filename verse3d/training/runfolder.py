@@ -86,7 +86,8 @@ def start_folder(path: Path, config: Config, *, overwrite: bool) -> RunFolder:
     make_folder(path)
     for file in (folder.last, folder.best, folder.history, folder.log):
         file.unlink(missing_ok=True)
-    shutil.rmtree(folder.tensorboard, ignore_errors=True)
+    for made_from_it in (folder.tensorboard, *(model.with_suffix(".openvino") for model in (folder.last, folder.best))):
+        shutil.rmtree(made_from_it, ignore_errors=True)
     _write_config(folder, config)
     return folder
 
