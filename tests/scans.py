@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
+from nibabel.openers import ImageOpener
 from torch import nn
 
 from verse3d.core.config import Config, parse_config
@@ -178,8 +179,14 @@ class Disk:
 
 
 def spoil_disk(monkeypatch, word: str, change) -> None:
-    """All bytes of NIfTI files with ``word`` in their names pass through ``change`` before they are written."""
-    open_file = Path.open
+    """All bytes of NIfTI files with ``word`` in their names pass through ``change`` before they are written.
+
+    Those that nibabel writes, too: there it is the bytes before they are packed.
+    """
+    open_file, write = Path.open, ImageOpener.write
+
+    def write_spoiled(opener, content):
+        return write(opener, change(bytes(content)) if word in Path(opener.name).name else content)
 
     def open_spoiled(path, mode="r", *args, **options):
         handle = open_file(path, mode, *args, **options)
@@ -187,6 +194,7 @@ def spoil_disk(monkeypatch, word: str, change) -> None:
         return Disk(handle, change) if spoiled else handle
 
     monkeypatch.setattr(Path, "open", open_spoiled)
+    monkeypatch.setattr(ImageOpener, "write", write_spoiled)
 
 
 def fill_disk(monkeypatch, word: str, room: int = 20) -> None:
