@@ -30,6 +30,15 @@ NETWORKS = {
 MODES = {"3d": (1, 16, 16, 16), "2d": (1, 20, 24), "2.5d": (3, 20, 24)}
 """Shape of a piece by mode."""
 
+KINDS = [
+    *(("3d", network, "binary") for network in NETWORKS),
+    *(("2d", network, "binary") for network in ("unet", "segresnet", "classic")),
+    *(("2.5d", network, "binary") for network in ("dynunet", "classic, linear")),
+    ("3d", "unet", "vertebrae"),
+    ("2d", "classic", "vertebrae"),
+]
+"""Mode, network and label scheme: every one of each, not each with each."""
+
 
 @dataclass
 class Model:

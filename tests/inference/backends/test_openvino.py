@@ -15,8 +15,8 @@ from tests.inference.backends.models import (
     BFLOAT16,
     CPU,
     FLOAT32,
+    KINDS,
     MODES,
-    NETWORKS,
     config_of,
     needs,
     pieces_of,
@@ -59,12 +59,10 @@ def assert_right(model, logits, pieces, within=2e-4):
     torch.testing.assert_close(logits.double(), reference(model.network, pieces), rtol=within, atol=within)
 
 
-@pytest.mark.parametrize("scheme", ["binary", "vertebrae"])
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("mode", MODES)
-def test_every_network_in_every_mode_computes_what_pytorch_does(tmp_path, mode, network, scheme):
-    model = write_model(tmp_path / "best.pt", config_of(mode, network, scheme))
-    backend, pieces = backend_of(model), pieces_of(MODES[mode], 3)
+@pytest.mark.parametrize("kind", KINDS, ids=" ".join)
+def test_every_network_and_mode_computes_what_pytorch_does(tmp_path, kind):
+    model = write_model(tmp_path / "best.pt", config_of(*kind))
+    backend, pieces = backend_of(model), pieces_of(MODES[kind[0]], 3)
     logits = backend(pieces)
     assert backend.name == "openvino", backend.refusal
     assert logits.dtype is torch.float32

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import verse3d
-from tests.inference.backends.models import MODES, NETWORKS, config_of, needs, pieces_of, reference, write_model
+from tests.inference.backends.models import KINDS, MODES, config_of, needs, pieces_of, reference, write_model
 from tests.scans import PIR, leftovers, spine
 from verse3d.cli import main
 from verse3d.core.errors import CheckpointError, ConfigError, DataError, OutputError, Verse3dError
@@ -43,15 +43,6 @@ def run_example(folder: Path, image: np.ndarray, monkeypatch) -> np.ndarray:
     names = {"image": image}
     exec(code, names)
     return np.asarray(names["logits"])
-
-
-KINDS = [
-    *(("3d", network, "binary") for network in NETWORKS),
-    *(("2d", network, "binary") for network in ("unet", "segresnet", "classic")),
-    *(("2.5d", network, "binary") for network in ("dynunet", "classic, linear")),
-    ("3d", "unet", "vertebrae"),
-    ("2d", "classic", "vertebrae"),
-]
 
 
 @pytest.mark.parametrize("to", FORMATS)
