@@ -50,7 +50,7 @@ def test_validation_finds_the_dice_that_predict_and_evaluate_find(noisy, tmp_pat
     config = tiny_config(labels={"scheme": scheme}, inference={"min_component_ml": 0.3})
     one = predictor(config)
     found = validate(one, [load_validation_case(case, config, keep_scan=False) for case in noisy], None)
-    predict_cases(noisy, one, tmp_path / "out", about={"scheme": scheme})
+    predict_cases(noisy, one, tmp_path / "out", about=lambda: {"scheme": scheme})
     scored = evaluate_folder(tmp_path / "out", CaseIndex(tuple(noisy)), tmp_path / "scores.json")
     names = ("vertebrae",) if scheme == "binary" else ("T12", "T13", "L1")
     for case in scored.cases:

@@ -176,7 +176,7 @@ def predict(
         cases,
         predictor,
         folder,
-        about=described(predictor, models),
+        about=lambda: described(predictor, models),
         model_sha256=models_sha256(models),
         options=PredictOptions(overwrite, part, parts, max_ram_gb, overlap=not one_by_one),
         progress=progress,

@@ -62,7 +62,7 @@ def predict_cases(
     predictor: Predictor,
     out: Path,
     *,
-    about: dict[str, Any],
+    about: Callable[[], dict[str, Any]],
     model_sha256: str = "",
     options: PredictOptions | None = None,
     progress: Progress = no_progress,
@@ -73,7 +73,7 @@ def predict_cases(
         cases: with scans; of them those of ``options.part`` are done.
         predictor: labels them.
         out: the folder.
-        about: what the list says about the call as a whole.
+        about: says what the list tells about the call as a whole.
         model_sha256: stored in every record.
         options: see there.
         progress: told about every scan and piece.
@@ -88,7 +88,8 @@ def predict_cases(
     path = out / predictions_file(options.part, options.parts)
     remove_leftovers(path)
     job = _Job(predictor, out, model_sha256, options, _Memory.measured(predictor, Limit.of(options.max_ram_gb)))
-    records = RecordList(path, {**about, "limit_mb": round(job.memory.limit.mb, 1)}, [case.case for case in own])
+    limit_mb = round(job.memory.limit.mb, 1)
+    records = RecordList(path, lambda: {**about(), "limit_mb": limit_mb}, [case.case for case in own])
     done = []
     with contextlib.closing(_worked_on(own, job, records, progress)) as worked_on:
         for number, record in enumerate(worked_on, start=1):

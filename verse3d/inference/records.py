@@ -1,7 +1,7 @@
 """What is remembered of every predicted scan, and the list of it that is written beside the masks."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,8 +81,11 @@ class RecordList:
     Several programs may fill one folder, each with a list of its own.
     """
 
-    def __init__(self, path: Path, about: Mapping[str, Any], cases: Sequence[str]) -> None:
-        """Start from what any list of the folder knows about ``cases``, and what this very list knows."""
+    def __init__(self, path: Path, about: Callable[[], Mapping[str, Any]], cases: Sequence[str]) -> None:
+        """Start from what any list of the folder knows about ``cases``, and what this very list knows.
+
+        ``about`` is asked anew with every record: what ran the network may have given way meanwhile.
+        """
         self._path, self._about = path, about
         earlier = read_predictions(path.parent).records
         self._earlier = dict(earlier)
@@ -98,7 +101,7 @@ class RecordList:
         if record.status == "skipped" and record.case in self._records:
             return
         self._records[record.case] = asdict(record)
-        write_json(self._path, {**self._about, "cases": list(self._records.values())})
+        write_json(self._path, {**self._about(), "cases": list(self._records.values())})
 
 
 def _cases_in(path: Path) -> frozenset[str]:

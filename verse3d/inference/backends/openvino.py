@@ -17,7 +17,7 @@ from verse3d.inference.backends.pytorch import TorchBackend, torch_backend
 from verse3d.model.checkpoint import Checkpoint
 
 _CPU = torch.device("cpu")
-_CHECKED_PIECES = 2
+_CHECKED_PIECES = 1
 _log = logger(__name__)
 
 
