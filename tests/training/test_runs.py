@@ -190,7 +190,7 @@ class TestAFinishedRun:
     def test_has_the_validation_dice_that_predict_and_evaluate_find(self, finished, dataset, tmp_path):
         best = finished / "best.pt"
         case = dataset.in_split("validation")
-        predict_cases(case, open_predictor([best], CPU), tmp_path / "masks", about=dict)
+        predict_cases(case, open_predictor([best], CPU, backend="torch"), tmp_path / "masks", about=dict)
         scored = evaluate_folder(tmp_path / "masks", CaseIndex(case), tmp_path / "scores.json")
         dice = scored.cases[0].labels["vertebrae"].dice
         assert load(best)["scores"]["validation_dice"] == pytest.approx(dice, abs=1e-12)
@@ -534,7 +534,7 @@ def test_the_26_levels_are_trained_validated_and_predicted(dataset, tmp_path):
     best = load(tmp_path / "run" / "best.pt")
     assert (len(best["labels"]), best["labels"]["T13"]) == (26, 28)
     case = dataset.in_split("validation")
-    predictor = open_predictor([tmp_path / "run" / "best.pt"], CPU)
+    predictor = open_predictor([tmp_path / "run" / "best.pt"], CPU, backend="torch")
     predict_cases(case, predictor, tmp_path / "masks", about=lambda: {"scheme": "vertebrae"})
     scored = evaluate_folder(tmp_path / "masks", CaseIndex(case), tmp_path / "scores.json")
     assert scored.scheme == "vertebrae"
