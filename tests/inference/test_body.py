@@ -38,7 +38,7 @@ def region(*corners):
     return tuple(slice(start, stop) for start, stop in corners)
 
 
-@pytest.mark.parametrize("spacing_mm", [(1.5, 1.5, 1.5), (1.0, 2.0, 3.0), (7.0, 0.8, 1.5)])
+@pytest.mark.parametrize("spacing_mm", [(1.5, 1.5, 1.5), (1.0, 2.0, 3.0), (2.0, 1.2, 1.5)])
 def test_every_voxel_of_the_patient_is_kept_and_the_far_air_is_not(spacing_mm):
     grid = GridConfig(spacing_mm=spacing_mm)
     hu = patient()
@@ -58,9 +58,9 @@ def test_windows_in_the_air_or_on_the_table_alone_are_left_out():
 
 def test_a_margin_of_twelve_millimetres_is_kept_around_the_patient():
     hu = np.full((80, 80, 80), AIR)
-    hu[32:48, 32:48, 32:48] = TISSUE
+    hu[24:56, 24:56, 24:56] = TISSUE
     kept = marked(Body.of(prepared(hu), GRID), hu.shape)
-    assert kept[24:56, 40, 40].all() and not kept[:16, 40, 40].any() and not kept[64:, 40, 40].any()
+    assert kept[16:64, 40, 40].all() and not kept[:12, 40, 40].any() and not kept[68:, 40, 40].any()
 
 
 @pytest.mark.parametrize("value", [AIR, -300.0, TISSUE, 3000.0])

@@ -1,5 +1,6 @@
 """Where the patient is, coarsely: no window is shown to the network that holds only air, clothes or table."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,16 +13,18 @@ from verse3d.model.tilings import Region
 _TISSUE_HU = -300.0
 _BLOCK_MM = 6.0
 _MARGIN_MM = 12.0
-_SMALLEST_ML = 50.0
+_SMALLEST_ML = 30.0
+_IN_AXIAL_PLANE = ndimage.generate_binary_structure(2, 1)[:, :, None]
 
 
 @dataclass(frozen=True, eq=False)
 class Body:
-    """Blocks of the network grid that hold the patient or lie within 12 mm of one that does.
+    """Blocks of the network grid that hold the patient, or lie near one that does.
 
-    A block of about 6 mm belongs to the patient if at least half of its voxels are denser than -300 HU and it is part
-    of at least 50 ml of such blocks that touch each other's faces. Lungs and bowel gas are not needed for that: the
-    tissue around them is closer than a window is wide.
+    A block of about 6 mm is dense if at least half of its voxels are denser than -300 HU, or if dense blocks enclose it
+    in its axial plane, as they do lungs. The patient's inside is what remains of the dense blocks when those with a
+    neighbour (over a face) that is not dense are taken away, in pieces of at least 30 ml: tables and blankets have no
+    inside. Kept are the inside, one block and 12 mm around it.
 
     Attributes:
         blocks: (a, b, c) bool.
@@ -36,14 +39,15 @@ class Body:
         """Find the patient in a prepared image (I, J, K), 0 ... 1 on the network grid."""
         i, j, k = (max(1, round(_BLOCK_MM / spacing)) for spacing in grid.spacing_mm)
         voxels = i, j, k
-        dense = _shares(image > _tissue_value(grid), voxels) >= 0.5
-        parts, count = ndimage.label(dense)
+        dense = ndimage.binary_fill_holes(_shares(image > _tissue_value(grid), voxels) >= 0.5, _IN_AXIAL_PLANE)
+        parts, count = ndimage.label(ndimage.binary_erosion(dense, border_value=1))
         block_ml = float(np.prod(voxels) * np.prod(grid.spacing_mm)) / 1000
         large = np.bincount(parts.ravel(), minlength=count + 1) * block_ml >= _SMALLEST_ML
         large[0] = False
         if not large.any():  # nothing like a patient: nothing is left out
             return cls(np.ones_like(dense), voxels)
-        reach = [round(_MARGIN_MM / (edge * spacing)) for edge, spacing in zip(voxels, grid.spacing_mm, strict=True)]
+        block_mm = [edge * spacing for edge, spacing in zip(voxels, grid.spacing_mm, strict=True)]
+        reach = [1 + math.ceil(_MARGIN_MM / edge_mm) for edge_mm in block_mm]
         near = ndimage.maximum_filter(large[parts], size=[2 * steps + 1 for steps in reach], mode="constant")
         return cls(near, voxels)
 
