@@ -45,6 +45,7 @@ def main() -> None:
     with torch.inference_mode():
         if options.calibrate:
             note: dict[str, Any] = {"seconds_per_window": _calibrated(network, content["config"])}
+            note["seconds"] = time.perf_counter() - start
         else:
             _predict(network, content["config"], options)
             note = {"seconds": time.perf_counter() - start, "peak_rss_mb": _peak_rss_mb()}
