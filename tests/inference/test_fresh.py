@@ -167,6 +167,7 @@ def test_a_missing_model_is_refused_before_anything_is_started(tmp_path, cases, 
     assert calls == []
 
 
+@pytest.mark.slow  # it starts the whole program twice
 def test_the_program_that_is_started_is_this_one_and_its_complaints_come_back(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)  # so that it is not found by chance
     monkeypatch.delenv("PYTHONPATH", raising=False)
