@@ -39,6 +39,14 @@ def test_models_that_see_or_say_something_else_are_refused(tmp_path, sections, n
     assert named in str(caught.value) and "two.pt" in str(caught.value)
 
 
+@pytest.mark.parametrize("first", ["3d", "2d"])
+def test_windows_and_slices_are_not_averaged(tmp_path, first):
+    paths = [model(tmp_path, f"{mode}.pt", mode=mode, network={"name": "classic"}) for mode in ("3d", "2d")]
+    with pytest.raises(ConfigError, match="cannot be averaged") as caught:
+        open_predictor(paths if first == "3d" else paths[::-1], CPU, backend="torch")
+    assert "mode: " in str(caught.value)
+
+
 def test_models_of_other_widths_and_seeds_may_be_averaged(tmp_path):
     one_window = {"sampling": {"patch_voxels": [32, 32, 32]}}  # then nothing is blended
     wide = {"network": {"channels": [6, 12]}}

@@ -75,7 +75,8 @@ def _require_same_work(one: Config, other: Config, one_path: Path, other_path: P
         ConfigError: says in which settings they differ.
     """
     here, there = _work(one), _work(other)
-    different = [f"  - {key}: {here[key]} and {there[key]}" for key in here if here[key] != there[key]]
+    common = [key for key in here if key in there]  # windows and slices have settings of their own
+    different = [f"  - {key}: {here[key]} and {there[key]}" for key in common if here[key] != there[key]]
     if different:
         raise ConfigError(
             "\n".join([f"{one_path} and {other_path} cannot be averaged, they differ in", *different]),

@@ -1,6 +1,7 @@
 """From CT files to mask files: while the network is at one scan, the next is read and the last is written."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -116,7 +117,7 @@ class _Memory:
             raise MemoryLimitError(
                 f"the program and the model alone hold {held_mb / 1000:.2f} GB, "
                 f"--max-ram-gb allows {limit.mb / 1000:g}",
-                hint="allow more memory",
+                hint=f"a scan comes on top: allow --max-ram-gb {math.ceil(held_mb / 100) / 10 + 0.5:.1f} or more",
             )
         return cls(limit, held_mb, piece_mb)
 
