@@ -143,7 +143,11 @@ def test_a_checkpoint_alone_is_enough_to_label_a_scan_on_its_own_grid(mode, sche
     ct = spine(geometry=PIR).write(tmp_path / "ct.nii.gz")
     heard = []
     report = verse3d.predict(
-        ct, model=tmp_path / "best.pt", out=tmp_path / "out", progress=lambda *what: heard.append(what)
+        ct,
+        model=tmp_path / "best.pt",
+        out=tmp_path / "out",
+        backend="torch",  # random weights leave many voxels in the balance
+        progress=lambda *what: heard.append(what),
     )
     assert [record.status for record in report.records] == ["written"]
     mask = read_labels(tmp_path / "out" / report.records[0].mask)

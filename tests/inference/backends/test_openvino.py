@@ -5,6 +5,8 @@ import logging
 import multiprocessing
 import os
 import shutil
+import subprocess
+import sys
 import time
 
 import pytest
@@ -379,3 +381,26 @@ def test_it_moves_to_a_gpu_as_pytorch_and_stays_on_a_cpu_as_it_is(model):
     assert backend.to(CPU) is backend and backend.device == CPU
     shutil.rmtree(model.path.with_suffix(".openvino"), ignore_errors=True)
     assert isinstance(backend.to(torch.device("meta")), TorchBackend)
+
+
+def test_a_signal_does_no_harm_after_the_last_model_is_gone_in_another_thread():
+    """OpenVINO unmaps a stack for signals that the main thread still uses, if its last core goes elsewhere."""
+    program = """
+import gc, os, signal, threading
+import torch
+from verse3d.core.runtime import choose_precision
+from verse3d.inference.backends.engine import Engine, convert
+precision = choose_precision("off", torch.device("cpu"))
+engines = [Engine(convert(torch.nn.Conv3d(1, 2, 1), (1, 4, 4, 4)), (1, 4, 4, 4), precision)]
+engines[0](torch.zeros(1, 1, 4, 4, 4))
+def drop():
+    engines.clear()
+    gc.collect()
+thread = threading.Thread(target=drop)
+thread.start()
+thread.join()
+signal.signal(signal.SIGINT, lambda *_: print("heard"))
+os.kill(os.getpid(), signal.SIGINT)
+"""
+    run = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (0, "heard\n"), run.stderr

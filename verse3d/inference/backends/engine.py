@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,17 @@ def _hidden(package: str) -> Iterator[None]:
             sys.modules[package] = loaded
 
 
+@cache
+def openvino_core() -> Any:  # noqa: ANN401 - an openvino.Core
+    """The one core of this process, which is never given back.
+
+    OpenVINO's CPU plugin gives the thread that loads it a stack for signals of its own, and unmaps that with the last
+    core. If this happens in another thread, the next signal that Python listens to (Ctrl-C, a worker process that
+    ends) finds no stack, and the process dies of a segmentation fault (OpenVINO 2026.4).
+    """
+    return load_openvino().Core()
+
+
 def traced(network: nn.Module, shape: Sequence[int]) -> Any:  # noqa: ANN401 - TorchScript has no types
     """The network as a TorchScript for pieces (B, *shape), B free. It is a copy: the network stays as it is.
 
@@ -67,7 +79,7 @@ def write_model(model: Any, folder: Path) -> None:  # noqa: ANN401 - an openvino
 
 def read_model(xml: bytes, weights: bytes) -> Any:  # noqa: ANN401 - an openvino.Model
     """Undo of ``write_model``, from memory, so that what was checked is what is read."""
-    return load_openvino().Core().read_model(model=xml, weights=weights)
+    return openvino_core().read_model(model=xml, weights=weights)
 
 
 def versions() -> dict[str, str]:
@@ -76,7 +88,7 @@ def versions() -> dict[str, str]:
     return {
         "openvino": str(openvino.get_version()),
         "torch": str(torch.__version__),
-        "cpu": str(openvino.Core().get_property("CPU", "FULL_DEVICE_NAME")),
+        "cpu": str(openvino_core().get_property("CPU", "FULL_DEVICE_NAME")),
     }
 
 
@@ -100,7 +112,7 @@ class Engine:
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "ENABLE_CPU_PINNING": False,  # several programs on one machine would all be tied to the same cores
         }
-        compiled = self._openvino.Core().compile_model(model, "CPU", settings)
+        compiled = openvino_core().compile_model(model, "CPU", settings)
         self._output: list[int] = list(compiled.outputs[0].shape)[1:]
         self._request = compiled.create_infer_request()
 

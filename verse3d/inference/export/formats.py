@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from verse3d.core.errors import ConfigError
-from verse3d.inference.backends.engine import WEIGHTS, XML, convert, load_openvino, traced, write_model
+from verse3d.inference.backends.engine import WEIGHTS, XML, convert, openvino_core, traced, write_model
 
 FormatName = Literal["onnx", "openvino", "torchscript"]
 Run = Callable[[torch.Tensor], torch.Tensor]
@@ -70,7 +70,7 @@ def _write_openvino(network: nn.Module, shape: Sequence[int], folder: Path) -> N
 
 
 def _load_openvino(folder: Path) -> Run:
-    compiled = load_openvino().Core().compile_model(str(folder / XML), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino_core().compile_model(str(folder / XML), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda pieces: torch.from_numpy(compiled({"image": pieces.numpy()})["logits"].copy())
 
 
