@@ -37,7 +37,9 @@ from verse3d.core.threads import thread_count
 from verse3d.core.volume import Volume, read_image, write_labels
 from verse3d.data.phantom import make_case
 from verse3d.data.transforms import network_geometry, prepare_image_float16
+from verse3d.inference.answers import SeveralLabels
 from verse3d.inference.postprocess import clean_up
+from verse3d.inference.streaming import FinishedPlanes
 
 SPACING_MM = (0.8, 0.8, 1.0)
 NOISE_HU = 18.0
@@ -103,6 +105,8 @@ def _contests(scan: Volume, mask: NDArray[np.uint8], folder: Path) -> list[Conte
     labels = np.where(mask > 0, heights, np.uint8(0))
     probability = np.ascontiguousarray(resample_linear((mask > 0).astype(np.uint8), source, network))
     network_labels = np.ascontiguousarray(resample_vote(labels, source, network))
+    scores = torch.zeros((27, *network.shape), dtype=torch.float16)
+    scores.scatter_(0, torch.from_numpy(network_labels[None]).long(), 1.0)
     foreground = np.asfortranarray(mask > 0).astype(np.uint8)
 
     def write() -> None:
@@ -117,7 +121,7 @@ def _contests(scan: Volume, mask: NDArray[np.uint8], folder: Path) -> list[Conte
         Contest("prepare", "MONAI", lambda: prepare_image_float16(scan, GRID), lambda: _monai_prepare(scan)),
         Contest("home, probability", "MONAI, bilinear", lambda: resample_above(probability, network, source, 0.5),
                 lambda: _monai_home(probability, network, source, "bilinear") > 0.5),
-        Contest("home, 26 labels", "MONAI, nearest", lambda: resample_vote(network_labels, network, source),
+        Contest("home, 27 probabilities", "MONAI, nearest, labels only", lambda: _home(scores, network, source),
                 lambda: _monai_home(network_labels, network, source, "nearest")),
         Contest("clean, one label", "scipy, whole map", lambda: clean_up(foreground.copy("F"), source, CLEANING),
                 lambda: _plain_cleaning(foreground.copy("F"), source)),
@@ -125,6 +129,18 @@ def _contests(scan: Volume, mask: NDArray[np.uint8], folder: Path) -> list[Conte
                 lambda: _plain_cleaning(labels.copy("F"), source, range(1, 3))),
         Contest("write and verify", "nibabel, write only", write, save),
     ]  # fmt: skip
+
+
+def _home(scores: torch.Tensor, network: Geometry, source: Geometry) -> NDArray[np.uint8]:
+    """All planes in lots, as the windows of a prediction finish them."""
+    answer, weights = (
+        SeveralLabels(network, source, 2, np.arange(len(scores), dtype=np.uint8)),
+        torch.ones(network.shape),
+    )
+    for first in range(0, network.shape[2], 72):
+        here = (scores[..., first : first + 72], weights[..., first : first + 72])
+        answer.take(FinishedPlanes(2, first, *here, are_logits=False))
+    return answer.mask()
 
 
 def _monai_prepare(scan: Volume) -> NDArray[np.float32]:

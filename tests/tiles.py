@@ -3,9 +3,12 @@
 import numpy as np
 import torch
 
+from verse3d.core.geometry import Geometry
 from verse3d.core.runtime import Precision
+from verse3d.inference.answers import OneLabel, SeveralLabels
 from verse3d.inference.backends import torch_backend
 from verse3d.inference.placement import Placement
+from verse3d.inference.streaming import segment
 from verse3d.inference.voices import Voices
 
 CPU = torch.device("cpu")
@@ -51,3 +54,15 @@ def placed(*functions, mirrored=False) -> Placement:
 
 def placed_network(network) -> Placement:
     return Placement(Voices([torch_backend(network.eval(), CPU, FULL)]))
+
+
+def segmented(image, tiling, placement, *, channels, settings, **options) -> np.ndarray:
+    """What the network says on its own grid: the foreground probability, or network ids."""
+    grid = Geometry(tiling.shape, np.eye(4))
+    if channels == 1:
+        answer = OneLabel(grid, grid, 1)
+        segment(image, tiling, placement, settings=settings, take=answer.take, **options)
+        return answer.probability
+    answer = SeveralLabels(grid, grid, tiling.axis, np.arange(channels, dtype=np.uint8))
+    segment(image, tiling, placement, settings=settings, take=answer.take, **options)
+    return answer.mask()

@@ -19,6 +19,12 @@ def model(folder, name, *, seed=0, mode="3d", **sections):
     return scans.save_model(folder / name, config, seed=seed)
 
 
+def probability_by(predictor, scan) -> np.ndarray:
+    """Of the foreground, on the network grid."""
+    image, grid = predictor.prepare(scan)
+    return predictor.segment(image, grid, scan.geometry, predictor.settings)[0].probability
+
+
 @pytest.mark.parametrize(
     ("sections", "named"),
     [
@@ -53,12 +59,8 @@ def test_models_of_other_widths_and_seeds_may_be_averaged(tmp_path):
     paths = [model(tmp_path, "one.pt", seed=1, **one_window), model(tmp_path, "two.pt", seed=2, **one_window, **wide)]
     together = open_predictor(paths, CPU, backend="torch")
     scan = read_image(spine().write(tmp_path / "a_ct.nii.gz"))
-    image, _ = together.prepare(scan)
-    probability, _ = together.segment(image, scan.geometry, together.settings)
-    alone = []
-    for path in paths:
-        logits = open_predictor([path], CPU, backend="torch")
-        alone.append(logits.segment(image, scan.geometry, logits.settings)[0])
+    probability = probability_by(together, scan)
+    alone = [probability_by(open_predictor([path], CPU, backend="torch"), scan) for path in paths]
     np.testing.assert_allclose(probability, np.mean(alone, axis=0), atol=1e-5)
     assert np.abs(alone[0] - alone[1]).max() > 0.05
     assert described(together, paths)["models"] == [str(path) for path in paths]
@@ -81,8 +83,7 @@ def test_the_mirror_image_is_asked_about_too(tmp_path):
     path = model(tmp_path, "one.pt", seed=3)
     scan = read_image(spine().write(tmp_path / "a_ct.nii.gz"))
     plain, mirrored = (open_predictor([path], CPU, backend="torch", tta=tta) for tta in (False, True))
-    image, _ = plain.prepare(scan)
-    one, both = (by.segment(image, scan.geometry, by.settings)[0] for by in (plain, mirrored))
+    one, both = (probability_by(by, scan) for by in (plain, mirrored))
     assert np.abs(one - both).max() > 1e-3
 
 

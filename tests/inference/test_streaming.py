@@ -7,10 +7,10 @@ from monai.inferers import sliding_window_inference
 from torch import nn
 
 from tests.scans import tiny_config
-from tests.tiles import CPU, FunctionBackend, placed, placed_network, whole_scores
+from tests.tiles import CPU, FunctionBackend, placed, placed_network, segmented, whole_scores
 from verse3d.core.geometry import Geometry
 from verse3d.inference.placement import Placement
-from verse3d.inference.streaming import StreamSettings, batches, best_channel, open_planes, segment
+from verse3d.inference.streaming import StreamSettings, batches, open_planes
 from verse3d.inference.voices import Voices
 from verse3d.model.tilings import SliceTiling, WindowTiling
 
@@ -66,7 +66,7 @@ def test_the_labels_are_those_of_monais_sliding_window(shape, overlap, mode):
     for channels in (1, 2, 5, 27):
         model = network(channels)
         expected = monai(image, model, overlap, mode)
-        found = segment(
+        found = segmented(
             image,
             tiling(shape, overlap, mode),
             placed_network(model),
@@ -83,7 +83,7 @@ def test_the_labels_on_a_gpu_are_those_of_monais_sliding_window(channels):
     image, model = picture((17, 14, 41)), network(channels)
     expected = monai(image, model, 0.5, "gaussian")
     voices = placed_network(model).voices.to(torch.device("cuda"))
-    found = segment(image, tiling(image.shape), Placement(voices), channels=channels, settings=StreamSettings(2))
+    found = segmented(image, tiling(image.shape), Placement(voices), channels=channels, settings=StreamSettings(2))
     assert_decided_by(found, expected)
 
 
@@ -94,7 +94,7 @@ def test_a_margin_is_air_around_the_volume(shape, margins):
     framed = np.pad(image, [(margin, margin) for margin in margins])
     inside = tuple(slice(margin, margin + size) for margin, size in zip(margins, shape, strict=True))
     expected = monai(framed, model, 0.5, "gaussian")[(slice(None), *inside)]
-    found = segment(
+    found = segmented(
         image,
         tiling(shape, margin_voxels=margins),
         placed_network(model),
@@ -114,7 +114,7 @@ def test_neither_the_batch_nor_the_order_in_memory_changes_anything(batch, memor
             return model(pieces).to(memory_format=memory_format)
 
     placement = placed(ordered)
-    found = segment(image, tiling(image.shape), placement, channels=5, settings=StreamSettings(batch))
+    found = segmented(image, tiling(image.shape), placement, channels=5, settings=StreamSettings(batch))
     assert_decided_by(found, monai(image, model, 0.5, "gaussian"))
     assert max(shape[0] for shape in placement.voices.backends[0].seen) <= batch
 
@@ -129,7 +129,7 @@ def test_slices_are_put_together_too(plane, channels, batch):
     torch.manual_seed(0)
     model = nn.Conv2d(3, channels, 3, padding=1).eval()
     image, placement = picture(shape), placed(model)
-    found = segment(image, slices, placement, channels=channels, settings=StreamSettings(batch))
+    found = segmented(image, slices, placement, channels=channels, settings=StreamSettings(batch))
     assert_decided_by(found, whole_scores(slices, image, model).float())
     count = shape[slices.axis]
     expected = [min(batch, count - start) for start in range(0, count, batch)]
@@ -141,12 +141,14 @@ def test_what_no_piece_speaks_about_is_background(channels):
     image, model = picture((17, 14, 41)), network(channels)
     windows = tiling(image.shape, overlap=0.25)
     wanted = [number for number in range(len(windows.regions)) if number % 3 == 1]
-    some = segment(image, windows, placed_network(model), channels=channels, settings=StreamSettings(2), wanted=wanted)
+    some = segmented(
+        image, windows, placed_network(model), channels=channels, settings=StreamSettings(2), wanted=wanted
+    )
     covered = np.zeros(image.shape, dtype=bool)
     for number in wanted:
         covered[windows.regions[number]] = True
     assert not some[~covered].any() and not covered.all()
-    nothing = segment(image, windows, placed(model), channels=channels, settings=StreamSettings(), wanted=[])
+    nothing = segmented(image, windows, placed(model), channels=channels, settings=StreamSettings(), wanted=[])
     assert nothing.shape == image.shape and not nothing.any()
 
 
@@ -155,8 +157,8 @@ def test_voxels_whose_pieces_are_all_wanted_do_not_depend_on_the_others():
     windows = tiling(image.shape)
     wanted = [number for number, region in enumerate(windows.regions) if region[2].start < 16]
     settings = StreamSettings(2)
-    all_of_it = segment(image, windows, placed_network(model), channels=4, settings=settings)
-    some = segment(image, windows, placed_network(model), channels=4, settings=settings, wanted=wanted)
+    all_of_it = segmented(image, windows, placed_network(model), channels=4, settings=settings)
+    some = segmented(image, windows, placed_network(model), channels=4, settings=settings, wanted=wanted)
     complete = ~np.zeros(image.shape, dtype=bool)
     for number, region in enumerate(windows.regions):
         if number not in wanted:
@@ -169,7 +171,7 @@ def test_sums_in_half_precision_change_only_what_nearly_ties():
     image, model = picture((17, 14, 41)), network(5)
     expected = monai(image, model, 0.5, "gaussian")
     settings = StreamSettings(2, torch.float16)
-    found = segment(image, tiling(image.shape), placed_network(model), channels=5, settings=settings)
+    found = segmented(image, tiling(image.shape), placed_network(model), channels=5, settings=settings)
     lead = expected.topk(2, dim=0).values
     clear = (lead[0] - lead[1]) > 0.02
     assert clear.float().mean() > 0.5
@@ -186,19 +188,11 @@ def test_only_the_planes_that_later_windows_touch_are_open():
         assert open_planes(windows.regions, 2, groups) <= max(16, size)
 
 
-def test_the_best_channel_is_the_first_of_equal_ones():
-    scores = torch.randint(0, 3, (6, 9, 31, 17)).float()
-    expected = scores.argmax(0).to(torch.uint8)
-    assert torch.equal(best_channel(scores), expected)
-    last = scores.movedim(0, -1).contiguous().movedim(-1, 0)
-    assert torch.equal(best_channel(last), expected)
-
-
 def test_progress_counts_the_pieces():
     heard = []
     image = picture((17, 14, 23))
     windows = tiling(image.shape)
-    segment(
+    segmented(
         image,
         windows,
         placed(network(1)),
@@ -234,11 +228,11 @@ def scarce(model, holds, device=CPU) -> Placement:
 def test_fewer_windows_are_shown_when_the_memory_does_not_suffice(caplog):
     image, model = picture((17, 14, 41)), network(5)
     placement = scarce(model, 2)
-    found = segment(image, tiling(image.shape), placement, channels=5, settings=StreamSettings(7))
+    found = segmented(image, tiling(image.shape), placement, channels=5, settings=StreamSettings(7))
     assert_decided_by(found, monai(image, model, 0.5, "gaussian"))
     assert placement.pieces_at_once in {1, 2}
     assert "windows at once" in caplog.text
-    again = segment(image, tiling(image.shape), placement, channels=5, settings=StreamSettings(7))
+    again = segmented(image, tiling(image.shape), placement, channels=5, settings=StreamSettings(7))
     np.testing.assert_array_equal(again, found)
 
 
@@ -246,7 +240,7 @@ def test_the_network_moves_to_the_cpu_when_not_even_one_window_fits(caplog):
     """Pieces are given to "meta" as to a GPU; what comes back from it has no values, so it must not be used."""
     image, model = picture((17, 14, 41)), network(3)
     placement = scarce(model, 0, torch.device("meta"))
-    found = segment(image, tiling(image.shape), placement, channels=3, settings=StreamSettings(2))
+    found = segmented(image, tiling(image.shape), placement, channels=3, settings=StreamSettings(2))
     assert_decided_by(found, monai(image, model, 0.5, "gaussian"))
     assert placement.voices.device == placement.sums_device == CPU
     words = [record.message for record in caplog.records]
@@ -259,7 +253,7 @@ def test_the_network_moves_to_the_cpu_when_not_even_one_window_fits(caplog):
 
 def test_if_the_cpu_cannot_either_the_error_is_passed_on():
     with pytest.raises(torch.OutOfMemoryError):
-        segment(picture((9, 9, 9)), tiling((9, 9, 9)), scarce(network(1), 0), channels=1, settings=StreamSettings())
+        segmented(picture((9, 9, 9)), tiling((9, 9, 9)), scarce(network(1), 0), channels=1, settings=StreamSettings())
 
 
 def test_what_was_added_before_the_memory_ran_out_is_not_added_twice():
@@ -272,7 +266,7 @@ def test_what_was_added_before_the_memory_ran_out_is_not_added_twice():
             raise torch.OutOfMemoryError("CUDA out of memory")
         return model(pieces)
 
-    found = segment(image, tiling(image.shape), placed(failing_once), channels=1, settings=StreamSettings(4))
+    found = segmented(image, tiling(image.shape), placed(failing_once), channels=1, settings=StreamSettings(4))
     assert_decided_by(found, monai(image, model, 0.5, "gaussian"))
 
 
@@ -280,7 +274,7 @@ def test_what_was_added_before_the_memory_ran_out_is_not_added_twice():
 def test_several_networks_and_mirrors_are_averaged_as_probabilities(channels):
     image, models = picture((16, 12, 33)), [network(channels, seed) for seed in (0, 1, 2)]
     windows = tiling(image.shape)
-    found = segment(image, windows, placed(*models, mirrored=True), channels=channels, settings=StreamSettings(2))
+    found = segmented(image, windows, placed(*models, mirrored=True), channels=channels, settings=StreamSettings(2))
 
     def mean(pieces):
         squash = torch.sigmoid if channels == 1 else lambda scores: scores.softmax(1)

@@ -47,6 +47,11 @@ class AxisMap:
         """The map with all source indices moved."""
         return AxisMap(self.lower + by, self.upper + by, self.weight)
 
+    def within(self, used: slice) -> slice:
+        """The target indices that draw on nothing but source indices in ``used``."""
+        indices = np.flatnonzero((self.lower >= used.start) & (self.upper < used.stop))
+        return slice(int(indices[0]), int(indices[-1]) + 1) if indices.size else slice(0, 0)
+
     def touched(self, used: slice) -> slice:
         """The target indices that draw on any source index in ``used``; one index if there are none."""
         indices = np.flatnonzero((self.upper >= used.start) & (self.lower < used.stop))
@@ -70,16 +75,25 @@ def aligned(array: NDArray[Any], source: Geometry, target: Geometry) -> tuple[ND
     """
     if array.shape != source.shape:
         raise GeometryError(f"the array's shape {array.shape} is not that of its grid {source.shape}")
+    source_axis, maps = axis_maps(source, target)
+    return array.transpose(source_axis), maps
+
+
+def axis_maps(source: Geometry, target: Geometry) -> tuple[list[int], list[AxisMap]]:
+    """For each axis of the target the axis of the source that runs along it, and the map between them.
+
+    Raises:
+        GeometryError: the axes are not parallel; ``target`` reaches out of ``source``.
+    """
     source_from_target = np.linalg.solve(source.affine, target.affine)
     linear, offset = source_from_target[:3, :3], source_from_target[:3, 3]
     source_axis = [int(axis) for axis in np.abs(linear).argmax(axis=0)]  # for each target axis
     _refuse_not_parallel(linear, source_axis, target.shape)
-    view = array.transpose(source_axis)
     maps = [
-        _axis_map(linear[axis, number], offset[axis], view.shape[number], target.shape[number])
+        _axis_map(linear[axis, number], offset[axis], source.shape[axis], target.shape[number])
         for number, axis in enumerate(source_axis)
     ]
-    return view, maps
+    return source_axis, maps
 
 
 def cut_to_need(view: NDArray[Any], maps: Sequence[AxisMap]) -> tuple[NDArray[Any], list[AxisMap]]:

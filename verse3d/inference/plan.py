@@ -18,6 +18,8 @@ _SHARE_OF_FREE = 0.9
 _IMAGE_BYTES = 2  # float16
 _WORKING_MB = 60.0
 """Planes and slabs that are held for a moment while grids are changed and files are read and written."""
+_CARRYING_MB = 100.0
+"""See ``answers.SeveralLabels``: probabilities, indices and shares around borders, at worst."""
 _CLEANING_BYTES = 3
 """See ``clean_up``."""
 _SUMS_DTYPES = (torch.float32, torch.float16)
@@ -65,24 +67,33 @@ class Demand:
 
     def network_mb(self, settings: StreamSettings) -> float:
         """While the network looks at it: the prepared volume, the answer so far, the open planes, one batch."""
-        return self._image_mb + self._result_mb + self._sums_mb(settings) + self.piece_mb * settings.pieces_per_batch
+        carrying_mb = _CARRYING_MB if self.channels > 1 else 0.0
+        return (
+            self._image_mb
+            + self._answer_mb
+            + carrying_mb
+            + self._sums_mb(settings)
+            + self.piece_mb * settings.pieces_per_batch
+        )
 
     @property
     def finishing_mb(self) -> float:
         """While the answer is carried to the grid of the scan, cleaned (at worst in all of it) and written."""
         mask_mb = self.source_voxels / 1e6
-        return max(self._result_mb + mask_mb, mask_mb * (1 + _CLEANING_BYTES)) + _WORKING_MB
+        carrying_mb = self._answer_mb + mask_mb if self.channels == 1 else mask_mb
+        return max(carrying_mb, mask_mb * (1 + _CLEANING_BYTES)) + _WORKING_MB
 
     @property
     def _image_mb(self) -> float:
         return float(np.prod(self.tiling.shape)) * _IMAGE_BYTES / 1e6
 
     @property
-    def _result_mb(self) -> float:
-        return float(np.prod(self.tiling.shape)) * (4 if self.channels == 1 else 1) / 1e6
+    def _answer_mb(self) -> float:
+        """One probability on the network grid, or labels on the grid of the scan."""
+        return float(np.prod(self.tiling.shape)) * 4 / 1e6 if self.channels == 1 else self.source_voxels / 1e6
 
     def _sums_mb(self, settings: StreamSettings) -> float:
-        numbers = settings.sums_dtype.itemsize * self.channels + (4 if self.channels == 1 else 0)
+        numbers = settings.sums_dtype.itemsize * self.channels + 4
         return self._open_voxels(settings.pieces_per_batch) * numbers / 1e6
 
     def _open_voxels(self, pieces_per_batch: int) -> float:

@@ -22,6 +22,7 @@ from verse3d.core.volume import StoredVoxels, read_image, stored_voxels, write_l
 from verse3d.data.cases import Case
 from verse3d.data.predictions import predictions_file
 from verse3d.data.transforms import network_geometry
+from verse3d.inference.answers import Answer
 from verse3d.inference.guards import refuse_foreign_mask, refuse_own_output, require_mask_of
 from verse3d.inference.plan import Demand, Limit, Plan, make_plan
 from verse3d.inference.postprocess import clean_up
@@ -143,7 +144,7 @@ class _Scan:
     stored: StoredVoxels
     grid: Geometry
     image: NDArray[np.float16] | None = None
-    result: NDArray[Any] | None = None
+    answer: Answer | None = None
     look: Look = field(default_factory=lambda: Look(0, 0))
     seconds_of: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -155,15 +156,12 @@ class _Scan:
             raise ValueError(f"{self.record.case} is not prepared")
         return image
 
-    def take_result(self, predictor: Predictor) -> NDArray[Any]:
-        """What the network said, in file ids if it is labels; the scan holds it no longer.
-
-        File ids are in the order of network ids, so a vote about the ones goes as a vote about the others.
-        """
-        result, self.result = self.result, None
-        if result is None:
+    def take_answer(self) -> Answer:
+        """What the network said; the scan holds it no longer."""
+        answer, self.answer = self.answer, None
+        if answer is None:
             raise ValueError(f"no network has looked at {self.record.case}")
-        return result if predictor.scheme.output_channels == 1 else predictor.scheme.file_from_network(result)
+        return answer
 
     def timed(self, stage: str, work: Callable[[], _Result]) -> _Result:
         """Do a stage and note how long it took."""
@@ -303,22 +301,27 @@ def _look_at(scan: _Scan | PredictionRecord, job: _Job, progress: Progress) -> _
     if isinstance(scan, PredictionRecord):
         return scan
     try:
-        scan.result, scan.look = scan.timed(
-            "network",
-            lambda: job.predictor.segment(scan.take_image(), scan.stored.geometry, scan.plan.settings, progress),
+        start = time.perf_counter()
+        scan.answer, scan.look = job.predictor.segment(
+            scan.take_image(), scan.grid, scan.stored.geometry, scan.plan.settings, progress=progress
         )
+        whole, network, home = time.perf_counter() - start, scan.look.seconds, scan.answer.seconds_home
+        scan.seconds_of |= {"network": round(network, 3), "stitch": round(whole - network - home, 3)}
     except _EXPECTED as error:
         return _failed(scan.record, error)
     return scan
 
 
 def _finish(scan: _Scan | PredictionRecord, job: _Job) -> PredictionRecord:
-    """Carry the answer home, clean it and write it."""
+    """Carry home what is not there yet, clean it and write it."""
     if isinstance(scan, PredictionRecord):
         return scan
     predictor, source = job.predictor, scan.stored.geometry
     try:
-        labels = scan.timed("home", lambda: predictor.go_home(scan.take_result(predictor), scan.grid, source))
+        answer = scan.take_answer()
+        labels = answer.mask()
+        scan.seconds_of["home"] = round(answer.seconds_home, 3)
+        del answer
         scan.timed("clean", lambda: clean_up(labels, source, predictor.config.inference))
         scan.timed("write", lambda: write_labels(scan.target, labels, like=scan.stored.header))
     except _EXPECTED as error:

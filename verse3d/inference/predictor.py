@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -13,10 +13,10 @@ from verse3d.core.config import Config
 from verse3d.core.geometry import Geometry, Shape
 from verse3d.core.labels import LabelScheme, label_scheme
 from verse3d.core.logs import Progress, no_progress
-from verse3d.core.resample import resample_above, resample_vote
 from verse3d.core.runtime import Precision, forget_peak_rss, peak_rss_mb, rss_mb
 from verse3d.core.volume import Volume
 from verse3d.data.transforms import prepare_image_float16
+from verse3d.inference.answers import Answer, OneLabel, SeveralLabels
 from verse3d.inference.backends import Backend, torch_backend
 from verse3d.inference.body import Body
 from verse3d.inference.placement import Placement
@@ -29,10 +29,16 @@ from verse3d.model.tilings import Tiling
 
 @dataclass(frozen=True)
 class Look:
-    """How much of a volume was looked at: the pieces shown to the network, and all there are."""
+    """How much of a volume was looked at: the pieces shown to the network, and all there are.
+
+    Attributes:
+        pieces, of: these two.
+        seconds: that the networks took.
+    """
 
     pieces: int
     of: int
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,25 +94,41 @@ class Predictor:
     def segment(
         self,
         image: NDArray[np.floating],
+        grid: Geometry,
         source: Geometry,
         settings: StreamSettings,
+        *,
+        ids: NDArray[np.uint8] | None = None,
         progress: Progress = no_progress,
-    ) -> tuple[NDArray[Any], Look]:
-        """What the network says about a prepared image; see ``streaming.segment``."""
-        i, j, k = image.shape
-        tiling = self.tiling((i, j, k), source)
+    ) -> tuple[Answer, Look]:
+        """What the network says about a prepared image (I, J, K) on the network ``grid`` of the scan ``source``.
+
+        Args:
+            image: from ``prepare``, as the two grids.
+            grid: of the network.
+            source: of the scan.
+            settings: of the streaming.
+            ids: the id that the mask has for each network id, uint8; None means file ids.
+            progress: told about the pieces.
+        """
+        if ids is None:
+            ids = self.scheme.file_from_network(self._network_ids)
+        tiling = self.tiling(grid.shape, source)
         wanted = self._wanted(image, tiling)
         self.placement.start_volume()
-        result = segment(
-            image,
-            tiling,
-            self.placement,
-            channels=self.scheme.output_channels,
-            settings=settings,
-            wanted=wanted,
-            progress=progress,
+        answer: Answer = (
+            OneLabel(grid, source, int(ids[1]))
+            if self.scheme.output_channels == 1
+            else SeveralLabels(grid, source, tiling.axis, ids)
         )
-        return result, Look(len(wanted), len(tiling.regions))
+        seconds = segment(
+            image, tiling, self.placement, settings=settings, take=answer.take, wanted=wanted, progress=progress
+        )
+        return answer, Look(len(wanted), len(tiling.regions), seconds)
+
+    @property
+    def _network_ids(self) -> NDArray[np.uint8]:
+        return np.arange(1 + len(self.scheme.labels), dtype=np.uint8)
 
     def _wanted(self, image: NDArray[np.floating], tiling: Tiling) -> Sequence[int]:
         regions = tiling.regions
@@ -115,21 +137,12 @@ class Predictor:
         body = Body.of(image, self.config.grid)
         return [number for number, region in enumerate(regions) if body.touches(region)]
 
-    def go_home(self, result: NDArray[Any], grid: Geometry, source: Geometry) -> NDArray[np.uint8]:
-        """Network ids, uint8, on the grid of the scan, not cleaned.
-
-        One foreground label travels home as a probability (cut at 0.5), several travel as labels that vote.
-        """
-        if self.scheme.output_channels == 1:
-            return resample_above(result, grid, source, 0.5)
-        return resample_vote(result, grid, source)
-
     def network_ids(
         self, image: NDArray[np.floating], grid: Geometry, source: Geometry, progress: Progress = no_progress
     ) -> NDArray[np.uint8]:
         """Segment a prepared image (I, J, K) on the network ``grid``; cleaned network ids, uint8, on ``source``."""
-        result, _ = self.segment(image, source, self.settings, progress)
-        return clean_up(self.go_home(result, grid, source), source, self.config.inference)
+        answer, _ = self.segment(image, grid, source, self.settings, ids=self._network_ids, progress=progress)
+        return clean_up(answer.mask(), source, self.config.inference)
 
     def label(self, volume: Volume, progress: Progress = no_progress) -> NDArray[np.uint8]:
         """The labels of a scan as file ids, uint8 (I, J, K) on the source grid."""

@@ -1,14 +1,13 @@
 """A volume segmented piece by piece while only the planes that pieces still touch are held as scores.
 
 The pieces come in the order of one axis. Their scores are weighted and summed in the open planes; a plane that no later
-piece touches is decided (the best label, or the probability of the one there is) and its sums are dropped. Classes x
-volume never exists. Pieces, weights and padding are those of MONAI's ``sliding_window_inference``, so the labels are
-the same wherever two scores do not tie within rounding.
+piece touches is finished: it is given away, and its memory is used again. Classes x volume never exists. Pieces,
+weights and padding are those of MONAI's ``sliding_window_inference``, so the scores are the same within rounding.
 """
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +17,6 @@ from verse3d.core.geometry import Shape
 from verse3d.core.logs import Progress, no_progress
 from verse3d.inference.placement import Placement
 from verse3d.model.tilings import Region, Tiling
-
-_ROWS_AT_ONCE = 2**18
-"""Voxels decided at once, so that their scores stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -36,42 +32,72 @@ class StreamSettings:
     sums_dtype: torch.dtype = torch.float32
 
 
+@dataclass(frozen=True)
+class FinishedPlanes:
+    """Planes of the network grid that no later piece touches. Their memory is used again afterwards.
+
+    Attributes:
+        axis: that they are stacked along.
+        first: index of the first one.
+        scores: (channels, I, J, K) weighted sums, with ``count`` planes along ``axis``; float32 or float16.
+        weights: (I, J, K) what to divide them by, float32; 0 where no piece spoke.
+        are_logits: whether the scores are logits, not probabilities.
+    """
+
+    axis: int
+    first: int
+    scores: torch.Tensor
+    weights: torch.Tensor
+    are_logits: bool
+
+    @property
+    def count(self) -> int:
+        """How many planes there are."""
+        return self.weights.shape[self.axis]
+
+    @property
+    def place(self) -> Region:
+        """Where they are in the volume."""
+        i, j, k = (
+            slice(self.first, self.first + size) if axis == self.axis else slice(0, size)
+            for axis, size in enumerate(self.weights.shape)
+        )
+        return i, j, k
+
+
 def segment(
     image: NDArray[np.floating],
     tiling: Tiling,
     placement: Placement,
     *,
-    channels: int,
     settings: StreamSettings,
+    take: Callable[[FinishedPlanes], None],
     wanted: Sequence[int] | None = None,
     progress: Progress = no_progress,
-) -> NDArray[Any]:
+) -> float:
     """Segment a prepared volume on the network grid.
 
     Args:
         image: (I, J, K) grey values 0 ... 1.
         tiling: of the image.
         placement: whose voices are asked, and where.
-        channels: of the network: 1 for a single foreground label, else one per label with the background.
         settings: see there.
-        wanted: the pieces to look at; None means all. What no piece speaks about is background.
+        take: gets the planes in their order as they are finished. Planes that no piece touches are not given.
+        wanted: the pieces to look at; None means all.
         progress: told about the pieces as "windows".
 
     Returns:
-        (I, J, K): for one channel the foreground probability, float32; for several the network ids, uint8.
+        The seconds that the networks took. (A GPU may still be at work when it is asked for the scores.)
 
     Raises:
         torch.OutOfMemoryError: even one piece at a time does not fit, on the CPU.
     """
     numbers = range(len(tiling.regions)) if wanted is None else wanted
-    result = np.zeros(tiling.shape, dtype=np.float32 if channels == 1 else np.uint8)
     sweep = _Sweep(image, tiling, placement, settings, progress)
     with torch.inference_mode():
-        for first, decided in sweep.finished_planes(numbers):
-            planes: list[slice] = [slice(None)] * 3
-            planes[tiling.axis] = slice(first, first + decided.shape[tiling.axis])
-            result[tuple(planes)] = decided.numpy()
-    return result
+        for planes in sweep.finished_planes(numbers):
+            take(planes)
+    return sweep.seconds
 
 
 def batches(regions: Sequence[Region], axis: int, numbers: Sequence[int], size: int) -> list[list[int]]:
@@ -106,12 +132,13 @@ class _Sweep:
     settings: StreamSettings
     progress: Progress
     sums: "_OpenSums | None" = None
+    seconds: float = 0.0
 
     def __post_init__(self) -> None:
         self.regions = self.tiling.regions
 
-    def finished_planes(self, numbers: Sequence[int]) -> Iterator[tuple[int, torch.Tensor]]:
-        """(first plane, decided planes on the CPU), in their order."""
+    def finished_planes(self, numbers: Sequence[int]) -> Iterator[FinishedPlanes]:
+        """The planes in their order; each lot is good until the next is asked for."""
         axis, total, done = self.tiling.axis, len(numbers), 0
         groups = batches(self.regions, axis, numbers, self.settings.pieces_per_batch)
         planes = open_planes(self.regions, axis, groups)
@@ -143,7 +170,9 @@ class _Sweep:
 
     def _answers(self, pieces: torch.Tensor, part: Sequence[int], planes: int) -> list[torch.Tensor]:
         """All that needs new memory; what is added afterwards is never added twice."""
+        start = time.perf_counter()
         scores = self.placement.scores(pieces, self.tiling)
+        self.seconds += time.perf_counter() - start
         if self.sums is None:
             first = self.regions[part[0]][self.tiling.axis].start
             self.sums = _OpenSums(
@@ -172,13 +201,12 @@ class _OpenSums:
             self._sums = torch.zeros((*shape, channels), dtype=dtype, device=device).movedim(-1, 0)
         else:
             self._sums = torch.zeros((channels, *shape), dtype=dtype, device=device)
-        # Several channels are only compared with each other: what they are divided by makes no difference.
-        self._weights = torch.zeros(shape, device=device) if channels == 1 else None
+        self._weights = torch.zeros(shape, device=device)
 
     def move(self, device: torch.device) -> None:
         """Go on with the sums on another device."""
         self._sums = self._sums.to(device)
-        self._weights = None if self._weights is None else self._weights.to(device)
+        self._weights = self._weights.to(device)
 
     def taken(self, scores: torch.Tensor) -> torch.Tensor:
         """Scores as they can be added: on the device and in the format of the sums."""
@@ -193,27 +221,18 @@ class _OpenSums:
         else:
             weights = weights.to(self._sums.device)
             sums.addcmul_(scores, weights.to(self._sums.dtype))
-        if self._weights is not None:
-            self._weights[place] += 1 if weights is None else weights
+        self._weights[place] += 1 if weights is None else weights
 
-    def finish(self, until: int) -> Iterator[tuple[int, torch.Tensor]]:
-        """Decide the planes before ``until`` and open as many behind the others."""
-        open_now = self._sums.shape[1 + self._axis]
-        count = min(until - self._first, open_now, self._size - self._first)
+    def finish(self, until: int) -> Iterator[FinishedPlanes]:
+        """Give the planes before ``until`` and open as many behind the others."""
+        count = min(until - self._first, self._weights.shape[self._axis], self._size - self._first)
         if count > 0:
-            yield self._first, self._decided(count).cpu()
+            scores = self._sums.narrow(1 + self._axis, 0, count)
+            weights = self._weights.narrow(self._axis, 0, count)
+            yield FinishedPlanes(self._axis, self._first, scores, weights, self._logits)
             _drop(self._sums, 1 + self._axis, count)
-            if self._weights is not None:
-                _drop(self._weights, self._axis, count)
+            _drop(self._weights, self._axis, count)
         self._first = max(self._first, until)
-
-    def _decided(self, count: int) -> torch.Tensor:
-        sums = self._sums.narrow(1 + self._axis, 0, count)
-        if self._weights is None:
-            return best_channel(sums)
-        weights = self._weights.narrow(self._axis, 0, count)
-        mean = sums[0].float() / weights
-        return torch.where(weights > 0, torch.sigmoid(mean) if self._logits else mean, 0.0)
 
     def _local(self, region: Region) -> Region:
         i, j, k = (
@@ -221,28 +240,6 @@ class _OpenSums:
             for axis, along in enumerate(region)
         )
         return i, j, k
-
-
-def best_channel(scores: torch.Tensor) -> torch.Tensor:
-    """The channel with the largest score, uint8 (I, J, K) of (channels, I, J, K); of equal ones the first."""
-    result = torch.empty(scores.shape[1:], dtype=torch.uint8, device=scores.device)
-    rows = max(1, _ROWS_AT_ONCE // max(1, scores.shape[2] * scores.shape[3]))
-    for start in range(0, scores.shape[1], rows):
-        part = scores[:, start : start + rows]
-        if scores.stride(0) == 1:
-            result[start : start + rows] = part.max(0).indices
-        else:
-            _keep_best(part, result[start : start + rows])
-    return result
-
-
-def _keep_best(scores: torch.Tensor, result: torch.Tensor) -> None:
-    """``scores.argmax(0)`` channel by channel: three times as fast where a channel lies in one piece."""
-    best = scores[0].clone()
-    result.zero_()
-    for channel in range(1, scores.shape[0]):
-        result.masked_fill_(scores[channel] > best, channel)
-        torch.maximum(best, scores[channel], out=best)
 
 
 def _drop(planes: torch.Tensor, axis: int, count: int) -> None:

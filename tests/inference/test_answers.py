@@ -1,0 +1,193 @@
+"""Labels on the grid of the scan are those that interpolating the whole volume of probabilities gives."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import map_coordinates
+
+from tests.scans import tiny_config
+from tests.tiles import placed, whole_scores
+from verse3d.core.geometry import Geometry
+from verse3d.inference import answers
+from verse3d.inference.answers import OneLabel, SeveralLabels
+from verse3d.inference.streaming import FinishedPlanes, StreamSettings, segment
+from verse3d.inference.winners import best_channel, mixed_cells
+from verse3d.model.tilings import SliceTiling, WindowTiling
+
+TIE = 1e-4
+GRID = Geometry((19, 23, 26), np.diag([1.5, 1.5, 1.5, 1.0]))
+
+
+def moved(matrix, shape, origin=(0.0, 0.0, 0.0)) -> Geometry:
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = matrix, origin
+    return Geometry(shape, affine)
+
+
+SOURCES = {
+    "same": GRID,
+    "finer": moved(np.diag([0.8, 0.8, 1.0]), (34, 42, 38)),
+    "coarser along the body": moved(np.diag([0.7, 0.7, 5.0]), (39, 47, 8)),
+    "coarser": moved(np.diag([3.1, 2.9, 4.0]), (10, 12, 10)),
+    "flipped": moved(np.diag([-0.9, 0.8, -1.1]), (30, 41, 35), (27.0, 0.0, 37.5)),
+    "turned": moved([[0, 0, 0.9], [0, -1.2, 0], [0.7, 0, 0]], (53, 28, 30), (0.0, 33.0, 0.0)),
+    "shifted": moved(np.diag([1.5, 1.5, 1.5]), (19, 23, 26), (0.4, -0.3, 0.7)),
+}
+each_source = pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
+
+
+def blobs(channels, shape=GRID.shape, seed=0, coarse=4) -> torch.Tensor:
+    """Logits with regions where one label wins clearly, and borders of all kinds."""
+    noise = np.random.default_rng(seed).normal(0, 3, (channels, *(size // coarse + 2 for size in shape)))
+    smooth = torch.nn.functional.interpolate(torch.from_numpy(noise)[None], shape, mode="trilinear")[0]
+    smooth[0] += 2
+    return smooth.float()
+
+
+def dense(probabilities: np.ndarray, grid: Geometry, source: Geometry) -> np.ndarray:
+    """All probabilities at every voxel of the scan, by SciPy."""
+    voxels = np.indices(source.shape).reshape(3, -1)
+    at = np.linalg.solve(grid.affine, source.affine @ np.vstack([voxels, np.ones(voxels.shape[1])]))[:3]
+    carried = [map_coordinates(one.astype(float), at, order=1, mode="nearest") for one in probabilities]
+    return np.array(carried).reshape(-1, *source.shape)
+
+
+def assert_best(found, probabilities, ids):
+    """The id of the largest probability; where two tie within rounding either will do."""
+    channel_of = np.zeros(256, int)
+    channel_of[ids] = np.arange(len(ids))
+    assert set(np.unique(found)) <= set(ids.tolist())
+    chosen = np.take_along_axis(probabilities, channel_of[found][None], 0)[0]
+    assert (chosen >= probabilities.max(0) - TIE).all()
+
+
+def given_in_lots(answer, scores, axis, lots, *, are_logits=True, weights=None, skip=()):
+    """Tell an answer about all planes, some at a time."""
+    weights = torch.ones(scores.shape[1:]) if weights is None else weights
+    first = 0
+    for number, count in enumerate(lots):
+        if number not in skip:
+            here = (scores.narrow(1 + axis, first, count), weights.narrow(axis, first, count))
+            answer.take(FinishedPlanes(axis, first, *here, are_logits))
+        first += count
+    return answer.mask()
+
+
+def lots_of(size, rng) -> list[int]:
+    lots = []
+    while sum(lots) < size:
+        lots.append(int(rng.integers(1, min(7, size - sum(lots)) + 1)))
+    return lots
+
+
+@each_source
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("channels", [2, 5, 27])
+def test_labels_are_those_of_all_probabilities_interpolated(source, axis, channels, monkeypatch):
+    monkeypatch.setattr(answers, "_NUMBERS_AT_ONCE", 3 * channels * 23 * 26)  # so that lots are cut, too
+    logits, ids = blobs(channels), np.array([0, *range(channels - 1, 0, -1)], np.uint8)
+    answer = SeveralLabels(GRID, source, axis, ids)
+    found = given_in_lots(answer, logits, axis, lots_of(GRID.shape[axis], np.random.default_rng(axis)))
+    assert found.shape == source.shape and found.flags.f_contiguous
+    carried = dense(torch.softmax(logits, 0).numpy(), GRID, source)
+    assert_best(found, carried, ids)
+    assert len(np.unique(found)) == channels
+
+
+@pytest.mark.parametrize("are_logits", [True, False])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_sums_are_divided_by_their_weights(are_logits, channels_last):
+    source, channels, weights = SOURCES["finer"], 4, torch.rand(GRID.shape) + 0.1
+    scores = blobs(channels) if are_logits else torch.softmax(blobs(channels), 0)
+    sums = scores * weights
+    if channels_last:
+        sums = sums.movedim(0, -1).contiguous().movedim(-1, 0)
+    answer = SeveralLabels(GRID, source, 2, np.arange(channels, dtype=np.uint8))
+    found = given_in_lots(answer, sums, 2, [10, 16], are_logits=are_logits, weights=weights)
+    probabilities = torch.softmax(scores, 0) if are_logits else scores
+    assert_best(found, dense(probabilities.numpy(), GRID, source), np.arange(channels))
+
+
+@each_source
+@pytest.mark.parametrize("skip", [(0,), (1,), (3,), (0, 1, 2), (0, 2, 3), (0, 1, 2, 3)], ids=str)
+def test_planes_that_are_not_given_and_voxels_without_weight_are_background(source, skip):
+    channels, lots, weights = 3, [6, 1, 9, 10], torch.ones(GRID.shape)
+    weights[4:9, :, 11:20] = 0
+    logits = blobs(channels) * (weights > 0)
+    answer = SeveralLabels(GRID, source, 2, np.arange(channels, dtype=np.uint8))
+    found = given_in_lots(answer, logits, 2, lots, weights=weights, skip=skip)
+    probabilities = torch.softmax(logits, 0).numpy()
+    silent = (weights == 0).numpy()
+    for number, first in enumerate(np.cumsum([0, *lots[:-1]])):
+        silent[:, :, first : first + lots[number]] |= number in skip
+    probabilities[:, silent] = np.array([1, 0, 0])[:, None]
+    assert_best(found, dense(probabilities, GRID, source), np.arange(channels))
+    assert found.any() == (len(skip) < 4) or len(skip) == 3  # a single plane may lie between those of the scan
+
+
+def test_a_label_that_is_second_everywhere_around_may_win_between():
+    """Two voxels with 0.55 for labels 1 and 2, and 0.45 for label 3 in both: half-way 3 has the most."""
+    line = Geometry((2, 1, 1), np.eye(4))
+    half = moved(np.diag([0.5, 1, 1]), (3, 1, 1))
+    probabilities = torch.tensor([[0, 0], [0.55, 0], [0, 0.55], [0.45, 0.45]])[:, :, None, None]
+    answer = SeveralLabels(line, half, 0, np.array([0, 11, 12, 28], np.uint8))
+    found = given_in_lots(answer, probabilities, 0, [1, 1], are_logits=False)
+    assert found.ravel().tolist() == [11, 28, 12]
+
+
+@each_source
+def test_one_label_is_cut_where_its_probability_is_a_half(source):
+    logits = blobs(1)
+    answer = OneLabel(GRID, source, 7)
+    found = given_in_lots(answer, logits, 1, [3, 20])
+    carried = dense(torch.sigmoid(logits).numpy(), GRID, source)[0]
+    clear = np.abs(carried - 0.5) > TIE
+    np.testing.assert_array_equal(found[clear], np.where(carried > 0.5, 7, 0)[clear])
+    with pytest.raises(ValueError, match="already"):
+        answer.mask()
+    with pytest.raises(ValueError, match="already"):
+        answer.take(FinishedPlanes(1, 0, logits, torch.ones(GRID.shape), are_logits=True))
+
+
+@pytest.mark.parametrize("plane", ["sagittal", "coronal", "axial", "windows"])
+def test_windows_and_slices_arrive_at_the_grid_of_the_scan(plane):
+    shape, source = (13, 14, 23), moved(np.diag([-0.9, 1.1, -0.6]), (20, 18, 36), (18.0, 0.0, 22.0))
+    grid = Geometry(shape, np.diag([1.5, 1.5, 1.0, 1.0]))
+    torch.manual_seed(0)
+    if plane == "windows":
+        config = tiny_config(sampling={"patch_voxels": (8, 12, 16)}, inference={"overlap": 0.25})
+        tiling, model = WindowTiling.of(config, shape), torch.nn.Conv3d(1, 4, 5, padding=2)
+    else:
+        config = tiny_config("2.5d", slices={"plane": plane, "size_pixels": [20, 16], "neighbours": 1})
+        tiling, model = SliceTiling.of(config, source, shape), torch.nn.Conv2d(3, 4, 5, padding=2)
+    model.weight.data *= 8
+    image = np.random.default_rng(0).random(shape).astype(np.float32)
+    answer = SeveralLabels(grid, source, tiling.axis, np.arange(4, dtype=np.uint8))
+    segment(image, tiling, placed(model), settings=StreamSettings(3), take=answer.take)
+    probabilities = torch.softmax(whole_scores(tiling, image, model).float(), 0).numpy()
+    assert_best(answer.mask(), dense(probabilities, grid, source), np.arange(4))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_scores_may_lie_on_a_gpu():
+    source, ids = SOURCES["turned"], np.arange(5, dtype=np.uint8)
+    logits = blobs(5)
+    there = given_in_lots(
+        SeveralLabels(GRID, source, 2, ids), logits.cuda(), 2, [9, 17], weights=torch.ones(GRID.shape).cuda()
+    )
+    assert_best(there, dense(torch.softmax(logits, 0).numpy(), GRID, source), ids)
+
+
+def test_cells_are_mixed_if_any_of_their_corners_differs():
+    labels = np.random.default_rng(0).integers(0, 2, (4, 5, 6)).astype(np.uint8)
+    for i, j, k in np.ndindex(labels.shape):
+        corners = labels[i : i + 2, j : j + 2, k : k + 2]
+        assert mixed_cells(labels)[i, j, k] == (corners.min() != corners.max())
+
+
+def test_the_best_channel_is_the_first_of_equal_ones():
+    scores = torch.randint(0, 3, (6, 9, 31, 17)).float()
+    expected = scores.argmax(0).to(torch.uint8)
+    assert torch.equal(best_channel(scores), expected)
+    last = scores.movedim(0, -1).contiguous().movedim(-1, 0)
+    assert torch.equal(best_channel(last), expected)
