@@ -1,5 +1,9 @@
 """Free memory is what the machine and the container both allow."""
 
+import platform
+import subprocess
+import sys
+
 import pytest
 
 from verse3d.core import memory
@@ -43,3 +47,21 @@ def test_a_system_that_does_not_say_is_taken_for_half_free(system, content):
 
 def test_this_machine_has_some_memory_left():
     assert 0 < memory.free_memory_bytes() < 2**50
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+def test_freed_memory_is_kept_until_it_is_given_back():
+    program = """
+import numpy as np
+from verse3d.core.memory import give_back_freed_memory, keep_freed_memory
+from verse3d.core.runtime import rss_mb
+keep_freed_memory()
+before = rss_mb()
+np.ones(100_000_000, np.uint8)
+kept = rss_mb()
+give_back_freed_memory()
+print(kept - before, rss_mb() - before)
+"""
+    run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    kept, left = map(float, run.stdout.split())
+    assert kept > 90 and left < 10

@@ -1,5 +1,8 @@
 """Labels on the grid of the scan are those that interpolating the whole volume of probabilities gives."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +11,9 @@ from scipy.ndimage import map_coordinates
 from tests.scans import tiny_config
 from tests.tiles import placed, whole_scores
 from verse3d.core.geometry import Geometry
-from verse3d.inference import answers
+from verse3d.inference import answers, winners
 from verse3d.inference.answers import OneLabel, SeveralLabels
+from verse3d.inference.plan import CARRYING_MB
 from verse3d.inference.streaming import FinishedPlanes, StreamSettings, segment
 from verse3d.inference.winners import best_channel, mixed_cells
 from verse3d.model.tilings import SliceTiling, WindowTiling
@@ -84,7 +88,9 @@ def lots_of(size, rng) -> list[int]:
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("channels", [2, 5, 27])
 def test_labels_are_those_of_all_probabilities_interpolated(source, axis, channels, monkeypatch):
-    monkeypatch.setattr(answers, "_NUMBERS_AT_ONCE", 3 * channels * 23 * 26)  # so that lots are cut, too
+    for what, number in (("_BOX_VOXELS", 3000), ("_BOX_NUMBERS", 1500), ("_TARGET_VOXELS", 2000), ("_POINTS", 100)):
+        monkeypatch.setattr(winners, what, number)
+    monkeypatch.setattr(answers, "_VOXELS_AT_ONCE", 70)
     logits, ids = blobs(channels), np.array([0, *range(channels - 1, 0, -1)], np.uint8)
     answer = SeveralLabels(GRID, source, axis, ids)
     found = given_in_lots(answer, logits, axis, lots_of(GRID.shape[axis], np.random.default_rng(axis)))
@@ -123,6 +129,63 @@ def test_planes_that_are_not_given_and_voxels_without_weight_are_background(sour
     probabilities[:, silent] = np.array([1, 0, 0])[:, None]
     assert_best(found, dense(probabilities, GRID, source), np.arange(channels))
     assert found.any() == (len(skip) < 4) or len(skip) == 3  # a single plane may lie between those of the scan
+
+
+@pytest.mark.parametrize("are_logits", [True, False])
+def test_what_is_no_number_is_background(are_logits):
+    source, channels = SOURCES["finer"], 5
+    scores = blobs(channels) if are_logits else torch.softmax(blobs(channels), 0)
+    scores[:, 3:6, 4:9, 10:14] = torch.nan
+    scores[2, 12, 12, 12] = torch.nan
+    answer = SeveralLabels(GRID, source, 2, np.arange(channels, dtype=np.uint8))
+    found = given_in_lots(answer, scores, 2, [7, 19], are_logits=are_logits)
+    probabilities = torch.softmax(scores, 0) if are_logits else scores
+    probabilities[:, probabilities.isnan().any(0)] = torch.tensor([1.0, 0, 0, 0, 0])[:, None]
+    assert_best(found, dense(probabilities.numpy(), GRID, source), np.arange(channels))
+
+
+@pytest.mark.parametrize("channels", [2, 3, 27])
+def test_half_precision_may_be_undecided(channels):
+    """Then what is divided by its weights adds up to a little less than 1."""
+    probabilities = torch.softmax(1e-4 * torch.randn(channels, *GRID.shape), 0)
+    weights = torch.full(GRID.shape, 0.0625914)
+    sums = torch.zeros_like(probabilities, dtype=torch.float16)
+    sums.addcmul_(probabilities.half(), weights.half())
+    answer = SeveralLabels(GRID, SOURCES["flipped"], 2, np.arange(channels, dtype=np.uint8))
+    found = given_in_lots(answer, sums, 2, [26], are_logits=False, weights=weights)
+    assert len(np.unique(found)) > 1
+
+
+def test_planes_come_in_order_and_the_mask_is_made_once():
+    planes = FinishedPlanes(2, 5, blobs(3)[..., 5:9], torch.ones(GRID.shape)[..., 5:9], are_logits=True)
+    answer = SeveralLabels(GRID, SOURCES["finer"], 2, np.arange(3, dtype=np.uint8))
+    answer.take(planes)
+    with pytest.raises(ValueError, match="plane 5 comes after plane 8"):
+        answer.take(planes)
+    assert answer.mask().any()
+    with pytest.raises(ValueError, match="already"):
+        answer.mask()
+
+
+def test_however_mixed_the_labels_are_little_memory_is_taken():
+    """At worst every voxel is at a border. All its probabilities at the finer grid would take 1.4 GB."""
+    program = """
+import numpy as np, torch
+from verse3d.core.geometry import Geometry
+from verse3d.core.runtime import forget_peak_rss, peak_rss_mb, rss_mb
+from verse3d.inference.answers import SeveralLabels
+from verse3d.inference.streaming import FinishedPlanes
+shape = (160, 160, 40)
+grid, source = Geometry(shape, np.diag([1.5, 1.5, 1.5, 1])), Geometry((300, 300, 60), np.diag([0.8, 0.8, 1, 1]))
+planes = FinishedPlanes(2, 0, torch.randn(27, *shape), torch.ones(shape), True)
+answer = SeveralLabels(grid, source, 2, np.arange(27, dtype=np.uint8))
+forget_peak_rss()
+before = rss_mb()
+answer.take(planes)
+print(peak_rss_mb() - before)
+"""
+    run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert float(run.stdout) < CARRYING_MB
 
 
 def test_a_label_that_is_second_everywhere_around_may_win_between():

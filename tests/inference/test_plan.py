@@ -7,7 +7,7 @@ import torch
 from tests.scans import tiny_config
 from verse3d.core.errors import MemoryLimitError
 from verse3d.core.runtime import rss_mb
-from verse3d.inference.plan import Demand, Limit, make_plan
+from verse3d.inference.plan import CARRYING_MB, Demand, Limit, make_plan
 from verse3d.inference.streaming import StreamSettings
 from verse3d.model.tilings import WindowTiling
 
@@ -39,7 +39,7 @@ def test_with_memory_to_spare_the_wishes_of_the_config_are_kept():
 
 def test_the_parts_of_a_plan_are_what_they_say():
     mask_mb = 512 * 512 * 500 / 1e6
-    network = np.prod(SHAPE) * 2 / 1e6 + mask_mb + 100 + PLANES * (27 * 4 + 4) + 4 * 300
+    network = np.prod(SHAPE) * 2 / 1e6 + mask_mb + CARRYING_MB + PLANES * 97 / 96 * (27 * 4 + 4) + 4 * 300
     found = plan(demand(), 20_000)
     assert found.stages_mb["network"] == pytest.approx(network)
     assert found.peak_mb == pytest.approx(500 + network)
@@ -75,7 +75,7 @@ def test_without_a_limit_of_the_users_the_free_memory_is_named():
 def test_more_classes_cost_only_their_open_planes():
     settings = StreamSettings(1)
     grown = demand(channels=27).network_mb(settings) - demand(channels=2).network_mb(settings)
-    assert grown == pytest.approx(25 * 4 * PLANES)
+    assert grown == pytest.approx(25 * 4 * PLANES * 97 / 96)
     longer = demand(shape=(273, 273, 1000)).network_mb(settings) - demand().network_mb(settings)
     assert longer == pytest.approx(2 * 273 * 273 * 667 / 1e6), "the scan's length costs no scores"
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from verse3d.core import threads
 from verse3d.core.config import InferenceConfig
 from verse3d.core.geometry import Geometry
 from verse3d.inference.postprocess import clean_up
@@ -126,6 +127,19 @@ def test_the_order_in_memory_changes_nothing_not_even_between_equally_large_comp
         settings = InferenceConfig(min_component_ml=0.02, largest_component_only=largest_only)
         assert clean_up(stored, ANISOTROPIC, settings) is stored
         np.testing.assert_array_equal(stored, cleaned_at_once(labels, 2, largest_only))
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3, 9, 20])
+@pytest.mark.parametrize("largest_only", [False, True])
+def test_the_number_of_cores_changes_nothing(cores, largest_only, monkeypatch):
+    """Each core takes some planes, so components are joined where those meet."""
+    monkeypatch.setattr(threads, "thread_count", lambda: cores)
+    for seed in range(10):
+        random = np.random.default_rng(seed)
+        labels = random.choice([0, 1, 2], p=[0.8, 0.1, 0.1], size=(7, 9, 11)).astype(np.uint8)
+        settings = InferenceConfig(min_component_ml=0.008, largest_component_only=largest_only)
+        found = clean_up(labels.copy(), Geometry(labels.shape, np.eye(4)), settings)
+        np.testing.assert_array_equal(found, cleaned_at_once(labels, 8, largest_only))
 
 
 def test_more_components_than_16_bits_can_count_are_told_apart():

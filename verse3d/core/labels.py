@@ -119,11 +119,16 @@ class LabelScheme:
 
 
 def label_counts(ids: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """How often each of the 256 values occurs; counted in pieces because counting widens each value to 64 bit."""
+    """How often each of the 256 values occurs; counted in pieces because counting widens each value to 64 bit.
+
+    Quick where most values are 0.
+    """
     flat = ids.ravel(order="K")
     counts = np.zeros(256, dtype=np.int64)
     for start in range(0, flat.size, _PIECE_VOXELS):
-        counts += np.bincount(flat[start : start + _PIECE_VOXELS], minlength=256)
+        piece = flat[start : start + _PIECE_VOXELS]
+        counts += np.bincount(piece[piece > 0], minlength=256)
+    counts[0] = flat.size - counts.sum()
     return counts
 
 

@@ -7,22 +7,22 @@ probabilities of all are interpolated while the planes that hold them are open.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from verse3d.core.axismaps import Box, axis_maps, box_of
+from verse3d.core.axismaps import axis_maps
 from verse3d.core.geometry import Geometry
 from verse3d.core.resample import resample_above
 from verse3d.inference.streaming import FinishedPlanes
 from verse3d.inference.winners import Winners, best_channel
 
-_NUMBERS_AT_ONCE = 2**23
-"""Probabilities that are held at most while planes are carried, 32 MB."""
+_VOXELS_AT_ONCE = 2**15
+"""Whose scores become probabilities at once."""
 
 
 class Answer(Protocol):
@@ -56,18 +56,15 @@ class OneLabel:
 
     def take(self, planes: FinishedPlanes) -> None:
         """See ``Answer``."""
-        if self.probability is None:
-            raise ValueError("the mask was made already")
+        probability = _once(self.probability)
         mean = planes.scores[0].float() / planes.weights
         spoken = planes.weights > 0
         values = torch.where(spoken, torch.sigmoid(mean) if planes.are_logits else mean, 0.0)
-        self.probability[planes.place] = values.cpu().numpy()
+        probability[planes.place] = values.cpu().numpy()
 
     def mask(self) -> NDArray[np.uint8]:
         """See ``Answer``."""
-        probability, self.probability = self.probability, None
-        if probability is None:
-            raise ValueError("the mask was made already")
+        probability, self.probability = _once(self.probability), None
         start = time.perf_counter()
         mask = resample_above(probability, self._grid, self._source, 0.5)
         if self._label != 1:
@@ -79,9 +76,7 @@ class OneLabel:
 class SeveralLabels:
     """The label with the largest probability, where all of them are interpolated linearly.
 
-    That is what inverting the resampling of the probabilities and ``argmax`` give, without their volume. Between voxels
-    that agree about the winner nothing can change it, because an interpolated lead is a mean of leads; so only the
-    others are computed. There a label whose probability stays below 1 / labels everywhere cannot win.
+    That is what inverting the resampling of the probabilities and ``argmax`` give, without their volume.
 
     Args:
         grid: of the network.
@@ -94,141 +89,111 @@ class SeveralLabels:
         turn, maps = axis_maps(grid, source)
         # The mask is filled as it lies in memory: its last axis is the slowest.
         self._turn, self._maps = turn[::-1], maps[::-1]
-        self._axis, self._along, self._planes = axis, self._turn.index(axis), grid.shape[axis]
+        self._axis, self._along, self._shape = axis, self._turn.index(axis), grid.shape
         self._ids = ids
-        self._mask = np.zeros(source.shape[::-1], np.uint8)
-        self._edge: _Planes = _Air([0 if number == axis else grid.shape[number] for number in self._turn], ids.size)
+        self._mask: NDArray[np.uint8] | None = np.zeros(source.shape[::-1], np.uint8)
+        self._edge = self._air(0)
         self._reached = 0
         self.seconds_home = 0.0
 
     def take(self, planes: FinishedPlanes) -> None:
         """See ``Answer``."""
+        if planes.first < self._reached:
+            raise ValueError(f"plane {planes.first} comes after plane {self._reached - 1}")
+        known = _Planes.of(planes, self._turn, self._along)
         start = time.perf_counter()
-        self._silence(planes.first)
-        known = _Known.of(planes, self._turn)
-        lot = max(1, _NUMBERS_AT_ONCE // (self._ids.size * known.labels.size // planes.count))
-        for first in range(0, planes.count, lot):
-            some = known.part(self._along, first, min(lot, planes.count - first))
-            self._reached = planes.first + first + some.labels.shape[self._along]
-            self._paint([self._edge, some])
-            edge = some.part(self._along, some.labels.shape[self._along] - 1, 1)
-            self._edge = edge if first + lot < planes.count else edge.copy()
+        self._pass_over(planes.first)
+        self._fill(known)
+        self._edge = known.last()
         self.seconds_home += time.perf_counter() - start
 
     def mask(self) -> NDArray[np.uint8]:
         """See ``Answer``."""
         start = time.perf_counter()
-        self._silence(self._planes)
+        self._pass_over(self._shape[self._axis])
+        mask, self._mask = _once(self._mask), None
         self.seconds_home += time.perf_counter() - start
-        return self._mask.T
+        return mask.T
 
-    def _silence(self, until: int) -> None:
-        """Count the planes before ``until`` that were not given as background."""
-        if until == self._reached:
-            return
-        shape = [1 if axis == self._along else size for axis, size in enumerate(self._edge.labels.shape)]
-        air = _Air(shape, self._ids.size)
-        if self._reached:
-            self._reached += 1
-            self._paint([self._edge, air])
-        self._edge, self._reached = air, until
+    def _pass_over(self, until: int) -> None:
+        """Take the planes before ``until`` that were not given as background."""
+        if self._reached < until:
+            between = until - self._reached
+            self._fill(self._air(1))
+            self._edge = self._air(1)
+            self._reached += between - 1
 
-    def _paint(self, parts: Sequence["_Planes"]) -> None:
-        """Fill what lies between the planes of ``parts``, of which the last is the one before ``reached``."""
-        labels = np.concatenate([part.labels for part in parts], axis=self._along)
-        labelled = box_of(labels)
-        if labelled is None:
-            return
-        # One voxel wider, there is nothing but background around the box, as in the mask so far.
-        box = tuple(
-            slice(max(0, one.start - 1), min(size, one.stop + 1))
-            for one, size in zip(labelled, labels.shape, strict=True)
-        )
-        first = self._reached - labels.shape[self._along]
+    def _air(self, count: int) -> "_Planes":
+        """Planes that no network has spoken about."""
+        shape = [count if axis == self._axis else self._shape[axis] for axis in self._turn]
+        scores = torch.zeros(()).expand(self._ids.size, *shape)
+        return _Planes(np.zeros(shape, np.uint8), scores, torch.zeros(()).expand(shape), False, self._along)
+
+    def _fill(self, planes: "_Planes") -> None:
+        """Fill what lies between the plane before and these planes, which follow."""
+        first = self._reached - self._edge.count
+        self._reached += planes.count
         maps = [axis.moved(-first) if number == self._along else axis for number, axis in enumerate(self._maps)]
-        spans = tuple(axis.within(used) for axis, used in zip(maps, box, strict=True))
-        if all(span.stop > span.start for span in spans):
-            winners = Winners(labels[box], partial(_probabilities, parts, self._ids.size, self._along, box), self._ids)
-            into = [axis.part(span).moved(-used.start) for axis, span, used in zip(maps, spans, box, strict=True)]
-            winners.fill(self._mask[spans], into)
-
-
-class _Planes(Protocol):
-    """Labels of some planes (channel numbers, axes turned), and the probabilities behind them."""
-
-    @property
-    def labels(self) -> NDArray[np.uint8]:
-        """The winners."""
-        ...
-
-    def probabilities(self, places: Sequence[NDArray[np.intp]]) -> torch.Tensor:
-        """(n, channels) float32 on the CPU at n places."""
-        ...
-
-
-class _Air:
-    """Planes that no network has spoken about: background for certain."""
-
-    def __init__(self, shape: Sequence[int], channels: int) -> None:
-        self.labels = np.zeros(shape, np.uint8)
-        self._channels = channels
-
-    def probabilities(self, places: Sequence[NDArray[np.intp]]) -> torch.Tensor:
-        """See ``_Planes``."""
-        certain = torch.zeros(len(places[0]), self._channels)
-        certain[:, 0] = 1
-        return certain
+        labels = np.concatenate([self._edge.labels, planes.labels], axis=self._along)
+        Winners(labels, partial(_Planes.probabilities, planes, self._edge), self._ids).fill(_once(self._mask), maps)
 
 
 @dataclass(frozen=True, eq=False)
-class _Known:
-    """Finished planes, axes turned."""
+class _Planes:
+    """Planes of the network grid, with their axes in the order of the mask.
+
+    Attributes:
+        labels: the winners, channel numbers, uint8 (a, b, c).
+        scores, weights, are_logits: as of ``FinishedPlanes``.
+        along: the axis that they are stacked along.
+    """
 
     labels: NDArray[np.uint8]
     scores: torch.Tensor
     weights: torch.Tensor
     are_logits: bool
+    along: int
 
     @classmethod
-    def of(cls, planes: FinishedPlanes, turn: Sequence[int]) -> Self:
+    def of(cls, planes: FinishedPlanes, turn: Sequence[int], along: int) -> Self:
         """Decide the winners."""
         labels = best_channel(planes.scores).cpu().numpy().transpose(turn)
         scores = planes.scores.permute(0, *(1 + axis for axis in turn))
-        return cls(labels, scores, planes.weights.permute(*turn), planes.are_logits)
+        return cls(labels, scores, planes.weights.permute(*turn), planes.are_logits, along)
 
-    def part(self, axis: int, first: int, count: int) -> "_Known":
-        """Some of the planes along ``axis``; no copy."""
-        labels = self.labels.take(range(first, first + count), axis)
-        scores, weights = self.scores.narrow(1 + axis, first, count), self.weights.narrow(axis, first, count)
-        return replace(self, labels=labels, scores=scores, weights=weights)
+    @property
+    def count(self) -> int:
+        """How many planes there are."""
+        return int(self.labels.shape[self.along])
 
-    def copy(self) -> "_Known":
-        """In memory of its own."""
-        return replace(self, scores=self.scores.clone(), weights=self.weights.clone())
+    def last(self) -> "_Planes":
+        """The last plane, in memory of its own."""
+        at = self.count - 1
+        labels, weights = self.labels.take([at], self.along), self.weights.narrow(self.along, at, 1).clone()
+        return _Planes(labels, self.scores.narrow(1 + self.along, at, 1).clone(), weights, self.are_logits, self.along)
 
-    def probabilities(self, places: Sequence[NDArray[np.intp]]) -> torch.Tensor:
-        """See ``_Planes``."""
+    def probabilities(self, before: "_Planes", places: Sequence[NDArray[np.intp]]) -> torch.Tensor:
+        """Float32 (n, channels) on the CPU at places counted from the first plane of ``before``, which these follow."""
+        found = torch.empty(len(places[0]), len(self.scores))
+        behind = places[self.along] >= before.count
+        for planes, here, moved in ((before, ~behind, 0), (self, behind, before.count)):
+            for some in np.array_split(numbers := np.flatnonzero(here), 1 + numbers.size // _VOXELS_AT_ONCE):
+                at = [place[some] - (moved if axis == self.along else 0) for axis, place in enumerate(places)]
+                found[torch.from_numpy(some)] = planes._probabilities(at)
+        return found
+
+    def _probabilities(self, places: Sequence[NDArray[np.intp]]) -> torch.Tensor:
         i, j, k = (torch.from_numpy(place).to(self.scores.device) for place in places)
         weights = self.weights[i, j, k][:, None]
         scores = self.scores[:, i, j, k].T.float() / weights
         known = torch.softmax(scores, 1) if self.are_logits else scores
-        silent = weights[:, 0] <= 0
+        silent = known.isnan().any(1)  # so are 0 / 0, and what a network spoils
         known[silent] = 0
         known[silent, 0] = 1
         return known.cpu()
 
 
-def _probabilities(
-    parts: Sequence[_Planes], channels: int, along: int, box: Box, places: Sequence[NDArray[np.intp]]
-) -> torch.Tensor:
-    """Those at places in a box of the planes of all parts, one behind the other."""
-    places = [place + one.start for place, one in zip(places, box, strict=True)]
-    found = torch.empty(len(places[0]), channels)
-    first = 0
-    for part in parts:
-        stop = first + part.labels.shape[along]
-        here = np.flatnonzero((places[along] >= first) & (places[along] < stop))
-        at = [place[here] - (first if axis == along else 0) for axis, place in enumerate(places)]
-        found[torch.from_numpy(here)] = part.probabilities(at)
-        first = stop
-    return found
+def _once(kept: NDArray[Any] | None) -> NDArray[Any]:
+    if kept is None:
+        raise ValueError("the mask was made already")
+    return kept

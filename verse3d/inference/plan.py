@@ -18,8 +18,8 @@ _SHARE_OF_FREE = 0.9
 _IMAGE_BYTES = 2  # float16
 _WORKING_MB = 60.0
 """Planes and slabs that are held for a moment while grids are changed and files are read and written."""
-_CARRYING_MB = 100.0
-"""See ``answers.SeveralLabels``: probabilities, indices and shares around borders, at worst."""
+CARRYING_MB = 100.0
+"""What ``answers.SeveralLabels`` takes at worst beside its planes, which is where all voxels are near borders."""
 _CLEANING_BYTES = 3
 """See ``clean_up``."""
 _SUMS_DTYPES = (torch.float32, torch.float16)
@@ -67,7 +67,7 @@ class Demand:
 
     def network_mb(self, settings: StreamSettings) -> float:
         """While the network looks at it: the prepared volume, the answer so far, the open planes, one batch."""
-        carrying_mb = _CARRYING_MB if self.channels > 1 else 0.0
+        carrying_mb = CARRYING_MB + self._plane_mb(settings) if self.channels > 1 else 0.0
         return (
             self._image_mb
             + self._answer_mb
@@ -93,13 +93,16 @@ class Demand:
         return float(np.prod(self.tiling.shape)) * 4 / 1e6 if self.channels == 1 else self.source_voxels / 1e6
 
     def _sums_mb(self, settings: StreamSettings) -> float:
-        numbers = settings.sums_dtype.itemsize * self.channels + 4
-        return self._open_voxels(settings.pieces_per_batch) * numbers / 1e6
+        return self._open_planes(settings.pieces_per_batch) * self._plane_mb(settings)
 
-    def _open_voxels(self, pieces_per_batch: int) -> float:
-        tiling, regions = self.tiling, self._regions
-        planes = open_planes(regions, tiling.axis, batches(regions, tiling.axis, range(len(regions)), pieces_per_batch))
-        return float(np.prod(tiling.shape)) / tiling.shape[tiling.axis] * planes
+    def _plane_mb(self, settings: StreamSettings) -> float:
+        """The sums of a plane, and their weights."""
+        voxels = float(np.prod(self.tiling.shape)) / self.tiling.shape[self.tiling.axis]
+        return voxels * (settings.sums_dtype.itemsize * self.channels + 4) / 1e6
+
+    def _open_planes(self, pieces_per_batch: int) -> int:
+        axis, regions = self.tiling.axis, self._regions
+        return open_planes(regions, axis, batches(regions, axis, range(len(regions)), pieces_per_batch))
 
     @cached_property
     def _regions(self) -> list[tuple[slice, slice, slice]]:

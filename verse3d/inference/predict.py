@@ -17,6 +17,7 @@ from verse3d.core.files import make_folder, remove_leftovers
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import label_counts
 from verse3d.core.logs import Progress, logger, no_progress
+from verse3d.core.memory import give_back_freed_memory
 from verse3d.core.runtime import forget_peak_rss, peak_rss_mb, rss_mb
 from verse3d.core.volume import StoredVoxels, read_image, stored_voxels, write_labels
 from verse3d.data.cases import Case
@@ -322,6 +323,7 @@ def _finish(scan: _Scan | PredictionRecord, job: _Job) -> PredictionRecord:
         labels = answer.mask()
         scan.seconds_of["home"] = round(answer.seconds_home, 3)
         del answer
+        give_back_freed_memory()  # cleaning takes new memory, which may be the most of all
         scan.timed("clean", lambda: clean_up(labels, source, predictor.config.inference))
         scan.timed("write", lambda: write_labels(scan.target, labels, like=scan.stored.header))
     except _EXPECTED as error:

@@ -153,7 +153,8 @@ class _Sweep:
             yield from self.sums.finish(self.tiling.shape[axis])
 
     def _look_at(self, group: Sequence[int], planes: int) -> None:
-        pieces = torch.from_numpy(np.stack([self.tiling.cut(self.image, number) for number in group]))
+        cut = [torch.from_numpy(self.tiling.cut(self.image, number))[None] for number in group]
+        pieces = cut[0] if len(cut) == 1 else torch.cat(cut)
         done = 0
         while done < len(group):
             part = group[done : done + (self.placement.pieces_at_once or len(group))]

@@ -113,9 +113,10 @@ class WindowTiling:
         """See ``Tiling``."""
         start = self.starts[number]
         inside = self._inside(start)
-        piece = np.zeros(self.piece_shape, dtype=np.float32)
-        piece[(0, *_moved(inside, start))] = volume[inside]
-        return piece
+        piece = torch.zeros(self.piece_shape)
+        piece[(0, *_moved(inside, start))] = torch.from_numpy(volume)[inside]  # NumPy converts float16 one by one
+        cut: NDArray[np.float32] = piece.numpy()
+        return cut
 
     def spread(self, scores: torch.Tensor, number: int) -> torch.Tensor:
         """See ``Tiling``."""
