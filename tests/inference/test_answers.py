@@ -131,6 +131,33 @@ def test_planes_that_are_not_given_and_voxels_without_weight_are_background(sour
     assert found.any() == (len(skip) < 4) or len(skip) == 3  # a single plane may lie between those of the scan
 
 
+def random_source(grid: Geometry, rng) -> Geometry:
+    """Permuted, flipped, finer or coarser; reaching beyond the grid by up to one of its voxels or of its own."""
+    turn, flipped, steps = rng.permutation(3), rng.choice([-1, 1], 3), rng.uniform(0.3, 2.5, 3)
+    voxels, matrix, origin = [], np.zeros((3, 3)), np.zeros(3)
+    for axis, along in enumerate(turn):
+        reach = 0.95 * max(1.0, steps[axis])
+        first, last = rng.uniform(-reach, 0.5 * (grid.shape[along] - 1)), grid.shape[along] - 1 + reach
+        voxels.append(int(rng.integers(1, int((last - first) / steps[axis]) + 2)))
+        matrix[along, axis] = steps[axis] * flipped[axis]
+        origin[along] = first if flipped[axis] > 0 else first + steps[axis] * (voxels[-1] - 1)
+    inside = moved(matrix, tuple(voxels), origin)
+    return Geometry(inside.shape, grid.affine @ inside.affine)
+
+
+def test_thin_grids_and_targets_that_reach_beyond_them_are_right_too():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        shape = tuple(rng.choice([1, 2, 3, 5, 9], 3).tolist())
+        grid = moved(np.diag(rng.uniform(0.8, 2, 3)), shape, rng.uniform(-5, 5, 3))
+        source, axis, channels = random_source(grid, rng), int(rng.integers(3)), int(rng.integers(2, 6))
+        probabilities = torch.softmax(3 * torch.from_numpy(rng.normal(size=(channels, *shape))).float(), 0)
+        ids = np.array([0, *rng.permutation(np.arange(1, 29))[: channels - 1]], np.uint8)
+        answer = SeveralLabels(grid, source, axis, ids)
+        found = given_in_lots(answer, probabilities, axis, lots_of(shape[axis], rng), are_logits=False)
+        assert_best(found, dense(probabilities.numpy(), grid, source), ids)
+
+
 @pytest.mark.parametrize("are_logits", [True, False])
 def test_what_is_no_number_is_background(are_logits):
     source, channels = SOURCES["finer"], 5

@@ -142,8 +142,8 @@ _SIGMOID = """\
 `probability = 1 / (1 + exp(-logit))`. Resample the probability linearly to the grid of the scan; a voxel is labelled
 where it is above 0.5."""
 _SOFTMAX = """\
-`argmax` over the channels is the label (softmax gives probabilities). Labels go to the grid of the scan by linear
-interpolation of each one's indicator: the largest wins."""
+Softmax over the channels gives probabilities. Resample all of them linearly to the grid of the scan; the largest is the
+label. (Where eight neighbours on the network grid have the same largest one, so has every voxel between them.)"""
 
 
 def _output(config: Config) -> str:
