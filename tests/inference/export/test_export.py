@@ -87,7 +87,7 @@ def test_what_is_exported_is_described_for_programs_and_people(model, tmp_path):
         "| 26 | T13 | 28 |",
     ):
         assert words in text, words
-    assert facts["checkpoint_sha256"] in text and "argmax" in text and "sagittal" in text
+    assert facts["checkpoint_sha256"] in text and "Softmax" in text and "sagittal" in text
 
 
 def test_windows_are_described_with_overlap_margin_and_weights(tmp_path):
