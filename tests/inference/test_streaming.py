@@ -119,6 +119,20 @@ def test_neither_the_batch_nor_the_order_in_memory_changes_anything(batch, memor
     assert max(shape[0] for shape in placement.voices.backends[0].seen) <= batch
 
 
+@pytest.mark.parametrize("channels", [1, 5])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
+def test_scores_in_bfloat16_are_summed_in_float32(channels, memory_format):
+    image, model = picture((17, 14, 23)), network(channels)
+
+    def rounded(pieces):
+        with torch.inference_mode():
+            return model(pieces).bfloat16().to(memory_format=memory_format)
+
+    settings = StreamSettings(2)
+    found = segmented(image, tiling(image.shape), placed(rounded), channels=channels, settings=settings)
+    assert_decided_by(found, monai(image, lambda pieces: rounded(pieces).float(), 0.5, "gaussian"))
+
+
 @pytest.mark.parametrize("plane", ["sagittal", "coronal", "axial"])
 @pytest.mark.parametrize("channels", [1, 5])
 @pytest.mark.parametrize("batch", [1, 4, 50])

@@ -210,7 +210,9 @@ class _OpenSums:
         self._weights = self._weights.to(device)
 
     def taken(self, scores: torch.Tensor) -> torch.Tensor:
-        """Scores as they can be added: on the device and in the format of the sums."""
+        """Scores as they can be added: on the device of the sums; on a GPU also in their format."""
+        if self._sums.device.type == "cpu":
+            return scores.to(self._sums.device)
         return scores.to(self._sums.device, self._sums.dtype)
 
     def add(self, region: Region, scores: torch.Tensor, weights: torch.Tensor | None) -> None:
@@ -221,7 +223,7 @@ class _OpenSums:
             sums.add_(scores)
         else:
             weights = weights.to(self._sums.device)
-            sums.addcmul_(scores, weights.to(self._sums.dtype))
+            _add_weighted(sums, scores, weights.to(self._sums.dtype))
         self._weights[place] += 1 if weights is None else weights
 
     def finish(self, until: int) -> Iterator[FinishedPlanes]:
@@ -241,6 +243,16 @@ class _OpenSums:
             for axis, along in enumerate(region)
         )
         return i, j, k
+
+
+def _add_weighted(sums: torch.Tensor, scores: torch.Tensor, weights: torch.Tensor) -> None:
+    """``sums += scores * weights``. Scores in another format are converted in pieces that fit the processor's cache."""
+    if scores.dtype is sums.dtype:
+        sums.addcmul_(scores, weights)
+        return
+    slowest = max(range(scores.dim()), key=scores.stride)
+    for number, (into, part) in enumerate(zip(sums.unbind(slowest), scores.unbind(slowest), strict=True)):
+        into.addcmul_(part.to(sums.dtype), weights if slowest == 0 else weights.select(slowest - 1, number))
 
 
 def _drop(planes: torch.Tensor, axis: int, count: int) -> None:

@@ -43,9 +43,9 @@ class Voices:
         mirrored: Callable[[torch.Tensor], torch.Tensor],
         mirrored_back: Callable[[torch.Tensor], torch.Tensor],
     ) -> torch.Tensor:
-        """Float32 logits or probabilities (B, channels, *spatial) of pieces (B, n, *spatial)."""
+        """Logits as the backend gives them or float32 probabilities, (B, channels, *spatial) of (B, n, *spatial)."""
         if not self.give_probabilities:
-            return self.backends[0](pieces).float()
+            return self.backends[0](pieces)
         mean = torch.zeros(())
         for backend in self.backends:
             mean = _added(mean, _probabilities(backend(pieces)))

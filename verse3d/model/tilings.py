@@ -202,7 +202,7 @@ class SliceTiling:
         """See ``Tiling``; interpolated linearly."""
         rows, columns = (size for axis, size in reversed(list(enumerate(self.shape))) if axis != self.axis)
         stretched = torch.nn.functional.interpolate(
-            scores[None], (rows, columns), mode="bilinear", align_corners=False
+            scores[None].float(), (rows, columns), mode="bilinear", align_corners=False
         )[0]
         # Rows and columns run against the volume's axes.
         return stretched.flip(1, 2).transpose(1, 2).unsqueeze(1 + self.axis)
