@@ -26,6 +26,20 @@ NO_MEMORY = ("MemoryError", "can't allocate memory", "Unable to allocate", "not 
 """What Python, NumPy and PyTorch say when the system refuses memory."""
 
 
+def medians_in_turn(ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int) -> tuple[float, float]:
+    """Median seconds of two jobs, after one call that is not counted; in turn, so that other load meets both alike."""
+    ours()
+    theirs()
+    turns = [(_seconds(ours), _seconds(theirs)) for _ in range(repeats)]
+    return statistics.median(turn[0] for turn in turns), statistics.median(turn[1] for turn in turns)
+
+
+def _seconds(job: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    job()
+    return time.perf_counter() - start
+
+
 @contextlib.contextmanager
 def alone_in(work: Path) -> Iterator[None]:
     """Make the folder and keep other benchmarks out of it: they would share its masks, and time each other."""

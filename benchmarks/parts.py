@@ -13,9 +13,7 @@ work than a vote; writing is compared with nibabel's, which does not read back w
 
 import argparse
 import gc
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +22,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
+from measuring import medians_in_turn
 from monai.data import MetaTensor
 from monai.transforms import Compose, Orientationd, ScaleIntensityRanged, Spacingd, SpatialResample
 from numpy.typing import NDArray
@@ -65,7 +64,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="verse3d-bench-") as folder:
         scan, mask = _write_scan(Path(folder), tuple(options.shape))
         for contest in _contests(read_image(scan), mask, Path(folder)):
-            ours, theirs = _medians(contest, options.repeats)
+            ours, theirs = medians_in_turn(contest.ours, contest.theirs, options.repeats)
             memory = f"{_peak_mb(contest.ours):5.0f} MB against {_peak_mb(contest.theirs):5.0f} MB"
             print(f"{contest.name:24s} {ours:7.3f} s   {contest.tool:22s} {theirs:7.3f} s   ratio {theirs / ours:6.1f}"
                   f"   {memory}", flush=True)  # fmt: skip
@@ -171,21 +170,6 @@ def _plain_cleaning(labels: NDArray[np.uint8], geometry: Geometry, ids: range = 
         keep = voxels >= CLEANING.min_component_ml / geometry.voxel_ml
         labels[(components > 0) & ~keep[components]] = 0
     return labels
-
-
-def _medians(contest: Contest, repeats: int) -> tuple[float, float]:
-    """Median seconds of both, measured in turn so that other load on the machine meets both alike."""
-    contest.ours()
-    contest.theirs()
-    turns = [(_seconds(contest.ours), _seconds(contest.theirs)) for _ in range(repeats)]
-    ours, theirs = zip(*turns, strict=True)
-    return statistics.median(ours), statistics.median(theirs)
-
-
-def _seconds(job: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    job()
-    return time.perf_counter() - start
 
 
 def _peak_mb(job: Callable[[], Any]) -> float:

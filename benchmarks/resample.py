@@ -10,14 +10,13 @@ images are also compared: the largest difference is given as a share of the HU r
 """
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from measuring import medians_in_turn
 from monai.data import MetaTensor
 from monai.transforms import Spacingd
 from numpy.typing import NDArray
@@ -69,7 +68,7 @@ def main() -> None:
     difference = float(np.abs(contests[0].ours() - contests[0].monai()).max()) / HU_RANGE
     print(f"largest difference of the images: {difference:.1e} of the HU range")
     for contest in contests:
-        ours, theirs = _medians(contest, options.repeats)
+        ours, theirs = medians_in_turn(contest.ours, contest.monai, options.repeats)
         print(f"{contest.name:30s} verse3d {ours:7.3f} s   MONAI {theirs:7.3f} s   ratio {theirs / ours:5.1f}")
     print(f"(wanted for the image: at least {TARGET_RATIO:g})")
 
@@ -98,21 +97,6 @@ def _monai(array: NDArray[Any], grid: Geometry, spacing_mm: list[float], mode: s
     tensor = MetaTensor(torch.from_numpy(array[None]), affine=torch.from_numpy(grid.affine.copy()))
     resampled: NDArray[Any] = Spacingd("volume", pixdim=spacing_mm, mode=mode)({"volume": tensor})["volume"][0].numpy()
     return resampled
-
-
-def _medians(contest: Contest, repeats: int) -> tuple[float, float]:
-    """Median seconds of both, measured in turn so that other load on the machine meets both alike."""
-    contest.ours()
-    contest.monai()
-    turns = [(_seconds(contest.ours), _seconds(contest.monai)) for _ in range(repeats)]
-    ours, theirs = zip(*turns, strict=True)
-    return statistics.median(ours), statistics.median(theirs)
-
-
-def _seconds(job: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    job()
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

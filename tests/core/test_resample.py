@@ -135,14 +135,15 @@ def test_labels_equal_the_banal_oracle_there_and_back(resample, codes, shape, sp
     np.testing.assert_array_equal(home, oracle(network_labels, target, source))
 
 
-@settings(max_examples=25, deadline=None)
-@given(
-    st.sampled_from(AXIS_ORDERS),
-    st.tuples(*[st.integers(1, 9)] * 3),
-    st.tuples(*[st.sampled_from([0.4, 0.77, 1.0, 2.9])] * 3),
-    st.tuples(*[st.sampled_from([0.31, 0.5, 1.0, 1.9, 7.3])] * 3),
-    st.integers(0, 2**32 - 1),
-)
+def on_random_grids(test):
+    """Call with axes, shape and spacing of a scan, a network spacing, and a seed."""
+    sizes, spacings_mm = st.tuples(*[st.integers(1, 9)] * 3), st.tuples(*[st.sampled_from([0.4, 0.77, 1.0, 2.9])] * 3)
+    network_mm = st.tuples(*[st.sampled_from([0.31, 0.5, 1.0, 1.9, 7.3])] * 3)
+    random = given(st.sampled_from(AXIS_ORDERS), sizes, spacings_mm, network_mm, st.integers(0, 2**32 - 1))
+    return settings(max_examples=25, deadline=None)(random(test))
+
+
+@on_random_grids
 def test_everything_equals_the_banal_oracle_on_random_grids(codes, shape, spacing_mm, network_mm, seed):
     source = grid(codes, shape, spacing_mm)
     target = network_grid(source, network_mm)
@@ -376,14 +377,7 @@ def test_above_is_where_the_linear_image_is_above(codes, shape, spacing_mm, netw
             np.testing.assert_array_equal(mask, resample_linear(probability, network, source) > threshold)
 
 
-@settings(max_examples=25, deadline=None)
-@given(
-    st.sampled_from(AXIS_ORDERS),
-    st.tuples(*[st.integers(1, 9)] * 3),
-    st.tuples(*[st.sampled_from([0.4, 0.77, 1.0, 2.9])] * 3),
-    st.tuples(*[st.sampled_from([0.31, 0.5, 1.0, 1.9, 7.3])] * 3),
-    st.integers(0, 2**32 - 1),
-)
+@on_random_grids
 def test_above_is_where_the_linear_image_is_above_on_random_grids(codes, shape, spacing_mm, network_mm, seed):
     source = grid(codes, shape, spacing_mm)
     network = network_grid(source, network_mm)
