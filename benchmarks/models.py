@@ -1,12 +1,12 @@
 """Make what the benchmarks of prediction need: two trained models and three synthetic scans.
 
-    python benchmarks/models.py --work runs/benchmarks                  # all of it, about ten minutes on two cores
+    python benchmarks/models.py --work runs/benchmarks                  # all of it, about 25 minutes on two cores
     python benchmarks/models.py --work runs/benchmarks --scans 64x64x48 --classes 2 --steps 20     # a quick look
 
 The models are the same network for 2 classes (any vertebra or none) and for 27 (26 levels and none): MONAI's UNet with
 widths 16-32-64-128-256 and two residual units, 1.5 mm, windows of 96^3 that overlap by a quarter. `verse3d train` runs
-for a few minutes on eight phantoms (patches of 64^3), so that the masks hold something; they are no good models. What
-is there already is kept. Prints how much of the smallest scan each model labels.
+on eight phantoms (patches of 64^3), so that the masks hold something; they are no good models. What is there already is
+kept. Prints how much of the smallest scan each model labels.
 """
 
 import argparse
@@ -27,8 +27,8 @@ from verse3d.data.phantom import write_phantom
 from verse3d.model.checkpoint import load_checkpoint, save_checkpoint
 
 SCHEMES = {2: "binary", 27: "vertebrae"}
-STEPS = {2: 300, 27: 240}
-"""Long enough for masks that hold something, one to three minutes each on two cores."""
+STEPS = {2: 600, 27: 4000}
+"""Long enough for masks that hold something: three and 17 minutes on two cores."""
 SMALLEST_FOREGROUND = 0.001
 TRAINING = {
     "network.name": "unet",

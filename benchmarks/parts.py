@@ -104,7 +104,7 @@ def _contests(scan: Volume, mask: NDArray[np.uint8], folder: Path) -> list[Conte
     labels = np.where(mask > 0, heights, np.uint8(0))
     probability = np.ascontiguousarray(resample_linear((mask > 0).astype(np.uint8), source, network))
     network_labels = np.ascontiguousarray(resample_vote(labels, source, network))
-    scores = torch.zeros((27, *network.shape), dtype=torch.float16)
+    scores = torch.zeros((27, *network.shape))
     scores.scatter_(0, torch.from_numpy(network_labels[None]).long(), 1.0)
     foreground = np.asfortranarray(mask > 0).astype(np.uint8)
 

@@ -84,7 +84,7 @@ class Stock:
 
     windows_per_batch: int
     overlap: float
-    carry: str = "logits"
+    carry: str = "probabilities"
     limit_gb: float | None = None
 
     def run(self, scan: Path, model: Path, out: Path) -> Outcome:

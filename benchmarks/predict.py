@@ -78,8 +78,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--carry",
         choices=("logits", "probabilities"),
-        default="logits",
-        help="what the stock pipeline carries back to the grid of the scan",
+        default="probabilities",
+        help="what the stock pipeline carries back to the grid of the scan; ours carries probabilities",
     )
     parser.add_argument("--work", type=Path, default=Path("runs/benchmarks"), help="folder for models, scans, masks")
     parser.add_argument("--steps", type=int, help="of the training of the model, instead of the usual ones")
