@@ -114,6 +114,7 @@ class _Memory:
     @classmethod
     def measured(cls, predictor: Predictor, limit: Limit) -> "_Memory":
         piece_mb = predictor.piece_mb()
+        give_back_freed_memory()  # it would be counted twice
         held_mb = rss_mb()
         if held_mb > limit.mb:
             raise MemoryLimitError(
@@ -320,10 +321,10 @@ def _finish(scan: _Scan | PredictionRecord, job: _Job) -> PredictionRecord:
     predictor, source = job.predictor, scan.stored.geometry
     try:
         answer = scan.take_answer()
+        give_back_freed_memory()  # what the network needed; a mask is new
         labels = answer.mask()
         scan.seconds_of["home"] = round(answer.seconds_home, 3)
         del answer
-        give_back_freed_memory()  # cleaning takes new memory, which may be the most of all
         scan.timed("clean", lambda: clean_up(labels, source, predictor.config.inference))
         scan.timed("write", lambda: write_labels(scan.target, labels, like=scan.stored.header))
     except _EXPECTED as error:

@@ -173,7 +173,8 @@ class Predictor:
             for _ in range(2):
                 self.placement.voices.scores(empty, _as_it_is, _as_it_is)
         proof_mb = _LOGITS_IN_PROOF * self.scheme.output_channels * float(np.prod(shape[1:])) * 4 / 1e6
-        return max(0.0, peak_rss_mb() - before) + (proof_mb if self.backend.name != "torch" else 0.0)
+        to_prove = any(backend.has_to_prove_itself for backend in self.placement.voices.backends)
+        return max(0.0, peak_rss_mb() - before) + (proof_mb if to_prove else 0.0)
 
 
 _LOGITS_IN_PROOF = 4

@@ -23,6 +23,11 @@ class Backend(Protocol):
         """Where pieces are computed and logits are returned."""
         ...
 
+    @property
+    def has_to_prove_itself(self) -> bool:
+        """Whether PyTorch will compute some pieces as well, to compare."""
+        ...
+
     def __call__(self, pieces: torch.Tensor) -> torch.Tensor:
         """Logits (B, channels, ...), float32 or bfloat16 on ``device``, of float32 pieces (B, n, ...)."""
         ...

@@ -73,6 +73,12 @@ class OpenVinoBackend:
         """See ``Backend``."""
         return _CPU
 
+    @property
+    def has_to_prove_itself(self) -> bool:
+        """See ``Backend``."""
+        unknown = not self._models or any(model.parity is None for model in self._models.values())
+        return not self.refusal and unknown
+
     def to(self, device: torch.device) -> "OpenVinoBackend | TorchBackend":
         """Itself on a CPU; on anything else PyTorch."""
         return self if device.type == "cpu" else torch_backend(self.network, device, self.number_format)

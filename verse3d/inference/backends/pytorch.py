@@ -32,6 +32,11 @@ class TorchBackend:
         """See ``Backend``."""
         return str(self.number_format.dtype).removeprefix("torch.")
 
+    @property
+    def has_to_prove_itself(self) -> bool:
+        """See ``Backend``."""
+        return False
+
     def __call__(self, pieces: torch.Tensor) -> torch.Tensor:
         """See ``Backend``."""
         with torch.no_grad():  # not inference mode: its tensors could not be changed in place by the caller
