@@ -17,7 +17,7 @@ _SHARE_OF_FREE = 0.9
 """Without a limit of the user's, so much of the memory that is free when the work starts may be taken."""
 _IMAGE_BYTES = 2  # float16
 _WORKING_MB = 60.0
-"""What is held for a moment: planes and slabs while grids are changed and files are read and written, pieces, buffers."""
+"""What is held for a moment: pieces and buffers, planes and slabs while grids change and files are read and written."""
 CARRYING_MB = 100.0
 """What ``answers.SeveralLabels`` takes at worst beside its planes, which is where all voxels are near borders."""
 _CLEANING_BYTES = 1
