@@ -132,10 +132,8 @@ def _contests(scan: Volume, mask: NDArray[np.uint8], folder: Path) -> list[Conte
 
 def _home(scores: torch.Tensor, network: Geometry, source: Geometry) -> NDArray[np.uint8]:
     """All planes in lots, as the windows of a prediction finish them."""
-    answer, weights = (
-        SeveralLabels(network, source, 2, np.arange(len(scores), dtype=np.uint8)),
-        torch.ones(network.shape),
-    )
+    answer = SeveralLabels(network, source, 2, np.arange(len(scores), dtype=np.uint8))
+    weights = torch.ones(network.shape)
     for first in range(0, network.shape[2], 72):
         here = (scores[..., first : first + 72], weights[..., first : first + 72])
         answer.take(FinishedPlanes(2, first, *here, are_logits=False))

@@ -137,17 +137,16 @@ class Predictor:
         body = Body.of(image, self.config.grid)
         return [number for number, region in enumerate(regions) if body.touches(region)]
 
-    def network_ids(
-        self, image: NDArray[np.floating], grid: Geometry, source: Geometry, progress: Progress = no_progress
-    ) -> NDArray[np.uint8]:
+    def network_ids(self, image: NDArray[np.floating], grid: Geometry, source: Geometry) -> NDArray[np.uint8]:
         """Segment a prepared image (I, J, K) on the network ``grid``; cleaned network ids, uint8, on ``source``."""
-        answer, _ = self.segment(image, grid, source, self.settings, ids=self._network_ids, progress=progress)
+        answer, _ = self.segment(image, grid, source, self.settings, ids=self._network_ids)
         return clean_up(answer.mask(), source, self.config.inference)
 
     def label(self, volume: Volume, progress: Progress = no_progress) -> NDArray[np.uint8]:
         """The labels of a scan as file ids, uint8 (I, J, K) on the source grid."""
         image, grid = self.prepare(volume)
-        return self.scheme.file_from_network(self.network_ids(image, grid, volume.geometry, progress))
+        answer, _ = self.segment(image, grid, volume.geometry, self.settings, progress=progress)
+        return clean_up(answer.mask(), volume.geometry, self.config.inference)
 
     def forward(self, pieces: torch.Tensor) -> torch.Tensor:
         """Float32 logits (B, channels, ...) on the CPU of what the network looks at once, (B, n, ...)."""
