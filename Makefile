@@ -1,11 +1,13 @@
 # make demo   a fresh machine to a trained model, masks and scores, in one go
 # make test   lint, format, types and tests
+# make metrics   how readable the code is, in numbers
+# make test-oldest   the tests with the lowest versions that pyproject.toml promises (an environment of its own)
 # make install / make clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test test-slow clean
+.PHONY: install demo test test-slow test-oldest metrics clean
 
 install: $(VENV)/.installed
 
@@ -20,6 +22,16 @@ test: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+metrics: $(VENV)/.installed
+	$(BIN)/python scripts/metrics.py
+
+# The oldest PyTorch that is promised needs an older Python than the newest ones do: any that both have will do.
+test-oldest:
+	$(PYTHON) -m venv --clear .venv-oldest
+	.venv-oldest/bin/pip install --quiet --disable-pip-version-check uv
+	.venv-oldest/bin/uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct --editable '.[dev]'
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
 
 # A virtual environment that an interrupted call left without pip is made again.
 $(BIN)/pip:
@@ -38,4 +50,4 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-oldest build dist .mypy_cache .pytest_cache .ruff_cache
