@@ -1,11 +1,15 @@
 # make demo   a fresh machine to a trained model, masks and scores, in one go
 # make test   lint, format, types and tests
+# make fuzz   damaged input by the thousand (SEED=1 COUNT=15000); make kill: jobs killed at random moments (KILLS=100)
 # make install / make clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SEED ?= 1
+COUNT ?= 15000
+KILLS ?= 100
 
-.PHONY: install demo test test-slow clean
+.PHONY: install demo test test-slow fuzz kill clean
 
 install: $(VENV)/.installed
 
@@ -20,6 +24,12 @@ test: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+fuzz: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m fuzz --seed $(SEED) --count $(COUNT) $(FUZZ_ARGS)
+
+kill: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m fuzz.kill --seed $(SEED) --kills $(KILLS)
 
 # A virtual environment that an interrupted call left without pip is made again.
 $(BIN)/pip:
