@@ -30,7 +30,7 @@ import verse3d
 from fuzz import scans
 from verse3d.cli import main as command_line
 from verse3d.core.errors import Verse3dError
-from verse3d.data.cases import Case, CaseIndex, read_index, write_index
+from verse3d.data.cases import Case, CaseIndex, Split, read_index, write_index
 from verse3d.inference.predict import mask_path
 from verse3d.model.checkpoint import load_checkpoint
 from verse3d.training.runfolder import read_history
@@ -153,7 +153,7 @@ def _require_no_leftovers(folder: Path) -> None:
 
 def write_cases(folder: Path, count: int) -> None:
     """So many scans with masks and an index of them; two train, one validates, the others are for testing."""
-    splits = ("train", "train", "validation")
+    splits: tuple[Split, ...] = ("train", "train", "validation")
     cases = []
     for number in range(count):
         name = f"case{number}"
