@@ -42,7 +42,8 @@ def _options() -> argparse.ArgumentParser:
 
 def _tell(verdict: Verdict, report: campaign.Report) -> None:
     if verdict.outcome == "finding":
-        print(f"{verdict.ticket}  {verdict.words[:100]}\n    {verdict.reason.splitlines()[0][:200]}", flush=True)
+        words, reason = " ".join(verdict.words[:100].split()), verdict.reason.splitlines()[0][:200]
+        print(f"{verdict.ticket}  {words}\n    {reason}", flush=True)
     if report.inputs % _EVERY == 0:
         print(f"... {report.inputs} inputs, {report.minutes:.1f} minutes", flush=True)
 

@@ -2,7 +2,7 @@
 
 from fuzz.target import Target
 from fuzz.targets.archives import Archives
-from fuzz.targets.commands import Batches, Predict
+from fuzz.targets.commands import AbsurdModels, Batches, Predict
 from fuzz.targets.models import ModelFiles, States
 from fuzz.targets.nifti import Nifti
 from fuzz.targets.records import Predictions, Surveys
@@ -10,7 +10,7 @@ from fuzz.targets.settings import Overrides, Settings
 from fuzz.targets.tables import CentroidFiles, Corrections, History, Index, Locks, Manifests, StrayFiles
 
 _ALL: tuple[type[Target], ...] = (
-    Archives, Batches, CentroidFiles, Corrections, History, Index, Locks, Manifests, ModelFiles, Nifti, Overrides,
-    Predict, Predictions, Settings, States, StrayFiles, Surveys,
+    AbsurdModels, Archives, Batches, CentroidFiles, Corrections, History, Index, Locks, Manifests, ModelFiles, Nifti,
+    Overrides, Predict, Predictions, Settings, States, StrayFiles, Surveys,
 )  # fmt: skip
 TARGETS: dict[str, type[Target]] = {target.name: target for target in _ALL}

@@ -8,8 +8,9 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import torch
 
-from fuzz import scans
+from fuzz import mutate, scans
 from fuzz.target import Dice, Input, Limits, Room, Target, require
 from fuzz.targets.nifti import damaged_file, with_field
 from verse3d.cli import main
@@ -115,6 +116,59 @@ class Predict(_Commands):
             return Input(f"{fields}")
 
         return write
+
+
+class AbsurdModels(_Commands):
+    """``predict`` with a model whose config asks for the impossible: refused, or each scan fails by itself."""
+
+    name = "absurd"
+    share = 250
+
+    def __init__(self, originals: Path) -> None:
+        super().__init__(originals)
+        scans.write_model(originals / "best.pt", scans.tiny_config())
+        self.content: dict[str, Any] = torch.load(originals / "best.pt", weights_only=True)
+
+    def write(self, dice: Dice, room: Room) -> Input:
+        if dice.random() < 0.5:
+            config, words = mutate.tree(dice, self.content["config"])
+            torch.save({**self.content, "config": config}, room.inputs / "best.pt")
+            return Input(words)
+        section, key, values = dice.choice(_ABSURD)
+        return self._with(room, section, key, dice.choice(values))
+
+    def _with(self, room: Room, section: str, key: str, value: Any) -> Input:
+        config = self.content["config"]
+        changed = {**config, section: {**config[section], key: value}}
+        torch.save({**self.content, "config": changed}, room.inputs / "best.pt")
+        return Input(f"{section}.{key} = {value}")
+
+    def read(self, room: Room, made: Input) -> None:
+        images = [str(image) for image, _ in self.good.values()]
+        arguments = ["--model", str(room.inputs / "best.pt"), "--out", str(room.outputs), "--device", "cpu"]
+        code = main(["-q", "predict", *images, *arguments, "--backend", "torch", "--max-ram-gb", "1"])
+        require(code in {*_EXITS, *_MODEL_EXITS}, f"exit code {code}")
+        masks = [mask_path(room.outputs, name) for name in self.good]
+        require((code == 0) == all(path.exists() for path in masks), f"exit code {code}, but not all masks are there")
+
+    def past(self) -> Mapping[str, Callable[[Room], Input]]:
+        def of(section: str, key: str, value: Any) -> Callable[[Room], Input]:
+            return lambda room: self._with(room, section, key, value)
+
+        return {f"{key} = {values[0]}": of(section, key, values[0]) for section, key, values in _ABSURD}
+
+
+_MODEL_EXITS = (2, 4)
+_ABSURD: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
+    ("grid", "spacing_mm", ([1e-6] * 3, [1e-300, 1, 1], [0.01] * 3, [1e6] * 3, [1e300] * 3, [5, 5, 1e-3])),
+    ("grid", "window_hu", ([-1e308, 1e308], [0, 1e-300], [1e300, 1.1e300])),
+    ("sampling", "patch_voxels", ([4096] * 3, [2**40] * 3, [1024, 1024, 1024], [16, 16, 10**9])),
+    ("sampling", "margin_voxels", ([10**12] * 3, [10**4] * 3, [0, 0, 10**30])),
+    ("network", "channels", ([10**6] * 2, [10**9, 10**9], [4] * 7, [2**62, 2])),
+    ("inference", "windows_per_batch", (10**9, 10**30, 1000)),
+    ("inference", "overlap", (0.999999, 0.9999999999999999, 0.99)),
+    ("network", "residual_units", (8,)),
+)
 
 
 class Batches(_Commands):
