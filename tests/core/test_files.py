@@ -9,9 +9,11 @@ import pytest
 from verse3d.core.errors import DataError, OutputError
 from verse3d.core.files import (
     TEMPORARY_PREFIX,
+    FileBatch,
     make_folder,
     read_json,
     regular_file,
+    remove_leftovers,
     sha256_of,
     whole_file,
     write_json,
@@ -184,3 +186,59 @@ def test_small_readers_refuse_a_pipe(tmp_path, read):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(DataError, match="is a pipe"):
         read(tmp_path / "pipe")
+
+
+def test_a_batch_gives_names_only_when_it_is_settled(tmp_path):
+    with FileBatch() as batch:
+        for name in ("a.txt", "folder/b.txt"):
+            with batch.file(tmp_path / name) as part:
+                part.write_text(name)
+        assert not (tmp_path / "a.txt").exists()
+    assert (tmp_path / "folder" / "b.txt").read_text() == "folder/b.txt"
+    assert names(tmp_path) == ["a.txt", "folder"]
+
+
+def test_a_failure_in_a_batch_keeps_what_is_complete_and_nothing_else(tmp_path):
+    with pytest.raises(RuntimeError), FileBatch() as batch:
+        with batch.file(tmp_path / "a") as part:
+            part.write_text("whole")
+        with batch.file(tmp_path / "b") as part:
+            part.write_text("ha")
+            raise RuntimeError
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_disk_that_fills_up_when_a_batch_is_flushed_leaves_no_half_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", refuse_with(errno.ENOSPC))
+    with pytest.raises(OutputError, match="disk is full"), FileBatch() as batch, batch.file(tmp_path / "a") as part:
+        part.write_text("x")
+    assert names(tmp_path) == []
+
+
+def test_one_file_of_a_batch_that_cannot_have_its_name_does_not_take_the_others_along(tmp_path):
+    (tmp_path / "b").mkdir()
+    with pytest.raises(OutputError, match="b: Is a directory"), FileBatch() as batch:
+        for name in "abc":
+            with batch.file(tmp_path / name) as part:
+                part.write_text(name)
+    assert names(tmp_path) == ["a", "b", "c"]
+
+
+def test_a_batch_is_settled_when_it_is_large(tmp_path, monkeypatch):
+    monkeypatch.setattr(FileBatch, "MOST_BYTES", 10)
+    with FileBatch() as batch:
+        with batch.file(tmp_path / "a") as part:
+            part.write_bytes(bytes(11))
+        assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("name", ["n" * 248 + ".nii.gz", "ä" * 124 + ".nii.gz"])
+def test_the_longest_possible_name_can_be_written_and_its_leftovers_are_found(tmp_path, name):
+    path = tmp_path / name
+    with whole_file(path) as part:
+        part.write_text("x")
+        assert part.name.endswith(".nii.gz")
+        left = part.with_name(part.name.replace(str(os.getpid()), "99999999"))
+        left.write_text("of a program that was killed")
+    remove_leftovers(path)
+    assert names(tmp_path) == [name]

@@ -17,6 +17,7 @@ from verse3d.core.errors import DataError
 
 LONGEST_NAME_BYTES = 255
 """What the file systems in use take (ext4, XFS, APFS, NTFS)."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _DRIVE = re.compile(r"[A-Za-z]:")
 _RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 _WINDOWS_REFUSES = frozenset('<>:"|?*')
@@ -66,7 +67,7 @@ def name_problem(name: str) -> str:
         return "is no name"
     if name == ".." or "/" in name or "\\" in name or _DRIVE.match(name):
         return "leads out of its folder"
-    if any(unicodedata.category(character) == "Cc" for character in name):
+    if _CONTROL.search(name):
         return "holds control characters"
     try:
         length = len(os.fsencode(name))
@@ -93,5 +94,7 @@ def same_on_disk(name: str) -> str:
         >>> same_on_disk("Straße_A\\u0308") == same_on_disk("STRASSE_\\u00e4")
         True
     """
+    if name.isascii():
+        return name.lower()
     # Folding may decompose, and composing may give something to fold: both again, as Unicode's caseless match does.
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())

@@ -5,7 +5,6 @@ Nothing here runs unless ``download`` is called.
 
 import hashlib
 import shutil
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.data.fetch.mirrors import Archive, Source
 from verse3d.data.fetch.parts import NoAnswerError, Part, TransferError, remove_part
 from verse3d.data.fetch.transfer import Patience, fetch
+from verse3d.data.zips import opened_zip
 
 LOCK_FILE = "verse3d-downloads.lock.json"
 _LOCK_VERSION = 1
@@ -171,9 +171,9 @@ class _Keeper:
 def is_archive(path: Path) -> bool:
     """Whether a file is a zip with a readable table of contents that names at least one file."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return any(not entry.is_dir() for entry in archive.infolist())
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        with opened_zip(path) as archive:
+            return any(not entry.is_dir() for entry in archive.opened.infolist())
+    except DataError:
         return False
 
 
