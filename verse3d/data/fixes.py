@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from verse3d.core.errors import DataError, OutputError
 from verse3d.core.files import make_folder, write_text
 from verse3d.core.geometry import Geometry
+from verse3d.core.paths import path_below
 from verse3d.core.volume import read_geometry, read_labels, write_labels
 from verse3d.data.cases import Case, CaseIndex
 from verse3d.data.findings import Finding
@@ -86,7 +87,8 @@ def _fix(case: Case, folder: Path, *, doubtful: bool) -> Fix:
         raise DataError(f"{mask.path}: its header may be the wrong one, so it is not carried over by it")
     how = placement(mask.geometry, grid)
     labels = carried_over(mask, grid)
-    target = Path(os.path.abspath(make_folder(folder) / f"{case.case}_seg-vert_msk.nii.gz"))  # noqa: PTH100 - keep links
+    place = path_below(make_folder(folder), f"{case.case}_seg-vert_msk.nii.gz")
+    target = Path(os.path.abspath(place))  # noqa: PTH100 - keep links
     if labels.max() > 255:
         raise DataError(f"{mask.path} holds ids above 255")
     if not target.exists():

@@ -7,7 +7,7 @@ and what they were cut from). All PNGs are 8-bit grey. Masks hold 0 and 255 for 
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,9 @@ from torch.utils.data import Dataset
 
 from verse3d.core.config import load_config
 from verse3d.core.errors import DataError
+from verse3d.core.files import regular_file
 from verse3d.core.labels import LabelScheme, label_scheme
+from verse3d.core.paths import path_below
 from verse3d.data.cases import Split
 from verse3d.data.slices import grey_values
 
@@ -121,6 +123,8 @@ class SliceFolder(Dataset[dict[str, torch.Tensor]]):
         config = load_config(folder / CONFIG_FILE)
         self.size = config.slices.size_pixels
         self.scheme = label_scheme(config.labels.scheme)
+        for name in {name for row in self.rows for name in (row.image, row.mask)}:
+            path_below(folder, *PurePosixPath(name).parts)  # a name that leads out is refused
         listed = {name for row in self.rows for name in (row.image, row.mask)}
         there = {path.relative_to(folder).as_posix() for path in (folder / split).rglob("*.png")}
         _refuse(folder, "lacks these PNGs of its manifest", listed - there, "run verse3d slices again")
@@ -166,7 +170,7 @@ def read_png(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
         DataError: it is missing, damaged, no PNG, not 8-bit grey, or of another size.
     """
     try:
-        with Image.open(path, formats=["PNG"]) as picture:
+        with Image.open(regular_file(path), formats=["PNG"]) as picture:
             _require_grey(picture, path, size)
             return np.array(picture)
     except UnidentifiedImageError as error:

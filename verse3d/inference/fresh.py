@@ -17,7 +17,7 @@ from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.core.runtime import DeviceName
 from verse3d.data.cases import Case, CaseIndex, write_index
 from verse3d.data.predictions import prediction_lists, read_predictions
-from verse3d.inference.predict import mask_path
+from verse3d.inference.predict import has_mask
 
 TODO_FILE = "to_predict.jsonl"
 _POLL_SECONDS = 0.5
@@ -97,7 +97,7 @@ def _is_made(case: Case, out: Path, record: Mapping[str, Any], model_sha256: str
         record.get("status") == "written"
         and record.get("model_sha256") == model_sha256
         and Path(record.get("image", "")).resolve() == case.image_path().resolve()
-        and mask_path(out, case.case).is_file()
+        and has_mask(out, case.case)
     )
 
 

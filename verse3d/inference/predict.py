@@ -18,6 +18,7 @@ from verse3d.core.geometry import Geometry
 from verse3d.core.labels import label_counts
 from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.core.memory import give_back_freed_memory
+from verse3d.core.paths import path_below
 from verse3d.core.runtime import forget_peak_rss, peak_rss_mb, rss_mb
 from verse3d.core.volume import StoredVoxels, read_image, stored_voxels, write_labels
 from verse3d.data.cases import Case
@@ -56,8 +57,20 @@ class PredictOptions:
 
 
 def mask_path(out: Path, case: str) -> Path:
-    """Where the mask of a case is written."""
-    return out / f"{case}{MASK_SUFFIX}"
+    """Where the mask of a case is written.
+
+    Raises:
+        DataError: the case's name is none for a file.
+    """
+    return path_below(out, f"{case}{MASK_SUFFIX}")
+
+
+def has_mask(out: Path, case: str) -> bool:
+    """Whether there is a mask of that case; there is none under a name that cannot be written."""
+    try:
+        return mask_path(out, case).is_file()
+    except DataError:
+        return False
 
 
 def predict_cases(
@@ -251,9 +264,10 @@ def _demand(stored: StoredVoxels, job: _Job) -> Demand:
 
 def _read(case: Case, job: _Job, records: RecordList) -> _Scan | PredictionRecord:
     """The scan on the network grid, or the record of why there is none."""
-    target = mask_path(job.out, case.case)
-    record = PredictionRecord(case.case, str(case.image or ""), target.name, "failed", model_sha256=job.model_sha256)
+    name = f"{case.case}{MASK_SUFFIX}"
+    record = PredictionRecord(case.case, str(case.image or ""), name, "failed", model_sha256=job.model_sha256)
     try:
+        target = mask_path(job.out, case.case)
         image = case.image_path()
         refuse_own_output(target, case)
         if target.exists() and not job.options.overwrite:

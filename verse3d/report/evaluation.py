@@ -18,7 +18,7 @@ from verse3d.core.volume import Volume, read_labels
 from verse3d.data.cases import Case, CaseIndex
 from verse3d.data.pairs import SAME_GRID_TOLERANCE_MM, read_mask
 from verse3d.data.predictions import read_predictions
-from verse3d.inference.predict import mask_path
+from verse3d.inference.predict import has_mask, mask_path
 from verse3d.metrics.scores import (
     CSV_COLUMNS,
     CaseScores,
@@ -108,9 +108,7 @@ def evaluate_folder(
     if out.suffix.lower() == ".csv":
         raise ConfigError(f"{out} is where the CSV goes", hint=f"pass --out {out.with_suffix('.json')}")
     listed_scheme, status_of = _manifest(predictions)
-    cases = [
-        case for case in truth if case.mask and (case.case in status_of or mask_path(predictions, case.case).exists())
-    ]
+    cases = [case for case in truth if case.mask and (case.case in status_of or has_mask(predictions, case.case))]
     if not cases:
         raise DataError(
             f"{predictions} holds no mask of any case with a truth",
@@ -151,8 +149,8 @@ def _require_made(case: Case, status_of: dict[str, str]) -> None:
 def _guess_scheme(predictions: Path, cases: Sequence[Case]) -> str:
     """Binary if no mask holds anything but 0 and 1 while the truth does."""
     for case in cases:
-        path = mask_path(predictions, case.case)
         try:
+            path = mask_path(predictions, case.case)
             if path.exists() and read_labels(path).array.max() > 1:
                 return "vertebrae"
         except DataError:

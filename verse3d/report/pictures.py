@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from verse3d.core.errors import OutputError, Verse3dError
 from verse3d.core.labels import VERTEBRAE, label_scheme
 from verse3d.core.logs import logger
+from verse3d.core.paths import path_below
 from verse3d.core.volume import read_image, read_labels
 from verse3d.data.cases import Case
 from verse3d.data.pairs import read_mask
@@ -74,8 +75,9 @@ def draw_folder(
     """
     drawn = []
     for case in cases:
-        title, picture = titles.get(case.case, case.case), folder / f"{case.case}.png"
+        title = titles.get(case.case, case.case)
         try:
+            picture = path_below(folder, f"{case.case}.png")
             drawn.append(draw_case(case, mask_path(masks, case.case), picture, title=title, scheme=scheme))
         except OutputError:
             raise

@@ -11,7 +11,16 @@ from typing import Any, Literal
 from nibabel.openers import ImageOpener
 
 from verse3d.core.errors import DataError, OutputError
-from verse3d.core.files import TEMPORARY_PREFIX, make_folder, output_error, read_json, whole_file, write_json
+from verse3d.core.files import (
+    TEMPORARY_PREFIX,
+    make_folder,
+    output_error,
+    read_json,
+    regular_file,
+    whole_file,
+    write_json,
+)
+from verse3d.core.paths import name_problem, path_below
 from verse3d.data.converted import MANIFEST
 from verse3d.version import __version__
 
@@ -30,6 +39,10 @@ class OutputFolder:
     root: Path
     links: bool = True
 
+    def target(self, path: str) -> Path:
+        """Where a file of a plan goes (``path`` has slashes); DataError if that is not below the folder."""
+        return path_below(self.root, *PurePosixPath(path).parts)
+
     def place(self, source: Path, path: str) -> Literal["link", "copy", "compressed"]:
         """Put a NIfTI or JSON file below the folder; a ``.nii`` is compressed on the way to ``.nii.gz``.
 
@@ -39,7 +52,7 @@ class OutputFolder:
         Raises:
             OutputError: the file system refuses.
         """
-        target = self.root / path
+        target, source = self.target(path), regular_file(source)
         if source.name.lower().endswith(".nii"):
             with whole_file(target) as part, source.open("rb") as stored, ImageOpener(part, "wb") as out:
                 shutil.copyfileobj(stored, out, _PIECE_BYTES)
@@ -129,7 +142,7 @@ def _earlier_files(root: Path, *, overwrite: bool) -> dict[str, Any]:
         finished, files = manifest["finished"], {str(row["path"]): row for row in manifest["files"]}
     except (DataError, KeyError, TypeError) as error:
         raise foreign from error
-    if any(PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts for path in files):
+    if any(name_problem(name) for path in files for name in PurePosixPath(path).parts):
         raise foreign
     if not overwrite:
         state = "a conversion" if finished else "an unfinished conversion"

@@ -92,7 +92,7 @@ def _write_case(scheme: LabelScheme, plan: Plan, out: OutputFolder) -> tuple[Fil
     record, header = _write_image(image, str(plan.image), out)
     if mask is None or plan.mask is None:
         return (record,)
-    write_labels(out.root / plan.mask, scheme.network_from_verse(mask.array), like=header)
+    write_labels(out.target(plan.mask), scheme.network_from_verse(mask.array), like=header)
     note = f"ids of the scheme {scheme.name}"
     return record, FileRecord(plan.mask, str(mask.path), "rewritten", note=note)
 
@@ -105,7 +105,7 @@ def _write_image(image: Volume, path: str, out: OutputFolder) -> tuple[FileRecor
     if not problem:
         return FileRecord(path, str(image.path), out.place(image.path, path)), image.header
     header, moved_mm = repaired(image)
-    copy_with_header(image.path, out.root / path, header)
+    copy_with_header(image.path, out.target(path), header)
     return FileRecord(path, str(image.path), "repaired", round(moved_mm, 4), problem), header
 
 

@@ -104,7 +104,7 @@ def _write_case(plan: Plan, out: OutputFolder) -> tuple[FileRecord, ...]:
 def _write_mask(case: Case, mask: Volume, path: str, out: OutputFolder) -> FileRecord:
     if not case.relabel:
         return FileRecord(path, str(mask.path), out.place(mask.path, path))
-    write_labels(out.root / path, mask.array.astype(np.uint8), like=mask.header)
+    write_labels(out.target(path), mask.array.astype(np.uint8), like=mask.header)
     changed = ", ".join(f"{stored} is {right}" for stored, right in case.relabel)
     return FileRecord(path, str(mask.path), "rewritten", note=f"labels corrected: {changed}")
 
@@ -112,7 +112,7 @@ def _write_mask(case: Case, mask: Volume, path: str, out: OutputFolder) -> FileR
 def _write_centroids(case: Case, mask: Volume, path: str, out: OutputFolder) -> FileRecord:
     if case.centroids and not case.relabel and _is_subject_based(case.centroids, mask):
         return FileRecord(path, str(case.centroids), out.place(case.centroids, path))
-    write_json(out.root / path, centroid_list(mask))
+    write_json(out.target(path), centroid_list(mask))
     return FileRecord(path, str(mask.path), "computed", note="the centre of the voxels of each label")
 
 

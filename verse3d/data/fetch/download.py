@@ -5,7 +5,6 @@ Nothing here runs unless ``download`` is called.
 
 import hashlib
 import shutil
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -17,9 +16,11 @@ import requests
 from verse3d.core.errors import DataError, OutputError
 from verse3d.core.files import make_folder, output_error, read_json, write_json
 from verse3d.core.logs import Progress, logger, no_progress
+from verse3d.core.paths import path_below
 from verse3d.data.fetch.mirrors import Archive, Source
 from verse3d.data.fetch.parts import NoAnswerError, Part, TransferError, remove_part
 from verse3d.data.fetch.transfer import Patience, fetch
+from verse3d.data.zips import opened_zip
 
 LOCK_FILE = "verse3d-downloads.lock.json"
 _LOCK_VERSION = 1
@@ -130,7 +131,7 @@ class _Keeper:
 
     def look(self, archive: Archive) -> DownloadRecord | None:
         """The record of an archive that need not or must not be downloaded; None if it must."""
-        path = self.folder / archive.name
+        path = path_below(self.folder, archive.name)
         if not path.exists():
             return None
         try:
@@ -171,9 +172,9 @@ class _Keeper:
 def is_archive(path: Path) -> bool:
     """Whether a file is a zip with a readable table of contents that names at least one file."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return any(not entry.is_dir() for entry in archive.infolist())
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        with opened_zip(path) as archive:
+            return any(not entry.is_dir() for entry in archive.opened.infolist())
+    except DataError:
         return False
 
 
@@ -202,7 +203,7 @@ def _fetch_archive(
 
 
 def _fetch_from(source: Source, archive: Archive, keeper: _Keeper, patience: Patience, progress: Progress) -> Locked:
-    path = keeper.folder / archive.name
+    path = path_below(keeper.folder, archive.name)
 
     def on_bytes(done: int, total: int | None) -> None:
         progress(f"{archive.name} (MB)", done // 10**6, (total or max(done, archive.rough_bytes)) // 10**6)
@@ -234,7 +235,7 @@ def _require_trust(part: Part, source: Source, sha256: str, known: Locked | None
 
 def _part_path(folder: Path, archive: Archive, source: Source) -> Path:
     """One part per mirror: the bytes of two mirrors are never mixed, and a dead mirror costs nothing that is there."""
-    return folder / f"{archive.name}.{source.mirror}.part"
+    return path_below(folder, f"{archive.name}.{source.mirror}.part")
 
 
 def _require_room(
