@@ -1,12 +1,22 @@
 import errno
 import json
 import os
+import socket
 from pathlib import Path
 
 import pytest
 
 from verse3d.core.errors import DataError, OutputError
-from verse3d.core.files import TEMPORARY_PREFIX, make_folder, read_json, sha256_of, whole_file, write_json, write_text
+from verse3d.core.files import (
+    TEMPORARY_PREFIX,
+    make_folder,
+    read_json,
+    regular_file,
+    sha256_of,
+    whole_file,
+    write_json,
+    write_text,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -116,7 +126,7 @@ def test_broken_json_is_refused_with_its_path(tmp_path, content):
 
 
 def test_missing_json_is_refused_with_its_path(tmp_path):
-    with pytest.raises(DataError, match=r"none\.json as JSON"):
+    with pytest.raises(DataError, match=r"none\.json does not exist"):
         read_json(tmp_path / "none.json")
 
 
@@ -132,3 +142,45 @@ def test_names_that_are_no_text_can_be_written_down(tmp_path):
     name = b"scan-\xe4.nii.gz".decode("utf-8", "surrogateescape")
     write_text(tmp_path / "list.csv", f"case,{name}\n")
     assert (tmp_path / "list.csv").read_text(encoding="utf-8") == "case,scan-\\udce4.nii.gz\n"
+
+
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(str(path))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (os.mkfifo, "is a pipe"),
+        (make_socket, "is a socket"),
+        (Path.mkdir, "is a folder"),
+        (lambda path: path.symlink_to("/dev/zero"), "is a device"),
+        (lambda path: path.symlink_to("nowhere"), "does not exist"),
+        (lambda path: path.symlink_to(path), "too many|Too many"),
+    ],
+)
+def test_what_is_no_file_of_bytes_is_refused_before_it_is_opened(tmp_path, monkeypatch, make, words):
+    monkeypatch.chdir(tmp_path)  # the name of a socket must be short
+    make(Path("x"))
+    with pytest.raises(DataError, match=words):
+        regular_file(Path("x"))
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "n" * 300])
+def test_an_impossible_name_is_a_clear_error_when_reading(tmp_path, name):
+    with pytest.raises(DataError, match="cannot read"):
+        regular_file(tmp_path / name)
+
+
+def test_a_file_and_a_link_to_it_may_be_read(tmp_path):
+    (tmp_path / "a").write_bytes(b"x")
+    (tmp_path / "link").symlink_to("a")
+    assert regular_file(tmp_path / "link") == tmp_path / "link"
+
+
+@pytest.mark.parametrize("read", [read_json, sha256_of])
+def test_small_readers_refuse_a_pipe(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="is a pipe"):
+        read(tmp_path / "pipe")

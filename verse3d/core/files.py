@@ -6,6 +6,7 @@ import glob
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,35 @@ _HINTS = {
     errno.ENOTDIR: "a part of that path is a file, not a folder",
     errno.EEXIST: "a file of that name stands where a folder is needed",
 }
+
+
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def regular_file(path: Path) -> Path:
+    """The path itself, if it leads to a file of bytes. Ask before opening what a user or another file names.
+
+    A pipe or a device is not even opened: reading it could wait, or go on, for ever.
+
+    Raises:
+        DataError: nothing is there; it is a folder, a pipe, a socket or a device; or its name is impossible.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist") from error
+    except (OSError, ValueError) as error:  # ValueError: NUL or a lone surrogate in the name
+        raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    if not stat.S_ISREG(mode):
+        kind = next((words for is_kind, words in _KINDS if is_kind(mode)), "something special")
+        raise DataError(f"{path} is {kind}, not a file", hint="name a file on disk")
+    return path
 
 
 def output_error(path: Path, error: OSError) -> OutputError:
@@ -132,7 +162,7 @@ def sha256_of(path: Path) -> str:
         DataError: the file cannot be read.
     """
     try:
-        with path.open("rb") as handle:
+        with regular_file(path).open("rb") as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"cannot read {path}: {error}") from error
@@ -145,6 +175,8 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever JSON can hold
         DataError: the file cannot be read or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(regular_file(path).read_text(encoding="utf-8"))
+    except DataError:
+        raise
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {path} as JSON: {error}") from error
