@@ -5,6 +5,7 @@ YAML here means YAML 1.2: ``1e-4`` is a number, ``off`` is a word and ``1:30`` i
 
 import difflib
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -21,13 +22,16 @@ from pydantic import (
     field_validator,
 )
 
-from verse3d.core.errors import ConfigError
+from verse3d.core.errors import ConfigError, DataError
 from verse3d.core.labels import SchemeName
-from verse3d.core.yaml12 import parse_yaml
+from verse3d.core.readers import read_text
+from verse3d.core.wording import brief, clipped
+from verse3d.core.yaml12 import MAX_CHARACTERS, MAX_DEPTH, parse_yaml
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 VoxelCount = Annotated[int, Field(ge=1)]
+_SHOWN_PROBLEMS = 30
 
 
 def _same_for_all_axes(value: Any) -> Any:  # noqa: ANN401 - not checked yet
@@ -234,7 +238,7 @@ def parse_config(values: Mapping[str, Any], *, source: str = "config") -> Config
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        problems = [_describe(problem) for problem in error.errors()]
+        problems = [_describe(problem) for problem in error.errors(include_url=False, include_context=False)]
     problems += _patch_problems(values)
     if problems:
         raise ConfigError(_join(source, problems))
@@ -298,14 +302,14 @@ def find_config(name_or_path: str | Path) -> Path:
         ConfigError: neither exists; the shipped names are listed.
     """
     path = Path(name_or_path)
-    if path.is_file():
+    if os.path.isfile(path):  # noqa: PTH113 - says no to names that the system refuses, too long ones for example
         return path
     shipped = {file.stem: file for folder in _config_folders() for file in sorted(folder.glob("*.yaml"))}
     if path.name == str(name_or_path) and path.name.removesuffix(".yaml") in shipped:
         return shipped[path.name.removesuffix(".yaml")]
     nearest = _nearest(path.stem, shipped)
     raise ConfigError(
-        f"config {str(name_or_path)!r} is neither a file nor one of {sorted(shipped)}",
+        f"config {brief(str(name_or_path))} is neither a file nor one of {sorted(shipped)}",
         hint=f"did you mean {nearest!r}?" if nearest else "",
     )
 
@@ -318,9 +322,9 @@ def _config_folders() -> Iterator[Path]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from error
+        return read_text(path, max_bytes=4 * MAX_CHARACTERS)  # of UTF-8, which takes up to four bytes for a character
+    except DataError as error:
+        raise ConfigError(error.message, hint=error.hint) from error
 
 
 def _apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> list[str]:
@@ -329,11 +333,11 @@ def _apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> list[s
     for override in overrides:
         key, equals, text = override.partition("=")
         *sections, last = key.strip().split(".")
-        if not (equals and last and all(sections)):
-            problems.append(f"{override!r} is not of the form section.key=value")
+        if not (equals and last and all(sections)) or len(sections) > MAX_DEPTH:
+            problems.append(f"{brief(override)} is not of the form section.key=value")
             continue
         try:
-            value = parse_yaml(text, key.strip())
+            value = parse_yaml(text, clipped(key.strip()))
         except ConfigError as error:
             problems.append(error.message)
             continue
@@ -347,14 +351,14 @@ def _apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> list[s
 
 
 def _describe(problem: Mapping[str, Any]) -> str:
-    place = ".".join(str(part) for part in problem["loc"])
+    place = ".".join(clipped(str(part), 60) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         nearest = _nearest(str(problem["loc"][-1]), _known_keys(problem["loc"][:-1]))
         return f"{place}: unknown setting" + (f"; did you mean {nearest!r}?" if nearest else "")
     message = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"{place}: {message}" if place else message
-    return f"{place}: {message[0].lower()}{message[1:]}, got {problem['input']!r}"
+    return f"{place}: {message[0].lower()}{message[1:]}, got {brief(problem['input'])}"
 
 
 def _known_keys(location: Sequence[int | str]) -> list[str]:
@@ -369,10 +373,12 @@ def _known_keys(location: Sequence[int | str]) -> list[str]:
 
 
 def _nearest(word: str, known: Iterable[str]) -> str | None:
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(clipped(word), list(known), n=1, cutoff=0.5)
     return matches[0] if matches else None
 
 
 def _join(source: str, problems: Sequence[str]) -> str:
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    return "\n".join([f"{source} has {count}:", *(f"  - {problem}" for problem in problems)])
+    listed = [f"  - {problem}" for problem in problems[:_SHOWN_PROBLEMS]]
+    more = len(problems) - len(listed)
+    return "\n".join([f"{source} has {count}:", *listed, *([f"  ... and {more} more"] if more else [])])

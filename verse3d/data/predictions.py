@@ -4,13 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from verse3d.core.errors import DataError
-from verse3d.core.files import read_json
+from pydantic import ConfigDict, Field
+
+from verse3d.core.readers import Many, Number, Record, Text, Whole, read_record
 
 PREDICTIONS_FILE = "predictions.json"
 _PARTS = "predictions-part*.json"
+_HINT = "remove it, or predict into a new folder"
 
 
 @dataclass(frozen=True)
@@ -48,15 +50,49 @@ def read_predictions(folder: Path) -> Predictions:
     Raises:
         DataError: a list is damaged.
     """
-    about: dict[str, Any] = {}
+    about: Mapping[str, Any] = {}
     records: dict[str, Mapping[str, Any]] = {}
     for path in prediction_lists(folder):
-        content = read_json(path)
-        try:
-            records |= {str(record["case"]): record for record in content["cases"]}
-            about = {key: value for key, value in content.items() if key != "cases"}
-        except (KeyError, TypeError, AttributeError) as error:
-            raise DataError(
-                f"{path} is no list of predictions: {error!r}", hint="remove it, or predict into a new folder"
-            ) from error
+        one = read_prediction_list(path)
+        records |= one.records
+        about = one.about
+    return Predictions(about, records)
+
+
+class _Stored(Record):
+    """A record as any version wrote it: what is read of it has a type, the rest is kept as it is."""
+
+    model_config = ConfigDict(extra="allow")
+
+    case: Text
+    status: Literal["written", "skipped", "failed"]
+    mask: Text
+    image: Text = ""
+    error: Text = ""
+    seconds: Number = 0.0
+    seconds_of: dict[str, Number] = Field(default_factory=dict)
+    peak_rss_mb: Number = 0.0
+    windows: Whole = 0
+    warnings: Many[Text] = ()
+    model_sha256: Text = ""
+
+
+class _StoredList(Record):
+    model_config = ConfigDict(extra="allow")
+
+    cases: Many[_Stored]
+    scheme: Literal["binary", "vertebrae", ""] = ""
+    model: Text = ""
+    device: Text = ""
+
+
+def read_prediction_list(path: Path) -> Predictions:
+    """Read one list.
+
+    Raises:
+        DataError: it is damaged; names the place in it.
+    """
+    content = read_record(path, _StoredList, hint=_HINT)
+    about = content.model_dump(mode="json", exclude={"cases"}, exclude_unset=True)
+    records = {record.case: record.model_dump(mode="json", exclude_unset=True) for record in content.cases}
     return Predictions(about, records)

@@ -12,11 +12,11 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from verse3d.core.errors import OutputError, Verse3dError
-from verse3d.core.files import make_folder, read_json, sha256_of, write_json
+from verse3d.core.files import make_folder, sha256_of, write_json
 from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.core.runtime import DeviceName
 from verse3d.data.cases import Case, CaseIndex, write_index
-from verse3d.data.predictions import prediction_lists, read_predictions
+from verse3d.data.predictions import prediction_lists, read_prediction_list, read_predictions
 from verse3d.inference.predict import has_mask
 
 TODO_FILE = "to_predict.jsonl"
@@ -109,10 +109,10 @@ def _forget(out: Path, todo: Sequence[Case]) -> None:
     """Take the records of these cases out of the list, so that whatever stands there later is new."""
     names = {case.case for case in todo}
     for path in prediction_lists(out):
-        content = read_json(path)
-        kept = [record for record in content["cases"] if record["case"] not in names]
-        if len(kept) < len(content["cases"]):
-            write_json(path, {**content, "cases": kept})
+        content = read_prediction_list(path)
+        kept = [record for case, record in content.records.items() if case not in names]
+        if len(kept) < len(content.records):
+            write_json(path, {**content.about, "cases": kept})
 
 
 @dataclass(frozen=True)

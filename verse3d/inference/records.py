@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from verse3d.core.files import read_json, write_json
+from verse3d.core.files import write_json
 from verse3d.core.logs import logger
-from verse3d.data.predictions import read_predictions
+from verse3d.data.predictions import read_prediction_list, read_predictions
 
 _log = logger(__name__)
 
@@ -106,4 +106,4 @@ class RecordList:
 
 def _cases_in(path: Path) -> frozenset[str]:
     """The cases that one list names; none if it is not there."""
-    return frozenset(str(record["case"]) for record in read_json(path)["cases"]) if path.is_file() else frozenset()
+    return frozenset(read_prediction_list(path).records) if path.is_file() else frozenset()

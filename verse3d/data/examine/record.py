@@ -1,10 +1,12 @@
 """What one reading of a case tells: numbers for statistics and findings for the check."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict
 
 from verse3d.core.labels import VERTEBRAE
+from verse3d.core.readers import RECORD_CONFIG
 from verse3d.data.findings import Finding
 
 SURVEY_VERSION = 1
@@ -38,7 +40,12 @@ class CaseSurvey:
         hu_range: the lowest and the highest voxel, or None.
         fingerprint: identifies voxels and shape of the scan, whatever its header, type or compression; "" if unread.
         findings: what is wrong with the case on its own.
+
+    Raises:
+        ValueError: what belongs together differs: the number of bins, the axes, the labels, the case of a finding.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = RECORD_CONFIG
 
     case: str
     shape: tuple[int, int, int] | None = None
@@ -56,6 +63,16 @@ class CaseSurvey:
     fingerprint: str = ""
     findings: tuple[Finding, ...] = ()
 
+    def __post_init__(self) -> None:
+        if not {len(self.hu_inside), len(self.hu_outside)} <= {0, HU_BINS}:
+            raise ValueError(f"the histograms must have {HU_BINS} counts, or none")
+        if len(self.axis_codes) != (3 if self.shape else 0) or not set(self.axis_codes) <= set("LRPAIS"):
+            raise ValueError("the axes do not fit the shape")
+        if not self.label_ml.keys() <= self.label_voxels.keys() <= {label.id for label in VERTEBRAE}:
+            raise ValueError("the labels must be those of VerSe, and those with millilitres must have voxels")
+        if any(finding.case != self.case for finding in self.findings):
+            raise ValueError("a finding is about another case")
+
     @property
     def levels(self) -> tuple[str, ...]:
         """The names of the labelled vertebrae from head to tail."""
@@ -64,20 +81,3 @@ class CaseSurvey:
     def to_dict(self) -> dict[str, Any]:
         """What JSON can hold."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "CaseSurvey":
-        """Undo of ``to_dict``, also after a journey through JSON (lists for tuples, texts for the ids).
-
-        Raises:
-            KeyError, TypeError, ValueError, AttributeError: it is not what ``to_dict`` gives.
-        """
-        plain = {each.name: _tuple(values[each.name]) for each in fields(cls)}
-        plain["label_voxels"] = {int(label): int(count) for label, count in values["label_voxels"].items()}
-        plain["label_ml"] = {int(label): float(volume) for label, volume in values["label_ml"].items()}
-        plain["findings"] = tuple(Finding.from_dict(finding) for finding in values["findings"])
-        return cls(**plain)
-
-
-def _tuple(value: Any) -> Any:  # noqa: ANN401 - whatever JSON can hold
-    return tuple(value) if isinstance(value, list) else value
