@@ -20,6 +20,10 @@ How to add a target
            share = 300                        # inputs in a campaign of 10,000 or so
            refusals = (DataError,)
 
+           def intact(self, room: Room) -> Input:
+               (room.inputs / "colours.txt").write_text("1 255 0 0 C1\n")
+               return Input("intact")
+
            def write(self, dice: Dice, room: Room) -> Input:
                text, words = mutate.text(dice, "1 255 0 0 C1\n")
                (room.inputs / "colours.txt").write_bytes(text)

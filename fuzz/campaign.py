@@ -70,11 +70,12 @@ class Report:
 
 
 def past_tickets(kinds: Mapping[str, type[Target]]) -> list[Ticket]:
-    """The past failures of all targets."""
+    """The undamaged original and the past failures of every target."""
     with TemporaryDirectory(prefix="fuzz-") as folder:
         worker = Worker(kinds, Path(folder))
         try:
-            return [Ticket.of_past(target, name) for target in kinds for name in worker.past_names(target)]
+            past = [Ticket.of_past(target, name) for target in kinds for name in worker.past_names(target)]
+            return [*map(Ticket.of_intact, kinds), *past]
         finally:
             worker.stop()
 

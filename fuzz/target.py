@@ -78,6 +78,10 @@ class Target(abc.ABC):
     def read(self, room: Room, made: Input) -> None:
         """Let verse3d read it, and raise ``WrongAnswerError`` if the answer is not the right one."""
 
+    @abc.abstractmethod
+    def intact(self, room: Room) -> Input:
+        """The undamaged original, which must be taken: a target whose original is refused tests nothing."""
+
     def past(self) -> Mapping[str, Callable[[Room], Input]]:
         """Inputs that once went wrong, by name; they open every campaign."""
         return {}

@@ -33,7 +33,7 @@ _LARGEST_FILE = 2**30
 _IDLE_S = 5
 """A worker that has used no processor time for so long hangs: it waits for somebody who writes to a pipe."""
 _TICKS = os.sysconf("SC_CLK_TCK")
-_PAST = "past"
+_PAST, _INTACT = "past", "intact"
 _FROM_TRACEBACK = 2500
 
 Outcome = Literal["right", "refused", "finding"]
@@ -61,8 +61,20 @@ class Ticket:
         """One of the inputs that once went wrong."""
         return cls(target, _PAST, name)
 
+    @classmethod
+    def of_intact(cls, target: str) -> "Ticket":
+        """The undamaged original."""
+        return cls(target, _PAST, _INTACT)
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether it is an undamaged original."""
+        return (self.seed, self.what) == (_PAST, _INTACT)
+
     def write(self, target: Target, room: Room) -> Input:
         """Make the input; the same ticket makes the same input, on any machine and in any order."""
+        if self.is_intact:
+            return target.intact(room)
         if self.seed == _PAST:
             return target.past()[self.what](room)
         return target.write(random.Random(str(self)), room)
@@ -236,6 +248,8 @@ def judged(ticket: Ticket, target: Target, base: Path, *, begun: Callable[[str],
         outcome, reason = _read(target, room, made)
         cpu_s = time.process_time() - start
         problem = reason if outcome == "finding" else _left_behind(base, room, before, open_before)
+        if ticket.is_intact and outcome == "refused":
+            problem = f"the undamaged original is refused: {reason}"
         if not problem and peak.mb() > target.limits.memory_mb:
             problem = f"{peak.mb():.0f} MB more memory, allowed are {target.limits.memory_mb:g}"
         return Verdict(ticket, "finding" if problem else outcome, made.words, problem or reason, cpu_s, peak.mb())

@@ -23,6 +23,10 @@ class Sick(Target):
     share = 1
     limits = Limits(cpu_s=0.4, memory_mb=60)
 
+    def intact(self, room):
+        raise_on_reading = "refuses"
+        return Input("intact", raise_on_reading)
+
     def write(self, dice, room):
         number = dice.randrange(10**6)
         (room.inputs / "number.txt").write_text(str(number))
@@ -130,6 +134,11 @@ def test_the_watch_tells_what_is_wrong_and_goes_on(verdicts, problem):
     verdict = verdicts[problem]
     assert verdict.outcome == {"fine": "right", "refuses": "refused"}.get(problem, "finding")
     assert PROBLEMS[problem] in verdict.reason
+
+
+def test_a_target_that_refuses_its_own_original_is_a_finding():
+    (verdict,) = campaign.replayed([Ticket.of_intact("sick")], SICK)
+    assert verdict.outcome == "finding" and "undamaged original" in verdict.reason
 
 
 def test_a_ticket_makes_the_same_input_whenever_it_is_read():

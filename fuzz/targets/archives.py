@@ -109,6 +109,11 @@ class Archives(Target):
     share = 2000
     limits = Limits(cpu_s=8, memory_mb=250)
 
+    def intact(self, room: Room) -> Input:
+        members = {name: name.encode() for name in GOOD_NAMES}
+        (room.inputs / "data.zip").write_bytes(zip_of(members))
+        return Input("intact", ({_digest(content) for content in members.values()}, True))
+
     def write(self, dice: Dice, room: Room) -> Input:
         with warnings.catch_warnings(action="ignore"):  # two members of one name
             made = built(dice)

@@ -12,6 +12,7 @@ import torch
 
 from fuzz import mutate, scans
 from fuzz.target import Dice, Input, Limits, Room, Target, require
+from fuzz.targets.models import sealed
 from fuzz.targets.nifti import damaged_file, with_field
 from verse3d.cli import main
 from verse3d.inference.predict import mask_path
@@ -78,6 +79,10 @@ class Predict(_Commands):
     def _voxels(folder: Path, case: str) -> np.ndarray[Any, Any]:
         return np.asanyarray(nib.load(mask_path(folder, case)).dataobj)
 
+    def intact(self, room: Room) -> Input:
+        (room.inputs / "m_ct.nii.gz").write_bytes(gzip.compress(self.scan, 1))
+        return Input("intact", True)
+
     def write(self, dice: Dice, room: Room) -> Input:
         content, words = damaged_file(dice, self.scan)
         (room.inputs / "m_ct.nii.gz").write_bytes(gzip.compress(content, 1))
@@ -87,7 +92,7 @@ class Predict(_Commands):
         bad = room.inputs / "m_ct.nii.gz"
         images = [str(self.good["a"][0]), str(bad), str(self.good["z"][0])]
         code = self._predict(images, room.outputs)
-        require(code in _EXITS, f"exit code {code}")
+        require(code in _EXITS and (code == 0 or not made.expected), f"exit code {code}")
         for name, expected in self.expected.items():
             require(np.array_equal(self._voxels(room.outputs, name), expected), f"another mask of {name}")
         records = {one["case"]: one for one in json.loads((room.outputs / "predictions.json").read_text())["cases"]}
@@ -129,10 +134,14 @@ class AbsurdModels(_Commands):
         scans.write_model(originals / "best.pt", scans.tiny_config())
         self.content: dict[str, Any] = torch.load(originals / "best.pt", weights_only=True)
 
+    def intact(self, room: Room) -> Input:
+        (room.inputs / "best.pt").write_bytes(sealed(self.content))
+        return Input("intact", True)
+
     def write(self, dice: Dice, room: Room) -> Input:
         if dice.random() < 0.5:
             config, words = mutate.tree(dice, self.content["config"])
-            torch.save({**self.content, "config": config}, room.inputs / "best.pt")
+            (room.inputs / "best.pt").write_bytes(sealed({**self.content, "config": config}))
             return Input(words)
         section, key, values = dice.choice(_ABSURD)
         return self._with(room, section, key, dice.choice(values))
@@ -140,7 +149,7 @@ class AbsurdModels(_Commands):
     def _with(self, room: Room, section: str, key: str, value: Any) -> Input:
         config = self.content["config"]
         changed = {**config, section: {**config[section], key: value}}
-        torch.save({**self.content, "config": changed}, room.inputs / "best.pt")
+        (room.inputs / "best.pt").write_bytes(sealed({**self.content, "config": changed}))
         return Input(f"{section}.{key} = {value}")
 
     def read(self, room: Room, made: Input) -> None:
@@ -148,6 +157,7 @@ class AbsurdModels(_Commands):
         arguments = ["--model", str(room.inputs / "best.pt"), "--out", str(room.outputs), "--device", "cpu"]
         code = main(["-q", "predict", *images, *arguments, "--backend", "torch", "--max-ram-gb", "1"])
         require(code in {*_EXITS, *_MODEL_EXITS}, f"exit code {code}")
+        require(not made.expected or code == 0, "the undamaged model is refused")
         masks = [mask_path(room.outputs, name) for name in self.good]
         require((code == 0) == all(path.exists() for path in masks), f"exit code {code}, but not all masks are there")
 
@@ -185,6 +195,9 @@ class Batches(_Commands):
         for name, (_, mask) in self.good.items():
             mask_path(self.masks, name).write_bytes(mask.read_bytes())
         mask_path(self.masks, "m").write_bytes(self.good["a"][1].read_bytes())
+
+    def intact(self, room: Room) -> Input:
+        return Input("check: intact", ("check", self.lay_out(room, self.scan)))
 
     def write(self, dice: Dice, room: Room) -> Input:
         kind = dice.randrange(4)

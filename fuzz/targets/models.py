@@ -1,5 +1,6 @@
 """Model files: flipped bytes, wrong content, and the state that a training goes on from."""
 
+import contextlib
 import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from verse3d.api.models import train
 from verse3d.core.errors import CheckpointError, ConfigError, DataError
 from verse3d.data.cases import Case, CaseIndex, write_index
 from verse3d.model.checkpoint import load_checkpoint, load_weights
+from verse3d.model.checksum import content_sha256
 from verse3d.model.modes import get_mode
 
 Change = Callable[[Dice, dict[str, torch.Tensor]], str]
@@ -71,6 +73,14 @@ def _stored(content: Any) -> bytes:
     return buffer.getvalue()
 
 
+def sealed(content: dict[str, Any]) -> bytes:
+    """A model file with this content and the checksum of it: whoever makes such a file can compute that, too."""
+    plain = {key: value for key, value in content.items() if key != "sha256"}
+    with contextlib.suppress(ValueError):  # of what no checksum can be computed of, the old one is kept
+        content = {**plain, "sha256": content_sha256(plain)}
+    return _stored(content)
+
+
 class ModelFiles(Target):
     """A damaged model file is refused, or holds exactly the weights that were saved."""
 
@@ -86,21 +96,27 @@ class ModelFiles(Target):
         self.file = (originals / "best.pt").read_bytes()
         self.content: dict[str, Any] = torch.load(originals / "best.pt", weights_only=True)
 
+    def intact(self, room: Room) -> Input:
+        (room.inputs / "best.pt").write_bytes(sealed(self.content))
+        return Input("intact")
+
     def write(self, dice: Dice, room: Room) -> Input:
         kind = dice.randrange(5)
         if kind < 2:
             content, words = mutate.data(dice, self.file)
         elif kind == 2:
             weights = dict(self.content["network"])
-            words = dice.choice(_WRONG_WEIGHTS)(dice, weights)
-            content = _stored({**self.content, "network": weights})
+            change = dice.choice(_WRONG_WEIGHTS)
+            words = change(dice, weights)
+            store = _stored if change is _other_bits else sealed
+            content = store({**self.content, "network": weights})
         elif kind == 3:
             key = dice.choice(list(self.content))
             value = mutate.nasty(dice)
-            content, words = _stored({**self.content, key: value}), f"{key} = {str(value)[:30]!r}"
+            content, words = sealed({**self.content, key: value}), f"{key} = {str(value)[:30]!r}"
         else:
             config, words = mutate.tree(dice, self.content["config"])
-            content, words = _stored({**self.content, "config": config}), f"config: {words}"
+            content, words = sealed({**self.content, "config": config}), f"config: {words}"
         (room.inputs / "best.pt").write_bytes(content)
         return Input(words)
 
@@ -132,7 +148,7 @@ class ModelFiles(Target):
             def write(room: Room) -> Input:
                 config = self.content["config"]
                 content = {**self.content, "config": {**config, section: {**config[section], **values}}}
-                (room.inputs / "best.pt").write_bytes(_stored(content))
+                (room.inputs / "best.pt").write_bytes(sealed(content))
                 return Input(f"{section}: {values}")
 
             return write
@@ -163,9 +179,15 @@ class States(Target):
         train(data=self.index, out=self.run, config=scans.tiny_config(), max_epochs=1, device="cpu")
         self.content: dict[str, Any] = torch.load(self.run / "last.pt", weights_only=True)
 
+    def intact(self, room: Room) -> Input:
+        return self._lay_out(room, self.content["training"], "intact")
+
     def write(self, dice: Dice, room: Room) -> Input:
         training, words = _damaged_state(dice, self.content["training"])
-        (room.outputs / "last.pt").write_bytes(_stored({**self.content, "training": training}))
+        return self._lay_out(room, training, words)
+
+    def _lay_out(self, room: Room, training: Any, words: str) -> Input:
+        (room.outputs / "last.pt").write_bytes(sealed({**self.content, "training": training}))
         for name in ("config.yaml", "history.csv", "cases.jsonl"):
             (room.outputs / name).write_bytes((self.run / name).read_bytes())
         return Input(words)

@@ -124,6 +124,11 @@ class Nifti(Target):
         super().__init__(originals_folder)
         self.files = originals()
 
+    def intact(self, room: Room) -> Input:
+        path = room.inputs / "scan.nii.gz"
+        path.write_bytes(gzip.compress(self.files["labels"], 1))
+        return Input("intact", path)
+
     def write(self, dice: Dice, room: Room) -> Input:
         kind = dice.choice(list(self.files))
         content, words = damaged_file(dice, self.files[kind])

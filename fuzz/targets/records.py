@@ -9,29 +9,22 @@ from typing import Any
 from fuzz import mutate, scans
 from fuzz.target import Dice, Input, Limits, Room, Target, require
 from fuzz.targets.tables import json_bombs, text_file, written
+from verse3d.api.models import predict
 from verse3d.core.errors import DataError
 from verse3d.data.cases import Case, CaseIndex, write_index
 from verse3d.data.checks import check_cases
 from verse3d.data.layouts import load_cases
-from verse3d.data.predictions import predictions_file, read_predictions
+from verse3d.data.predictions import read_predictions
 from verse3d.data.survey import cache_path, survey_cases
 from verse3d.report.evaluation import evaluate_folder
 from verse3d.report.stats import CaseStats, summarise, write_table
 
-LISTS = ("predictions.json", predictions_file(0, 2), predictions_file(1, 2))
-
-
-def _record(name: str, image: str) -> dict[str, Any]:
-    return {
-        "case": name, "image": image, "mask": f"{name}_seg-vert_msk.nii.gz", "status": "written", "error": "",
-        "seconds": 1.5, "seconds_of": {"read": 0.1, "network": 1.1}, "peak_rss_mb": 700.5,
-        "plan": {"limit_mb": 4000.0, "planned_mb": 900.0}, "windows": 12, "windows_left_out": 3, "voxels": 7800,
-        "labelled_voxels": 945, "levels": ["vertebra"], "warnings": [], "model_sha256": "0" * 64,
-    }  # fmt: skip
+_MARK = 12.5
+"""An angle that no scan here has: it can only come from the cache."""
 
 
 class Predictions(Target):
-    """``predictions.json`` and its parts: read by scoring, by the index and by the next ``predict``."""
+    """What ``predict`` leaves beside its masks: read by scoring, by the index and by the next ``predict``."""
 
     name = "predictions"
     share = 1000
@@ -39,21 +32,34 @@ class Predictions(Target):
 
     def __init__(self, originals: Path) -> None:
         super().__init__(originals)
-        self.scan, self.mask = (path.read_bytes() for path in scans.write_scan(originals / "data", "a"))
         image, mask = scans.write_scan(originals / "data", "a")
         self.truth = CaseIndex((Case("a", "a", image, mask),))
-        self.list = {"model": ["best.pt"], "scheme": "vertebrae", "device": "cpu", "backend": "torch",
-                     "limit_mb": 4000.0, "cases": [_record("a", str(image)), _record("b", "b.nii.gz")]}  # fmt: skip
+        scans.write_model(originals / "best.pt", scans.tiny_config())
+        for part in (0, 1):  # the second finds nothing to do, and leaves its list behind
+            predict(image, model=originals / "best.pt", out=originals / "masks", device="cpu", backend="torch",
+                    parts=2, part=part)  # fmt: skip
+        predict(image, model=originals / "best.pt", out=originals / "masks", device="cpu", backend="torch")
+        self.files = {path.name: path.read_bytes() for path in (originals / "masks").iterdir() if path.is_file()}
+        self.lists = sorted(name for name in self.files if name.startswith("predictions"))
+
+    def intact(self, room: Room) -> Input:
+        self._lay_out(room)
+        return Input("intact", True)
 
     def write(self, dice: Dice, room: Room) -> Input:
-        content, words = mutate.json_file(dice, self.list)
-        name = dice.choice(LISTS)
         self._lay_out(room)
+        name = dice.choice(self.lists)
+        text = self.files[name].decode()
+        if name.endswith(".json"):
+            content, words = mutate.json_file(dice, json.loads(text))
+        else:
+            content, words = mutate.json_lines(dice, [json.loads(line) for line in text.splitlines()])
         written(room, name, content)
         return Input(f"{name}: {words}")
 
     def _lay_out(self, room: Room) -> None:
-        written(room, "a_seg-vert_msk.nii.gz", self.mask)
+        for name, content in self.files.items():
+            written(room, name, content)
 
     def read(self, room: Room, made: Input) -> None:
         index = load_cases([room.inputs, self.originals / "data"])
@@ -67,6 +73,7 @@ class Predictions(Target):
         require(not taken & predicted, "a predicted mask was taken for the truth")
         result = evaluate_folder(room.inputs, self.truth, room.outputs / "scores.json")
         require(len(result.cases) + len(result.failures) == 1, "the case was neither scored nor listed")
+        require(not made.expected or len(result.cases) == 1, "the case was not scored")
         scores = json.loads((room.outputs / "scores.json").read_text())
         require(isinstance(scores["cases"], list), "no scores")
 
@@ -107,6 +114,11 @@ class Surveys(Target):
         self.row = json.loads(cache.read_text().splitlines()[0])
         write_index(originals / "cases.jsonl", self.index)
 
+    def intact(self, room: Room) -> Input:
+        marked = {**self.row, "survey": {**self.row["survey"], "oblique_degrees": _MARK}}
+        cache_path(room.outputs / "cases.jsonl").write_text(json.dumps(marked) + "\n")
+        return Input("intact, but with another angle", _MARK)
+
     def write(self, dice: Dice, room: Room) -> Input:
         content, words = mutate.json_lines(dice, [self.row])
         cache_path(room.outputs / "cases.jsonl").write_bytes(content)
@@ -120,6 +132,7 @@ class Surveys(Target):
         for name, value in vars(self.survey).items():
             kept = getattr(survey, name)
             require(_same_kind(value, kept), f"{name} is {str(kept)[:80]!r} instead of {str(value)[:80]!r}")
+        require(made.expected in (None, survey.oblique_degrees), "the cache was not used, although nothing is wrong")
         measured = [CaseStats(self.index.cases[0], survey)]
         write_table(room.outputs / "stats.csv", measured)
         summarise(measured)

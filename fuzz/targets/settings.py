@@ -46,6 +46,10 @@ class Settings(Target):
         super().__init__(originals)
         self.text = Config().to_yaml()
 
+    def intact(self, room: Room) -> Input:
+        (room.inputs / "config.yaml").write_text(self.text)
+        return Input("intact", Config())
+
     def write(self, dice: Dice, room: Room) -> Input:
         same: Config | None = None
         kind = dice.randrange(5)
@@ -112,6 +116,9 @@ class Overrides(Target):
     def __init__(self, originals: Path) -> None:
         super().__init__(originals)
         self.base = _flat(load_config("unet3d").to_dict())
+
+    def intact(self, room: Room) -> Input:
+        return Input("intact", [("optim.lr", "0.5"), ("mode", "3d")])
 
     def write(self, dice: Dice, room: Room) -> Input:
         keys = [*self.base, "mode", "optim", "grid.spacing_mm.0", "", ".", "a", "optim..lr", "=", "optim.lr.x", "--x"]

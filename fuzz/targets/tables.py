@@ -96,6 +96,10 @@ class Index(Target):
     share = 1500
     limits = _SMALL
 
+    def intact(self, room: Room) -> Input:
+        written(room, "cases.jsonl", "".join(json.dumps(row) + "\n" for row in _ROWS).encode())
+        return Input("intact", True)
+
     def write(self, dice: Dice, room: Room) -> Input:
         content, words = mutate.json_lines(dice, _ROWS)
         same = False
@@ -150,6 +154,11 @@ class Corrections(Target):
         (originals / "cases.jsonl").write_text("".join(json.dumps(row) + "\n" for row in _ROWS))
         self.cases = read_index(originals / "cases.jsonl").cases
 
+    def intact(self, room: Room) -> Input:
+        written(room, "other.nii.gz", self.mask)
+        written(room, "overrides.csv", _CSV.encode())
+        return Input("intact")
+
     def write(self, dice: Dice, room: Room) -> Input:
         written(room, "other.nii.gz", self.mask)
         if dice.random() < 0.5:
@@ -188,6 +197,10 @@ class History(Target):
         {"epoch": n, "step": 2 * n, "train_loss": 1 / n, "validation_dice": float("nan")} for n in range(1, 6)
     )
 
+    def intact(self, room: Room) -> Input:
+        write_history(room.inputs / "history.csv", self._rows)
+        return Input("intact")
+
     def write(self, dice: Dice, room: Room) -> Input:
         path = room.inputs / "history.csv"
         write_history(path, self._rows)
@@ -216,6 +229,10 @@ class CentroidFiles(Target):
         points = [{"label": label, "X": 10.5, "Y": 4.0 + label, "Z": 7.1} for label in (19, 20, 21)]
         self.texts: dict[str, list[Any]] = {"miccai": points, "voxel": [{"direction": ["P", "I", "R"]}, *points]}
         self.geometry = Geometry(scans.SHAPE, np.diag([2.0, 3.0, 4.0, 1.0]))
+
+    def intact(self, room: Room) -> Input:
+        written(room, "a_ctd.json", json.dumps(self.texts["voxel"]).encode())
+        return Input("intact")
 
     def write(self, dice: Dice, room: Room) -> Input:
         kind = dice.choice(list(self.texts))
@@ -268,6 +285,10 @@ class StrayFiles(Target):
     def __init__(self, originals: Path) -> None:
         super().__init__(originals)
         self.scan, self.mask = (path.read_bytes() for path in scans.write_scan(originals, "a"))
+
+    def intact(self, room: Room) -> Input:
+        self._lay_out(room, "conversion.json", json.dumps(self._conversion).encode())
+        return Input("intact")
 
     def write(self, dice: Dice, room: Room) -> Input:
         name, value = dice.choice((("dataset.json", self._dataset), ("conversion.json", self._conversion)))
@@ -324,6 +345,10 @@ class Locks(Target):
         ],
     }
 
+    def intact(self, room: Room) -> Input:
+        written(room, LOCK_FILE, json.dumps(self._lock).encode())
+        return Input("intact")
+
     def write(self, dice: Dice, room: Room) -> Input:
         content, words = mutate.json_file(dice, self._lock)
         written(room, LOCK_FILE, content)
@@ -357,6 +382,10 @@ class Manifests(Target):
         "original_size": [20, 30],
         "labelled_voxels": 7,
     }
+
+    def intact(self, room: Room) -> Input:
+        written(room, "manifest.jsonl", (json.dumps(self._row) + "\n").encode())
+        return Input("intact")
 
     def write(self, dice: Dice, room: Room) -> Input:
         content, words = mutate.json_lines(dice, [self._row, {**self._row, "index": 4}])
