@@ -1,5 +1,6 @@
 """What earlier calls left beside masks and indexes: lists of predictions, and measurements of scans."""
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -115,12 +116,15 @@ class Surveys(Target):
         write_index(originals / "cases.jsonl", self.index)
 
     def intact(self, room: Room) -> Input:
-        marked = {**self.row, "survey": {**self.row["survey"], "oblique_degrees": _MARK}}
+        marked = _sealed({**self.row, "survey": {**self.row["survey"], "oblique_degrees": _MARK}})
         cache_path(room.outputs / "cases.jsonl").write_text(json.dumps(marked) + "\n")
         return Input("intact, but with another angle", _MARK)
 
     def write(self, dice: Dice, room: Room) -> Input:
         content, words = mutate.json_lines(dice, [self.row])
+        if dice.random() < 0.5:
+            survey, words = mutate.tree(dice, self.row["survey"])
+            content = (json.dumps(_sealed({**self.row, "survey": survey})) + "\n").encode("utf-8", "surrogatepass")
         cache_path(room.outputs / "cases.jsonl").write_bytes(content)
         return Input(words)
 
@@ -146,7 +150,7 @@ class Surveys(Target):
             return write
 
         def changed(**values: Any) -> Callable[[Room], Input]:
-            return over(json.dumps({**self.row, "survey": {**self.row["survey"], **values}}) + "\n")
+            return over(json.dumps(_sealed({**self.row, "survey": {**self.row["survey"], **values}})) + "\n")
 
         return {
             "nested lists": over("[" * mutate.DEEP),
@@ -158,6 +162,12 @@ class Surveys(Target):
             "volumes without voxels": changed(label_ml={}),
             "axes of no world": changed(axis_codes="XYZ"),
         }
+
+
+def _sealed(row: dict[str, Any]) -> dict[str, Any]:
+    """A line of the cache with the hash of what it tells: it is damaged on purpose, not by a disk."""
+    text = json.dumps([row["key"], row["survey"]], sort_keys=True)
+    return {**row, "check": hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}
 
 
 def _same_kind(right: object, found: object) -> bool:
