@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from verse3d.core.escapes import csv_text, figure_text, markdown_text, markup_text, one_line, plain_cell, visible
+from verse3d.core.escapes import csv_table, figure_text, markdown_text, markup_text, one_line, plain_cell, visible
 
 ANY = st.text(st.characters(codec=None), max_size=20)  # surrogates, controls, whatever there is
 TRICKS = ["\x1b[31mred", "\x1b]0;title\x07", "a\rb", "a\x9b2Jb", "\u202egnp.exe", "\ud800", "a\u2028b", "\x00", "\x7f"]
@@ -57,20 +57,20 @@ FORMULAS = [
 
 @pytest.mark.parametrize("text", FORMULAS)
 def test_a_text_that_a_spreadsheet_would_compute_begins_with_an_apostrophe(text):
-    ((cell,),) = csv.reader(io.StringIO(csv_text([[text]]), newline=""))
+    ((cell,),) = csv.reader(io.StringIO(csv_table([[text]]), newline=""))
     assert cell == f"'{text}"
     assert plain_cell(cell) == text
 
 
 @pytest.mark.parametrize("value", ["-3.5", "+1e-4", "-.5", "3", -3.5, -1, None, "a=b", "it's", "'quoted'", "a-1", ""])
 def test_numbers_and_ordinary_texts_stay_as_they_are(value):
-    ((cell,),) = csv.reader(io.StringIO(csv_text([[value]]), newline=""))
+    ((cell,),) = csv.reader(io.StringIO(csv_table([[value]]), newline=""))
     assert cell == ("" if value is None else str(value))
 
 
 @given(st.lists(st.text(max_size=8), min_size=1, max_size=4))
 def test_cells_come_back_as_they_were(cells):
-    (found,) = csv.reader(io.StringIO(csv_text([cells]), newline=""))
+    (found,) = csv.reader(io.StringIO(csv_table([cells]), newline=""))
     assert [plain_cell(cell) for cell in found] == cells
 
 
@@ -98,12 +98,12 @@ def test_html_and_xml_show_the_text_and_nothing_of_it_is_a_tag(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["a|b", "[x](javascript:1)", "<script>", "**b**", "# a", "`x`", "a\nb", "\\|", "a_b_c"]
+    "text", ["a|b", "[x](javascript:1)", "<script>", "**b**", "# a", "`x`", "a\nb", "\\|", "a_b_c", "_a_", "a__"]
 )
 def test_markdown_marks_nothing_up_and_breaks_no_table(text):
     shown = markdown_text(text)
     assert "\n" not in shown
-    assert not re.search(r"(?<!\\)(\\\\)*[|<>`*\[\]#_]", re.sub(r"\\[^a-zA-Z0-9]", "", shown))
+    assert not re.search(r"(?<!\\)(\\\\)*[|<>`*\[\]#]|(?<![a-z])_|_(?![a-z])", re.sub(r"\\[^a-zA-Z0-9]", "", shown))
     assert re.sub(r"\\([^a-zA-Z0-9])", r"\1", shown) == one_line(text)
 
 

@@ -7,8 +7,8 @@ that it is seen and different names stay different for the eye.
 ==================  =========================================================================================
 ``visible``         terminals, logs: control characters become escapes, line breaks stay
 ``one_line``        cells, titles, tags: line breaks become escapes, too
-``csv_text``        tables for spreadsheets, where a text that begins with ``=`` would be computed
-``plain_cell``      undoes what ``csv_text`` did to a cell
+``csv_table``        tables for spreadsheets, where a text that begins with ``=`` would be computed
+``plain_cell``      undoes what ``csv_table`` did to a cell
 ``markdown_text``   one line of Markdown, as it is read rather than as it is marked up
 ``markup_text``     the content of an element or an attribute of HTML or XML
 ``figure_text``     Matplotlib, where two ``$`` would begin a formula
@@ -26,7 +26,7 @@ _INVISIBLE = re.compile(f"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\u
 """Controls but the line feed, separators that some programs break lines at, marks of direction, lone surrogates."""
 _FORMULA = re.compile("'*[=+\\-@\t\r\n＝＋－＠]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-_MARKDOWN = re.compile(r"([\\`*_\[\]<>#|~&$])")
+_MARKDOWN = re.compile(r"([\\`*\[\]<>#|~&$]|(?<![^\W_])_|_(?![^\W_]))")  # "_" inside of a word marks nothing
 
 
 def visible(text: str) -> str:
@@ -49,7 +49,7 @@ def one_line(text: str) -> str:
     return visible(text).replace("\n", "\\x0a")
 
 
-def csv_text(rows: Iterable[Sequence[object]]) -> str:
+def csv_table(rows: Iterable[Sequence[object]]) -> str:
     """Rows as CSV with LF, the first one the header. Texts that a spreadsheet would compute get a ``'`` before them.
 
     Numbers stay numbers, also where they are given as text ("-3.5").
@@ -72,7 +72,7 @@ def _cell(value: object) -> object:
 
 
 def plain_cell(text: str) -> str:
-    """The text that ``csv_text`` was given for a cell.
+    """The text that ``csv_table`` was given for a cell.
 
     Example:
         >>> [plain_cell(text) for text in ("'=1+1", "-3.5", "it's")]

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from verse3d.core.errors import DataError
+from verse3d.core.escapes import plain_cell
 from verse3d.core.labels import vertebra
 from verse3d.core.logs import logger
 from verse3d.data.cases import SPLITS, Case
@@ -107,7 +108,7 @@ def _noted(changed: Case | None, before: Case, words: str) -> Case:
 def _override(row: Mapping[str | None, str | None], folder: Path) -> Override:
     if None in row or _PAIRS.match((row.get("note") or "").strip()):
         raise DataError('a value that holds commas must stand in quotes: "T12>L1, L1>L2"')
-    name, action, value, note = ((row.get(column) or "").strip() for column in COLUMNS)
+    name, action, value, note = (plain_cell((row.get(column) or "").strip()) for column in COLUMNS)
     if not name:
         raise DataError("names no case")
     if action not in _ACTIONS:
