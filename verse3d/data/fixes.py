@@ -1,7 +1,5 @@
 """Masks carried over to the grids of their scans, on request: new files beside a table that says what was done."""
 
-import csv
-import io
 import os
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields, replace
@@ -11,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verse3d.core.errors import DataError, OutputError
+from verse3d.core.escapes import csv_table
 from verse3d.core.files import make_folder, write_text
 from verse3d.core.geometry import Geometry
 from verse3d.core.paths import path_below
@@ -120,8 +119,5 @@ def require_no_table(folder: Path) -> None:
 
 
 def _table(fixes: Iterable[Fix]) -> str:
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow([field.name for field in fields(Fix)])
-    rows.writerows(astuple(replace(fix, value=Path(fix.value).name)) for fix in fixes)
-    return text.getvalue()
+    rows = (astuple(replace(fix, value=Path(fix.value).name)) for fix in fixes)
+    return csv_table([[field.name for field in fields(Fix)], *rows])

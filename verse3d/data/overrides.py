@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from verse3d.core.errors import DataError
+from verse3d.core.escapes import plain_cell
 from verse3d.core.labels import vertebra
 from verse3d.core.logs import logger
 from verse3d.core.readers import MEGABYTE, Row, read_table
@@ -105,7 +106,7 @@ def _noted(changed: Case | None, before: Case, words: str) -> Case:
 def _override(row: Row, folder: Path) -> Override:
     if row.surplus or _PAIRS.match(row.cells.get("note", "").strip()):
         raise DataError('a value that holds commas must stand in quotes: "T12>L1, L1>L2"')
-    name, action, value, note = (row.cells.get(column, "").strip() for column in COLUMNS)
+    name, action, value, note = (plain_cell(row.cells.get(column, "").strip()) for column in COLUMNS)
     if not name:
         raise DataError("names no case")
     if action not in _ACTIONS:

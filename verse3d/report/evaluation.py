@@ -1,7 +1,5 @@
 """Scoring a folder of masks against the truth, case by case, on the grids of the scans."""
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -11,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verse3d.core.errors import ConfigError, DataError, GeometryError, Verse3dError
+from verse3d.core.escapes import csv_table
 from verse3d.core.files import write_json, write_text
 from verse3d.core.labels import VERTEBRAE, Label, label_scheme
 from verse3d.core.logs import Progress, logger, no_progress
@@ -197,11 +196,8 @@ def _write(out: Path, result: Evaluation) -> None:
     failed = [{"case": case, "error": error} for case, error in result.failures]
     content = {**scores_to_json_dict(result.cases), "slices": without_nan(by_slice), "failures": failed}
     write_json(out, {"scheme": result.scheme, **content})
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow((*CSV_COLUMNS, *SLICE_METRICS))
-    writer.writerows((*row, *_slice_cells(row, result.slices)) for row in csv_rows(result.cases))
-    write_text(out.with_suffix(".csv"), table.getvalue())
+    rows = [(*row, *_slice_cells(row, result.slices)) for row in csv_rows(result.cases)]
+    write_text(out.with_suffix(".csv"), csv_table([(*CSV_COLUMNS, *SLICE_METRICS), *rows]))
 
 
 def _slice_cells(row: Sequence[str], slices: Mapping[str, SliceScores]) -> list[str]:

@@ -1,7 +1,5 @@
 """What a data set is made of: a row of numbers per case, and a summary per split."""
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from verse3d.core.escapes import csv_table
 from verse3d.core.files import write_text
 from verse3d.core.labels import VERTEBRAE
 from verse3d.data.cases import SPLITS, Case
@@ -181,11 +180,7 @@ def write_table(path: Path, cases: Sequence[CaseStats]) -> None:
         OutputError: it cannot be written.
     """
     rows = [_row(case) for case in cases]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(_row(_EMPTY)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    write_text(path, csv_table([list(_row(_EMPTY)), *(list(row.values()) for row in rows)]))
 
 
 def _row(stats: CaseStats) -> dict[str, Any]:
