@@ -1,5 +1,6 @@
 """The command line: one subcommand per function of ``verse3d.api``. Results go to stdout, everything else to stderr."""
 
+import io
 import sys
 from collections.abc import Sequence
 
@@ -16,6 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the arguments after the program's name; None takes those of the process.
     """
+    _print_anything()
     try:
         app(args=None if argv is None else list(argv))
     except SystemExit as stop:
@@ -27,6 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         err_console.print("interrupted", style="yellow")
         return EXIT_INTERRUPTED
     return 0
+
+
+def _print_anything() -> None:
+    """What the terminal cannot show (an umlaut under LANG=C, a file name that is no text) is written as ``\\xNN``."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def run() -> None:

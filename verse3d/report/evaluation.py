@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from verse3d.core.errors import ConfigError, DataError, GeometryError, Verse3dError
-from verse3d.core.files import write_json, write_text
+from verse3d.core.caseerrors import CASE_ERRORS, reason_of
+from verse3d.core.errors import ConfigError, DataError, GeometryError
+from verse3d.core.files import is_file, write_json, write_text
 from verse3d.core.labels import VERTEBRAE, Label, label_scheme
 from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.core.volume import Volume, read_labels
@@ -109,7 +110,7 @@ def evaluate_folder(
         raise ConfigError(f"{out} is where the CSV goes", hint=f"pass --out {out.with_suffix('.json')}")
     listed_scheme, status_of = _manifest(predictions)
     cases = [
-        case for case in truth if case.mask and (case.case in status_of or mask_path(predictions, case.case).exists())
+        case for case in truth if case.mask and (case.case in status_of or is_file(mask_path(predictions, case.case)))
     ]
     if not cases:
         raise DataError(
@@ -125,9 +126,9 @@ def evaluate_folder(
             _require_made(case, status_of)
             scores, slices[case.case] = _score(case, mask_path(predictions, case.case), scheme)
             scored.append(scores)
-        except Verse3dError as error:
-            _log.error("%s cannot be scored: %s", case.case, error)
-            failures.append((case.case, str(error)))
+        except CASE_ERRORS as error:
+            _log.error("%s cannot be scored: %s", case.case, reason_of(error))
+            failures.append((case.case, reason_of(error)))
     progress("cases", len(cases), len(cases))
     result = Evaluation(scheme, tuple(scored), slices, tuple(failures), (out, out.with_suffix(".csv")))
     _write(out, result)
@@ -153,15 +154,15 @@ def _guess_scheme(predictions: Path, cases: Sequence[Case]) -> str:
     for case in cases:
         path = mask_path(predictions, case.case)
         try:
-            if path.exists() and read_labels(path).array.max() > 1:
+            if path.is_file() and read_labels(path).array.max() > 1:
                 return "vertebrae"
-        except DataError:
+        except CASE_ERRORS:
             continue  # it will be listed as a failure
     return "binary"
 
 
 def _score(case: Case, path: Path, scheme: str) -> tuple[CaseScores, SliceScores]:
-    if not path.exists():
+    if not path.is_file():
         raise DataError(f"the mask {path} is missing")
     prediction, truth = read_labels(path), read_mask(case)
     _require_same_grid(prediction, truth)

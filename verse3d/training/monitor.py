@@ -47,7 +47,12 @@ class Monitor:
         """Dice of every whole scan and their mean, and the pictures."""
         self._writer.add_scalar("validation/dice_mean", result.mean_dice, step)
         for case, value in result.dice_of.items():
-            self._writer.add_scalar(f"validation_dice/{case}", value, step)
+            self._writer.add_scalar(f"validation_dice/{_printable(case)}", value, step)
         for case, picture in result.pictures.items():
-            self._writer.add_image(f"validation/{case}", picture, step, dataformats="HWC")
+            self._writer.add_image(f"validation/{_printable(case)}", picture, step, dataformats="HWC")
         self._writer.flush()
+
+
+def _printable(name: str) -> str:
+    """TensorBoard's files hold UTF-8, into which the name of a file need not go."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")

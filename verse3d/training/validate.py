@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from verse3d.core.caseerrors import CASE_ERRORS, reason_of
 from verse3d.core.config import AugmentConfig, Config
 from verse3d.core.labels import Label, label_scheme
+from verse3d.core.logs import logger
 from verse3d.core.resample import resample_vote
 from verse3d.core.volume import Volume, read_image
 from verse3d.data.cases import Case
@@ -24,6 +26,7 @@ from verse3d.training.step import Batch, LossFunction
 Painter = Callable[[Volume, Mapping[str, NDArray[np.uint8]], Sequence[Label], str], NDArray[np.uint8]]
 """Draws (scan, {name: mask in file ids}, labels, title) as an RGB picture (H, W, 3) uint8."""
 
+_log = logger(__name__)
 _NO_AUGMENTATION = AugmentConfig(mirror_left_right=0, affine=0, noise=0, blur=0, contrast=0)
 
 
@@ -97,7 +100,12 @@ def validate(predictor: Predictor, cases: Sequence[ValidationCase], paint: Paint
     """Segment every case, carry the labels to its source grid and compare them with the truth there."""
     dice_of, pictures = {}, {}
     for case in cases:
-        ids = predictor.network_ids(case.prepared.image[0], case.prepared.geometry, case.prepared.source)
+        try:
+            ids = predictor.network_ids(case.prepared.image[0], case.prepared.geometry, case.prepared.source)
+        except CASE_ERRORS as error:  # training goes on without its score
+            _log.error("%s is not validated: %s", case.case, reason_of(error))
+            dice_of[case.case] = float("nan")
+            continue
         dice_of[case.case] = _mean_dice(ids, case.truth)
         if paint is not None and case.scan is not None:
             to_file = predictor.scheme.file_from_network
