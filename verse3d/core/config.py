@@ -5,7 +5,6 @@ YAML here means YAML 1.2: ``1e-4`` is a number, ``off`` is a word and ``1:30`` i
 
 import difflib
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -23,6 +22,7 @@ from pydantic import (
 )
 
 from verse3d.core.errors import ConfigError, DataError
+from verse3d.core.files import is_file
 from verse3d.core.labels import SchemeName
 from verse3d.core.readers import read_text
 from verse3d.core.wording import brief, clipped
@@ -302,7 +302,7 @@ def find_config(name_or_path: str | Path) -> Path:
         ConfigError: neither exists; the shipped names are listed.
     """
     path = Path(name_or_path)
-    if os.path.isfile(path):  # noqa: PTH113 - says no to names that the system refuses, too long ones for example
+    if is_file(path):
         return path
     shipped = {file.stem: file for folder in _config_folders() for file in sorted(folder.glob("*.yaml"))}
     if path.name == str(name_or_path) and path.name.removesuffix(".yaml") in shipped:

@@ -60,6 +60,19 @@ def regular_file(path: Path) -> Path:
     return path
 
 
+def is_file(path: Path) -> bool:
+    """Whether a file of bytes is there. No for names that the system refuses, where ``Path.is_file`` raises."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def resolved(path: Path) -> Path:
+    """The path without links in it; merely absolute where the system refuses the name or runs in a circle."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError):  # RuntimeError: links that lead to each other; ValueError: NUL
+        return path.absolute()
+
+
 def output_error(path: Path, error: OSError) -> OutputError:
     """The error to raise when ``path`` could not be written because of ``error``."""
     reason = error.strerror or str(error)

@@ -46,7 +46,7 @@ def log_to_terminal(console: Console, level: int) -> None:
 
 def log_to_file(path: Path) -> logging.Handler:
     """Append records to ``path`` until the returned handler is closed with ``stop_logging``."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(_SafeFormatter("%(asctime)s %(levelname)s %(message)s"))
     handler.setLevel(logging.INFO)
     root = logging.getLogger(_LOGGER)

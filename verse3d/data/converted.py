@@ -1,12 +1,12 @@
 """What ``verse3d convert`` wrote down about the cases of a data set that it made, for when that is indexed again."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from verse3d.core.errors import DataError
+from verse3d.core.files import is_file
 from verse3d.core.logs import logger
 from verse3d.core.readers import Many, Record, Text, Whole, read_record
 from verse3d.data.cases import Split
@@ -55,7 +55,7 @@ class _Manifest(Record):
 
 @lru_cache(maxsize=512)
 def _origins(manifest: Path) -> Mapping[str, Origin]:
-    if not os.path.isfile(manifest):  # noqa: PTH113 - says no to names that the system refuses
+    if not is_file(manifest):
         return {}
     try:
         content = read_record(manifest, _Manifest)

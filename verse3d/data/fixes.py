@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from verse3d.core.caseerrors import CASE_ERRORS, reason_of
 from verse3d.core.errors import DataError, OutputError
 from verse3d.core.escapes import csv_table
 from verse3d.core.files import make_folder, write_text
@@ -72,8 +73,8 @@ def write_fixes(index: CaseIndex, findings: Iterable[Finding], folder: Path) -> 
             continue
         try:
             fixes.append(_fix(case, folder, doubtful="left-right" in codes))
-        except DataError as error:
-            left.append((case.case, error.message))
+        except CASE_ERRORS as error:
+            left.append((case.case, error.message if isinstance(error, DataError) else reason_of(error)))
     if fixes:
         write_text(folder / FIXES_FILE, _table(fixes))
     return FixReport(tuple(fixes), tuple(left))

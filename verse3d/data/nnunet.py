@@ -1,12 +1,12 @@
 """What the ``dataset.json`` of an nnU-Net raw data set says about its labels."""
 
-import os
 import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
 from verse3d.core.errors import DataError
+from verse3d.core.files import is_file
 from verse3d.core.labels import vertebra
 from verse3d.core.logs import logger
 from verse3d.core.readers import Record, Text, Whole, read_record
@@ -35,7 +35,7 @@ class _DataSet(Record):
 
 @lru_cache(maxsize=64)
 def _corrections(dataset: Path) -> tuple[tuple[int, int], ...]:
-    if not os.path.isfile(dataset):  # noqa: PTH113 - says no to names that the system refuses
+    if not is_file(dataset):
         return ()
     try:
         named = _named(read_record(dataset, _DataSet).labels)

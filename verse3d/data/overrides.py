@@ -14,7 +14,6 @@ exclude                         the case is left out
 =========  ===================  ==================================================================================
 """
 
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from pathlib import Path
 
 from verse3d.core.errors import DataError
 from verse3d.core.escapes import plain_cell
+from verse3d.core.files import is_file
 from verse3d.core.labels import vertebra
 from verse3d.core.logs import logger
 from verse3d.core.readers import MEGABYTE, Row, read_table
@@ -162,7 +162,7 @@ def _regrid(value: str, folder: Path) -> _Change:
 
 def _usable_mask(value: str, folder: Path) -> Path:
     path = folder.absolute() / value
-    if not value or not os.path.isfile(path):  # noqa: PTH113 - says no to names that the system refuses
+    if not value or not is_file(path):
         raise DataError(f"the mask {clipped(str(path), _LONGEST_PATH)} does not exist")
     if problem := probe(path).problem:
         raise DataError(problem)

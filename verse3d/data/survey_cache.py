@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from verse3d.core.errors import DataError, OutputError
-from verse3d.core.files import write_text
+from verse3d.core.files import is_file, write_text
 from verse3d.core.logs import logger
 from verse3d.core.readers import MEGABYTE, Record, Text, checked, numbered_lines, parsed
 from verse3d.data.cases import Case
@@ -56,7 +56,7 @@ class SurveyCache:
         self._path = path
         self._damaged = 0
         self._kept = {} if path is None else self._read(path)
-        self._torn = bool(path and _is_file(path) and not _ends_whole(path))
+        self._torn = bool(path and is_file(path) and not _ends_whole(path))
         if self._damaged:
             _log.warning("%s: %d damaged lines: those cases are measured again", path, self._damaged)
 
@@ -75,7 +75,7 @@ class SurveyCache:
                     kept[entry.key] = entry.survey
         except DataError as error:  # the file as a whole: it is written anew
             _log.warning("%s: all cases are measured again", error.message)
-            self._path = path if _is_file(path) else None
+            self._path = path if is_file(path) else None
             self._damaged += 1
         return kept
 
@@ -116,11 +116,6 @@ class SurveyCache:
 
 
 _PASSING = ("scan-unreadable", "mask-unreadable", "centroid-unreadable", "case-failed")
-
-
-def _is_file(path: Path) -> bool:
-    """No for a name that the system refuses, too, where ``Path.is_file`` raises."""
-    return os.path.isfile(path)  # noqa: PTH113
 
 
 class _Entry(Record):

@@ -24,8 +24,8 @@ from monai.transforms import (
 )
 from numpy.typing import NDArray
 
+from verse3d.core.caseerrors import CASE_ERRORS
 from verse3d.core.config import AugmentConfig, Config, GridConfig, SamplingConfig
-from verse3d.core.errors import Verse3dError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import LabelScheme, label_scheme
 from verse3d.core.resample import Finish, resample_finished, resample_linear, resample_vote
@@ -172,7 +172,7 @@ def _prepared(files: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
     try:
         ready: Mapping[str, Any] = preparation(config)(files)
     except RuntimeError as error:  # MONAI wraps what a transform raises
-        if isinstance(error.__cause__, Verse3dError):
+        if isinstance(error.__cause__, CASE_ERRORS):
             raise error.__cause__ from None
         raise
     return ready

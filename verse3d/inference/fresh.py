@@ -12,7 +12,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from verse3d.core.errors import OutputError, Verse3dError
-from verse3d.core.files import make_folder, sha256_of, write_json
+from verse3d.core.files import make_folder, resolved, sha256_of, write_json
 from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.core.runtime import DeviceName
 from verse3d.data.cases import Case, CaseIndex, write_index
@@ -96,7 +96,7 @@ def _is_made(case: Case, out: Path, record: Mapping[str, Any], model_sha256: str
     return (
         record.get("status") == "written"
         and record.get("model_sha256") == model_sha256
-        and Path(record.get("image", "")).resolve() == case.image_path().resolve()
+        and resolved(Path(record.get("image", ""))) == resolved(case.image_path())
         and has_mask(out, case.case)
     )
 

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from verse3d.core.errors import DataError, MemoryLimitError, Verse3dError
+from verse3d.core.caseerrors import CASE_ERRORS, reason_of
+from verse3d.core.errors import DataError, MemoryLimitError
 from verse3d.core.files import make_folder, remove_leftovers
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import label_counts
@@ -33,8 +34,6 @@ from verse3d.inference.records import PredictionRecord, PredictionReport, Record
 
 MASK_SUFFIX = "_seg-vert_msk.nii.gz"
 _Result = TypeVar("_Result")
-_EXPECTED = (Verse3dError, RuntimeError, MemoryError, OSError, ValueError)
-"""What a bad scan, a full disk or a lack of memory raise: the scan fails, the others go on."""
 _log = logger(__name__)
 
 
@@ -245,7 +244,7 @@ def _neighbours_fit(cases: Sequence[Case], job: _Job) -> bool:
 def _expected_demand(case: Case, job: _Job) -> Demand | None:
     try:
         return _demand(stored_voxels(case.image_path()), job)
-    except _EXPECTED:
+    except CASE_ERRORS:
         return None  # it will fail by itself
 
 
@@ -276,7 +275,7 @@ def _read(case: Case, job: _Job, records: RecordList) -> _Scan | PredictionRecor
         refuse_foreign_mask(target)
         remove_leftovers(target)
         return _prepared(image, target, record, job)
-    except _EXPECTED as error:
+    except CASE_ERRORS as error:
         return _failed(record, error)
 
 
@@ -323,7 +322,7 @@ def _look_at(scan: _Scan | PredictionRecord, job: _Job, progress: Progress) -> _
         )
         whole, network, home = time.perf_counter() - start, scan.look.seconds, scan.answer.seconds_home
         scan.seconds_of |= {"network": round(network, 3), "stitch": round(whole - network - home, 3)}
-    except _EXPECTED as error:
+    except CASE_ERRORS as error:
         return _failed(scan.record, error)
     return scan
 
@@ -341,7 +340,7 @@ def _finish(scan: _Scan | PredictionRecord, job: _Job) -> PredictionRecord:
         del answer
         scan.timed("clean", lambda: clean_up(labels, source, predictor.config.inference))
         scan.timed("write", lambda: write_labels(scan.target, labels, like=scan.stored.header))
-    except _EXPECTED as error:
+    except CASE_ERRORS as error:
         return _failed(scan.record, error)
     return _written(scan, labels, predictor)
 
@@ -370,5 +369,4 @@ def _written(scan: _Scan, labels: NDArray[np.uint8], predictor: Predictor) -> Pr
 
 def _failed(record: PredictionRecord, error: BaseException) -> PredictionRecord:
     _log.debug("%s", record.case, exc_info=True)
-    message = str(error) if isinstance(error, Verse3dError) else f"{type(error).__name__}: {error}"
-    return replace(record, error=message)
+    return replace(record, error=reason_of(error))

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from verse3d.core.errors import ConfigError, DataError, GeometryError, Verse3dError
+from verse3d.core.caseerrors import CASE_ERRORS, reason_of
+from verse3d.core.errors import ConfigError, DataError, GeometryError
 from verse3d.core.escapes import csv_table
 from verse3d.core.files import write_json, write_text
 from verse3d.core.labels import VERTEBRAE, Label, label_scheme
@@ -122,9 +123,9 @@ def evaluate_folder(
             _require_made(case, status_of)
             scores, slices[case.case] = _score(case, mask_path(predictions, case.case), scheme)
             scored.append(scores)
-        except Verse3dError as error:
-            _log.error("%s cannot be scored: %s", case.case, error)
-            failures.append((case.case, str(error)))
+        except CASE_ERRORS as error:
+            _log.error("%s cannot be scored: %s", case.case, reason_of(error))
+            failures.append((case.case, reason_of(error)))
     progress("cases", len(cases), len(cases))
     result = Evaluation(scheme, tuple(scored), slices, tuple(failures), (out, out.with_suffix(".csv")))
     _write(out, result)
@@ -150,15 +151,15 @@ def _guess_scheme(predictions: Path, cases: Sequence[Case]) -> str:
     for case in cases:
         try:
             path = mask_path(predictions, case.case)
-            if path.exists() and read_labels(path).array.max() > 1:
+            if path.is_file() and read_labels(path).array.max() > 1:
                 return "vertebrae"
-        except DataError:
+        except CASE_ERRORS:
             continue  # it will be listed as a failure
     return "binary"
 
 
 def _score(case: Case, path: Path, scheme: str) -> tuple[CaseScores, SliceScores]:
-    if not path.exists():
+    if not path.is_file():
         raise DataError(f"the mask {path} is missing")
     prediction, truth = read_labels(path), read_mask(case)
     _require_same_grid(prediction, truth)

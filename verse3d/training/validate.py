@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from verse3d.core.caseerrors import CASE_ERRORS, reason_of
 from verse3d.core.config import AugmentConfig, Config
 from verse3d.core.errors import NotFiniteError
 from verse3d.core.labels import Label, label_scheme
@@ -121,6 +122,9 @@ def validate(predictor: Predictor, cases: Sequence[ValidationCase], paint: Paint
             _log.warning("%s has no validation Dice: %s", case.case, error.message)
             dice_of[case.case] = float("nan")
             not_finite.append(case.case)
+        except CASE_ERRORS as error:  # training goes on without its score
+            _log.error("%s is not validated: %s", case.case, reason_of(error))
+            dice_of[case.case] = float("nan")
             continue
         dice_of[case.case] = _mean_dice(ids, case.truth)
         if paint is not None and case.scan is not None:

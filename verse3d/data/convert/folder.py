@@ -15,12 +15,13 @@ from verse3d.core.files import (
     TEMPORARY_PREFIX,
     make_folder,
     output_error,
-    read_json,
     regular_file,
+    resolved,
     whole_file,
     write_json,
 )
 from verse3d.core.paths import name_problem, path_below
+from verse3d.core.readers import Many, Record, Text, Whole, read_record
 from verse3d.data.converted import MANIFEST
 from verse3d.version import __version__
 
@@ -125,9 +126,20 @@ def _stamp(path: Path) -> dict[str, int]:
 
 def _refuse_sources_inside(root: Path, sources: Iterable[Path]) -> None:
     real = root.resolve()
-    inside = sorted(folder for folder in {path.parent for path in sources} if folder.resolve().is_relative_to(real))
+    inside = sorted(folder for folder in {path.parent for path in sources} if resolved(folder).is_relative_to(real))
     if inside:
         raise DataError(f"{inside[0]}, which is to be read, lies in {root}", hint="choose another --out folder")
+
+
+class _File(Record):
+    path: Text
+    bytes: Whole | None = None
+    modified: Whole | None = None
+
+
+class _Manifest(Record):
+    finished: bool
+    files: Many[_File]
 
 
 def _earlier_files(root: Path, *, overwrite: bool) -> dict[str, Any]:
@@ -138,14 +150,14 @@ def _earlier_files(root: Path, *, overwrite: bool) -> dict[str, Any]:
     if not (root / MANIFEST).is_file():
         raise foreign
     try:
-        manifest = read_json(root / MANIFEST)
-        finished, files = manifest["finished"], {str(row["path"]): row for row in manifest["files"]}
-    except (DataError, KeyError, TypeError) as error:
+        manifest = read_record(root / MANIFEST, _Manifest)
+    except DataError as error:
         raise foreign from error
+    files = {row.path: row.model_dump(exclude={"path"}, exclude_none=True) for row in manifest.files}
     if any(name_problem(name) for path in files for name in PurePosixPath(path).parts):
         raise foreign
     if not overwrite:
-        state = "a conversion" if finished else "an unfinished conversion"
+        state = "a conversion" if manifest.finished else "an unfinished conversion"
         raise OutputError(f"{root} already holds {state}", hint="use --overwrite or another --out folder")
     return files
 

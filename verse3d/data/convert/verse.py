@@ -9,10 +9,11 @@ import numpy as np
 from scipy import ndimage
 
 from verse3d.core.errors import DataError
-from verse3d.core.files import read_json, write_json
+from verse3d.core.files import write_json
 from verse3d.core.labels import VERTEBRAE
 from verse3d.core.volume import Volume, read_image, write_labels
 from verse3d.data.cases import Case, CaseIndex
+from verse3d.data.centroids import parse_centroids
 from verse3d.data.convert.folder import OutputFolder
 from verse3d.data.convert.names import alphanumeric, plain_name, unique_name
 from verse3d.data.convert.records import CaseRecord, FileRecord, Format, Plan
@@ -119,11 +120,8 @@ def _write_centroids(case: Case, mask: Volume, path: str, out: OutputFolder) -> 
 def _is_subject_based(path: Path, mask: Volume) -> bool:
     """Whether the file gives voxel indices along the axes of the mask, as the subject-based release does."""
     try:
-        first, *points = read_json(path)
-        return tuple(first["direction"]) == mask.geometry.axis_codes and all(
-            {"label", "X", "Y", "Z"} <= point.keys() for point in points
-        )
-    except (DataError, ValueError, KeyError, TypeError, AttributeError):
+        return parse_centroids(path).direction == "".join(mask.geometry.axis_codes)
+    except DataError:
         return False
 
 

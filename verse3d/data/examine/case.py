@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from verse3d.core.caseerrors import CASE_ERRORS, reason_of
 from verse3d.core.errors import DataError, GeometryError
 from verse3d.core.geometry import Geometry
 from verse3d.core.volume import Volume, read_geometry, read_image
@@ -85,6 +86,8 @@ def _read(case: str, what: str, reader: Callable[[], Volume], findings: list[Fin
     except DataError as error:
         code = f"{what}-affine" if isinstance(error, GeometryError) else f"{what}-unreadable"
         findings.append(Finding(case, "error", code, error.message, error.hint))
+    except CASE_ERRORS as error:
+        findings.append(Finding(case, "error", f"{what}-unreadable", reason_of(error)))
     return None
 
 
@@ -146,7 +149,7 @@ def predicted_bytes(case: Case) -> int:
 def _predicted_bytes(path: Path) -> int:
     try:
         geometry, header = read_geometry(path)
-    except DataError:
+    except CASE_ERRORS:
         return 0
     dtype, (slope, inter) = header.get_data_dtype(), header.get_slope_inter()
     scaled = (slope, inter) not in ((None, None), (1.0, 0.0))

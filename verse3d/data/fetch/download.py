@@ -9,14 +9,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import requests
+from pydantic import ConfigDict, Field
 
 from verse3d.core.errors import DataError, OutputError
-from verse3d.core.files import make_folder, output_error, read_json, write_json
+from verse3d.core.files import make_folder, output_error, write_json
 from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.core.paths import path_below
+from verse3d.core.readers import MEGABYTE, RECORD_CONFIG, Record, Whole, checked, read_record
 from verse3d.data.fetch.mirrors import Archive, Source
 from verse3d.data.fetch.parts import NoAnswerError, Part, TransferError, remove_part
 from verse3d.data.fetch.transfer import Patience, fetch
@@ -24,6 +26,7 @@ from verse3d.data.zips import opened_zip
 
 LOCK_FILE = "verse3d-downloads.lock.json"
 _LOCK_VERSION = 1
+_LOCK_BYTES = 4 * MEGABYTE
 _log = logger(__name__)
 
 
@@ -41,9 +44,11 @@ class Locked:
         mtime_ns: its time of modification: if that and the length are the same, the hash is not computed again.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = RECORD_CONFIG
+
     file: str
-    bytes: int
-    sha256: str
+    bytes: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     url: str
     etag: str
     recorded: str
@@ -274,17 +279,27 @@ def _refuse_if_full(folder: Path, coming: int, what: str) -> None:
         )
 
 
+class _Lock(Record):
+    version: Whole
+    files: list[dict[str, Any]]
+
+
 def _read_lock(path: Path) -> dict[str, Locked]:
     if not path.exists():
         return {}
     hint = "move it away: archives that are there are then taken into a new list without downloading them"
     try:
-        content = read_json(path)
-        if content["version"] != _LOCK_VERSION:
-            raise ValueError(f"its version is {content['version']!r}, not {_LOCK_VERSION}")
-        return {row["file"]: Locked(**row) for row in content["files"]}
-    except (DataError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path} is damaged, so nothing in the folder can be verified: {error}", hint=hint) from error
+        content = read_record(path, _Lock, max_bytes=_LOCK_BYTES)
+        if content.version != _LOCK_VERSION:
+            raise DataError(f"its version is {content.version}, not {_LOCK_VERSION}")
+        rows = checked(content.files, list[Locked], str(path))
+        if len({row.file for row in rows}) < len(rows):
+            raise DataError("it names a file twice")
+    except DataError as error:
+        raise DataError(
+            f"{path} is damaged, so nothing in the folder can be verified: {error.message}", hint=hint
+        ) from error
+    return {row.file: row for row in rows}
 
 
 def _sha256(path: Path) -> str:
