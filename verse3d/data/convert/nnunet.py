@@ -14,7 +14,7 @@ import numpy as np
 
 from verse3d.core.errors import ConfigError, DataError, OutputError
 from verse3d.core.files import write_json, write_text
-from verse3d.core.labels import LabelScheme, SchemeName, label_scheme
+from verse3d.core.labels import LabelScheme, label_scheme
 from verse3d.core.volume import Volume, read_image, write_labels
 from verse3d.data.cases import Case, CaseIndex
 from verse3d.data.convert.folder import OutputFolder
@@ -93,9 +93,7 @@ def _write_case(scheme: LabelScheme, plan: Plan, out: OutputFolder) -> tuple[Fil
     record, header = _write_image(image, str(plan.image), out)
     if mask is None or plan.mask is None:
         return (record,)
-    # nnU-Net's ids of the vertebrae are not VerSe's (T13 is 26), so only "binary" can be noted in the header.
-    noted: SchemeName | None = "binary" if scheme.name == "binary" else None
-    write_labels(out.root / plan.mask, scheme.network_from_verse(mask.array), like=header, scheme=noted)
+    write_labels(out.root / plan.mask, scheme.network_from_verse(mask.array), like=header, scheme=scheme.name)
     note = f"ids of the scheme {scheme.name}"
     return record, FileRecord(plan.mask, str(mask.path), "rewritten", note=note)
 
