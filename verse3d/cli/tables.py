@@ -216,7 +216,8 @@ def print_scores(out: Console, result: "Evaluation") -> None:
     for name, summary in result.summary.items():
         rows.add_row("mean ± sd", name, *(_mean_sd(summary[metric], metric) for metric in _COLUMNS))
     out.print(rows, soft_wrap=False)
-    _print_slices(out, result)
+    if result.cases:
+        _print_slices(out, result)
     for case_name, reason in result.failures:
         out.print(f"{one_line(case_name)} was not scored: {reason}")
     out.print(" ".join(str(path) for path in result.written))

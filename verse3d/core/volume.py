@@ -1,6 +1,7 @@
 """NIfTI in, NIfTI out: voxels with their geometry, and masks written on exactly the grid of their scan."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,13 @@ from numpy.typing import NDArray
 from verse3d.core.errors import DataError, GeometryError, OutputError
 from verse3d.core.files import whole_file
 from verse3d.core.geometry import Geometry
+from verse3d.core.labels import SchemeName
 from verse3d.core.voxels import READ_ERRORS, all_values, holds, is_scaled, read_voxels, voxel_pieces, write_bytes
 from verse3d.version import __version__
 
 LABEL_DESCRIPTION = b"verse3d"
 """The header text of every mask that verse3d writes begins so."""
+_SCHEME = re.compile(rb"; scheme (binary|vertebrae)\0*$")
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 GEOMETRY_FIELDS = (
     "dim",
@@ -177,7 +180,20 @@ def as_labels(array: NDArray[Any], path: Path) -> NDArray[Any]:
     return array.astype(np.uint8 if high <= 255 else np.uint16, copy=False)
 
 
-def write_labels(path: Path, labels: NDArray[np.uint8], *, like: nib.Nifti1Header) -> None:
+def made_by_verse3d(header: nib.Nifti1Header) -> bool:
+    """Whether a header is that of a mask that verse3d wrote."""
+    return bytes(header["descrip"]).startswith(LABEL_DESCRIPTION)
+
+
+def stored_scheme(header: nib.Nifti1Header) -> SchemeName | None:
+    """What the ids of a mask mean, if verse3d wrote it and noted that."""
+    found = _SCHEME.search(bytes(header["descrip"])) if made_by_verse3d(header) else None
+    return None if found is None else "binary" if found[1] == b"binary" else "vertebrae"
+
+
+def write_labels(
+    path: Path, labels: NDArray[np.uint8], *, like: nib.Nifti1Header, scheme: SchemeName | None = None
+) -> None:
     """Write a label map on the grid of a scan: every geometry field of the header is copied bit for bit.
 
     The file is written beside its final name, read back and compared, and only then renamed.
@@ -186,6 +202,7 @@ def write_labels(path: Path, labels: NDArray[np.uint8], *, like: nib.Nifti1Heade
         path: ends with .nii or .nii.gz.
         labels: (i, j, k) uint8, the shape of the scan.
         like: the scan's header.
+        scheme: what the ids mean, noted in the header ("vertebrae" for VerSe's ids); None says nothing.
 
     Raises:
         GeometryError: the shape is not the scan's.
@@ -199,7 +216,7 @@ def write_labels(path: Path, labels: NDArray[np.uint8], *, like: nib.Nifti1Heade
     nifti_stem(path)
     # Byte for byte: nibabel's own writer would repair the header's geometry on the way. Header extensions are left out:
     # they describe the scan, and may name the patient.
-    head = _label_header(like).binaryblock + _NO_EXTENSIONS
+    head = _label_header(like, scheme).binaryblock + _NO_EXTENSIONS
     with whole_file(path) as part:
         write_bytes(part, head, labels)
         _compare_geometry(part, like, path)
@@ -207,12 +224,13 @@ def write_labels(path: Path, labels: NDArray[np.uint8], *, like: nib.Nifti1Heade
             raise OutputError(f"{path}: the header or the voxels read back are not those written", hint=_DISK_HINT)
 
 
-def _label_header(like: nib.Nifti1Header) -> nib.Nifti1Header:
+def _label_header(like: nib.Nifti1Header, scheme: SchemeName | None) -> nib.Nifti1Header:
     header = like.copy()
     header.set_data_dtype(np.uint8)
     header.set_slope_inter(1, 0)
     header["cal_min"] = header["cal_max"] = 0
-    header["descrip"] = LABEL_DESCRIPTION + f" {__version__} vertebra labels".encode()
+    noted = f"; scheme {scheme}" if scheme else ""
+    header["descrip"] = LABEL_DESCRIPTION + f" {__version__} vertebra labels{noted}".encode()
     header["aux_file"] = b""
     header.set_intent("none")
     header["magic"] = header.single_magic

@@ -18,6 +18,7 @@ from verse3d.core.volume import read_geometry, read_labels, write_labels
 from verse3d.data.cases import Case, CaseIndex
 from verse3d.data.findings import Finding
 from verse3d.data.pairs import carried_over, placement
+from verse3d.data.schemes import scheme_of
 
 FIXES_FILE = "fixes.csv"
 _FIXABLE = ("mask-orientation", "mask-shape")
@@ -92,7 +93,7 @@ def _fix(case: Case, folder: Path, *, doubtful: bool) -> Fix:
     if labels.max() > 255:
         raise DataError(f"{mask.path} holds ids above 255")
     if not target.exists():
-        write_labels(target, labels.astype("uint8"), like=header)
+        write_labels(target, labels.astype("uint8"), like=header, scheme=scheme_of(mask).name)
     elif not _is_that_mask(target, labels, grid):  # of an earlier call that ended before its table was written
         raise DataError(f"{target} exists already and is another mask")
     axes = ["".join(geometry.axis_codes) for geometry in (mask.geometry, grid)]

@@ -32,6 +32,7 @@ from verse3d.core.resample import Finish, resample_finished, resample_linear, re
 from verse3d.core.volume import Volume, read_image, read_labels
 from verse3d.data.cases import Case
 from verse3d.data.pairs import relabelled, require_same_grid
+from verse3d.data.schemes import require_levels
 
 _MAX_CENTRES = 100_000
 _LEFT_RIGHT = 0  # the first spatial axis of the network grid
@@ -116,6 +117,8 @@ class ToNetworkGridd(MapTransform):
         result["geometry"], result["source"] = target, image.geometry
         result["image"] = resample_linear(image.array, image.geometry, target)[None]
         if data.get("label") is not None:
+            if self.scheme.name != "binary":
+                require_levels(data["label"], f"labels.scheme {self.scheme.name}")
             ids = self.scheme.network_from_verse(data["label"].array)
             result["label"] = resample_vote(ids, image.geometry, target)[None]
         return result

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from verse3d.core.errors import DataError, GeometryError
-from verse3d.core.volume import LABEL_DESCRIPTION, read_geometry
+from verse3d.core.volume import made_by_verse3d, read_geometry
 from verse3d.data.cases import Case
 
 
@@ -30,7 +30,7 @@ def refuse_foreign_mask(target: Path) -> None:
     """
     if not target.exists():
         return
-    if not bytes(read_geometry(target)[1]["descrip"]).startswith(LABEL_DESCRIPTION):
+    if not made_by_verse3d(read_geometry(target)[1]):
         raise DataError(
             f"{target} exists and was not written by verse3d: it may be a true mask",
             hint="choose another --out folder, or remove the file yourself",

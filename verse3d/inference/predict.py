@@ -339,10 +339,14 @@ def _finish(scan: _Scan | PredictionRecord, job: _Job) -> PredictionRecord:
         scan.seconds_of["home"] = round(answer.seconds_home, 3)
         del answer
         scan.timed("clean", lambda: clean_up(labels, source, predictor.config.inference))
-        scan.timed("write", lambda: write_labels(scan.target, labels, like=scan.stored.header))
+        scan.timed("write", lambda: _write(scan, labels, predictor))
     except CASE_ERRORS as error:
         return _failed(scan.record, error)
     return _written(scan, labels, predictor)
+
+
+def _write(scan: _Scan, labels: NDArray[np.uint8], predictor: Predictor) -> None:
+    write_labels(scan.target, labels, like=scan.stored.header, scheme=predictor.scheme.name)
 
 
 def _written(scan: _Scan, labels: NDArray[np.uint8], predictor: Predictor) -> PredictionRecord:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from verse3d.core.escapes import figure_text
 from verse3d.core.labels import VERSE_IDS, Label
 from verse3d.core.preview import Preview
+from verse3d.data.schemes import MaskScheme
 from verse3d.report.appearance import Window
 from verse3d.report.cuts import LabelPlace, levels_text
 from verse3d.report.sheet import LINE, OUTER, Sheet
@@ -38,10 +39,17 @@ def caption(scan: Preview, window: Window | None) -> str:
     return f"{facts}\n{_CONVENTION}.\nSlices along the scan's own axes{oblique}, true proportions; {shown}."
 
 
-def mask_notes(mask: NDArray[Any] | None, places: Sequence[LabelPlace], table: Mapping[int, Label]) -> tuple[str, ...]:
+def mask_notes(
+    mask: NDArray[Any] | None,
+    places: Sequence[LabelPlace],
+    table: Mapping[int, Label],
+    scheme: MaskScheme | None = None,
+) -> tuple[str, ...]:
     """What is unusual about a mask."""
     if mask is not None and not places:
         return ("the mask is empty: no voxel is labelled",)
+    if scheme and scheme.is_binary:
+        return (f"a binary mask ({scheme.reason}): its label 1 is any vertebra, not C1",)
     if [label.name for label in table.values()] == ["vertebrae"]:
         return ("the only label, 1, is too tall for a C1: shown as “vertebrae”",)
     return ()

@@ -14,10 +14,11 @@ from verse3d.core.escapes import csv_table
 from verse3d.core.files import write_json, write_text
 from verse3d.core.labels import VERTEBRAE, Label, label_scheme
 from verse3d.core.logs import Progress, logger, no_progress
-from verse3d.core.volume import Volume, read_labels
+from verse3d.core.volume import Volume, read_labels, stored_scheme
 from verse3d.data.cases import Case, CaseIndex
 from verse3d.data.pairs import SAME_GRID_TOLERANCE_MM, read_mask
 from verse3d.data.predictions import read_predictions
+from verse3d.data.schemes import require_levels
 from verse3d.inference.predict import has_mask, mask_path
 from verse3d.metrics.scores import (
     CSV_COLUMNS,
@@ -91,7 +92,8 @@ def evaluate_folder(
     """Score the masks in ``predictions`` that belong to cases of ``truth``; write ``out`` (JSON) and a CSV beside it.
 
     Only cases with both a truth and a mask are scored. A case of the folder's own list (``predictions.json``) whose
-    mask is missing or whose prediction failed, and a mask on another grid, are failures and are listed.
+    mask is missing or whose prediction failed, a mask on another grid, and a binary mask where levels are to be scored
+    are failures and are listed.
 
     Args:
         predictions: a folder that ``predict`` wrote, or any folder of ``<case>_seg-vert_msk.nii.gz`` masks.
@@ -147,21 +149,29 @@ def _require_made(case: Case, status_of: dict[str, str]) -> None:
 
 
 def _guess_scheme(predictions: Path, cases: Sequence[Case]) -> str:
-    """Binary if no mask holds anything but 0 and 1 while the truth does."""
+    """Vertebrae if a mask says so or holds an id above 1, else binary."""
     for case in cases:
         try:
             path = mask_path(predictions, case.case)
-            if path.is_file() and read_labels(path).array.max() > 1:
+            if path.is_file() and not _may_be_binary(read_labels(path)):
                 return "vertebrae"
         except CASE_ERRORS:
             continue  # it will be listed as a failure
     return "binary"
 
 
+def _may_be_binary(mask: Volume) -> bool:
+    stored = stored_scheme(mask.header)
+    return stored == "binary" or (stored is None and int(mask.array.max()) <= 1)
+
+
 def _score(case: Case, path: Path, scheme: str) -> tuple[CaseScores, SliceScores]:
     if not path.is_file():
         raise DataError(f"the mask {path} is missing")
     prediction, truth = read_labels(path), read_mask(case)
+    if scheme != "binary":
+        require_levels(prediction, f"a score of the scheme {scheme}")
+        require_levels(truth, f"a score of the scheme {scheme}")
     _require_same_grid(prediction, truth)
     geometry = truth.geometry
     binary = label_scheme("binary")

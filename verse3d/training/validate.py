@@ -18,6 +18,7 @@ from verse3d.core.volume import Volume, read_image
 from verse3d.data.cases import Case
 from verse3d.data.pairs import read_mask, require_same_grid
 from verse3d.data.patches import PatchDataset
+from verse3d.data.schemes import require_levels
 from verse3d.data.transforms import PreparedCase, prepare_image_float16
 from verse3d.inference.predictor import Predictor
 from verse3d.metrics.overlap import confusion, dice
@@ -81,10 +82,13 @@ def load_validation_case(case: Case, config: Config, *, keep_scan: bool) -> Vali
     """Read a case and carry its scan to the network grid.
 
     Raises:
-        DataError: a file is missing, damaged or holds unknown labels; or scan and mask lie on different grids.
+        DataError: a file is missing, damaged or holds unknown labels, a mask is binary and levels are learnt,
+            or scan and mask lie on different grids.
     """
     scan, mask = read_image(case.image_path()), read_mask(case)
     require_same_grid(scan, mask)
+    if config.labels.scheme != "binary":
+        require_levels(mask, f"labels.scheme {config.labels.scheme}")
     truth = label_scheme(config.labels.scheme).network_from_verse(mask.array)
     image, grid = prepare_image_float16(scan, config.grid)
     label = resample_vote(truth, scan.geometry, grid)

@@ -93,7 +93,7 @@ def _write_case(plan: Plan, out: OutputFolder) -> tuple[FileRecord, ...]:
     """Check a case, then write it. Holds its scan and its mask."""
     case = plan.case
     image = read_image(case.image_path()) if plan.image else None
-    mask = trusted_mask(case, image) if plan.mask else None
+    mask = trusted_mask(case, image, levels="VerSe's layout") if plan.mask else None
     records = []
     if image is not None and plan.image:
         records.append(FileRecord(plan.image, str(image.path), out.place(image.path, plan.image)))
@@ -105,7 +105,7 @@ def _write_case(plan: Plan, out: OutputFolder) -> tuple[FileRecord, ...]:
 def _write_mask(case: Case, mask: Volume, path: str, out: OutputFolder) -> FileRecord:
     if not case.relabel:
         return FileRecord(path, str(mask.path), out.place(mask.path, path))
-    write_labels(out.target(path), mask.array.astype(np.uint8), like=mask.header)
+    write_labels(out.target(path), mask.array.astype(np.uint8), like=mask.header, scheme="vertebrae")
     changed = ", ".join(f"{stored} is {right}" for stored, right in case.relabel)
     return FileRecord(path, str(mask.path), "rewritten", note=f"labels corrected: {changed}")
 

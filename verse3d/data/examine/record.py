@@ -9,7 +9,7 @@ from verse3d.core.labels import VERTEBRAE
 from verse3d.core.readers import RECORD_CONFIG
 from verse3d.data.findings import Finding
 
-SURVEY_VERSION = 1
+SURVEY_VERSION = 2
 """Counts up whenever a check or a measurement changes, so that what was kept before is measured again."""
 HU_BINS = 64
 HU_BIN_WIDTH = 50
@@ -35,6 +35,9 @@ class CaseSurvey:
         has_mask: whether there is a mask that could be read.
         label_voxels: VerSe id -> voxels, of the ids that occur, from head to tail, ``relabel`` applied.
         label_ml: VerSe id -> millilitres.
+        binary_voxels: voxels of a binary mask, in which no id is known: the two mappings above are empty.
+        binary_ml: the same in millilitres.
+        is_binary: whether the mask is one (see ``schemes``).
         hu_inside: 64 counts of scan voxels inside of any label, 50 HU wide from -1200 HU on.
         hu_outside: the same for all other voxels.
         hu_range: the lowest and the highest voxel, or None.
@@ -57,6 +60,9 @@ class CaseSurvey:
     has_mask: bool = False
     label_voxels: dict[int, int] = field(default_factory=dict)
     label_ml: dict[int, float] = field(default_factory=dict)
+    binary_voxels: int = 0
+    binary_ml: float = 0.0
+    is_binary: bool = False
     hu_inside: tuple[int, ...] = ()
     hu_outside: tuple[int, ...] = ()
     hu_range: tuple[float, float] | None = None
