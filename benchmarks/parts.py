@@ -30,8 +30,8 @@ from scipy import ndimage
 
 from verse3d.core.config import GridConfig, InferenceConfig
 from verse3d.core.geometry import Geometry
-from verse3d.core.resample import resample_above, resample_linear, resample_nearest, resample_vote
 from verse3d.core.peak_memory import MemoryWatch
+from verse3d.core.resample import resample_above, resample_linear, resample_nearest, resample_vote
 from verse3d.core.runtime import rss_mb
 from verse3d.core.threads import thread_count
 from verse3d.core.volume import Volume, read_image, write_labels
