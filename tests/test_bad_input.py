@@ -428,5 +428,5 @@ def test_training_leaves_out_a_case_whose_network_grid_would_not_fit(tmp_path, t
         promise(None, 99.0)(path)
     write_index(tmp_path / "cases.jsonl", index)
     arguments = ["--data", str(tmp_path / "cases.jsonl"), "--out", str(tmp_path / "run"), "--config", str(tiny_yaml)]
-    assert main(["-q", "train", *arguments, "--max-epochs", "1", "--set", "grid.spacing_mm=0.05"]) == 3
+    assert main(["-q", "train", *arguments, "--max-epochs", "1", "--set", "grid.spacing_mm=1.0"]) == 3
     assert "on the network grid" in (tmp_path / "run" / "log.txt").read_text()
