@@ -458,3 +458,23 @@ def test_every_mutant_of_a_config_is_a_config_or_an_error_in_words(written):
         else:
             read += 1
     assert 10 < read < 240
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("grid", "spacing_mm", 1e-6),
+        ("grid", "spacing_mm", [1.0, 1.0, 1000.0]),
+        ("sampling", "margin_voxels", 10**12),
+        ("sampling", "patch_voxels", 4096),
+        ("sampling", "patch_voxels", [1024, 1024, 512]),
+        ("sampling", "batch_size", 10**9),
+        ("network", "channels", [16, 10**6]),
+        ("inference", "windows_per_batch", 10**9),
+        ("slices", "size_pixels", 10**6),
+        ("runtime", "workers", 10**6),
+    ],
+)
+def test_sizes_that_no_memory_holds_are_refused(section, key, value):
+    with pytest.raises(ConfigError, match=rf"{section}\.{key}"):
+        parse_config({section: {key: value}})

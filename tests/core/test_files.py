@@ -2,6 +2,8 @@ import errno
 import json
 import os
 import socket
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from verse3d.core.files import (
     TEMPORARY_PREFIX,
     FileBatch,
     make_folder,
+    owner,
     read_json,
     regular_file,
     remove_leftovers,
@@ -240,5 +243,59 @@ def test_the_longest_possible_name_can_be_written_and_its_leftovers_are_found(tm
         assert part.name.endswith(".nii.gz")
         left = part.with_name(part.name.replace(str(os.getpid()), "99999999"))
         left.write_text("of a program that was killed")
-    remove_leftovers(path)
+    remove_leftovers(tmp_path)
     assert names(tmp_path) == [name]
+
+
+GONE = "4194303"  # the largest number that Linux gives away
+
+
+def leftover(folder: Path, name: str, *, days_old: float = 0.0) -> Path:
+    path = folder / f".verse3d-{name}-last.pt"
+    path.write_bytes(b"half")
+    os.utime(path, (time.time() - 86400 * days_old,) * 2)
+    return path
+
+
+@pytest.fixture
+def sleeper():
+    process = subprocess.Popen(["sleep", "60"])
+    yield process.pid
+    process.kill()
+    process.wait()
+
+
+def test_what_killed_processes_left_is_removed_and_what_living_ones_write_is_not(tmp_path, sleeper):
+    machine = owner().partition(".")[2]
+    dead = [leftover(tmp_path, GONE), leftover(tmp_path, f"{GONE}.{machine}")]
+    reused = leftover(tmp_path, f"{sleeper}.{machine}", days_old=1)  # the number belongs to another process now
+    abroad = leftover(tmp_path, f"{GONE}.00000000", days_old=1.1)
+    kept = [
+        leftover(tmp_path, owner()),
+        leftover(tmp_path, str(sleeper)),
+        leftover(tmp_path, f"{os.getppid()}.{machine}"),
+        leftover(tmp_path, f"{GONE}.00000001"),  # nobody can see from here whether it lives
+        leftover(tmp_path, "folder"),
+    ]
+    (tmp_path / "mine.pt").write_bytes(b"whole")
+    remove_leftovers(tmp_path)
+    assert not any(path.exists() for path in (*dead, reused, abroad))
+    assert all(path.exists() for path in kept) and (tmp_path / "mine.pt").exists()
+
+
+def test_a_process_that_has_ended_but_whom_nobody_has_asked_is_no_living_one(tmp_path):
+    ended = subprocess.Popen(["true"])
+    while Path(f"/proc/{ended.pid}/stat").read_text().split()[2] != "Z":
+        time.sleep(0.01)
+    path = leftover(tmp_path, str(ended.pid))
+    remove_leftovers(tmp_path)
+    assert not path.exists()
+    ended.wait()
+
+
+def test_temporary_files_name_their_process_and_machine(tmp_path):
+    with whole_file(tmp_path / "a.txt") as part:
+        part.write_text("text")
+        assert part.name == f".verse3d-{owner()}-a.txt"
+        remove_leftovers(tmp_path)
+        assert part.exists()

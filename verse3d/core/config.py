@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -30,7 +31,13 @@ from verse3d.core.yaml12 import MAX_CHARACTERS, MAX_DEPTH, parse_yaml
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
-VoxelCount = Annotated[int, Field(ge=1)]
+VoxelCount = Annotated[int, Field(ge=1, le=1024)]
+"""Along an axis of what a network sees at once; also the most samples in a batch."""
+_ChannelCount = Annotated[int, Field(ge=1, le=4096)]
+_SpacingMm = Annotated[float, Field(ge=0.05, le=50.0)]
+"""Finer than 0.05 mm a spine takes terabytes, coarser than 50 mm no vertebra is left."""
+_MOST_PATCH_VOXELS = 2**28
+"""One patch of them, in float32, takes a gigabyte before any network has seen it."""
 _SHOWN_PROBLEMS = 30
 
 
@@ -39,8 +46,16 @@ def _same_for_all_axes(value: Any) -> Any:  # noqa: ANN401 - not checked yet
     return (value,) * 3 if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-Spacing = Annotated[tuple[Positive, Positive, Positive], BeforeValidator(_same_for_all_axes)]
-Patch = Annotated[tuple[VoxelCount, VoxelCount, VoxelCount], BeforeValidator(_same_for_all_axes)]
+def _of_bearable_size(patch: tuple[int, int, int]) -> tuple[int, int, int]:
+    if math.prod(patch) > _MOST_PATCH_VOXELS:
+        raise ValueError(f"must have at most {_MOST_PATCH_VOXELS:,} voxels, got {list(patch)}")
+    return patch
+
+
+Spacing = Annotated[tuple[_SpacingMm, _SpacingMm, _SpacingMm], BeforeValidator(_same_for_all_axes)]
+Patch = Annotated[
+    tuple[VoxelCount, VoxelCount, VoxelCount], BeforeValidator(_same_for_all_axes), AfterValidator(_of_bearable_size)
+]
 
 
 def _square(value: Any) -> Any:  # noqa: ANN401 - not checked yet
@@ -48,10 +63,11 @@ def _square(value: Any) -> Any:  # noqa: ANN401 - not checked yet
     return (value,) * 2 if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-Picture = Annotated[tuple[VoxelCount, VoxelCount], BeforeValidator(_square)]
+_PixelCount = Annotated[int, Field(ge=1, le=8192)]
+Picture = Annotated[tuple[_PixelCount, _PixelCount], BeforeValidator(_square)]
 PlaneName = Literal["sagittal", "coronal", "axial", "as-stored"]
 
-_NotNegative = Annotated[int, Field(ge=0)]
+_NotNegative = Annotated[int, Field(ge=0, le=1024)]
 Margin = Annotated[tuple[_NotNegative, _NotNegative, _NotNegative], BeforeValidator(_same_for_all_axes)]
 
 
@@ -94,7 +110,7 @@ class NetworkConfig(_Section):
     """The network. Every level but the first halves the resolution."""
 
     name: Literal["unet", "dynunet", "segresnet", "classic"] = "unet"
-    channels: Annotated[tuple[VoxelCount, ...], Field(min_length=2, max_length=7)] = (16, 32, 64, 128, 256)
+    channels: Annotated[tuple[_ChannelCount, ...], Field(min_length=2, max_length=7)] = (16, 32, 64, 128, 256)
     residual_units: Annotated[int, Field(ge=0, le=8)] = 2
     norm: Literal["instance", "batch"] = "instance"
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
@@ -177,7 +193,7 @@ class RuntimeConfig(_Section):
 
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0, le=1024)] = 0
     """Processes that prepare patches; 0 prepares them in the training process."""
 
 
@@ -185,7 +201,7 @@ class ValidationConfig(_Section):
     """The loss on patches of the validation scans after every epoch, and whole scans on their source grids."""
 
     every_epochs: Annotated[int, Field(ge=1)] = 5
-    loss_batches: Annotated[int, Field(ge=0)] = 8
+    loss_batches: Annotated[int, Field(ge=0, le=100_000)] = 8
     """Batches of unchanging patches without augmentation that the loss is measured on after every epoch."""
     pictures: Annotated[int, Field(ge=0)] = 2
     """How many validation cases are drawn in TensorBoard."""

@@ -1,18 +1,21 @@
-"""What ``verse3d predict`` says about the masks in a folder: its lists of records, one per part of a divided job."""
+"""What ``verse3d predict`` says about the masks in a folder.
+
+Every finished call has put its records into a list, one per part of a divided job. A call that is still at work, or was
+killed, has left them in a log of its own (see ``prediction_log``), which is read as well.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import ConfigDict, Field
-
-from verse3d.core.readers import Many, Number, Record, Text, Whole, read_record
+from verse3d.core.readers import read_record
+from verse3d.data.prediction_format import HINT, StoredList
+from verse3d.data.prediction_log import is_log, logs_in, newest, read_log
 
 PREDICTIONS_FILE = "predictions.json"
 _PARTS = "predictions-part*.json"
-_HINT = "remove it, or predict into a new folder"
 
 
 @dataclass(frozen=True)
@@ -20,8 +23,8 @@ class Predictions:
     """The lists of a folder taken together.
 
     Attributes:
-        about: what the latest list says about the call as a whole: model, scheme, device ...; empty without a list.
-        records: by case, as ``inference.records.PredictionRecord`` holds them; of several the latest list's.
+        about: what the latest list or log says about the call as a whole: model, scheme, device ...; may be empty.
+        records: by case, as ``inference.records.PredictionRecord`` holds them; of several the one finished last.
     """
 
     about: Mapping[str, Any] = field(default_factory=dict)
@@ -34,8 +37,8 @@ def predictions_file(part: int, parts: int) -> str:
 
 
 def is_predictions_file(name: str) -> bool:
-    """Whether a file of that name is such a list."""
-    return name == PREDICTIONS_FILE or fnmatch(name, _PARTS)
+    """Whether a file of that name is such a list, or a log."""
+    return name == PREDICTIONS_FILE or fnmatch(name, _PARTS) or is_log(name)
 
 
 def prediction_lists(folder: Path) -> list[Path]:
@@ -45,45 +48,20 @@ def prediction_lists(folder: Path) -> list[Path]:
 
 
 def read_predictions(folder: Path) -> Predictions:
-    """Read all lists of a folder; there may be none.
+    """Read all lists and logs of a folder; there may be none.
 
     Raises:
-        DataError: a list is damaged.
+        DataError: a list or a log is damaged.
     """
     about: Mapping[str, Any] = {}
     records: dict[str, Mapping[str, Any]] = {}
     for path in prediction_lists(folder):
         one = read_prediction_list(path)
-        records |= one.records
-        about = one.about
+        about, records = one.about, newest(records, one.records)
+    for path in logs_in(folder):
+        log = read_log(path)
+        about, records = log.about or about, newest(records, log.records)
     return Predictions(about, records)
-
-
-class _Stored(Record):
-    """A record as any version wrote it: what is read of it has a type, the rest is kept as it is."""
-
-    model_config = ConfigDict(extra="allow")
-
-    case: Text
-    status: Literal["written", "skipped", "failed"]
-    mask: Text
-    image: Text = ""
-    error: Text = ""
-    seconds: Number = 0.0
-    seconds_of: dict[str, Number] = Field(default_factory=dict)
-    peak_rss_mb: Number = 0.0
-    windows: Whole = 0
-    warnings: Many[Text] = ()
-    model_sha256: Text = ""
-
-
-class _StoredList(Record):
-    model_config = ConfigDict(extra="allow")
-
-    cases: Many[_Stored]
-    scheme: Literal["binary", "vertebrae", ""] = ""
-    model: Text = ""
-    device: Text = ""
 
 
 def read_prediction_list(path: Path) -> Predictions:
@@ -92,7 +70,5 @@ def read_prediction_list(path: Path) -> Predictions:
     Raises:
         DataError: it is damaged; names the place in it.
     """
-    content = read_record(path, _StoredList, hint=_HINT)
-    about = content.model_dump(mode="json", exclude={"cases"}, exclude_unset=True)
-    records = {record.case: record.model_dump(mode="json", exclude_unset=True) for record in content.cases}
-    return Predictions(about, records)
+    content = read_record(path, StoredList, hint=HINT)
+    return Predictions(content.plain(), {record.case: record.plain() for record in content.cases})
