@@ -26,7 +26,13 @@ _INVISIBLE = re.compile(f"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\u
 """Controls but the line feed, separators that some programs break lines at, marks of direction, lone surrogates."""
 _FORMULA = re.compile("'*[=+\\-@\t\r\n＝＋－＠]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-_MARKDOWN = re.compile(r"([\\`*\[\]<>#|~&$]|(?<![^\W_])_|_(?![^\W_]))")  # "_" inside of a word marks nothing
+_MARKDOWN = re.compile(
+    r"[\\`*|~$]"
+    r"|(?<![^\W_])_|_(?![^\W_])"  # "_" inside of a word marks nothing
+    r"|\](?=[(\[:])"  # a link; other brackets stay as they are
+    r"|<(?=[A-Za-z/!?])|&(?=#?\w+;)"  # a tag or an entity, but not "p < 0.05"
+    r"|^[#>]"
+)
 
 
 def visible(text: str) -> str:
@@ -86,9 +92,9 @@ def markdown_text(text: str) -> str:
 
     Example:
         >>> markdown_text("a|b <i>")
-        'a\\\\|b \\\\<i\\\\>'
+        'a\\\\|b \\\\<i>'
     """
-    return _MARKDOWN.sub(r"\\\1", one_line(text))
+    return _MARKDOWN.sub(r"\\\g<0>", one_line(text))
 
 
 def markup_text(text: str) -> str:
