@@ -66,7 +66,7 @@ class _Stored(Record):
 
     case: Text
     status: Literal["written", "skipped", "failed"]
-    mask: Text
+    mask: Text = ""
     image: Text = ""
     error: Text = ""
     seconds: Number = 0.0
