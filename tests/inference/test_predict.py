@@ -343,7 +343,7 @@ def test_an_unexpected_runtime_error_in_one_scan_does_not_stop_the_rest(tmp_path
     monkeypatch.setattr(Predictor, "prepare", prepare)
     report = run(batch, tmp_path / "out")
     assert [record.error.splitlines()[0] for record in report.records][::2] == [
-        "MemoryError: ",
+        "not enough memory",
         "RuntimeError: CUDA out of memory",
     ]
 

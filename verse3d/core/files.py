@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from verse3d.core.errors import DataError, OutputError
+from verse3d.core.jsontext import parse_json
 from verse3d.core.paths import LONGEST_NAME_BYTES
 
 PathOrText = str | os.PathLike[str]
@@ -309,14 +310,14 @@ def sha256_of(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever JSON can hold
-    """Parse a JSON file.
+    """Parse a JSON file without knowing what it should hold; who knows uses ``readers.read_record``.
 
     Raises:
         DataError: the file cannot be read or is not JSON.
     """
     try:
-        return json.loads(regular_file(path).read_text(encoding="utf-8"))
-    except DataError:
-        raise
+        return parse_json(regular_file(path).read_text(encoding="utf-8"))
+    except DataError as error:  # also one that names the place in the text only
+        raise DataError(f"cannot read {path} as JSON: {error.message}", hint=error.hint) from error
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {path} as JSON: {error}") from error

@@ -1,6 +1,5 @@
 """How a predicted scan is written down in a list (JSON) or a log (JSON lines), and how it is read back."""
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
@@ -17,7 +16,7 @@ class StoredRecord(Record):
 
     case: Text
     status: Literal["written", "skipped", "failed"]
-    mask: Text
+    mask: Text = ""
     image: Text = ""
     error: Text = ""
     seconds: Number = 0.0
@@ -31,10 +30,6 @@ class StoredRecord(Record):
     finished: Number = 0.0
     mask_of: dict[str, Any] = Field(default_factory=dict)
 
-    def plain(self) -> Mapping[str, Any]:
-        """What was stored, and nothing else."""
-        return self.model_dump(mode="json", exclude_unset=True)
-
 
 class StoredAbout(Record):
     """What is said about a call as a whole."""
@@ -45,10 +40,6 @@ class StoredAbout(Record):
     model: Text = ""
     models: Many[Text] = ()
     device: Text = ""
-
-    def plain(self) -> Mapping[str, Any]:
-        """What was stored, and nothing else."""
-        return self.model_dump(mode="json", exclude={"cases"}, exclude_unset=True)
 
 
 class StoredList(StoredAbout):

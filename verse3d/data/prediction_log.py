@@ -104,10 +104,11 @@ def read_log(path: Path) -> LoggedPredictions:
     for number, line in enumerate(lines, start=1):
         content = parsed(line, dict[str, Any], f"{path}, line {number}", hint=HINT)
         if "about" in content:
-            about = checked(content["about"], StoredAbout, f"{path}, line {number}", hint=HINT).plain()
+            checked(content["about"], StoredAbout, f"{path}, line {number}", hint=HINT)
+            about = content["about"]
         else:
             record = checked(content, StoredRecord, f"{path}, line {number}", hint=HINT)
-            records[record.case] = record.plain()
+            records[record.case] = content
     return LoggedPredictions(about, records)
 
 

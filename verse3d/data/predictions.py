@@ -10,7 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from verse3d.core.readers import read_record
+from verse3d.core.readers import checked, read_record
 from verse3d.data.prediction_format import HINT, StoredList
 from verse3d.data.prediction_log import is_log, logs_in, newest, read_log
 
@@ -70,5 +70,8 @@ def read_prediction_list(path: Path) -> Predictions:
     Raises:
         DataError: it is damaged; names the place in it.
     """
-    content = read_record(path, StoredList, hint=HINT)
-    return Predictions(content.plain(), {record.case: record.plain() for record in content.cases})
+    content = read_record(path, dict[str, Any], hint=HINT)
+    # What is returned is the content itself: a typed copy could not hold what other versions wrote.
+    records = checked(content, StoredList, str(path), hint=HINT).cases
+    about = {key: value for key, value in content.items() if key != "cases"}
+    return Predictions(about, {record.case: plain for record, plain in zip(records, content["cases"], strict=True)})
