@@ -302,7 +302,7 @@ def test_a_pickle_bomb_is_refused_and_never_goes_off(tmp_path, capsys, store):
 def change(**content):
     def make(path):
         stored = torch.load(path, weights_only=True)
-        torch.save({**stored, **content}, path)
+        scans.save_sealed({**stored, **content}, path)
 
     return make
 
