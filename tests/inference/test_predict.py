@@ -28,6 +28,7 @@ from verse3d.data.predictions import read_predictions
 from verse3d.inference import predict
 from verse3d.inference.guards import Maker, require_maker
 from verse3d.inference.members import described, models_sha256
+from verse3d.inference.pipeline import overlapped
 from verse3d.inference.predict import PredictOptions, mask_path, predict_cases
 from verse3d.inference.predictor import Predictor
 from verse3d.inference.voices import Voices
@@ -511,6 +512,25 @@ def test_a_scan_that_does_not_fit_is_refused_before_it_is_read_and_the_others_ar
 def test_a_limit_below_what_the_program_holds_is_refused_at_once(tmp_path, many):
     with pytest.raises(MemoryLimitError, match="the program and the model alone hold"):
         run(many, tmp_path / "out", max_ram_gb=0.01)
+
+
+def test_a_model_whose_single_window_cannot_fit_is_refused_before_it_is_tried(tmp_path, many, monkeypatch):
+    """An empty window of 640^3 voxels would take a gigabyte for itself, and the network several."""
+    monkeypatch.setattr(Predictor, "piece_mb", lambda _: pytest.fail("tried"))
+    by = predictor(tiny_config(sampling={"patch_voxels": [640, 640, 640]}))
+    with pytest.raises(MemoryLimitError, match="the program and the model with one of its windows hold"):
+        predicted(many, by, tmp_path / "out", max_ram_gb=rss_mb() / 1000 + 1)
+
+
+def test_one_scan_that_cannot_fit_does_not_keep_the_others_from_being_overlapped(tmp_path, many, monkeypatch):
+    coarse = np.diag([60.0, 60.0, 60.0, 1.0])
+    big = scans.write_nifti(tmp_path / "scans" / "big_ct.nii.gz", np.zeros((30, 30, 30), np.int16), coarse)
+    used = []
+    monkeypatch.setattr(predict, "overlapped", lambda *way: used.append("overlapped") or overlapped(*way))
+    cases = [many[0], Case("big", "big", big), many[1]]
+    report = run(cases, tmp_path / "out", max_ram_gb=(rss_mb() + 600) / 1000)
+    assert [record.status for record in report.records] == ["written", "failed", "written"]
+    assert used == ["overlapped"]
 
 
 def test_a_scan_that_is_replaced_while_it_is_read_fails_and_the_next_is_done(tmp_path, many, monkeypatch):

@@ -212,7 +212,8 @@ class _Job:
         self._refuse_or_keep(case, target)
         stored = stored_voxels(image)
         before = _identity(image)
-        plan = self.budget.plan(stored)
+        with _naming(image):
+            plan = self.budget.plan(stored)
         _log_plan(case.case, stored, plan)
         grid = network_geometry(stored.geometry, self.predictor.config.grid)
         scan = _Scan(self._record(case), target, peak, plan, stored, grid)
@@ -284,6 +285,15 @@ class _Job:
                 raise _MaskIsKept
             raise _MaskIsKept(f"no record tells which model made {target.name}: --overwrite makes it anew")
         refuse_foreign_mask(target)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors about a grid say which file's it is."""
+    try:
+        yield
+    except DataError as error:
+        raise type(error)(f"{path}: {error.message}", hint=error.hint) from error
 
 
 def _log_plan(case: str, stored: StoredVoxels, plan: Plan) -> None:

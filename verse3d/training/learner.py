@@ -98,6 +98,8 @@ def _require_same_kind(own: object, stored: object, place: str, skip: Sequence[s
         same = type(own) is type(stored)
     elif isinstance(own, int | float):
         same = isinstance(stored, int | float) and not isinstance(stored, bool) and not math.isnan(stored)
+    elif isinstance(own, dict):  # a state dict comes back from its file as a plain one
+        same = isinstance(stored, dict)
     else:
         same = isinstance(stored, type(own))
     if not same:

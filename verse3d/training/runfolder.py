@@ -11,7 +11,7 @@ from typing import Any
 
 from verse3d.core.config import Config, load_config
 from verse3d.core.errors import ConfigError, DataError
-from verse3d.core.files import make_folder, write_text
+from verse3d.core.files import make_folder, remove_leftovers, write_text
 from verse3d.core.readers import MEGABYTE, Row, read_table
 from verse3d.core.wording import brief
 
@@ -88,6 +88,7 @@ def start_folder(path: Path, config: Config, *, overwrite: bool) -> RunFolder:
             hint="go on with --resume, replace it with --overwrite, or choose another --out",
         )
     make_folder(path)
+    remove_leftovers(path)
     for file in (folder.last, folder.best, folder.history, folder.log):
         file.unlink(missing_ok=True)
     for made_from_it in (folder.tensorboard, *(model.with_suffix(".openvino") for model in (folder.last, folder.best))):
@@ -120,6 +121,7 @@ def resume_folder(path: Path, config: Config) -> RunFolder:
         ConfigError: ``config`` differs from the run's in something that would make it another run.
     """
     folder = find_run(path)
+    remove_leftovers(path)
     stored = load_config(folder.config)
     if stored.mode != config.mode:
         raise ConfigError(
