@@ -2,12 +2,16 @@
 # make test   lint, format, types and tests
 # make metrics   how readable the code is, in numbers
 # make test-oldest   the tests with the lowest versions that pyproject.toml promises (an environment of its own)
+# make fuzz   damaged input by the thousand (SEED=1 COUNT=15000); make kill: jobs killed at random moments (KILLS=100)
 # make install / make clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SEED ?= 1
+COUNT ?= 15000
+KILLS ?= 100
 
-.PHONY: install demo test test-slow test-oldest metrics clean
+.PHONY: install demo test test-slow test-oldest fuzz kill metrics clean
 
 install: $(VENV)/.installed
 
@@ -32,6 +36,12 @@ test-oldest:
 	.venv-oldest/bin/pip install --quiet --disable-pip-version-check uv
 	.venv-oldest/bin/uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct --editable '.[dev]'
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
+
+fuzz: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m fuzz --seed $(SEED) --count $(COUNT) $(FUZZ_ARGS)
+
+kill: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m fuzz.kill --seed $(SEED) --kills $(KILLS)
 
 # A virtual environment that an interrupted call left without pip is made again.
 $(BIN)/pip:

@@ -30,8 +30,9 @@ from scipy import ndimage
 
 from verse3d.core.config import GridConfig, InferenceConfig
 from verse3d.core.geometry import Geometry
+from verse3d.core.peak_memory import MemoryWatch
 from verse3d.core.resample import resample_above, resample_linear, resample_nearest, resample_vote
-from verse3d.core.runtime import forget_peak_rss, peak_rss_mb
+from verse3d.core.runtime import rss_mb
 from verse3d.core.threads import thread_count
 from verse3d.core.volume import Volume, read_image, write_labels
 from verse3d.data.phantom import make_case
@@ -172,10 +173,11 @@ def _plain_cleaning(labels: NDArray[np.uint8], geometry: Geometry, ids: range = 
 
 def _peak_mb(job: Callable[[], Any]) -> float:
     gc.collect()
-    forget_peak_rss()
-    before = peak_rss_mb()
-    job()
-    return peak_rss_mb() - before
+    before = rss_mb()
+    with MemoryWatch(every_seconds=0.001) as watch:
+        peak = watch.peak()
+        job()
+        return peak.mb - before
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from verse3d.core.geometry import Geometry
 from verse3d.core.labels import label_scheme
 from verse3d.data.cases import Case, CaseIndex, write_index
 from verse3d.model.checkpoint import Checkpoint, save_checkpoint
+from verse3d.model.checksum import content_sha256
 from verse3d.model.modes import MODES
 from verse3d.training.runfolder import write_history
 
@@ -156,6 +157,12 @@ def save_model(path: Path, config: Config, *, seed: int | None = None) -> Path:
         weights = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     save_checkpoint(path, Checkpoint(config, weights, epoch=1, scores={}))
     return path
+
+
+def save_sealed(content: dict, path: Path) -> None:
+    """A model file with any content under the checksum that belongs to it, as another program could write it."""
+    rest = {key: value for key, value in content.items() if key != "sha256"}
+    torch.save({**rest, "sha256": content_sha256(rest)}, path)
 
 
 class Disk:

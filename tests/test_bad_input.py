@@ -63,7 +63,26 @@ def with_voxel(value):
     return make
 
 
+def promise(shape, spacing=None):
+    """The header of a real scan with another shape or spacing in it, and no more voxels."""
+
+    def make(path):
+        raw = bytearray(gzip.decompress(path.read_bytes()))
+        if shape is not None:
+            raw[42:48] = np.array(shape, np.int16).tobytes()
+            del raw[480:]
+        if spacing is not None:
+            raw[280:328] = np.diag([spacing, spacing, spacing, 0.0]).astype(np.float32)[:3].tobytes()
+        path.write_bytes(gzip.compress(bytes(raw)))
+
+    return make
+
+
 BAD_SCANS = {
+    "of 480 bytes that promises 30000^3 voxels": (promise((30000, 30000, 30000)), "its header promises"),
+    "with voxels of 1500 mm": (promise(None, 1500.0), "cannot be those of a CT"),
+    "with voxels of a nanometre": (promise(None, 1e-6), "cannot be those of a CT"),
+    "with voxels of 99 mm": (promise(None, 99.0), "this needs at least"),
     "cut in half": (cut_in_half, "damaged"),
     "with too few voxels": (cut_inside, "damaged"),
     "with a flipped bit": (flip_a_bit, "damaged"),
@@ -104,7 +123,7 @@ def test_a_scan_that_is_bad_is_named_and_the_good_ones_around_it_are_predicted(t
         spine().write(path)
     spoil(paths[1])
     out = tmp_path / "out"
-    assert predict(*paths, "--model", model, "--out", out) == 3
+    assert predict(*paths, "--model", model, "--out", out, "--max-ram-gb", 4) == 3
     assert {case: record["status"] for case, record in records(out).items()} == {
         "a": "written",
         "bad": "failed",
@@ -283,7 +302,7 @@ def test_a_pickle_bomb_is_refused_and_never_goes_off(tmp_path, capsys, store):
 def change(**content):
     def make(path):
         stored = torch.load(path, weights_only=True)
-        torch.save({**stored, **content}, path)
+        scans.save_sealed({**stored, **content}, path)
 
     return make
 
@@ -391,3 +410,23 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk_leaves_the_old_one(tmp_path)
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes() == before
     assert not scans.leftovers(tmp_path)
+
+
+def test_check_names_an_impossible_spacing_and_goes_on(tmp_path, capsys):
+    spine(0).write(tmp_path / "good_ct.nii.gz", tmp_path / "good_seg-vert_msk.nii.gz")
+    spine(1).write(tmp_path / "bad_ct.nii.gz", tmp_path / "bad_seg-vert_msk.nii.gz")
+    for name in ("ct", "seg-vert_msk"):
+        promise(None, 1500.0)(tmp_path / f"bad_{name}.nii.gz")
+    assert main(["check", str(tmp_path)]) == 3
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "1500 x 1500 x 1500 mm cannot be those of a CT" in shown and "good" in shown
+
+
+def test_training_leaves_out_a_case_whose_network_grid_would_not_fit(tmp_path, tiny_yaml):
+    index = scans.write_dataset(tmp_path / "data", ("train", "train"))
+    for path in (index.cases[0].image, index.cases[0].mask):
+        promise(None, 99.0)(path)
+    write_index(tmp_path / "cases.jsonl", index)
+    arguments = ["--data", str(tmp_path / "cases.jsonl"), "--out", str(tmp_path / "run"), "--config", str(tiny_yaml)]
+    assert main(["-q", "train", *arguments, "--max-epochs", "1", "--set", "grid.spacing_mm=1.0"]) == 3
+    assert "on the network grid" in (tmp_path / "run" / "log.txt").read_text()

@@ -1,12 +1,27 @@
 import errno
 import json
 import os
+import socket
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from verse3d.core.errors import DataError, OutputError
-from verse3d.core.files import TEMPORARY_PREFIX, make_folder, read_json, sha256_of, whole_file, write_json, write_text
+from verse3d.core.files import (
+    TEMPORARY_PREFIX,
+    FileBatch,
+    make_folder,
+    owner,
+    read_json,
+    regular_file,
+    remove_leftovers,
+    sha256_of,
+    whole_file,
+    write_json,
+    write_text,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -116,7 +131,7 @@ def test_broken_json_is_refused_with_its_path(tmp_path, content):
 
 
 def test_missing_json_is_refused_with_its_path(tmp_path):
-    with pytest.raises(DataError, match=r"none\.json as JSON"):
+    with pytest.raises(DataError, match=r"none\.json does not exist"):
         read_json(tmp_path / "none.json")
 
 
@@ -132,3 +147,155 @@ def test_names_that_are_no_text_can_be_written_down(tmp_path):
     name = b"scan-\xe4.nii.gz".decode("utf-8", "surrogateescape")
     write_text(tmp_path / "list.csv", f"case,{name}\n")
     assert (tmp_path / "list.csv").read_text(encoding="utf-8") == "case,scan-\\udce4.nii.gz\n"
+
+
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(str(path))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (os.mkfifo, "is a pipe"),
+        (make_socket, "is a socket"),
+        (Path.mkdir, "is a folder"),
+        (lambda path: path.symlink_to("/dev/zero"), "is a device"),
+        (lambda path: path.symlink_to("nowhere"), "does not exist"),
+        (lambda path: path.symlink_to(path), "too many|Too many"),
+    ],
+)
+def test_what_is_no_file_of_bytes_is_refused_before_it_is_opened(tmp_path, monkeypatch, make, words):
+    monkeypatch.chdir(tmp_path)  # the name of a socket must be short
+    make(Path("x"))
+    with pytest.raises(DataError, match=words):
+        regular_file(Path("x"))
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "n" * 300])
+def test_an_impossible_name_is_a_clear_error_when_reading(tmp_path, name):
+    with pytest.raises(DataError, match="cannot read"):
+        regular_file(tmp_path / name)
+
+
+def test_a_file_and_a_link_to_it_may_be_read(tmp_path):
+    (tmp_path / "a").write_bytes(b"x")
+    (tmp_path / "link").symlink_to("a")
+    assert regular_file(tmp_path / "link") == tmp_path / "link"
+
+
+@pytest.mark.parametrize("read", [read_json, sha256_of])
+def test_small_readers_refuse_a_pipe(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="is a pipe"):
+        read(tmp_path / "pipe")
+
+
+def test_a_batch_gives_names_only_when_it_is_settled(tmp_path):
+    with FileBatch() as batch:
+        for name in ("a.txt", "folder/b.txt"):
+            with batch.file(tmp_path / name) as part:
+                part.write_text(name)
+        assert not (tmp_path / "a.txt").exists()
+    assert (tmp_path / "folder" / "b.txt").read_text() == "folder/b.txt"
+    assert names(tmp_path) == ["a.txt", "folder"]
+
+
+def test_a_failure_in_a_batch_keeps_what_is_complete_and_nothing_else(tmp_path):
+    with pytest.raises(RuntimeError), FileBatch() as batch:
+        with batch.file(tmp_path / "a") as part:
+            part.write_text("whole")
+        with batch.file(tmp_path / "b") as part:
+            part.write_text("ha")
+            raise RuntimeError
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_disk_that_fills_up_when_a_batch_is_flushed_leaves_no_half_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", refuse_with(errno.ENOSPC))
+    with pytest.raises(OutputError, match="disk is full"), FileBatch() as batch, batch.file(tmp_path / "a") as part:
+        part.write_text("x")
+    assert names(tmp_path) == []
+
+
+def test_one_file_of_a_batch_that_cannot_have_its_name_does_not_take_the_others_along(tmp_path):
+    (tmp_path / "b").mkdir()
+    with pytest.raises(OutputError, match="b: Is a directory"), FileBatch() as batch:
+        for name in "abc":
+            with batch.file(tmp_path / name) as part:
+                part.write_text(name)
+    assert names(tmp_path) == ["a", "b", "c"]
+
+
+def test_a_batch_is_settled_when_it_is_large(tmp_path, monkeypatch):
+    monkeypatch.setattr(FileBatch, "MOST_BYTES", 10)
+    with FileBatch() as batch:
+        with batch.file(tmp_path / "a") as part:
+            part.write_bytes(bytes(11))
+        assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("name", ["n" * 248 + ".nii.gz", "ä" * 124 + ".nii.gz"])
+def test_the_longest_possible_name_can_be_written_and_its_leftovers_are_found(tmp_path, name):
+    path = tmp_path / name
+    with whole_file(path) as part:
+        part.write_text("x")
+        assert part.name.endswith(".nii.gz")
+        left = part.with_name(part.name.replace(str(os.getpid()), "99999999"))
+        left.write_text("of a program that was killed")
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == [name]
+
+
+GONE = "4194303"  # the largest number that Linux gives away
+
+
+def leftover(folder: Path, name: str, *, days_old: float = 0.0) -> Path:
+    path = folder / f".verse3d-{name}-last.pt"
+    path.write_bytes(b"half")
+    os.utime(path, (time.time() - 86400 * days_old,) * 2)
+    return path
+
+
+@pytest.fixture
+def sleeper():
+    process = subprocess.Popen(["sleep", "60"])
+    yield process.pid
+    process.kill()
+    process.wait()
+
+
+def test_what_killed_processes_left_is_removed_and_what_living_ones_write_is_not(tmp_path, sleeper):
+    machine = owner().partition(".")[2]
+    dead = [leftover(tmp_path, GONE), leftover(tmp_path, f"{GONE}.{machine}")]
+    reused = leftover(tmp_path, f"{sleeper}.{machine}", days_old=1)  # the number belongs to another process now
+    abroad = leftover(tmp_path, f"{GONE}.00000000", days_old=1.1)
+    kept = [
+        leftover(tmp_path, owner()),
+        leftover(tmp_path, str(sleeper)),
+        leftover(tmp_path, f"{os.getppid()}.{machine}"),
+        leftover(tmp_path, f"{GONE}.00000001"),  # nobody can see from here whether it lives
+        leftover(tmp_path, "folder"),
+    ]
+    (tmp_path / "mine.pt").write_bytes(b"whole")
+    remove_leftovers(tmp_path)
+    assert not any(path.exists() for path in (*dead, reused, abroad))
+    assert all(path.exists() for path in kept) and (tmp_path / "mine.pt").exists()
+
+
+def test_a_process_that_has_ended_but_whom_nobody_has_asked_is_no_living_one(tmp_path):
+    ended = subprocess.Popen(["true"])
+    while Path(f"/proc/{ended.pid}/stat").read_text().split()[2] != "Z":
+        time.sleep(0.01)
+    path = leftover(tmp_path, str(ended.pid))
+    remove_leftovers(tmp_path)
+    assert not path.exists()
+    ended.wait()
+
+
+def test_temporary_files_name_their_process_and_machine(tmp_path):
+    with whole_file(tmp_path / "a.txt") as part:
+        part.write_text("text")
+        assert part.name == f".verse3d-{owner()}-a.txt"
+        remove_leftovers(tmp_path)
+        assert part.exists()

@@ -147,18 +147,6 @@ def test_peak_memory_is_not_that_of_the_program_that_started_this_one():
     assert after == pytest.approx(before, rel=0.1)
 
 
-@LINUX
-def test_peak_memory_can_be_counted_anew():
-    block = np.ones(40_000_000)
-    high = runtime.peak_rss_mb()
-    size_mb = block.nbytes / 1e6
-    del block
-    runtime.forget_peak_rss()
-    assert runtime.peak_rss_mb() < high - 0.8 * size_mb
-
-
 def test_peak_memory_is_known_without_the_files_of_linux(monkeypatch, tmp_path):
     monkeypatch.setattr(runtime, "_STATUS", tmp_path / "missing")
-    monkeypatch.setattr(runtime, "_CLEAR_REFS", tmp_path / "missing" / "too")
-    runtime.forget_peak_rss()
     assert 50 < runtime.peak_rss_mb() < 1e6

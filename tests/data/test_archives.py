@@ -1,5 +1,6 @@
 """Zips are looked into and unpacked; what could do harm is refused with its name and reason."""
 
+import os
 import shutil
 import stat
 import zipfile
@@ -10,8 +11,9 @@ import pytest
 
 from tests.releases import released_paths, tiny_mask, tiny_scan, write_subject_based
 from verse3d.core.errors import DataError, OutputError
+from verse3d.core.files import FileBatch
 from verse3d.core.volume import read_image
-from verse3d.data import archives
+from verse3d.data import archives, zips
 from verse3d.data.archives import archive_above, find_archives, list_members, unpack
 from verse3d.data.building import IndexOptions, build_index
 
@@ -251,7 +253,7 @@ def test_a_full_disk_leaves_whole_files_only(tmp_path, zipped, release, monkeypa
 
 
 def test_too_many_files_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "MAX_MEMBERS", 3)
+    monkeypatch.setattr(zips, "MAX_MEMBERS", 3)
     path = pack(tmp_path / "x.zip", {f"{number}.nii.gz": b"x" for number in range(4)})
     with pytest.raises(DataError, match="holds 4 files, at most 3"):
         unpack(path, tmp_path / "out")
@@ -298,7 +300,7 @@ def test_a_name_that_the_disk_cannot_hold_stops_only_that_file(tmp_path):
     names = {"fine.nii.gz": b"x", f"{'n' * 300}.nii.gz": b"x", "last.nii.gz": b"x"}
     done = unpack(pack(tmp_path / "x.zip", names), tmp_path / "out")
     assert done.written == 2
-    assert "cannot be written" in done.refused[0][1]
+    assert done.refused[0][1] == "has a name that has 307 bytes, at most 255 are possible"
 
 
 def test_zips_of_one_name_get_folders_of_their_own(tmp_path):
@@ -320,3 +322,162 @@ def test_a_zip_that_cannot_be_read_is_told_also_without_unpacking(tmp_path):
     (tmp_path / "broken.zip").write_bytes(b"PK nothing")
     tiny_scan(tmp_path / "a.nii.gz", "a")
     assert [path.name for path, _ in build_index([tmp_path], IndexOptions()).failures] == ["broken.zip"]
+
+
+# --- names that become another path where they are joined
+
+
+@pytest.mark.parametrize("inner", ["...zip", "a/...zip", "..zip", "x/..zip"])
+def test_a_zip_in_the_zip_whose_name_without_ending_leads_out_is_refused(tmp_path, inner):
+    harm = pack(tmp_path / "harm.zip", {"harm.nii.gz": b"harm", "deep/harm.nii.gz": b"harm"}).read_bytes()
+    (tmp_path / "in").mkdir()
+    path = pack(tmp_path / "in" / "x.zip", {inner: harm, "fine.nii.gz": b"fine"})
+    done = unpack(path, tmp_path / "p" / "q" / "out")
+    assert {path.name for path in tmp_path.rglob("*.gz")} <= {"fine.nii.gz", "harm.nii.gz"}
+    assert all(file.is_relative_to(tmp_path / "p" / "q" / "out") for file in tmp_path.rglob("*.gz"))
+    if inner.endswith("...zip"):
+        assert [reason for _, reason in done.refused] == ["has a name that leads out of its folder"] * 2
+
+
+def test_a_zip_whose_name_is_none_for_a_folder_is_refused_and_the_others_are_unpacked(tmp_path):
+    scan = tiny_scan(tmp_path / "scan.nii.gz", "a").read_bytes()
+    pack(tmp_path / "in" / "good.zip", {"a.nii.gz": scan})
+    pack(tmp_path / "in" / "b\x1b[2J.zip", {"b.nii.gz": scan})
+    report = build_index([tmp_path / "in"], IndexOptions(unpack_to=tmp_path / "out"))
+    assert "cannot be the name of a file" in report.failures[0][1]
+    assert sorted(tree(tmp_path / "out")) == ["good/a.nii.gz"]
+
+
+def test_a_link_in_the_target_that_leads_out_is_not_followed(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "scans").symlink_to(tmp_path / "elsewhere")
+    done = unpack(pack(tmp_path / "x.zip", {"scans/a.nii.gz": b"x", "b.nii.gz": b"y"}), tmp_path / "out")
+    assert "is a link that leads out" in done.refused[0][1]
+    assert (done.written, list((tmp_path / "elsewhere").iterdir())) == (1, [])
+
+
+@pytest.mark.parametrize("name", ["a\x01.nii.gz", "\x1b[31m.nii.gz", "a\nb.nii.gz"])
+def test_control_characters_in_a_name_are_refused(tmp_path, name):
+    done = unpack(pack(tmp_path / "x.zip", {name: b"x", "b.nii.gz": b"y"}), tmp_path / "out")
+    assert done.refused == ((name, "has a name that holds control characters"),)
+    assert tree(tmp_path / "out") == {"b.nii.gz": b"y"}
+
+
+def test_names_that_differ_in_the_coding_of_an_accent_only_are_one_name(tmp_path):
+    done = unpack(pack(tmp_path / "x.zip", {"\u00e4.nii.gz": b"x", "A\u0308.nii.gz": b"y"}), tmp_path / "out")
+    assert done.refused == (("A\u0308.nii.gz", "has the name of another file in the zip"),)
+
+
+# --- what a small zip may cost
+
+
+def packed_zeros(path: Path, count: int) -> Path:
+    """A zip that is packed in a zip, and holds so many zeros."""
+    inner = pack(path.with_name("inner.zip"), {"a.nii": bytes(count)}).read_bytes()
+    return pack(path, {"inner.zip": inner, "fine.nii.gz": b"fine"}, zipfile.ZIP_DEFLATED)
+
+
+def test_a_packed_zip_in_a_zip_that_would_grow_large_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(zips, "INNER_FREE_BYTES", 10_000)
+    path = packed_zeros(tmp_path / "x.zip", 1_000_000)
+    read = []
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", lambda self, *_: read.append(self.name))
+    assert [str(member.path) for member in list_members(path)] == ["fine.nii.gz"]
+    assert read == []
+
+
+def test_many_packed_zips_share_one_allowance(tmp_path, monkeypatch):
+    monkeypatch.setattr(zips, "INNER_FREE_BYTES", 25_000)
+    inner = pack(tmp_path / "inner.zip", {"a.nii": bytes(10_000)}).read_bytes()
+    path = pack(tmp_path / "x.zip", {f"{number}.zip": inner for number in range(9)}, zipfile.ZIP_DEFLATED)
+    done = unpack(path, tmp_path / "out")
+    assert done.written == 2
+    assert len(done.refused) == 7
+    assert "is a packed zip of 0 MB, too much" in done.refused[0][1]
+
+
+def test_a_packed_zip_in_a_packed_zip_gives_its_files_byte_for_byte(tmp_path, release):
+    inner = pack(tmp_path / "inner.zip", release, zipfile.ZIP_DEFLATED).read_bytes()
+    middle = pack(tmp_path / "m.zip", {"two.zip": inner, "three.zip": inner}, zipfile.ZIP_DEFLATED).read_bytes()
+    outer = pack(tmp_path / "outer.zip", {"one.zip": middle}, zipfile.ZIP_DEFLATED)
+    assert unpack(outer, tmp_path / "out").written == 2 * len(release)
+    assert tree(tmp_path / "out" / "one" / "two") == tree(tmp_path / "out" / "one" / "three") == release
+
+
+def test_a_packed_zip_that_is_damaged_is_refused_alone(tmp_path):
+    path = packed_zeros(tmp_path / "x.zip", 50_000)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"inner.zip") + 20] ^= 0xFF
+    path.write_bytes(content)
+    done = unpack(path, tmp_path / "out")
+    assert tree(tmp_path / "out") == {"fine.nii.gz": b"fine"}
+    assert "cannot be read as a zip" in done.refused[0][1]
+
+
+def sharing(path: Path, count: int) -> Path:
+    """A zip whose directory names one packed file many times."""
+    pack(path, {"a.nii": bytes(100_000)}, zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(path, "a") as packed:
+        for number in range(1, count):
+            info = packed.infolist()[0].__class__(f"{number}.nii")
+            for name in ("compress_type", "CRC", "compress_size", "file_size", "header_offset", "flag_bits"):
+                setattr(info, name, getattr(packed.infolist()[0], name))
+            packed.filelist.append(info)
+        packed._didModify = True
+    return path
+
+
+def test_files_that_share_bytes_are_refused_as_a_bomb(tmp_path):
+    path = sharing(tmp_path / "x.zip", 40)
+    assert len(zipfile.ZipFile(path).infolist()) == 40
+    with pytest.raises(DataError, match="zip bomb: files in it share bytes"):
+        list_members(path)
+
+
+def test_an_inner_zip_whose_files_share_bytes_is_refused_alone(tmp_path):
+    path = pack(tmp_path / "x.zip", {"i.zip": sharing(tmp_path / "i.zip", 3).read_bytes(), "b.nii.gz": b"y"})
+    done = unpack(path, tmp_path / "out")
+    assert "share bytes" in done.refused[0][1]
+    assert tree(tmp_path / "out") == {"b.nii.gz": b"y"}
+
+
+def test_files_in_all_inner_zips_together_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(zips, "MAX_MEMBERS", 10)
+    inner = pack(tmp_path / "inner.zip", {f"{number}.nii.gz": b"" for number in range(5)}).read_bytes()
+    path = pack(tmp_path / "x.zip", {f"{number}.zip": inner for number in range(3)})
+    with pytest.raises(DataError, match="holds 13 files, at most 10"):
+        list_members(path)
+
+
+def test_zips_in_a_zip_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(zips, "MAX_INNER", 3)
+    inner = pack(tmp_path / "inner.zip", {"a": b""}).read_bytes()
+    with pytest.raises(DataError, match="more than 3 zips"):
+        list_members(pack(tmp_path / "x.zip", {f"{number}.zip": inner for number in range(4)}))
+
+
+def test_a_directory_is_refused_before_an_object_is_made_for_each_of_its_entries(tmp_path, monkeypatch):
+    path = pack(tmp_path / "x.zip", {str(number): b"" for number in range(50)})
+    monkeypatch.setattr(zipfile, "ZipInfo", None)  # would be called for every entry
+    monkeypatch.setattr(zips, "MAX_MEMBERS", 49)
+    with pytest.raises(DataError, match="holds 50 files"):
+        list_members(path)
+    monkeypatch.setattr(zips, "MAX_DIRECTORY_BYTES", 2000)
+    with pytest.raises(DataError, match=r"directory has \d+ bytes, at most 2000"):
+        list_members(path)
+
+
+def test_a_pipe_called_like_a_zip_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "x.zip")
+    with pytest.raises(DataError, match="is a pipe"):
+        list_members(tmp_path / "x.zip")
+
+
+def test_thousands_of_small_files_are_flushed_together(tmp_path, monkeypatch):
+    path = pack(tmp_path / "x.zip", {f"{number}.json": b"{}" for number in range(2_500)})
+    batches = []
+    real = FileBatch.settle
+    monkeypatch.setattr(FileBatch, "settle", lambda self: (batches.append(len(self._ready)), real(self))[1])
+    assert unpack(path, tmp_path / "out").written == 2_500
+    assert batches == [1_000, 1_000, 500]

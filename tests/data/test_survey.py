@@ -16,7 +16,11 @@ import verse3d
 from tests.core.grids import affine, hounsfield, save_scan
 from tests.data import crashes
 from tests.data.spines import spine_labels
+from tests.mutants import json_mutants
+from verse3d.core.errors import DataError
+from verse3d.core.readers import checked
 from verse3d.data import survey as surveys
+from verse3d.data import survey_cache
 from verse3d.data.cases import Case
 from verse3d.data.examine.record import CaseSurvey
 from verse3d.data.findings import Finding
@@ -96,12 +100,35 @@ def test_a_mask_with_turned_axes_still_tells_inside_from_outside(tmp_path):
 
 def test_a_survey_survives_the_journey_through_json(cases):
     for survey in survey_cases(cases):
-        assert CaseSurvey.from_dict(json.loads(json.dumps(survey.to_dict()))) == survey
+        assert checked(json.loads(json.dumps(survey.to_dict())), CaseSurvey, "here") == survey
 
 
 def test_a_severity_that_does_not_exist_is_refused():
-    with pytest.raises(ValueError, match="fatal"):
-        Finding.from_dict({"case": "a", "severity": "fatal", "code": "x", "message": "y", "hint": ""})
+    with pytest.raises(DataError, match=r"severity: .* got 'fatal'"):
+        checked({"case": "a", "severity": "fatal", "code": "x", "message": "y", "hint": ""}, Finding, "here")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"hu_inside": [1, 2, 3]}, "64 counts, or none"),
+        ({"axis_codes": "PI"}, "the axes do not fit"),
+        ({"axis_codes": "PIX"}, "the axes do not fit"),
+        ({"shape": None}, "the axes do not fit"),
+        ({"shape": [9, 11]}, "shape"),
+        ({"spacing_mm": [1.0, 1.0, "wide"]}, "spacing_mm.2"),
+        ({"spacing_mm": [1.0, 1.0, float("inf")]}, "spacing_mm.2"),
+        ({"label_voxels": {"99": 1}}, "labels must be those of VerSe"),
+        ({"label_voxels": {"L1": 1}}, "label_voxels.L1"),
+        ({"label_ml": {"8": 1.0}}, "labels must be those of VerSe"),
+        ({"findings": [{"case": "b", "severity": "note", "code": "x", "message": "y"}]}, "about another case"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+def test_a_survey_that_contradicts_itself_is_refused(tmp_path, change, reason):
+    values = json.loads(json.dumps(survey_case(write_case(tmp_path)).to_dict()))
+    with pytest.raises(DataError, match=reason):
+        checked(values | change, CaseSurvey, "here")
 
 
 # --- processes
@@ -197,7 +224,7 @@ def test_ctrl_c_ends_at_once(tmp_path):
 def test_a_process_that_reads_cases_does_not_load_pytorch():
     code = (
         "import sys, verse3d.data.examine.case, verse3d.data.survey_pool\n"
-        "print(*({'torch', 'monai', 'ignite', 'matplotlib', 'pydantic', 'rich'} & set(sys.modules)))"
+        "print(*({'torch', 'monai', 'ignite', 'matplotlib', 'rich'} & set(sys.modules)))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
@@ -321,6 +348,60 @@ def test_a_torn_last_line_and_damaged_lines_cost_their_own_cases_only(cases, tmp
     assert counted == []
 
 
+def test_whatever_happens_to_a_cache_the_surveys_are_those_of_the_files(cases, tmp_path, counted):
+    """Of every mutant the line is either whole or dropped: never is another number taken from it."""
+    good, cache = (cases[0], cases[5]), tmp_path / "kept.jsonl"
+    first = list(survey_cases(good, workers=1, cache=cache))
+    line, other = cache.read_text().splitlines()
+    taken = 0
+    for mutant in json_mutants(json.loads(line), 240, seed=5):
+        cache.write_bytes(mutant + b"\n" + other.encode())
+        store = SurveyCache(cache)
+        found = store.get(cache_key(good[0]), good[0].case)
+        assert found in (None, first[0])
+        assert store.get(cache_key(good[1]), good[1].case) == first[1] or b"\n" in mutant
+        taken += found is not None
+    assert taken < 60
+    assert list(survey_cases(good, workers=1, cache=cache)) == first
+
+
+def test_a_survey_that_was_forged_with_its_hash_is_still_checked(cases, tmp_path, counted):
+    cache = tmp_path / "kept.jsonl"
+    (first,) = survey_cases(cases[:1], workers=1, cache=cache)
+    entry = json.loads(cache.read_text())
+    for change in ({"label_voxels": {"20": "many"}}, {"case": "another"}, {"hu_range": [1]}):
+        forged = entry["survey"] | change
+        cache.write_text(survey_cache._line(entry["key"], forged))
+        counted.clear()
+        assert list(survey_cases(cases[:1], workers=1, cache=cache)) == [first]
+        assert counted == ["case0"]
+
+
+def test_a_cache_that_is_damaged_is_said_to_be_and_mended(cases, tmp_path, caplog):
+    cache = tmp_path / "kept.jsonl"
+    list(survey_cases(cases[:1], workers=1, cache=cache))
+    cache.write_text("[" * 100_000 + "\n" + cache.read_text())
+    list(survey_cases(cases[:1], workers=1, cache=cache))
+    assert "1 damaged lines" in caplog.text
+    caplog.clear()
+    list(survey_cases(cases[:1], workers=1, cache=cache))
+    assert caplog.text == "" and len(cache.read_text().splitlines()) == 1
+
+
+def test_a_pipe_in_the_place_of_a_cache_is_not_waited_for(cases, tmp_path):
+    os.mkfifo(tmp_path / "kept.jsonl")
+    (survey,) = survey_cases(cases[:1], workers=1, cache=tmp_path / "kept.jsonl")
+    assert survey.case == "case0"
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b", "a\ud800"])
+def test_a_name_that_the_system_refuses_is_a_finding_of_its_case(cases, tmp_path, name):
+    odd = replace(cases[0], case="odd", image=tmp_path / f"{name}.nii.gz", centroids=tmp_path / f"{name}.json")
+    found = list(survey_cases((odd, cases[5]), workers=1, cache=tmp_path / "kept.jsonl"))
+    assert {finding.code for finding in found[0].findings} & {"scan-unreadable", "case-failed"}
+    assert found[1].case == "case5" and found[1].shape == SHAPE
+
+
 def test_stopping_half_way_keeps_what_was_read(cases, tmp_path, counted):
     cache = tmp_path / "kept.jsonl"
     running = survey_cases((cases[0], cases[2], cases[5]), workers=1, cache=cache)
@@ -341,4 +422,4 @@ def test_a_cache_that_cannot_be_written_is_done_without(cases, tmp_path, caplog)
 
 def test_a_cache_of_bytes_that_are_no_text_is_empty(tmp_path):
     (tmp_path / "kept.jsonl").write_bytes(b"\xff\xfe\n{}\nnull\n[]\n")
-    assert SurveyCache(tmp_path / "kept.jsonl").get("key") is None
+    assert SurveyCache(tmp_path / "kept.jsonl").get("key", "a") is None

@@ -201,17 +201,19 @@ def test_however_mixed_the_labels_are_little_memory_is_taken():
     program = """
 import numpy as np, torch
 from verse3d.core.geometry import Geometry
-from verse3d.core.runtime import forget_peak_rss, peak_rss_mb, rss_mb
+from verse3d.core.peak_memory import MemoryWatch
+from verse3d.core.runtime import rss_mb
 from verse3d.inference.answers import SeveralLabels
 from verse3d.inference.streaming import FinishedPlanes
 shape = (160, 160, 40)
 grid, source = Geometry(shape, np.diag([1.5, 1.5, 1.5, 1])), Geometry((300, 300, 60), np.diag([0.8, 0.8, 1, 1]))
 planes = FinishedPlanes(2, 0, torch.randn(27, *shape), torch.ones(shape), True)
 answer = SeveralLabels(grid, source, 2, np.arange(27, dtype=np.uint8))
-forget_peak_rss()
 before = rss_mb()
-answer.take(planes)
-print(peak_rss_mb() - before)
+with MemoryWatch(0.001) as watch:
+    peak = watch.peak()
+    answer.take(planes)
+    print(peak.mb - before)
 """
     run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert float(run.stdout) < CARRYING_MB

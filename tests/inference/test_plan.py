@@ -8,7 +8,7 @@ from tests.scans import tiny_config
 from verse3d.core.errors import MemoryLimitError
 from verse3d.core.runtime import rss_mb
 from verse3d.inference.plan import CARRYING_MB, Demand, Limit, make_plan
-from verse3d.inference.streaming import StreamSettings
+from verse3d.inference.streaming import StreamSettings, batches, open_planes
 from verse3d.model.tilings import WindowTiling
 
 SHAPE = (273, 273, 333)
@@ -84,3 +84,26 @@ def test_the_limit_is_the_users_or_what_is_free(monkeypatch):
     assert Limit.of(2.5) == Limit(2500, asked_for=True)
     monkeypatch.setattr("verse3d.inference.plan.free_memory_bytes", lambda: 10_000_000_000)
     assert Limit.of(None).mb == pytest.approx(rss_mb() + 9000, abs=50)
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 3, 7, 64, 200])
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.7])
+@pytest.mark.parametrize("margin", [0, 5])
+def test_as_many_planes_are_planned_as_the_streaming_will_open_at_most(pieces, overlap, margin):
+    config = tiny_config(sampling={"patch_voxels": [8, 8, 12], "margin_voxels": margin}, inference={"overlap": overlap})
+    for shape in ((9, 14, 23), (30, 11, 8), (50, 3, 3)):
+        tiling = WindowTiling.of(config, shape)
+        regions, axis = tiling.regions, tiling.axis
+        opened = open_planes(regions, axis, batches(regions, axis, range(len(regions)), pieces))
+        one = Demand(1000, 2, tiling, 3, 1.0, pieces)
+        planned = one._sums_mb(StreamSettings(pieces)) / one._plane_mb(StreamSettings(pieces))
+        assert opened <= round(planned) <= shape[axis]
+        if pieces == 1:
+            assert opened == round(planned)
+
+
+def test_a_plan_for_an_absurd_volume_is_refused_at_once():
+    with pytest.raises(MemoryLimitError, match="this needs at least"):
+        plan(demand(shape=(20_000, 18_000, 24_000)), 2000)
+    with pytest.raises(MemoryLimitError):
+        plan(demand(shape=(10**7, 10**7, 10**7), channels=1), 2000)

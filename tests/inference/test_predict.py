@@ -21,14 +21,17 @@ from verse3d.core.errors import DataError, MemoryLimitError, OutputError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERTEBRAE
 from verse3d.core.logs import no_progress
-from verse3d.core.runtime import choose_precision, rss_mb
+from verse3d.core.runtime import choose_precision, peak_rss_mb, rss_mb
 from verse3d.core.volume import Volume, read_image, read_labels
 from verse3d.data.cases import Case
 from verse3d.data.predictions import read_predictions
 from verse3d.inference import predict
+from verse3d.inference.guards import Maker, require_maker
 from verse3d.inference.members import described, models_sha256
+from verse3d.inference.pipeline import overlapped
 from verse3d.inference.predict import PredictOptions, mask_path, predict_cases
 from verse3d.inference.predictor import Predictor
+from verse3d.inference.voices import Voices
 
 CPU = torch.device("cpu")
 WINDOW = {"window_hu": [0, 1000]}
@@ -233,18 +236,80 @@ def test_the_list_of_predictions_tells_time_memory_voxels_levels_and_warnings(tm
     assert good["labelled_voxels"] == np.count_nonzero(mask)
     assert good["levels"] == ["vertebrae"]
     assert good["warnings"] == []
-    assert good["seconds"] > 0 and good["peak_rss_mb"] > 50
+    assert good["seconds"] > 0 and 50 < good["peak_rss_mb"] <= good["process_peak_rss_mb"]
     assert bad["status"] == "failed" and "case1_ct.nii.gz" in bad["error"]
 
 
 def test_the_list_of_predictions_tells_which_model_file_made_each_mask(tmp_path, batch):
-    for model, content in (("one.pt", b"one"), ("two.pt", b"two")):
-        (tmp_path / model).write_bytes(content)
-        cases = batch[:1] if model == "one.pt" else batch[:1] + batch[2:]
-        predicted(cases, predictor(cut=0.35), tmp_path / "out", model=tmp_path / model)
-    first, second = (record["model_sha256"] for record in manifest(tmp_path / "out")["cases"])
-    assert first == hashlib.sha256(b"one").hexdigest()  # kept, so it is still the first model's
-    assert second == hashlib.sha256(b"two").hexdigest()
+    for model, case in (("one.pt", batch[0]), ("two.pt", batch[2])):
+        (tmp_path / model).write_bytes(model.encode())
+        predicted([case], predictor(cut=0.35), tmp_path / "out", model=tmp_path / model)
+    first, second = manifest(tmp_path / "out")["cases"]
+    assert first["model_sha256"] == hashlib.sha256(b"one.pt").hexdigest()
+    assert second["model_sha256"] == hashlib.sha256(b"two.pt").hexdigest()
+    assert second["models"] == [str(tmp_path / "two.pt")]
+
+
+def models(folder, *names):
+    """Files that stand for models of these names."""
+    for name in names:
+        (folder / name).write_bytes(name.encode())
+    return [folder / name for name in names]
+
+
+def test_masks_of_another_model_are_neither_kept_in_silence_nor_lost(tmp_path, batch):
+    out, (one, two) = tmp_path / "out", models(tmp_path, "one.pt", "two.pt")
+    predicted(batch[:1], predictor(cut=0.35), out, model=one)
+    made, record = masks_in(out), manifest(out)["cases"][0]
+    for _ in range(2):
+        (refused,) = predicted(batch[:1], predictor(cut=0.35), out, model=two).records
+        assert refused.status == "failed" and "one.pt" in refused.error and "two.pt" in refused.error
+        assert "--overwrite" in refused.error
+    assert masks_in(out) == made
+    assert manifest(out)["cases"][0]["status"] == "failed", "whoever scores the folder now is told"
+    (kept,) = predicted(batch[:1], predictor(cut=0.35), out, model=one).records
+    assert kept.status == "skipped" and not kept.warnings
+    assert {**manifest(out)["cases"][0], "finished": 0} == {**record, "finished": 0}
+    (replaced,) = predicted(batch[:1], predictor(cut=0.35), out, model=two, overwrite=True).records
+    assert replaced.status == "written"
+
+
+@pytest.mark.parametrize("change", ["mirror image", "all windows", "cleaning"])
+def test_masks_made_with_other_settings_are_not_kept_in_silence(tmp_path, batch, change):
+    out, (model,) = tmp_path / "out", models(tmp_path, "one.pt")
+    by = predictor(cut=0.35)
+    voices = Voices(by.placement.voices.backends, ask_mirrored=True)
+    others = {
+        "mirror image": Predictor.of_voices(voices, by.config),
+        "all windows": replace(by, skip_air=False),
+        "cleaning": predictor(
+            tiny_config(grid={"spacing_mm": [2.0, 2.5, 2.2], **WINDOW}, inference={"min_component_ml": 1.0}), 0.35
+        ),
+    }
+    predicted(batch[:1], by, out, model=model)
+    (refused,) = predicted(batch[:1], others[change], out, model=model).records
+    told = {
+        "mirror image": "tta False and not True",
+        "all windows": "skip_air True and not False",
+        "cleaning": "min_component_ml 0.0 and not 1.0",
+    }
+    assert refused.status == "failed" and told[change] in refused.error
+    assert predicted(batch[:1], by, out, model=model).records[0].status == "skipped"
+
+
+def test_the_order_in_which_averaged_models_are_named_makes_no_other_mask(tmp_path, batch):
+    one_two, two_one = Maker("a" * 64 + "+" + "b" * 64), Maker("b" * 64 + "+" + "a" * 64)
+    require_maker(tmp_path / "m.nii.gz", one_two, two_one)
+    with pytest.raises(DataError, match="aaaaaaaaaaaa"):
+        require_maker(tmp_path / "m.nii.gz", one_two, Maker("a" * 64))
+
+
+def test_a_kept_mask_of_unknown_origin_is_said_to_be_one(tmp_path, batch):
+    out, (one, two) = tmp_path / "out", models(tmp_path, "one.pt", "two.pt")
+    predicted(batch[:1], predictor(cut=0.35), out, model=one)
+    (out / "predictions.json").unlink()
+    (kept,) = predicted(batch[:1], predictor(cut=0.35), out, model=two).records
+    assert kept.status == "skipped" and "no record tells which model" in kept.warnings[0]
 
 
 def test_a_kept_mask_of_unknown_origin_is_not_said_to_be_this_models(tmp_path, batch):
@@ -256,7 +321,7 @@ def test_a_kept_mask_of_unknown_origin_is_not_said_to_be_this_models(tmp_path, b
     assert (record["status"], record["model_sha256"]) == ("skipped", "")
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux can count anew")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux says what is held now")
 def test_the_peak_memory_of_a_scan_is_not_that_of_the_scan_before(tmp_path, batch, monkeypatch):
     prepare = Predictor.prepare
 
@@ -268,6 +333,8 @@ def test_the_peak_memory_of_a_scan_is_not_that_of_the_scan_before(tmp_path, batc
     monkeypatch.setattr(Predictor, "prepare", hungry)
     first, _, last = run(batch, tmp_path / "out", overlap=False).records
     assert first.peak_rss_mb > last.peak_rss_mb + 350
+    assert last.process_peak_rss_mb >= first.peak_rss_mb, "what the system says of the process stays true"
+    assert peak_rss_mb() >= first.peak_rss_mb - 0.1, "rounded"
 
 
 def test_an_unexpected_runtime_error_in_one_scan_does_not_stop_the_rest(tmp_path, batch, monkeypatch):
@@ -277,7 +344,7 @@ def test_an_unexpected_runtime_error_in_one_scan_does_not_stop_the_rest(tmp_path
     monkeypatch.setattr(Predictor, "prepare", prepare)
     report = run(batch, tmp_path / "out")
     assert [record.error.splitlines()[0] for record in report.records][::2] == [
-        "MemoryError: ",
+        "not enough memory",
         "RuntimeError: CUDA out of memory",
     ]
 
@@ -445,6 +512,25 @@ def test_a_scan_that_does_not_fit_is_refused_before_it_is_read_and_the_others_ar
 def test_a_limit_below_what_the_program_holds_is_refused_at_once(tmp_path, many):
     with pytest.raises(MemoryLimitError, match="the program and the model alone hold"):
         run(many, tmp_path / "out", max_ram_gb=0.01)
+
+
+def test_a_model_whose_single_window_cannot_fit_is_refused_before_it_is_tried(tmp_path, many, monkeypatch):
+    """An empty window of 640^3 voxels would take a gigabyte for itself, and the network several."""
+    monkeypatch.setattr(Predictor, "piece_mb", lambda _: pytest.fail("tried"))
+    by = predictor(tiny_config(sampling={"patch_voxels": [640, 640, 640]}))
+    with pytest.raises(MemoryLimitError, match="the program and the model with one of its windows hold"):
+        predicted(many, by, tmp_path / "out", max_ram_gb=rss_mb() / 1000 + 1)
+
+
+def test_one_scan_that_cannot_fit_does_not_keep_the_others_from_being_overlapped(tmp_path, many, monkeypatch):
+    coarse = np.diag([60.0, 60.0, 60.0, 1.0])
+    big = scans.write_nifti(tmp_path / "scans" / "big_ct.nii.gz", np.zeros((30, 30, 30), np.int16), coarse)
+    used = []
+    monkeypatch.setattr(predict, "overlapped", lambda *way: used.append("overlapped") or overlapped(*way))
+    cases = [many[0], Case("big", "big", big), many[1]]
+    report = run(cases, tmp_path / "out", max_ram_gb=(rss_mb() + 600) / 1000)
+    assert [record.status for record in report.records] == ["written", "failed", "written"]
+    assert used == ["overlapped"]
 
 
 def test_a_scan_that_is_replaced_while_it_is_read_fails_and_the_next_is_done(tmp_path, many, monkeypatch):

@@ -1,5 +1,9 @@
 """Slice by slice through a volume: every plane goes there and back, stretched or not; mirrors are mirrors."""
 
+import itertools
+import time
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -111,3 +115,46 @@ def symmetric(one) -> bool:
 def test_only_a_sagittal_slice_by_itself_looks_the_same_in_the_mirror():
     assert not tiling("sagittal", (20, 16)).mirror_differs
     assert all(one.mirror_differs for one in TILINGS.values())
+
+
+def listed_starts(shape, window, margin, overlap) -> list:
+    """All windows as a plain list, the way that needs memory for each of them."""
+    along = []
+    for size, length, beyond in zip(shape, window, margin, strict=True):
+        framed, step = size + 2 * beyond, max(1, int(length * (1 - overlap)))
+        before = beyond + max(0, length - framed) // 2
+        starts = [0] if framed <= length else [*range(0, framed - length, step), framed - length]
+        along.append([start - before for start in starts if start - before < size and start - before + length > 0])
+    axis = max(range(3), key=lambda number: (shape[number], number))
+    return sorted(itertools.product(*along), key=lambda start: start[axis])
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 0.9])
+@pytest.mark.parametrize("margin", [(0, 0, 0), (1, 0, 5), (9, 20, 31)])
+@pytest.mark.parametrize("shape", [(9, 14, 23), (23, 9, 14), (14, 23, 9), (4, 5, 7), (1, 1, 1), (30, 30, 30)])
+def test_windows_are_computed_in_the_order_in_which_they_would_be_listed(shape, margin, overlap):
+    config = tiny_config(sampling={"patch_voxels": [8, 8, 12], "margin_voxels": margin}, inference={"overlap": overlap})
+    found = WindowTiling.of(config, shape)
+    expected = listed_starts(shape, (8, 8, 12), margin, overlap)
+    assert list(found.starts) == expected
+    assert len(found.regions) == len(expected) and found.starts[-1] == expected[-1]
+    assert list(found.starts[2:7]) == expected[2:7]
+    with pytest.raises(IndexError):
+        found.regions[len(expected)]
+
+
+def test_the_windows_of_an_absurd_volume_are_counted_without_time_or_memory():
+    tracemalloc.start()
+    began = time.perf_counter()
+    one = windows((10_000, 9_000, 11_000))
+    assert len(one.regions) == 2499 * 2249 * 1833
+    assert one.regions[len(one.regions) - 1][2].stop == 11_000
+    assert one.thickness == 12
+    assert tracemalloc.get_traced_memory()[1] < 100_000 and time.perf_counter() - began < 1
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", TILINGS)
+def test_no_piece_is_thicker_than_the_tiling_says(name):
+    one = TILINGS[name]
+    assert one.thickness == max(region[one.axis].stop - region[one.axis].start for region in one.regions)

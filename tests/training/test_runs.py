@@ -3,6 +3,7 @@
 import csv
 import logging
 import math
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import verse3d
 from tests import scans
-from tests.scans import tiny_config
+from tests.scans import save_sealed, tiny_config
 from verse3d.api.models import _paint
 from verse3d.core.config import Config, load_config
 from verse3d.core.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
@@ -27,6 +28,7 @@ from verse3d.model.checkpoint import load_checkpoint
 from verse3d.report.evaluation import evaluate_folder
 from verse3d.training import engines
 from verse3d.training.fit import fit
+from verse3d.training.runfolder import resume_folder, start_folder
 from verse3d.training.session import FitOptions
 from verse3d.training.step import StepResult, training_step
 
@@ -64,7 +66,7 @@ def assert_same(one, other, place=""):
     if isinstance(one, dict):
         assert one.keys() == other.keys(), place
         for key in one:
-            if key not in ("minutes", "patches_per_s"):
+            if key not in ("minutes", "patches_per_s", "sha256"):
                 assert_same(one[key], other[key], f"{place}.{key}")
     elif isinstance(one, list | tuple):
         assert len(one) == len(other), place
@@ -274,7 +276,7 @@ def test_a_run_whose_training_state_does_not_fit_is_refused(dataset, tmp_path, p
     train(dataset, tmp_path, max_epochs=1)
     content = load(tmp_path / "last.pt")
     content["training"]["learner"][part] = {"surplus": 1}
-    torch.save(content, tmp_path / "last.pt")
+    save_sealed(content, tmp_path / "last.pt")
     with pytest.raises(CheckpointError, match=r"last\.pt cannot be gone on with"):
         train(dataset, tmp_path, resume=True)
 
@@ -621,3 +623,16 @@ def test_the_log_of_a_run_ends_with_the_run(dataset, tmp_path):
     before = Path(tmp_path / "log.txt").read_text()
     logging.getLogger("verse3d").error("later")
     assert (tmp_path / "log.txt").read_text() == before
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_killed_trainings_left_in_the_run_folder_is_removed_by_the_next(tmp_path, resume):
+    out = tmp_path / "run"
+    if resume:
+        start_folder(out, tiny_config(), overwrite=False).last.write_bytes(b"some run")
+    out.mkdir(exist_ok=True)
+    dead, living = out / ".verse3d-4194303-last.pt", out / f".verse3d-{os.getppid()}-last.pt"
+    for path in (dead, living):
+        path.write_bytes(b"half")
+    resume_folder(out, tiny_config()) if resume else start_folder(out, tiny_config(), overwrite=False)
+    assert scans.leftovers(out) == [living]

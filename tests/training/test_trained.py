@@ -53,7 +53,7 @@ def test_a_folder_without_a_model_is_refused(run):
 def test_a_model_whose_weights_do_not_fit_is_refused(run, tmp_path):
     other = scans.save_model(tmp_path / "other.pt", tiny_config(network={"channels": [8, 16]}))
     content = scans.torch.load(other, weights_only=True)
-    scans.torch.save({**content, "config": tiny_config().to_dict()}, run / "best.pt")
+    scans.save_sealed({**content, "config": tiny_config().to_dict()}, run / "best.pt")
     with pytest.raises(CheckpointError, match="do not fit"):
         load_trained(run)
 

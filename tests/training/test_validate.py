@@ -95,3 +95,24 @@ def test_a_validation_case_whose_mask_does_not_fit_is_refused(noisy):
     noisy[0].image.unlink()
     with pytest.raises(DataError, match="does not exist"):
         load_validation_case(noisy[0], tiny_config(), keep_scan=False)
+
+
+class SickAt(ThresholdNet):
+    """Answers NaN about everything brighter than any bone."""
+
+    def forward(self, image):
+        return super().forward(image) * (np.nan if float(image.max()) > 0.99 else 1)
+
+
+@pytest.mark.parametrize("scheme", ["binary"])
+def test_a_case_that_the_network_answers_with_nan_has_no_dice_and_the_others_go_on(noisy, caplog):
+    config = tiny_config()
+    cases = [load_validation_case(case, config, keep_scan=True) for case in noisy]
+    bright = cases[0].prepared.image[0]
+    bright[tuple(size // 2 for size in bright.shape)] = 1.0
+    one = Predictor.of_network(SickAt(1, cut=0.4).eval(), config, CPU, choose_precision("off", CPU))
+    result = validate(one, cases, lambda *_: np.zeros((4, 5, 3), np.uint8))
+    assert math.isnan(result.dice_of["n0"]) and 0.3 < result.dice_of["n1"] < 1
+    assert result.not_finite == ("n0",) and result.pictures.keys() == {"n1"}
+    assert math.isnan(result.mean_dice), "an epoch that fails in a case must not be taken for the best"
+    assert "n0 has no validation Dice" in caplog.text and "1 of 2 validation cases" in caplog.text

@@ -1,5 +1,6 @@
 """The whole journey on synthetic scans, made of the other jobs."""
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from verse3d.api.data import check, index, phantom
 from verse3d.api.models import LABEL_FILE, evaluate, predict, train, training_config
 from verse3d.core.config import Config
 from verse3d.core.errors import DataError
-from verse3d.core.files import PathOrText, write_text
+from verse3d.core.files import PathOrText, regular_file, write_text
 from verse3d.core.logs import Progress, no_progress
 from verse3d.core.runtime import DeviceName
 from verse3d.data.checks import CheckReport
@@ -23,7 +24,12 @@ from verse3d.report.pictures import draw_case
 from verse3d.training.fit import FitResult
 
 DEMO_MARKER = "verse3d-demo.txt"
-_PARTS = ("data", "cases.jsonl", "run", "masks", "scores.json", "scores.csv", "run-against", "compare")
+_PARTS = ("data", "cases.jsonl", "run", "masks", "scores.json", "scores.csv", "run-against", "compare", "overlay.png")
+_MARKER_TEXT = (
+    f"verse3d demo wrote these beside this file: {', '.join(_PARTS)}.\n"
+    "With --overwrite it deletes them and makes them again. Whatever else is here is not touched.\n"
+)
+_MARKER_READ = 1000
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ def demo(
 
     Raises:
         ConfigError: a config holds mistakes; nothing is made then.
-        DataError: ``out`` holds a demo already, or files of these names that no demo wrote.
+        DataError: ``out`` holds a demo already, or anything that no demo wrote.
         KeyboardInterrupt: the training was interrupted.
     """
     folder = Path(out)
@@ -133,21 +139,27 @@ def _named(*runs: tuple[Config, FitResult]) -> list[str]:
 
 
 def _clear_demo(folder: Path, *, overwrite: bool) -> None:
-    """Remove what an earlier demo wrote, and nothing else."""
-    parts = [folder / name for name in _PARTS]
-    existing = [part for part in parts if part.exists()]
+    """Make sure that the folder is new, empty or a demo's, and remove what an earlier demo wrote, and nothing else."""
     marker = folder / DEMO_MARKER
-    if existing and not marker.exists():
+    there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if there and not _is_marker(marker):
+        raise DataError(f"{folder} holds {there[0]}, which no demo wrote", hint="name a new or empty --out folder")
+    parts = [folder / name for name in _PARTS if os.path.lexists(folder / name)]
+    if parts and not overwrite:
         raise DataError(
-            f"{folder} holds {existing[0].name}, which no demo wrote", hint="choose another --out folder for the demo"
+            f"{folder} already holds a demo ({parts[0].name})", hint="use --overwrite or another --out folder"
         )
-    if existing and not overwrite:
-        raise DataError(
-            f"{folder} already holds a demo ({existing[0].name})", hint="use --overwrite or another --out folder"
-        )
-    write_text(marker, "Everything here was written by verse3d demo; with --overwrite it is deleted and made again.\n")
-    for part in existing:
-        if part.is_dir():
+    write_text(marker, _MARKER_TEXT)
+    for part in parts:
+        if part.is_dir() and not part.is_symlink():  # what is behind a link is not the demo's
             shutil.rmtree(part)
         else:
             part.unlink()
+
+
+def _is_marker(path: Path) -> bool:
+    """Whether a demo wrote it; other files of that name are somebody's own."""
+    try:
+        return "verse3d demo" in regular_file(path).read_text(encoding="utf-8", errors="replace")[:_MARKER_READ]
+    except (DataError, OSError):
+        return False

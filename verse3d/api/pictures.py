@@ -4,17 +4,15 @@ import difflib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from verse3d.core.errors import ConfigError, DataError, GeometryError
 from verse3d.core.files import PathOrText, make_folder
 from verse3d.core.logs import Progress, no_progress
 from verse3d.core.preview import Preview, read_preview
-from verse3d.core.volume import NIFTI_SUFFIXES
+from verse3d.core.volume import NIFTI_SUFFIXES, Volume
 from verse3d.data.cases import Case, CaseIndex
 from verse3d.data.layouts import is_index, load_cases
 from verse3d.data.pairs import relabelled, require_same_grid
+from verse3d.data.schemes import scheme_of
 from verse3d.data.survey import cache_path, survey_cases
 from verse3d.report.appearance import is_label_map
 from verse3d.report.charts import draw_charts
@@ -99,16 +97,17 @@ def look(
     if mask is not None:
         case = replace(case, mask=Path(mask), relabel=())
     shown = read_preview(case.image or case.mask_path())
-    labels, alone = _labels(case, shown)
+    marked, alone = _labels(case, shown)
     drawn = look_figure(
         shown,
-        mask=labels,
+        mask=None if marked is None else marked.array,
         labels_alone=alone,
         title=case.case,
         at_mm=at,
         level=level,
         window=window,
         remarks=case.notes,
+        scheme=None if marked is None else scheme_of(marked),
     )
     save_figure(drawn.figure, path, dpi=DPI)
     x, y, z = drawn.centre_mm.tolist()
@@ -140,13 +139,13 @@ def _find(cases: CaseIndex, name: str, data: Path) -> Case:
     raise DataError(f"{data} has no case {name}", hint=f"there are {', '.join(near)}{more}")
 
 
-def _labels(case: Case, shown: Preview) -> tuple[NDArray[np.integer] | None, bool]:
+def _labels(case: Case, shown: Preview) -> tuple[Volume | None, bool]:
     """The mask on the grid of what is shown, and whether that is the mask itself."""
     if case.image is None:
         return _corrected(case, shown), True
     if case.mask is None:
         alone = is_label_map(shown)
-        return (shown.labels(), True) if alone else (None, False)
+        return (_corrected(case, shown), True) if alone else (None, False)
     mask = read_preview(case.mask)
     try:
         require_same_grid(shown.volume, mask.volume)
@@ -157,8 +156,8 @@ def _labels(case: Case, shown: Preview) -> tuple[NDArray[np.integer] | None, boo
     return _corrected(case, mask), False
 
 
-def _corrected(case: Case, mask: Preview) -> NDArray[np.integer]:
-    return relabelled(replace(mask.volume, array=mask.labels()), case.relabel).array
+def _corrected(case: Case, mask: Preview) -> Volume:
+    return relabelled(replace(mask.volume, array=mask.labels()), case.relabel)
 
 
 def stats(

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from verse3d.cli import comparison, data, exporting, models, pictures, slicing
-from verse3d.cli.terminal import EXIT_INTERRUPTED, app, complain, err_console
+from verse3d.cli.terminal import EXIT_INTERRUPTED, app, complain, err_console, survive_any_name
 from verse3d.core.errors import Verse3dError
 
 __all__ = ["app", "comparison", "data", "exporting", "main", "models", "pictures", "run", "slicing"]
@@ -16,6 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the arguments after the program's name; None takes those of the process.
     """
+    survive_any_name()
     try:
         app(args=None if argv is None else list(argv))
     except SystemExit as stop:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from verse3d.cli.tables import table
+from verse3d.core.escapes import one_line
 
 if TYPE_CHECKING:
     from verse3d.data.building import IndexReport
@@ -24,7 +25,7 @@ def print_index(out: Console, report: "IndexReport", path: Path) -> None:
     for line in (*_found(report), *_missing(report), *_left_out(report), *_zips(report)):
         out.print(line)
     for case, problem in report.damaged:
-        out.print(f"damaged: {case}: {problem}")
+        out.print(f"damaged: {one_line(case)}: {problem}")
 
 
 def _print_release(out: Console, report: "IndexReport") -> None:
@@ -70,7 +71,7 @@ def _missing(report: "IndexReport") -> Iterator[str]:
 
 def _left_out(report: "IndexReport") -> Iterator[str]:
     for copy in report.left_out[:_SHOWN_COPIES]:
-        yield f"copy left out: {copy.path} ({copy.reason}; kept {copy.kept})"
+        yield f"copy left out: {one_line(str(copy.path))} ({copy.reason}; kept {copy.kept})"
     if len(report.left_out) > _SHOWN_COPIES:
         yield f"... {len(report.left_out)} copies left out in all: the notes of the index name each of them"
     if report.excluded_gl is not None:
@@ -83,9 +84,12 @@ def _left_out(report: "IndexReport") -> Iterator[str]:
 
 def _zips(report: "IndexReport") -> Iterator[str]:
     for done in report.unpacked:
-        yield f"unpacked {done.archive} to {done.folder}: {done.written} files written, {done.kept} kept"
-        yield from (f"not unpacked: {done.archive}: {member} {reason}" for member, reason in done.refused)
+        yield f"unpacked {one_line(str(done.archive))} to {done.folder}: {done.written} files written, {done.kept} kept"
+        yield from (
+            f"not unpacked: {one_line(str(done.archive))}: {one_line(member)} {reason}"
+            for member, reason in done.refused
+        )
     for archive, reason in report.failures:
-        yield f"zip not read: {archive}: {reason}"
+        yield f"zip not read: {one_line(str(archive))}: {reason}"
     if report.packed:
         yield f"{report.packed} cases still lie in zips: unpack them with --unpack FOLDER before anything else"

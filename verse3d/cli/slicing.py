@@ -19,6 +19,7 @@ from verse3d.cli.terminal import (
     merged_overrides,
     out_console,
 )
+from verse3d.core.escapes import one_line
 
 if TYPE_CHECKING:
     from verse3d.data.slicewriter import SliceReport
@@ -69,5 +70,5 @@ def _print(out: Console, report: "SliceReport") -> None:
         rows.add_row(record.case, record.split, record.status, str(record.slices) if record.slices else "")
     out.print(rows, soft_wrap=False)
     for record in report.failures:
-        out.print(f"{record.case} has no slices: {record.error}")
+        out.print(f"{one_line(record.case)} has no slices: {record.error}")
     out.print(f"{sum(record.slices for record in report.records)} slices in {report.folder}")

@@ -5,8 +5,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Column, Table
+
+from verse3d.core.escapes import one_line
 
 if TYPE_CHECKING:
     from verse3d.api.pictures import StatsResult
@@ -35,9 +37,17 @@ _SLICE_COLUMNS = {
 }
 
 
+class _Rows(Table):
+    """A table in which no name breaks out of its cell."""
+
+    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:  # noqa: ANN401
+        """As in rich, with line breaks in texts shown as escapes."""
+        super().add_row(*(one_line(cell) if isinstance(cell, str) else cell for cell in cells), **options)
+
+
 def table(*headers: str, title: str | None = None) -> Table:
     """A table that breaks long names rather than cutting them off."""
-    return Table(*(Column(header, overflow="fold") for header in headers), title=title)
+    return _Rows(*(Column(header, overflow="fold") for header in headers), title=title)
 
 
 def print_check(out: Console, report: "CheckReport", *, facts: bool = False) -> None:
@@ -74,7 +84,7 @@ def _by_kind(findings: "Sequence[Finding]") -> "dict[tuple[str, str], list[Findi
 def _print_kind(out: Console, findings: "Sequence[Finding]", shown: int) -> None:
     """The lines of a kind; a hint stands once below those that share it."""
     for number, finding in enumerate(findings[:shown]):
-        out.print(f"  {finding.case}: {finding.message}")
+        out.print(f"  {one_line(finding.case)}: {finding.message}")
         following = findings[number + 1].hint if number + 1 < min(shown, len(findings)) else None
         if finding.hint and finding.hint != following:
             out.print(f"      -> {finding.hint}")
@@ -88,7 +98,7 @@ def _print_fixes(out: Console, report: "CheckReport") -> None:
     for fix in report.fixed.fixes:
         out.print(f"written {fix.value}: {fix.note}")
     for case, reason in report.fixed.left:
-        out.print(f"not repaired: {case}: {reason}")
+        out.print(f"not repaired: {one_line(case)}: {reason}")
     if not report.fixed.fixes and not report.fixed.left:
         out.print("no mask needs to be carried over")
 
@@ -105,7 +115,7 @@ def print_downloads(out: Console, report: "DownloadReport") -> None:
     out.print(rows, soft_wrap=False)
     for record in report.records:
         for reason in record.reasons:
-            out.print(f"{record.archive.name}: {reason}")
+            out.print(f"{one_line(record.archive.name)}: {reason}")
         if record.hint:
             out.print(f"  -> {record.hint}")
     if len(report.failed) < len(report.records):
@@ -126,9 +136,9 @@ def print_conversion(out: Console, result: "Conversion") -> None:
     for record in written:
         for file in record.files:
             if file.how == "repaired":
-                out.print(f"repaired {record.case}: {file.note}; moved by at most {file.moved_mm:.3f} mm")
+                out.print(f"repaired {one_line(record.case)}: {file.note}; moved by at most {file.moved_mm:.3f} mm")
     for record in result.left_out:
-        out.print(f"left out {record.case}: {record.reason}")
+        out.print(f"left out {one_line(record.case)}: {record.reason}")
     for note in result.notes:
         out.print(f"note: {note}")
     out.print(f"{len(written)} of {len(result.cases)} cases written: {result.folder / 'conversion.json'}")
@@ -157,7 +167,7 @@ def print_stats(out: Console, result: "StatsResult") -> None:
         rows.add_row(each.split, *counts, each.levels, *medians, _median(each.inside_hu, 0))
     out.print(rows, soft_wrap=False)
     for case, reason in result.failures:
-        out.print(f"{case} could not be used: {reason}")
+        out.print(f"{one_line(case)} could not be used: {reason}")
     for path in (result.table, *result.figures):
         out.print(str(path))
 
@@ -173,7 +183,7 @@ def print_training(out: Console, result: "FitResult") -> None:
     model = result.best if result.best.exists() else "no best.pt yet"
     out.print(f"{result.stopped} after epoch {result.epochs}: {best}{model}")
     for case, reason in result.failures:
-        out.print(f"left out {case}: {reason}")
+        out.print(f"left out {one_line(case)}: {reason}")
     out.print(f"watch: tensorboard --logdir {result.folder / 'tensorboard'}")
 
 
@@ -189,7 +199,7 @@ def print_predictions(out: Console, report: "PredictionReport") -> None:
     out.print(rows, soft_wrap=False)
     for record in report.records:
         for text in (*record.warnings, *([record.error] if record.error else [])):
-            out.print(f"{record.case}: {text}")
+            out.print(f"{one_line(record.case)}: {text}")
 
 
 def _ends(levels: Sequence[str]) -> str:
@@ -206,9 +216,10 @@ def print_scores(out: Console, result: "Evaluation") -> None:
     for name, summary in result.summary.items():
         rows.add_row("mean ± sd", name, *(_mean_sd(summary[metric], metric) for metric in _COLUMNS))
     out.print(rows, soft_wrap=False)
-    _print_slices(out, result)
+    if result.cases:
+        _print_slices(out, result)
     for case_name, reason in result.failures:
-        out.print(f"{case_name} was not scored: {reason}")
+        out.print(f"{one_line(case_name)} was not scored: {reason}")
     out.print(" ".join(str(path) for path in result.written))
 
 
@@ -246,7 +257,7 @@ def print_comparison(out: Console, result: "Comparison") -> None:
     for note in result.notes:
         out.print(f"flatters: {note}")
     for case, reason in result.left_out:
-        out.print(f"left out {case}: {reason}")
+        out.print(f"left out {one_line(case)}: {reason}")
     out.print(" ".join(str(path) for path in result.written))
 
 

@@ -1,16 +1,20 @@
 """What all commands share: the program, its two consoles, common options and progress bars."""
 
 import enum
+import io
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
 
 from verse3d.core.errors import ConfigError, DataError, Verse3dError
+from verse3d.core.escapes import visible
 from verse3d.version import __version__
 
 if TYPE_CHECKING:
@@ -26,10 +30,31 @@ app = typer.Typer(
 EXIT_INTERRUPTED = 130
 EXIT_PARTIAL = DataError.exit_code
 """Exit code when a batch was finished but some of its cases failed."""
-# File names may hold [brackets] and :colons:, so nothing that is shown is markup. Files and pipes get whole lines.
+
+
+class SafeConsole(Console):
+    """A console on which no text that is shown can act on the terminal: control characters are seen as escapes.
+
+    File names may hold [brackets] and :colons:, too, so nothing that is shown is markup.
+    """
+
+    def __init__(self, *, stderr: bool = False, width: int | None = None, soft_wrap: bool = False) -> None:
+        super().__init__(stderr=stderr, width=width, soft_wrap=soft_wrap, markup=False, emoji=False, highlight=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401 - as Console's
+        """Escape before the layout, so that columns fit what is seen."""
+        return super().render_str(visible(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Escape whatever came another way; codes that rich makes itself (styles, the moves of bars) are kept apart."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+
+# Files and pipes get whole lines.
 _width = None if sys.stdout is not None and sys.stdout.isatty() else 500
-out_console = Console(width=_width, soft_wrap=True, markup=False, emoji=False, highlight=False)
-err_console = Console(stderr=True, markup=False, emoji=False, highlight=False)
+out_console = SafeConsole(width=_width, soft_wrap=True)
+err_console = SafeConsole(stderr=True)
 
 
 class Mode(enum.StrEnum):
@@ -108,6 +133,13 @@ SplitOption = Annotated[SplitName | None, typer.Option(help="Only the cases of t
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. --set optim.lr=3e-4.")
 ]
+
+
+def survive_any_name() -> None:
+    """Let characters that the terminal's encoding lacks be shown as escapes rather than end the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def complain(error: Verse3dError) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -21,13 +22,23 @@ from pydantic import (
     field_validator,
 )
 
-from verse3d.core.errors import ConfigError
+from verse3d.core.errors import ConfigError, DataError
+from verse3d.core.files import is_file
 from verse3d.core.labels import SchemeName
-from verse3d.core.yaml12 import parse_yaml
+from verse3d.core.readers import read_text
+from verse3d.core.wording import brief, clipped
+from verse3d.core.yaml12 import MAX_CHARACTERS, MAX_DEPTH, parse_yaml
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
-VoxelCount = Annotated[int, Field(ge=1)]
+VoxelCount = Annotated[int, Field(ge=1, le=1024)]
+"""Along an axis of what a network sees at once; also the most samples in a batch."""
+_ChannelCount = Annotated[int, Field(ge=1, le=4096)]
+_SpacingMm = Annotated[float, Field(ge=0.05, le=50.0)]
+"""Finer than 0.05 mm a spine takes terabytes, coarser than 50 mm no vertebra is left."""
+_MOST_PATCH_VOXELS = 2**28
+"""One patch of them, in float32, takes a gigabyte before any network has seen it."""
+_SHOWN_PROBLEMS = 30
 
 
 def _same_for_all_axes(value: Any) -> Any:  # noqa: ANN401 - not checked yet
@@ -35,8 +46,16 @@ def _same_for_all_axes(value: Any) -> Any:  # noqa: ANN401 - not checked yet
     return (value,) * 3 if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-Spacing = Annotated[tuple[Positive, Positive, Positive], BeforeValidator(_same_for_all_axes)]
-Patch = Annotated[tuple[VoxelCount, VoxelCount, VoxelCount], BeforeValidator(_same_for_all_axes)]
+def _of_bearable_size(patch: tuple[int, int, int]) -> tuple[int, int, int]:
+    if math.prod(patch) > _MOST_PATCH_VOXELS:
+        raise ValueError(f"must have at most {_MOST_PATCH_VOXELS:,} voxels, got {list(patch)}")
+    return patch
+
+
+Spacing = Annotated[tuple[_SpacingMm, _SpacingMm, _SpacingMm], BeforeValidator(_same_for_all_axes)]
+Patch = Annotated[
+    tuple[VoxelCount, VoxelCount, VoxelCount], BeforeValidator(_same_for_all_axes), AfterValidator(_of_bearable_size)
+]
 
 
 def _square(value: Any) -> Any:  # noqa: ANN401 - not checked yet
@@ -44,10 +63,11 @@ def _square(value: Any) -> Any:  # noqa: ANN401 - not checked yet
     return (value,) * 2 if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-Picture = Annotated[tuple[VoxelCount, VoxelCount], BeforeValidator(_square)]
+_PixelCount = Annotated[int, Field(ge=1, le=8192)]
+Picture = Annotated[tuple[_PixelCount, _PixelCount], BeforeValidator(_square)]
 PlaneName = Literal["sagittal", "coronal", "axial", "as-stored"]
 
-_NotNegative = Annotated[int, Field(ge=0)]
+_NotNegative = Annotated[int, Field(ge=0, le=1024)]
 Margin = Annotated[tuple[_NotNegative, _NotNegative, _NotNegative], BeforeValidator(_same_for_all_axes)]
 
 
@@ -90,7 +110,7 @@ class NetworkConfig(_Section):
     """The network. Every level but the first halves the resolution."""
 
     name: Literal["unet", "dynunet", "segresnet", "classic"] = "unet"
-    channels: Annotated[tuple[VoxelCount, ...], Field(min_length=2, max_length=7)] = (16, 32, 64, 128, 256)
+    channels: Annotated[tuple[_ChannelCount, ...], Field(min_length=2, max_length=7)] = (16, 32, 64, 128, 256)
     residual_units: Annotated[int, Field(ge=0, le=8)] = 2
     norm: Literal["instance", "batch"] = "instance"
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
@@ -173,7 +193,7 @@ class RuntimeConfig(_Section):
 
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0, le=1024)] = 0
     """Processes that prepare patches; 0 prepares them in the training process."""
 
 
@@ -181,7 +201,7 @@ class ValidationConfig(_Section):
     """The loss on patches of the validation scans after every epoch, and whole scans on their source grids."""
 
     every_epochs: Annotated[int, Field(ge=1)] = 5
-    loss_batches: Annotated[int, Field(ge=0)] = 8
+    loss_batches: Annotated[int, Field(ge=0, le=100_000)] = 8
     """Batches of unchanging patches without augmentation that the loss is measured on after every epoch."""
     pictures: Annotated[int, Field(ge=0)] = 2
     """How many validation cases are drawn in TensorBoard."""
@@ -234,7 +254,7 @@ def parse_config(values: Mapping[str, Any], *, source: str = "config") -> Config
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        problems = [_describe(problem) for problem in error.errors()]
+        problems = [_describe(problem) for problem in error.errors(include_url=False, include_context=False)]
     problems += _patch_problems(values)
     if problems:
         raise ConfigError(_join(source, problems))
@@ -298,14 +318,14 @@ def find_config(name_or_path: str | Path) -> Path:
         ConfigError: neither exists; the shipped names are listed.
     """
     path = Path(name_or_path)
-    if path.is_file():
+    if is_file(path):
         return path
     shipped = {file.stem: file for folder in _config_folders() for file in sorted(folder.glob("*.yaml"))}
     if path.name == str(name_or_path) and path.name.removesuffix(".yaml") in shipped:
         return shipped[path.name.removesuffix(".yaml")]
     nearest = _nearest(path.stem, shipped)
     raise ConfigError(
-        f"config {str(name_or_path)!r} is neither a file nor one of {sorted(shipped)}",
+        f"config {brief(str(name_or_path))} is neither a file nor one of {sorted(shipped)}",
         hint=f"did you mean {nearest!r}?" if nearest else "",
     )
 
@@ -318,9 +338,9 @@ def _config_folders() -> Iterator[Path]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from error
+        return read_text(path, max_bytes=4 * MAX_CHARACTERS)  # of UTF-8, which takes up to four bytes for a character
+    except DataError as error:
+        raise ConfigError(error.message, hint=error.hint) from error
 
 
 def _apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> list[str]:
@@ -329,11 +349,11 @@ def _apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> list[s
     for override in overrides:
         key, equals, text = override.partition("=")
         *sections, last = key.strip().split(".")
-        if not (equals and last and all(sections)):
-            problems.append(f"{override!r} is not of the form section.key=value")
+        if not (equals and last and all(sections)) or len(sections) > MAX_DEPTH:
+            problems.append(f"{brief(override)} is not of the form section.key=value")
             continue
         try:
-            value = parse_yaml(text, key.strip())
+            value = parse_yaml(text, clipped(key.strip()))
         except ConfigError as error:
             problems.append(error.message)
             continue
@@ -347,14 +367,14 @@ def _apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> list[s
 
 
 def _describe(problem: Mapping[str, Any]) -> str:
-    place = ".".join(str(part) for part in problem["loc"])
+    place = ".".join(clipped(str(part), 60) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         nearest = _nearest(str(problem["loc"][-1]), _known_keys(problem["loc"][:-1]))
         return f"{place}: unknown setting" + (f"; did you mean {nearest!r}?" if nearest else "")
     message = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"{place}: {message}" if place else message
-    return f"{place}: {message[0].lower()}{message[1:]}, got {problem['input']!r}"
+    return f"{place}: {message[0].lower()}{message[1:]}, got {brief(problem['input'])}"
 
 
 def _known_keys(location: Sequence[int | str]) -> list[str]:
@@ -369,10 +389,12 @@ def _known_keys(location: Sequence[int | str]) -> list[str]:
 
 
 def _nearest(word: str, known: Iterable[str]) -> str | None:
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(clipped(word), list(known), n=1, cutoff=0.5)
     return matches[0] if matches else None
 
 
 def _join(source: str, problems: Sequence[str]) -> str:
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    return "\n".join([f"{source} has {count}:", *(f"  - {problem}" for problem in problems)])
+    listed = [f"  - {problem}" for problem in problems[:_SHOWN_PROBLEMS]]
+    more = len(problems) - len(listed)
+    return "\n".join([f"{source} has {count}:", *listed, *([f"  ... and {more} more"] if more else [])])

@@ -42,6 +42,10 @@ class MemoryLimitError(DataError):
     """A scan needs more memory than there is, or than the user allows. Nothing was started."""
 
 
+class NotFiniteError(DataError):
+    """A network answered with NaN or infinity about a scan. No mask is made of it."""
+
+
 class OutputError(DataError, OSError):
     """Something could not be written. Nothing is left under the final name."""
 

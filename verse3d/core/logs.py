@@ -7,6 +7,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.logging import RichHandler
 
+from verse3d.core.escapes import visible
+
 _LOGGER = "verse3d"
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -24,20 +26,28 @@ def logger(name: str) -> logging.Logger:
 logging.getLogger(_LOGGER).addHandler(logging.NullHandler())
 
 
+class _SafeFormatter(logging.Formatter):
+    """Records in which names from files act on no terminal; lines after the first are indented, so none looks new."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record)).replace("\n", "\n    ")
+
+
 def log_to_terminal(console: Console, level: int) -> None:
     """Show log records of ``level`` and above on ``console`` (standard error, in the CLI). Replaces an earlier one."""
     root = logging.getLogger(_LOGGER)
     for handler in [handler for handler in root.handlers if isinstance(handler, RichHandler)]:
         root.removeHandler(handler)
     shown = RichHandler(level, console, show_path=False, show_time=False, markup=False, rich_tracebacks=False)
+    shown.setFormatter(_SafeFormatter("%(message)s"))
     root.addHandler(shown)
     root.setLevel(logging.DEBUG)
 
 
 def log_to_file(path: Path) -> logging.Handler:
     """Append records to ``path`` until the returned handler is closed with ``stop_logging``."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    handler.setFormatter(_SafeFormatter("%(asctime)s %(levelname)s %(message)s"))
     handler.setLevel(logging.INFO)
     root = logging.getLogger(_LOGGER)
     root.setLevel(logging.DEBUG)

@@ -5,6 +5,10 @@ import ctypes
 import os
 from pathlib import Path
 
+from verse3d.core.errors import MemoryLimitError
+
+SHARE_OF_FREE = 0.9
+"""Without a limit of the user's, so much of the memory that is free may be taken."""
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -15,6 +19,24 @@ def free_memory_bytes() -> int:
     Where the system does not say (not Linux), half of the installed memory.
     """
     return min(_free_on_machine(), _free_in_container())
+
+
+def require_memory(needed: int, what: str) -> None:
+    """Refuse to begin something that would not fit: the system kills who takes more than there is.
+
+    Args:
+        needed: bytes that will be held at once, beyond what the process holds now.
+        what: begins the message, e.g. "reading ct.nii.gz".
+
+    Raises:
+        MemoryLimitError: it is more than nine tenths of what is free.
+    """
+    free = SHARE_OF_FREE * free_memory_bytes()
+    if needed > free:
+        raise MemoryLimitError(
+            f"{what} takes {needed / 1e9:.2f} GB of memory, of which {free / 1e9:.2f} GB may be used now",
+            hint="close other programs, or cut the scan to the spine",
+        )
 
 
 def _free_on_machine() -> int:
@@ -28,9 +50,19 @@ def _free_on_machine() -> int:
 def _free_in_container() -> int:
     try:
         limit = int((_CGROUP / "memory.max").read_text())
-        return max(0, limit - int((_CGROUP / "memory.current").read_text()))
+        used = int((_CGROUP / "memory.current").read_text()) - _cached_in_container()
+        return max(0, limit - used)
     except (OSError, ValueError):  # no container, or "max"
         return 2**63
+
+
+def _cached_in_container() -> int:
+    """Files that the kernel keeps because nobody needs the memory; they are counted as used, and given up first."""
+    try:
+        rows = dict(line.split(" ", 1) for line in (_CGROUP / "memory.stat").read_text().splitlines())
+        return int(rows["inactive_file"])
+    except (OSError, KeyError, ValueError):
+        return 0
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3

@@ -15,8 +15,10 @@ from nibabel.arrayproxy import ArrayProxy
 from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
 
-from verse3d.core.errors import GeometryError
+from verse3d.core.errors import GeometryError, MemoryLimitError
 from verse3d.core.geometry import Geometry
+from verse3d.core.limits import require_whole_file, voxel_count
+from verse3d.core.memory import require_memory
 from verse3d.core.volume import Volume, as_labels, open_nifti, stored_header, unreadable
 from verse3d.core.voxels import READ_ERRORS
 
@@ -60,6 +62,7 @@ def read_preview(path: Path) -> Preview:
     Raises:
         DataError: missing, truncated, damaged, not NIfTI, RGB or complex voxels.
         GeometryError: the affine is singular or not finite.
+        MemoryLimitError: it would not fit into the memory that is free.
     """
     image = open_nifti(path)
     shape = (*image.shape, 1, 1, 1)[:3]
@@ -80,13 +83,17 @@ def _first_volume(image: nib.Nifti1Image, path: Path, shape: tuple[int, ...], *,
     """The stored voxels; of a compressed file ``to_the_end``, where gzip compares the checksum."""
     proxy = image.dataobj
     try:
+        require_whole_file(path, proxy)
         if path.suffix.lower() != ".gz":
             return np.asanyarray(ArrayProxy(path, (shape, proxy.dtype, proxy.offset, 1.0, 0.0)))
+        require_memory(voxel_count(shape) * proxy.dtype.itemsize, f"reading {path}")
         with ImageOpener(path) as handle:
             handle.seek(proxy.offset)
             array = _unpacked(handle, shape, proxy.dtype)
             while to_the_end and handle.read(_PIECE_BYTES):
                 pass
+    except MemoryLimitError:  # a ValueError, too
+        raise
     except READ_ERRORS as error:
         raise unreadable(path, error) from error
     return array

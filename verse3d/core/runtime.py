@@ -112,13 +112,6 @@ def channels_last(batch: torch.Tensor) -> torch.Tensor:
 
 
 _STATUS = Path("/proc/self/status")
-_CLEAR_REFS = Path("/proc/self/clear_refs")
-
-
-def forget_peak_rss() -> None:
-    """Let ``peak_rss_mb`` count from now on. Does nothing where the system does not offer it (Linux does)."""
-    with contextlib.suppress(OSError):
-        _CLEAR_REFS.write_text("5")
 
 
 def rss_mb() -> float:

@@ -1,6 +1,7 @@
 """NIfTI in, NIfTI out: voxels with their geometry, and masks written on exactly the grid of their scan."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,15 @@ from numpy.typing import NDArray
 from verse3d.core.errors import DataError, GeometryError, OutputError
 from verse3d.core.files import whole_file
 from verse3d.core.geometry import Geometry
+from verse3d.core.labels import SchemeName
+from verse3d.core.limits import require_whole_file, voxel_count
+from verse3d.core.memory import require_memory
 from verse3d.core.voxels import READ_ERRORS, all_values, holds, is_scaled, read_voxels, voxel_pieces, write_bytes
 from verse3d.version import __version__
 
 LABEL_DESCRIPTION = b"verse3d"
 """The header text of every mask that verse3d writes begins so."""
+_SCHEME = re.compile(rb"; scheme (binary|vertebrae)\0*$")
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 GEOMETRY_FIELDS = (
     "dim",
@@ -38,6 +43,8 @@ GEOMETRY_FIELDS = (
 )
 """The header fields that place voxels in the world. A mask copies them from its scan bit for bit."""
 
+_EXPLAINING_BYTES = 25
+"""For each voxel of a mask with values that are no labels: they are held as float64 three times, and compared."""
 _NO_EXTENSIONS = bytes(4)
 _DISK_HINT = "check the disk"
 
@@ -102,13 +109,27 @@ def stored_voxels(path: Path) -> StoredVoxels:
     """Read only the header of a scan.
 
     Raises:
-        DataError, GeometryError: as for ``read_geometry``.
+        DataError: as for ``read_geometry``; or the file is too short for what the header promises.
+        GeometryError: as for ``read_geometry``.
     """
     image = open_nifti(path)
-    slope, inter = image.dataobj.slope, image.dataobj.inter
+    geometry = _geometry(image, path)
+    with _refusing(path):
+        require_whole_file(path, image.dataobj)
+    return StoredVoxels(geometry, stored_header(image), _bytes_in_memory(image))
+
+
+def _bytes_in_memory(image: nib.Nifti1Image) -> int:
+    """Of each voxel as ``read_image`` gives it: unscaled integers stay what they are, all else becomes float32."""
     dtype = image.header.get_data_dtype()
-    whole = dtype.kind in "iu" and (slope, inter) == (1, 0)
-    return StoredVoxels(_geometry(image, path), stored_header(image), dtype.itemsize if whole else 4)
+    return int(dtype.itemsize) if dtype.kind in "iu" and not is_scaled(image.dataobj) else 4
+
+
+def _require_room(image: nib.Nifti1Image, path: Path, bytes_each: int) -> None:
+    """Before anything is allocated: the file must be as long as it says, and so much must be free."""
+    with _refusing(path):
+        require_whole_file(path, image.dataobj)
+        require_memory(voxel_count(image.shape) * bytes_each, f"reading {path}")
 
 
 def read_image(path: Path) -> Volume:
@@ -119,9 +140,11 @@ def read_image(path: Path) -> Volume:
     Raises:
         DataError: missing, truncated, damaged, not NIfTI, not 3D, RGB or complex voxels, NaN or infinity among them.
         GeometryError: the affine is singular or not finite.
+        MemoryLimitError: it would not fit into the memory that is free.
     """
     image = open_nifti(path)
     geometry = _geometry(image, path)
+    _require_room(image, path, _bytes_in_memory(image))
     with _refusing(path):
         array = read_voxels(path, image.dataobj)
     if array.dtype.kind == "f":
@@ -137,9 +160,11 @@ def read_labels(path: Path) -> Volume:
     Raises:
         DataError: as for ``read_image``; or a value is negative, above 65535 or not a whole number.
         GeometryError: the affine is singular or not finite.
+        MemoryLimitError: it would not fit into the memory that is free.
     """
     image = open_nifti(path)
     geometry = _geometry(image, path)
+    _require_room(image, path, 1)
     with _refusing(path):
         plain = image.dataobj.dtype == np.uint8 and not is_scaled(image.dataobj)
         array = read_voxels(path, image.dataobj) if plain else _label_voxels(image, path)
@@ -150,8 +175,10 @@ def _label_voxels(image: nib.Nifti1Image, path: Path) -> NDArray[Any]:
     array: NDArray[Any] = np.empty(image.shape, np.uint8, order="F")
     for start, values in voxel_pieces(path, image.dataobj):
         if not _all_labels(values):
+            require_memory(array.size * _EXPLAINING_BYTES, f"finding out what is wrong with {path}")
             return as_labels(all_values(path, image.dataobj), path)  # says what is wrong with the file as a whole
         if values.max() > 255 and array.dtype == np.uint8:
+            require_memory(array.size * 2, f"reading {path}")
             array = array.astype(np.uint16)
         array.reshape(-1, order="F")[start : start + values.size] = values
     return array
@@ -177,7 +204,20 @@ def as_labels(array: NDArray[Any], path: Path) -> NDArray[Any]:
     return array.astype(np.uint8 if high <= 255 else np.uint16, copy=False)
 
 
-def write_labels(path: Path, labels: NDArray[np.uint8], *, like: nib.Nifti1Header) -> None:
+def made_by_verse3d(header: nib.Nifti1Header) -> bool:
+    """Whether a header is that of a mask that verse3d wrote."""
+    return bytes(header["descrip"]).startswith(LABEL_DESCRIPTION)
+
+
+def stored_scheme(header: nib.Nifti1Header) -> SchemeName | None:
+    """What the ids of a mask mean, if verse3d wrote it and noted that."""
+    found = _SCHEME.search(bytes(header["descrip"])) if made_by_verse3d(header) else None
+    return None if found is None else "binary" if found[1] == b"binary" else "vertebrae"
+
+
+def write_labels(
+    path: Path, labels: NDArray[np.uint8], *, like: nib.Nifti1Header, scheme: SchemeName | None = None
+) -> None:
     """Write a label map on the grid of a scan: every geometry field of the header is copied bit for bit.
 
     The file is written beside its final name, read back and compared, and only then renamed.
@@ -186,6 +226,7 @@ def write_labels(path: Path, labels: NDArray[np.uint8], *, like: nib.Nifti1Heade
         path: ends with .nii or .nii.gz.
         labels: (i, j, k) uint8, the shape of the scan.
         like: the scan's header.
+        scheme: what the ids mean, noted in the header ("vertebrae" for VerSe's ids); None says nothing.
 
     Raises:
         GeometryError: the shape is not the scan's.
@@ -199,7 +240,7 @@ def write_labels(path: Path, labels: NDArray[np.uint8], *, like: nib.Nifti1Heade
     nifti_stem(path)
     # Byte for byte: nibabel's own writer would repair the header's geometry on the way. Header extensions are left out:
     # they describe the scan, and may name the patient.
-    head = _label_header(like).binaryblock + _NO_EXTENSIONS
+    head = _label_header(like, scheme).binaryblock + _NO_EXTENSIONS
     with whole_file(path) as part:
         write_bytes(part, head, labels)
         _compare_geometry(part, like, path)
@@ -207,12 +248,13 @@ def write_labels(path: Path, labels: NDArray[np.uint8], *, like: nib.Nifti1Heade
             raise OutputError(f"{path}: the header or the voxels read back are not those written", hint=_DISK_HINT)
 
 
-def _label_header(like: nib.Nifti1Header) -> nib.Nifti1Header:
+def _label_header(like: nib.Nifti1Header, scheme: SchemeName | None) -> nib.Nifti1Header:
     header = like.copy()
     header.set_data_dtype(np.uint8)
     header.set_slope_inter(1, 0)
     header["cal_min"] = header["cal_max"] = 0
-    header["descrip"] = LABEL_DESCRIPTION + f" {__version__} vertebra labels".encode()
+    noted = f"; scheme {scheme}" if scheme else ""
+    header["descrip"] = LABEL_DESCRIPTION + f" {__version__} vertebra labels{noted}".encode()
     header["aux_file"] = b""
     header.set_intent("none")
     header["magic"] = header.single_magic
@@ -303,7 +345,7 @@ def _refuse_not_finite(array: NDArray[Any], path: Path) -> None:
     if np.isfinite(array.min()) and np.isfinite(array.max()):
         return
     bad = ~np.isfinite(array)
-    first = tuple(int(axis[0]) for axis in np.nonzero(bad))
+    first = _first_true(bad)
     raise DataError(
         f"{path}: {int(bad.sum())} voxels are NaN or infinite, the first at index {first}",
         hint="replace them (air is -1000 HU) and save the file again",
@@ -314,8 +356,13 @@ def _refuse_fractions(array: NDArray[Any], path: Path) -> None:
     fractional = array != np.rint(array)
     if not fractional.any():
         return
-    first = tuple(int(axis[0]) for axis in np.nonzero(fractional))
+    first = _first_true(fractional)
     raise DataError(
         f"{path}: {int(fractional.sum())} label values are not whole numbers, e.g. {float(array[first])!r} at {first}",
         hint="a mask must not be interpolated or scaled: export it again with integer labels",
     )
+
+
+def _first_true(found: NDArray[np.bool_]) -> tuple[int, ...]:
+    """The first index (of those in C order) that holds; a list of all of them could take 24 bytes a voxel."""
+    return tuple(int(index) for index in np.unravel_index(int(found.argmax()), found.shape))

@@ -5,31 +5,26 @@ file, is encrypted, or has the name of another member. A zip is refused if what 
 disk, or swells as no scan does: ``.nii.gz`` files hardly shrink, so a zip of them that grows manyfold is a trap.
 """
 
-import contextlib
 import errno
 import os
 import shutil
 import stat
-import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from verse3d.core.errors import DataError, OutputError
-from verse3d.core.files import whole_file
+from verse3d.core.files import FileBatch, regular_file
 from verse3d.core.logs import Progress, logger, no_progress
+from verse3d.core.paths import name_problem, path_below, same_on_disk
+from verse3d.data.zips import PIECE_BYTES, ZIP_ERRORS, Entry, Zips, opened_zip
 
 ARCHIVE_SUFFIX = ".zip"
-MAX_MEMBERS = 200_000
-MAX_DEPTH = 3
-"""Zips within zips: the release nests them once."""
 MAX_GROWTH = 50
 """How many times larger than the zip its content may be, once it is larger than ``GROWTH_FREE_BYTES``."""
 GROWTH_FREE_BYTES = 2**30
-_PIECE_BYTES = 2**20
 _ENCRYPTED = 0x1
-_ZIP_ERRORS = (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 _log = logger(__name__)
 
@@ -106,13 +101,15 @@ def _files(root: Path, visited: set[str]) -> Iterator[Path]:
 
 
 def list_members(archive: Path) -> tuple[Member, ...]:
-    """The files in a zip (and in zips in it) that may be unpacked; only the directories of the zips are read.
+    """The files in a zip (and in zips in it) that may be unpacked.
+
+    Only the directories of the zips are read. A zip that is packed in the zip is unpacked to a scratch file.
 
     Raises:
-        DataError: the file is no zip, or is damaged.
+        DataError: the file is no zip, is damaged, or is refused as a whole.
     """
-    with _opened(archive) as opened:
-        return tuple(member for member, _, _ in _walk(opened, PurePosixPath(), 1, set()) if not member.problem)
+    with opened_zip(archive) as opened:
+        return tuple(member for member, _ in _members(opened) if not member.problem)
 
 
 def unpack(archive: Path, folder: Path, progress: Progress = no_progress) -> Unpacked:
@@ -124,26 +121,51 @@ def unpack(archive: Path, folder: Path, progress: Progress = no_progress) -> Unp
         DataError: the file is no zip, is damaged, or is refused as a whole; or another file is in the way.
         OutputError: the disk is full or not writable.
     """
-    with _opened(archive) as opened:
-        entries = list(_walk(opened, PurePosixPath(), 1, set()))
-        refused = [(str(member.path), member.problem) for member, _, _ in entries if member.problem]
-        good = [entry for entry in entries if not entry[0].problem]
-        _refuse_trap(archive, [member for member, _, _ in good])
-        missing = [entry for entry in good if not _is_there(folder / entry[0].path, entry[0])]
-        _require_space(archive, [member for member, _, _ in missing], folder)
-        for number, (member, holder, info) in enumerate(missing):
+    with opened_zip(archive, scratch=_existing(folder)) as opened:
+        listed = list(_members(opened))
+        refused = [(str(member.path), member.problem) for member, _ in listed if member.problem]
+        good = [pair for pair in listed if not pair[0].problem]
+        _refuse_trap(archive, [member for member, _ in good])
+        missing: list[_Target] = []
+        for member, entry in good:
+            try:
+                target = path_below(folder, *member.path.parts)
+            except DataError as error:
+                refused.append((str(member.path), error.message))
+                continue
+            if not _is_there(target, member):
+                missing.append(_Target(target, member, entry))
+        _require_space(archive, missing, folder)
+        kept = len(listed) - len(refused) - len(missing)
+        failed = _write_all(archive, missing, progress)
+    return Unpacked(archive, folder, len(missing) - len(failed), kept, (*refused, *failed))
+
+
+@dataclass(frozen=True)
+class _Target:
+    """A member and the place it is to be written to."""
+
+    path: Path
+    member: Member
+    entry: Entry
+
+
+def _write_all(archive: Path, missing: Sequence[_Target], progress: Progress) -> list[tuple[str, str]]:
+    """Write what is missing; (member, reason) of what could not be written."""
+    failed: list[tuple[str, str]] = []
+    with FileBatch() as batch:
+        for number, target in enumerate(missing):
             progress(f"unpacking {archive.name}", number, len(missing))
             try:
-                _write(folder / member.path, member, holder, info)
+                _write(target, batch)
             except OutputError as error:
                 if not _is_about_the_file(error):
                     raise
-                refused.append((str(member.path), f"cannot be written: {error.message}"))
+                failed.append((str(target.member.path), f"cannot be written: {error.message}"))
             except DataError as error:
-                refused.append((str(member.path), error.message))
-        progress(f"unpacking {archive.name}", len(missing), len(missing))
-    kept = len(good) - len(missing)
-    return Unpacked(archive, folder, len(entries) - kept - len(refused), kept, tuple(refused))
+                failed.append((str(target.member.path), error.message))
+    progress(f"unpacking {archive.name}", len(missing), len(missing))
+    return failed
 
 
 def _is_about_the_file(error: OutputError) -> bool:
@@ -158,64 +180,37 @@ def _is_about_the_file(error: OutputError) -> bool:
     )
 
 
-@contextlib.contextmanager
-def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
-    try:
-        opened = zipfile.ZipFile(archive)
-    except _ZIP_ERRORS as error:
-        raise DataError(f"{archive} cannot be read as a zip: {error}", hint="download it again") from error
-    with opened:
-        yield opened
+def _members(opened: Zips) -> Iterator[tuple[Member, Entry]]:
+    """Every file of a zip with what is wrong with it."""
+    taken: set[str] = set()
+    for entry in opened.entries():
+        info, key = entry.info, same_on_disk(str(entry.path))
+        problem = _problem(entry) or ("has the name of another file in the zip" if key in taken else "")
+        taken.add(key)
+        yield Member(entry.path, info.file_size, info.CRC, problem), entry
 
 
-_Entry = tuple[Member, zipfile.ZipFile, zipfile.ZipInfo]
-
-
-def _walk(opened: zipfile.ZipFile, above: PurePosixPath, depth: int, taken: set[str]) -> Iterator[_Entry]:
-    """Every file of a zip, depth first, with what is wrong with it."""
-    infos = [info for info in opened.infolist() if not info.is_dir()]
-    if len(infos) > MAX_MEMBERS:
-        raise DataError(f"{opened.filename} holds {len(infos)} files, at most {MAX_MEMBERS} are unpacked")
-    for info in infos:
-        path = above / PurePosixPath(info.filename)
-        problem = _problem(info) or ("has the name of another file in the zip" if str(path).lower() in taken else "")
-        taken.add(str(path).lower())
-        inner = path.suffix.lower() == ARCHIVE_SUFFIX
-        if inner and not problem:
-            yield from _walk_inner(opened, info, path, depth, taken)
-        else:
-            yield Member(path, info.file_size, info.CRC, problem), opened, info
-
-
-def _walk_inner(
-    opened: zipfile.ZipFile, info: zipfile.ZipInfo, path: PurePosixPath, depth: int, taken: set[str]
-) -> Iterator[_Entry]:
-    if depth >= MAX_DEPTH:
-        yield Member(path, info.file_size, info.CRC, f"is a zip in more than {MAX_DEPTH} zips"), opened, info
-        return
-    try:
-        inner = zipfile.ZipFile(opened.open(info))
-    except _ZIP_ERRORS as error:
-        yield Member(path, info.file_size, info.CRC, f"cannot be read as a zip: {error}"), opened, info
-        return
-    yield from _walk(inner, path.with_suffix(""), depth + 1, taken)
-
-
-def _problem(info: zipfile.ZipInfo) -> str:
+def _problem(entry: Entry) -> str:
     """Why a member must not be unpacked, or ""."""
-    name, mode = info.filename, info.external_attr >> 16
-    path, foreign = PurePosixPath(name), PureWindowsPath(name)
-    if path.is_absolute() or foreign.drive or foreign.root or ".." in foreign.parts:
-        return "leads out of the target folder"
-    if "\\" in info.orig_filename:
-        return "has a backslash in its name, which is no separator in a zip"
-    if "\0" in info.orig_filename or not path.parts:
-        return "has no usable name"
+    info, mode = entry.info, entry.info.external_attr >> 16
+    if problem := _path_problem(entry):
+        return problem
     if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG):
         return "is a link" if stat.S_ISLNK(mode) else "is a special file"
-    if info.flag_bits & _ENCRYPTED:
-        return "is encrypted"
-    return ""
+    return "is encrypted" if info.flag_bits & _ENCRYPTED else entry.problem
+
+
+def _path_problem(entry: Entry) -> str:
+    path, foreign = PurePosixPath(entry.info.filename), PureWindowsPath(entry.info.filename)
+    if path.is_absolute() or foreign.drive or foreign.root or ".." in foreign.parts:
+        return "leads out of the target folder"
+    if "\\" in entry.info.orig_filename:
+        return "has a backslash in its name, which is no separator in a zip"
+    if "\0" in entry.info.orig_filename or not path.parts:
+        return "has no usable name"
+    # The whole path, not the member's own name alone: a zip in the zip called "...zip" would add a "..".
+    problem = next(filter(None, map(name_problem, entry.path.parts)), "")
+    return problem and f"has a name that {problem}"
 
 
 def _refuse_trap(archive: Path, members: list[Member]) -> None:
@@ -227,8 +222,8 @@ def _refuse_trap(archive: Path, members: list[Member]) -> None:
         )
 
 
-def _require_space(archive: Path, missing: list[Member], folder: Path) -> None:
-    needed, free = sum(member.bytes for member in missing), shutil.disk_usage(_existing(folder)).free
+def _require_space(archive: Path, missing: Sequence[_Target], folder: Path) -> None:
+    needed, free = sum(target.member.bytes for target in missing), shutil.disk_usage(_existing(folder)).free
     if needed > free:
         raise DataError(
             f"{archive} needs {needed / 1e9:.1f} GB in {folder}, where {free / 1e9:.1f} GB are free",
@@ -257,23 +252,23 @@ def _is_there(target: Path, member: Member) -> bool:
 
 def _crc(path: Path) -> int:
     value = 0
-    with path.open("rb") as handle:
-        while piece := handle.read(_PIECE_BYTES):
+    with regular_file(path).open("rb") as handle:
+        while piece := handle.read(PIECE_BYTES):
             value = zlib.crc32(piece, value)
     return value
 
 
-def _write(target: Path, member: Member, holder: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
-    with whole_file(target) as part, part.open("wb") as out:
-        for piece in _pieces(holder, info):
+def _write(target: _Target, batch: FileBatch) -> None:
+    with batch.file(target.path) as part, part.open("wb") as out:
+        for piece in _pieces(target.entry):
             out.write(piece)
 
 
-def _pieces(holder: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
+def _pieces(entry: Entry) -> Iterator[bytes]:
     """The content; zipfile compares the checksum at its end, and never gives more bytes than the zip announced."""
     try:
-        with holder.open(info) as source:
-            while piece := source.read(_PIECE_BYTES):
+        with entry.holder.open(entry.info) as source:
+            while piece := source.read(PIECE_BYTES):
                 yield piece
-    except _ZIP_ERRORS as error:
+    except ZIP_ERRORS as error:
         raise DataError(f"is damaged: {error}") from error

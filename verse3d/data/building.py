@@ -7,6 +7,7 @@ from pathlib import Path
 
 from verse3d.core.errors import DataError, OutputError
 from verse3d.core.logs import Progress, logger, no_progress
+from verse3d.core.paths import path_below, same_on_disk
 from verse3d.data.archives import Unpacked, archive_above, find_archives, list_members, unpack
 from verse3d.data.cases import Case, CaseIndex, Split
 from verse3d.data.grouping import layout_of, unique_names
@@ -129,7 +130,8 @@ def _unpack_all(
             if target is None:
                 list_members(archive)
                 continue
-            unpacked.append(unpack(archive, target / _free_name(archive.stem, taken), progress))
+            folder = path_below(target, _free_name(archive.stem, taken))  # the stem of "...zip" is ".."
+            unpacked.append(unpack(archive, folder, progress))
         except OutputError:
             raise
         except DataError as error:
@@ -143,9 +145,9 @@ def _unpack_all(
 def _free_name(stem: str, taken: set[str]) -> str:
     """The stem, or with 2, 3, ... behind it: two zips of one name do not share a folder."""
     name, number = stem, 2
-    while name.casefold() in taken:
+    while same_on_disk(name) in taken:
         name, number = f"{stem}-{number}", number + 1
-    taken.add(name.casefold())
+    taken.add(same_on_disk(name))
     return name
 
 

@@ -3,19 +3,26 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BeforeValidator
 
 from verse3d.core.errors import DataError
 from verse3d.core.files import write_text
+from verse3d.core.readers import MEGABYTE, Many, Record, Text, Whole, numbered_lines, parsed
+from verse3d.core.wording import brief
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 _PATHS = ("image", "mask", "centroids")
 _OPTIONAL = ("series", "part", "fold", "relabel", "notes")
 """Written only where there is something to say."""
+_MOST_BYTES = 256 * MEGABYTE
+_NEVER_IN_A_NAME = frozenset("/\\\0")
+_LINE_HINT = "each line is a JSON object with 'case' and 'image'"
 
 
 @dataclass(frozen=True)
@@ -123,12 +130,9 @@ def read_index(path: Path) -> CaseIndex:
     Raises:
         DataError: the file is missing or empty, or a line is not a case; the line is named.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the index {path}: {error}") from error
+    lines = numbered_lines(path, max_bytes=_MOST_BYTES, what="the index")
     base = path.resolve().parent
-    cases = [_case(line, base, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    cases = [_case(line, base, f"{path}, line {number}") for number, line in lines]
     if not cases:
         raise DataError(f"the index {path} holds no case", hint="make one with: verse3d index ROOT -o cases.jsonl")
     return CaseIndex(tuple(cases))
@@ -154,41 +158,67 @@ def _stored(path: Path | None, folders: Sequence[Path]) -> str | None:
     return str(absolute) if base is None else absolute.relative_to(base).as_posix()
 
 
+def _as_text(value: object) -> object:
+    """Who writes an index by hand may call a case 7."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+_Name = Annotated[Text, BeforeValidator(_as_text)]
+
+
+class _Line(Record):
+    """A line of an index. What is null counts as not given.
+
+    Ids and paths may be anything here: a case that cannot be read with them fails by itself, with its own name.
+    """
+
+    case: _Name
+    subject: Text | None = None
+    image: Text | None = None
+    mask: Text | None = None
+    centroids: Text | None = None
+    split: Split | None = None
+    split_origin: Text | None = None
+    series: Text | None = None
+    part: Text | None = None
+    fold: Whole | None = None
+    relabel: Many[tuple[Whole, Whole]] = ()
+    notes: Many[Text] = ()
+
+
 def _case(line: str, base: Path, place: str) -> Case:
-    try:
-        row = json.loads(line)
-        paths = {name: base / row[name] if row.get(name) else None for name in _PATHS}
-        split = row.get("split")
-        if split is not None and split not in SPLITS:
-            raise DataError(f"{place}: split {split!r} is none of {', '.join(SPLITS)}")
-        case = _case_name(row["case"], place)
-        if not (paths["image"] or paths["mask"]):
-            raise DataError(f"{place}: case {case} has neither an 'image' nor a 'mask'")
-        subject, origin = str(row.get("subject") or case), str(row.get("split_origin") or "")
-        fields: dict[str, Any] = {**paths, "split": split, "split_origin": origin, **_optional(row)}
-        return Case(case, subject, **fields)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(
-            f"{place} is not a case: {error!r}", hint="each line is a JSON object with 'case' and 'image'"
-        ) from error
+    row = parsed(line, _Line, place, hint=_LINE_HINT)
+    name = _case_name(row.case, place)
+    if not (row.image or row.mask):
+        raise DataError(f"{place}: case {name} has neither an 'image' nor a 'mask'")
+    paths = [base / stored if stored else None for stored in (row.image, row.mask, row.centroids)]
+    return Case(
+        name,
+        row.subject or name,
+        image=paths[0],
+        mask=paths[1],
+        centroids=paths[2],
+        split=row.split,
+        split_origin=row.split_origin or "",
+        series=row.series or "",
+        part=row.part or "",
+        fold=row.fold,
+        relabel=row.relabel,
+        notes=row.notes,
+    )
 
 
-def _optional(row: Mapping[str, Any]) -> dict[str, Any]:
-    fold = row.get("fold")
-    return {
-        "series": str(row.get("series") or ""),
-        "part": str(row.get("part") or ""),
-        "fold": None if fold is None else int(fold),
-        "relabel": tuple((int(stored), int(right)) for stored, right in row.get("relabel", ())),
-        "notes": tuple(str(note) for note in row.get("notes", ())),
-    }
-
-
-def _case_name(value: object, place: str) -> str:
-    """Masks are named after the case, so the name must be one of a file."""
-    name = "" if value is None else str(value)
-    if not name or name in (".", "..") or "/" in name or "\\" in name:
-        raise DataError(f"{place}: {value!r} is no name for a case; it must work as a file name")
+def _case_name(name: str, place: str) -> str:
+    """Masks are named after the case, so the name must be one of a file. How long one may be depends on the disk."""
+    if not name or name in (".", "..") or set(name) & _NEVER_IN_A_NAME or not _is_encodable(name):
+        raise DataError(f"{place}: {brief(name)} is no name for a case; it must work as a file name")
     return name
+
+
+def _is_encodable(name: str) -> bool:
+    """Whether the file system has bytes for it: half of a surrogate pair has none."""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -17,20 +17,25 @@ them into the volume, and of two that do equally well the one that the file's na
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import AfterValidator, Field
 
 from verse3d.core.errors import DataError
-from verse3d.core.files import read_json
 from verse3d.core.geometry import Geometry
+from verse3d.core.readers import MEGABYTE, Record, checked, read_record
 from verse3d.core.volume import Volume
+from verse3d.core.wording import brief
 
 Format = Literal["voxel", "miccai19", "miccai20"]
 MICCAI_AXES: dict[Format, str] = {"miccai20": "PIR", "miccai19": "IPL"}
 """The directions in which X, Y and Z grow."""
 _COPY_SPACING_MM = 1.0
+_MOST_BYTES = MEGABYTE
+_FARTHEST = 1e6
+"""Voxels or millimetres; no scan is as long."""
 _HINT = 'expected a list of {"label": 20, "X": ..., "Y": ..., "Z": ...}, perhaps after {"direction": ["P", "I", "R"]}'
 
 
@@ -100,37 +105,55 @@ def parse_centroids(path: Path) -> StoredCentroids:
     Raises:
         DataError: missing, not JSON, or no list of centroids.
     """
-    content = read_json(path)
-    if not isinstance(content, list):
-        raise DataError(f"{path} is no list of centroids but {type(content).__name__}", hint=_HINT)
+    content = read_record(path, list[dict[str, Any]], max_bytes=_MOST_BYTES, allow_nan=True, hint=_HINT)
     direction = ""
     labels, points, skipped = [], [], []
     for number, element in enumerate(content):
-        if isinstance(element, dict) and "direction" in element:
-            direction = _direction(element["direction"], path)
+        place = f"{path}, element {number}"
+        if "direction" in element:
+            direction = _direction(element, place)
             continue
-        label, point = _row(element, f"{path}, element {number}")
-        if np.isfinite(point).all():
-            labels.append(label)
-            points.append(point)
+        row = checked(element, _Point, place, hint=_HINT)
+        if np.isfinite(row.xyz).all():
+            labels.append(row.label)
+            points.append(row.xyz)
         else:
-            skipped.append(label)
+            skipped.append(row.label)
     return StoredCentroids(direction, tuple(labels), tuple(points), tuple(skipped))
 
 
-def _direction(value: Any, path: Path) -> str:  # noqa: ANN401 - whatever JSON can hold
-    codes = [str(code) for code in value] if isinstance(value, list | str) else []
+def _in_reach(value: float) -> float:
+    if abs(value) > _FARTHEST:  # never so for NaN, which says that the annotators had none
+        raise ValueError(f"lies more than {_FARTHEST:g} away")
+    return value
+
+
+_Coordinate = Annotated[float, Field(allow_inf_nan=True), AfterValidator(_in_reach)]
+
+
+class _Point(Record):
+    """A label and where it lies. Some releases write the label as 20.0."""
+
+    label: Annotated[int, Field(ge=0, le=2**16)]
+    X: _Coordinate
+    Y: _Coordinate
+    Z: _Coordinate
+
+    @property
+    def xyz(self) -> tuple[float, float, float]:
+        """As one point."""
+        return self.X, self.Y, self.Z
+
+
+class _Direction(Record):
+    direction: list[str] | str
+
+
+def _direction(element: dict[str, Any], place: str) -> str:
+    codes = list(checked(element, _Direction, place, hint=_HINT).direction)
     if sorted({"L": "R", "P": "A", "I": "S"}.get(code, code) for code in codes) != ["A", "R", "S"]:
-        raise DataError(f"{path}: direction {value!r} does not name three axes", hint=_HINT)
+        raise DataError(f"{place}: direction {brief(codes)} does not name three axes", hint=_HINT)
     return "".join(codes)
-
-
-def _row(element: Any, place: str) -> tuple[int, tuple[float, float, float]]:  # noqa: ANN401 - whatever JSON can hold
-    try:
-        label = int(element["label"])
-        return label, (float(element["X"]), float(element["Y"]), float(element["Z"]))
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{place} is no centroid: {element!r}", hint=_HINT) from error
 
 
 def world_from_voxels(points: ArrayLike, direction: str, geometry: Geometry) -> NDArray[np.float64]:

@@ -26,7 +26,7 @@ class CaseFacts:
         spacing_mm: e.g. "1x1x3".
         axes: the directions that the axes grow towards, e.g. "PIR".
         stored: voxel type and sform/qform codes, e.g. "float32 s0 q1".
-        levels: the labelled vertebrae, e.g. "T12-L5".
+        levels: the labelled vertebrae, e.g. "T12-L5", or "binary".
     """
 
     case: str
@@ -97,6 +97,8 @@ def _facts(survey: CaseSurvey) -> CaseFacts:
 
 
 def _levels(survey: CaseSurvey) -> str:
+    if survey.is_binary:
+        return "binary"
     names = survey.levels
     return names[0] if len(names) == 1 else f"{names[0]}-{names[-1]}" if names else "none"
 

@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from verse3d.core.errors import DataError
-from verse3d.core.files import read_json
-from verse3d.data.cases import SPLITS, Split
+from verse3d.core.files import is_file
+from verse3d.core.logs import logger
+from verse3d.core.readers import Many, Record, Text, Whole, read_record
+from verse3d.data.cases import Split
 
+_log = logger(__name__)
 MANIFEST = "conversion.json"
 _LEVELS_UP = 4  # from the scan in a VerSe tree to the folder of its manifest
 
@@ -32,18 +34,37 @@ def origin_of(path: Path) -> Origin | None:
     return None
 
 
+class _File(Record):
+    path: Text
+
+
+class _Converted(Record):
+    """A case in the manifest; one that was left out has no files."""
+
+    subject: Text
+    split: Split | None
+    split_origin: Text = ""
+    fold: Whole | None
+    files: Many[_File] = ()
+
+
+class _Manifest(Record):
+    to: Text
+    cases: Many[_Converted]
+
+
 @lru_cache(maxsize=512)
 def _origins(manifest: Path) -> Mapping[str, Origin]:
-    if not manifest.is_file():
+    if not is_file(manifest):
         return {}
     try:
-        content = read_json(manifest)
-        keeps_names = content["to"] == "verse"
-        return {file["path"]: _origin(case, keeps_names) for case in content["cases"] for file in case.get("files", ())}
-    except (DataError, KeyError, TypeError, AttributeError):  # somebody else's file of that name
+        content = read_record(manifest, _Manifest)
+    except DataError as error:  # damaged, or somebody else's file of that name
+        _log.warning("%s; subjects and splits are taken from names and folders", error.message)
         return {}
+    keeps_names = content.to == "verse"
+    return {file.path: _origin(case, keeps_names) for case in content.cases for file in case.files}
 
 
-def _origin(case: Mapping[str, Any], keeps_names: bool) -> Origin:
-    split = next((known for known in SPLITS if known == case["split"]), None)
-    return Origin(None if keeps_names else str(case["subject"]), split, str(case.get("split_origin", "")), case["fold"])
+def _origin(case: _Converted, keeps_names: bool) -> Origin:
+    return Origin(None if keeps_names else case.subject, case.split, case.split_origin, case.fold)

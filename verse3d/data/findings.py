@@ -1,9 +1,8 @@
 """What is worth knowing about a case: how bad it is, what and where it is, and what to do."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
@@ -35,15 +34,3 @@ class Finding:
     def to_json(self) -> str:
         """One line of JSON."""
         return json.dumps(self.to_dict())
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Finding":
-        """Undo of ``to_dict``.
-
-        Raises:
-            TypeError: a field is missing or unknown.
-            ValueError: the severity is none.
-        """
-        if values.get("severity") not in SEVERITIES:
-            raise ValueError(f"severity {values.get('severity')!r} is none of {', '.join(SEVERITIES)}")
-        return cls(**values)

@@ -1,7 +1,5 @@
 """Masks carried over to the grids of their scans, on request: new files beside a table that says what was done."""
 
-import csv
-import io
 import os
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields, replace
@@ -10,13 +8,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from verse3d.core.caseerrors import CASE_ERRORS, reason_of
 from verse3d.core.errors import DataError, OutputError
+from verse3d.core.escapes import csv_table
 from verse3d.core.files import make_folder, write_text
 from verse3d.core.geometry import Geometry
+from verse3d.core.paths import path_below
 from verse3d.core.volume import read_geometry, read_labels, write_labels
 from verse3d.data.cases import Case, CaseIndex
 from verse3d.data.findings import Finding
 from verse3d.data.pairs import carried_over, placement
+from verse3d.data.schemes import scheme_of
 
 FIXES_FILE = "fixes.csv"
 _FIXABLE = ("mask-orientation", "mask-shape")
@@ -72,8 +74,8 @@ def write_fixes(index: CaseIndex, findings: Iterable[Finding], folder: Path) -> 
             continue
         try:
             fixes.append(_fix(case, folder, doubtful="left-right" in codes))
-        except DataError as error:
-            left.append((case.case, error.message))
+        except CASE_ERRORS as error:
+            left.append((case.case, error.message if isinstance(error, DataError) else reason_of(error)))
     if fixes:
         write_text(folder / FIXES_FILE, _table(fixes))
     return FixReport(tuple(fixes), tuple(left))
@@ -86,11 +88,12 @@ def _fix(case: Case, folder: Path, *, doubtful: bool) -> Fix:
         raise DataError(f"{mask.path}: its header may be the wrong one, so it is not carried over by it")
     how = placement(mask.geometry, grid)
     labels = carried_over(mask, grid)
-    target = Path(os.path.abspath(make_folder(folder) / f"{case.case}_seg-vert_msk.nii.gz"))  # noqa: PTH100 - keep links
+    place = path_below(make_folder(folder), f"{case.case}_seg-vert_msk.nii.gz")
+    target = Path(os.path.abspath(place))  # noqa: PTH100 - keep links
     if labels.max() > 255:
         raise DataError(f"{mask.path} holds ids above 255")
     if not target.exists():
-        write_labels(target, labels.astype("uint8"), like=header)
+        write_labels(target, labels.astype("uint8"), like=header, scheme=scheme_of(mask).name)
     elif not _is_that_mask(target, labels, grid):  # of an earlier call that ended before its table was written
         raise DataError(f"{target} exists already and is another mask")
     axes = ["".join(geometry.axis_codes) for geometry in (mask.geometry, grid)]
@@ -118,8 +121,5 @@ def require_no_table(folder: Path) -> None:
 
 
 def _table(fixes: Iterable[Fix]) -> str:
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow([field.name for field in fields(Fix)])
-    rows.writerows(astuple(replace(fix, value=Path(fix.value).name)) for fix in fixes)
-    return text.getvalue()
+    rows = (astuple(replace(fix, value=Path(fix.value).name)) for fix in fixes)
+    return csv_table([[field.name for field in fields(Fix)], *rows])

@@ -133,6 +133,7 @@ def _predicted_masks(folder: Path, names: Sequence[str]) -> frozenset[str]:
     """The names of masks that were predicted: taken for the truth they would score themselves."""
     try:
         records = read_predictions(folder).records.values()
-        return frozenset(str(record["mask"]) for record in records if record["status"] == "written")
+        made = (record for record in records if record["status"] == "written" or record.get("mask_of"))
+        return frozenset(str(record["mask"]) for record in made)
     except (DataError, KeyError, TypeError):  # a damaged list: any mask may have been predicted
         return frozenset(name for name in names if looks_like_mask(name))

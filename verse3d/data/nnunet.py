@@ -6,12 +6,15 @@ from functools import lru_cache
 from pathlib import Path
 
 from verse3d.core.errors import DataError
-from verse3d.core.files import read_json
+from verse3d.core.files import is_file
 from verse3d.core.labels import vertebra
 from verse3d.core.logs import logger
+from verse3d.core.readers import Record, Text, Whole, read_record
+from verse3d.core.wording import brief
 
 DATASET_FILE = "dataset.json"
 _log = logger(__name__)
+_NUMBER = re.compile(r"^\d{1,9}$", re.ASCII)
 _LEVEL = re.compile(r"^(?:vertebrae?[_ ])?([CTL]\d{1,2})$", re.IGNORECASE)
 
 
@@ -26,18 +29,38 @@ def label_corrections(mask: Path) -> tuple[tuple[int, int], ...]:
     return _corrections(mask.parent.parent / DATASET_FILE)
 
 
+class _DataSet(Record):
+    labels: dict[str, Whole | Text]
+
+
 @lru_cache(maxsize=64)
 def _corrections(dataset: Path) -> tuple[tuple[int, int], ...]:
+    if not is_file(dataset):
+        return ()
     try:
-        labels = read_json(dataset)["labels"] if dataset.is_file() else {}
-        old_style = all(str(key).isdecimal() for key in labels)  # nnU-Net v1 wrote {"1": "C1"}
-        named = {int(key if old_style else value): str(value if old_style else key) for key, value in labels.items()}
-    except (DataError, KeyError, TypeError, ValueError, AttributeError):
-        _log.warning("%s: the labels cannot be read: ids are taken for those of VerSe", dataset)
+        named = _named(read_record(dataset, _DataSet).labels)
+    except DataError as error:  # of another program, as often as not: regions are labels of several numbers there
+        _log.warning("%s: the labels cannot be read: ids are taken for those of VerSe (%s)", dataset, error.message)
         return ()
     if named and not _verse_ids(named):
         _log.warning("%s: not all labels are levels such as L1: ids are taken for those of VerSe", dataset)
     return tuple((number, right) for number, right in sorted(_verse_ids(named).items()) if number != right)
+
+
+def _named(labels: Mapping[str, int | str]) -> dict[int, str]:
+    """Number -> name; nnU-Net v1 wrote {"1": "C1"}, v2 writes {"C1": 1}.
+
+    Raises:
+        DataError: there is no whole number where one should be.
+    """
+    old_style = all(_NUMBER.match(key) for key in labels)
+    pairs = labels.items() if old_style else ((value, key) for key, value in labels.items())
+    named = {}
+    for number, name in pairs:
+        if not _NUMBER.match(str(number)):
+            raise DataError(f"label {brief(name)} has the number {brief(number)}")
+        named[int(number)] = str(name)
+    return named
 
 
 def _verse_ids(named: Mapping[int, str]) -> Mapping[int, int]:

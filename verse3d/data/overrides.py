@@ -14,19 +14,25 @@ exclude                         the case is left out
 =========  ===================  ==================================================================================
 """
 
-import csv
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from verse3d.core.errors import DataError
+from verse3d.core.escapes import plain_cell
+from verse3d.core.files import is_file
 from verse3d.core.labels import vertebra
 from verse3d.core.logs import logger
+from verse3d.core.readers import MEGABYTE, Row, read_table
+from verse3d.core.wording import brief, clipped
 from verse3d.data.cases import SPLITS, Case
 from verse3d.data.probe import probe
 
 COLUMNS = ("case", "action", "value", "note")
+_MOST_BYTES = 16 * MEGABYTE
+_LONGEST_ID = 9
+_LONGEST_PATH = 500
 _PAIRS = re.compile(r"^\w+>\w+")
 _log = logger(__name__)
 _Change = Callable[[Case], Case | None]
@@ -57,21 +63,14 @@ def read_overrides(path: Path) -> tuple[Override, ...]:
     Raises:
         DataError: the file cannot be read, a column is missing, or lines make no sense; all of them are listed.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as handle:
-            rows = list(csv.DictReader(handle))
-            columns = rows[0].keys() if rows else set(COLUMNS)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot read the overrides {path}: {error}") from error
-    if missing := [name for name in COLUMNS[:2] if name not in columns]:
-        hint = f"its first line must be {','.join(COLUMNS)}, with commas (found: {next(iter(columns), 'nothing')!s})"
-        raise DataError(f"{path} lacks the columns {', '.join(missing)}", hint=hint)
+    hint = f"its first line must be {','.join(COLUMNS)}, with commas"
+    rows = read_table(path, needs=COLUMNS[:2], max_bytes=_MOST_BYTES, what="the overrides", hint=hint)
     read, problems = [], []
-    for number, row in enumerate(rows, start=2):
+    for row in rows:
         try:
             read.append(_override(row, path.parent))
         except DataError as error:
-            problems.append(f"line {number}: {error.message}")
+            problems.append(f"line {row.line}: {error.message}")
     if problems:
         raise DataError("\n  - ".join([f"{path} has mistakes:", *problems]), hint=f"actions are {', '.join(_ACTIONS)}")
     return tuple(read)
@@ -104,14 +103,14 @@ def _noted(changed: Case | None, before: Case, words: str) -> Case:
     return replace(changed, notes=(*changed.notes, words))
 
 
-def _override(row: Mapping[str | None, str | None], folder: Path) -> Override:
-    if None in row or _PAIRS.match((row.get("note") or "").strip()):
+def _override(row: Row, folder: Path) -> Override:
+    if row.surplus or _PAIRS.match(row.cells.get("note", "").strip()):
         raise DataError('a value that holds commas must stand in quotes: "T12>L1, L1>L2"')
-    name, action, value, note = ((row.get(column) or "").strip() for column in COLUMNS)
+    name, action, value, note = (plain_cell(row.cells.get(column, "").strip()) for column in COLUMNS)
     if not name:
         raise DataError("names no case")
     if action not in _ACTIONS:
-        raise DataError(f"action {action!r} is unknown")
+        raise DataError(f"action {brief(action)} is unknown")
     words = f"override: {action} {value}".strip() + (f" ({note})" if note else "")
     return Override(name, _ACTIONS[action](value, folder), words, whole_subject=action == "split")
 
@@ -119,14 +118,14 @@ def _override(row: Mapping[str | None, str | None], folder: Path) -> Override:
 def _relabel(value: str, _: Path) -> _Change:
     pairs = tuple(_pair(text) for text in value.replace(",", " ").split())
     if not pairs or len({stored for stored, _ in pairs}) < len(pairs):
-        raise DataError(f"relabel needs pairs of different ids such as '19>20 20>21', got {value!r}")
+        raise DataError(f"relabel needs pairs of different ids such as '19>20 20>21', got {brief(value)}")
     return lambda case: replace(case, relabel=_followed_by(case.relabel, pairs))
 
 
 def _pair(text: str) -> tuple[int, int]:
     stored, arrow, right = text.partition(">")
     if not arrow:
-        raise DataError(f"{text!r} is no pair such as 19>20 or T12>L1")
+        raise DataError(f"{brief(text)} is no pair such as 19>20 or T12>L1")
     return _label_id(stored), _label_id(right)
 
 
@@ -134,7 +133,8 @@ def _label_id(text: str) -> int:
     """A VerSe id, a level's name, or 0 for background."""
     if text == "0":
         return 0
-    return vertebra(int(text) if text.isascii() and text.isdecimal() else text).id
+    is_number = text.isascii() and text.isdecimal() and len(text) <= _LONGEST_ID
+    return vertebra(int(text) if is_number else clipped(text)).id
 
 
 def _followed_by(first: Sequence[tuple[int, int]], then: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
@@ -162,8 +162,8 @@ def _regrid(value: str, folder: Path) -> _Change:
 
 def _usable_mask(value: str, folder: Path) -> Path:
     path = folder.absolute() / value
-    if not value or not path.is_file():
-        raise DataError(f"the mask {path} does not exist")
+    if not value or not is_file(path):
+        raise DataError(f"the mask {clipped(str(path), _LONGEST_PATH)} does not exist")
     if problem := probe(path).problem:
         raise DataError(problem)
     return path
@@ -171,7 +171,7 @@ def _usable_mask(value: str, folder: Path) -> Path:
 
 def _split(value: str, _: Path) -> _Change:
     if value not in SPLITS:
-        raise DataError(f"split {value!r} is none of {', '.join(SPLITS)}")
+        raise DataError(f"split {brief(value)} is none of {', '.join(SPLITS)}")
     chosen = next(split for split in SPLITS if split == value)
     return lambda case: replace(case, split=chosen, split_origin="assigned")
 
@@ -184,7 +184,7 @@ def _subject(value: str, _: Path) -> _Change:
 
 def _exclude(value: str, _: Path) -> _Change:
     if value:
-        raise DataError(f"exclude takes no value, got {value!r}")
+        raise DataError(f"exclude takes no value, got {brief(value)}")
     return lambda _: None
 
 

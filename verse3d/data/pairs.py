@@ -7,13 +7,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from verse3d.core.errors import GeometryError
+from verse3d.core.errors import DataError, GeometryError
 from verse3d.core.geometry import Geometry
 from verse3d.core.resample import resample_nearest, resample_vote
 from verse3d.core.volume import Volume, read_labels
 from verse3d.data.cases import Case
 
 SAME_GRID_TOLERANCE_MM = 0.1
+_LARGEST_STORED, _LARGEST_RIGHT = 2**16 - 1, 255
 Placement = Literal["same", "turned", "scaled", "apart"]
 
 
@@ -21,19 +22,29 @@ def read_mask(case: Case) -> Volume:
     """The mask of a case in VerSe ids, uint8 or uint16 on its own grid, with the case's ``relabel`` applied.
 
     Raises:
-        DataError: the case has no mask, or it is missing, damaged or no label map.
+        DataError: the case has no mask, or it is missing, damaged or no label map; or ``relabel`` is impossible.
         GeometryError: its affine is singular or not finite.
     """
     return relabelled(read_labels(case.mask_path()), case.relabel)
 
 
 def relabelled(mask: Volume, relabel: Sequence[tuple[int, int]]) -> Volume:
-    """The same mask with ids replaced, all pairs (id in the file, right id) at once, so that ids can be swapped."""
+    """The same mask with ids replaced, all pairs (id in the file, right id) at once, so that ids can be swapped.
+
+    Raises:
+        DataError: an id is negative or above 255, the largest that a mask of ours can hold.
+    """
     if not relabel:
         return mask
+    if wrong := [pair for pair in relabel if not (0 <= pair[0] <= _LARGEST_STORED and 0 <= pair[1] <= _LARGEST_RIGHT)]:
+        raise DataError(
+            f"{mask.path}: the correction {wrong[0][0]}>{wrong[0][1]} is impossible: ids lie between 0 and 255",
+            hint="correct 'relabel' of the case in the index, or the overrides that it came from",
+        )
     table = np.arange(np.iinfo(mask.array.dtype).max + 1).astype(mask.array.dtype)
     for stored, right in relabel:
-        table[stored] = right
+        if stored < table.size:  # else no voxel can have it
+            table[stored] = right
     return replace(mask, array=table[mask.array])
 
 

@@ -1,4 +1,8 @@
-"""What ``verse3d predict`` says about the masks in a folder: its lists of records, one per part of a divided job."""
+"""What ``verse3d predict`` says about the masks in a folder.
+
+Every finished call has put its records into a list, one per part of a divided job. A call that is still at work, or was
+killed, has left them in a log of its own (see ``prediction_log``), which is read as well.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,8 +10,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from verse3d.core.errors import DataError
-from verse3d.core.files import read_json
+from verse3d.core.readers import checked, read_record
+from verse3d.data.prediction_format import HINT, StoredList
+from verse3d.data.prediction_log import is_log, logs_in, newest, read_log
 
 PREDICTIONS_FILE = "predictions.json"
 _PARTS = "predictions-part*.json"
@@ -18,8 +23,8 @@ class Predictions:
     """The lists of a folder taken together.
 
     Attributes:
-        about: what the latest list says about the call as a whole: model, scheme, device ...; empty without a list.
-        records: by case, as ``inference.records.PredictionRecord`` holds them; of several the latest list's.
+        about: what the latest list or log says about the call as a whole: model, scheme, device ...; may be empty.
+        records: by case, as ``inference.records.PredictionRecord`` holds them; of several the one finished last.
     """
 
     about: Mapping[str, Any] = field(default_factory=dict)
@@ -32,8 +37,8 @@ def predictions_file(part: int, parts: int) -> str:
 
 
 def is_predictions_file(name: str) -> bool:
-    """Whether a file of that name is such a list."""
-    return name == PREDICTIONS_FILE or fnmatch(name, _PARTS)
+    """Whether a file of that name is such a list, or a log."""
+    return name == PREDICTIONS_FILE or fnmatch(name, _PARTS) or is_log(name)
 
 
 def prediction_lists(folder: Path) -> list[Path]:
@@ -43,20 +48,30 @@ def prediction_lists(folder: Path) -> list[Path]:
 
 
 def read_predictions(folder: Path) -> Predictions:
-    """Read all lists of a folder; there may be none.
+    """Read all lists and logs of a folder; there may be none.
 
     Raises:
-        DataError: a list is damaged.
+        DataError: a list or a log is damaged.
     """
-    about: dict[str, Any] = {}
+    about: Mapping[str, Any] = {}
     records: dict[str, Mapping[str, Any]] = {}
     for path in prediction_lists(folder):
-        content = read_json(path)
-        try:
-            records |= {str(record["case"]): record for record in content["cases"]}
-            about = {key: value for key, value in content.items() if key != "cases"}
-        except (KeyError, TypeError, AttributeError) as error:
-            raise DataError(
-                f"{path} is no list of predictions: {error!r}", hint="remove it, or predict into a new folder"
-            ) from error
+        one = read_prediction_list(path)
+        about, records = one.about, newest(records, one.records)
+    for path in logs_in(folder):
+        log = read_log(path)
+        about, records = log.about or about, newest(records, log.records)
     return Predictions(about, records)
+
+
+def read_prediction_list(path: Path) -> Predictions:
+    """Read one list.
+
+    Raises:
+        DataError: it is damaged; names the place in it.
+    """
+    content = read_record(path, dict[str, Any], hint=HINT)
+    # What is returned is the content itself: a typed copy could not hold what other versions wrote.
+    records = checked(content, StoredList, str(path), hint=HINT).cases
+    about = {key: value for key, value in content.items() if key != "cases"}
+    return Predictions(about, {record.case: plain for record, plain in zip(records, content["cases"], strict=True)})

@@ -7,24 +7,29 @@ and what they were cut from). All PNGs are 8-bit grey. Masks hold 0 and 255 for 
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from pydantic import ConfigDict
 from torch.utils.data import Dataset
 
 from verse3d.core.config import load_config
 from verse3d.core.errors import DataError
+from verse3d.core.files import regular_file
 from verse3d.core.labels import LabelScheme, label_scheme
+from verse3d.core.paths import path_below
+from verse3d.core.readers import MEGABYTE, RECORD_CONFIG, numbered_lines, parsed
 from verse3d.data.cases import Split
 from verse3d.data.slices import grey_values
 
 CONFIG_FILE = "config.yaml"
 MANIFEST_FILE = "manifest.jsonl"
 CASE_FILE = "slices.json"
+_MANIFEST_BYTES = 512 * MEGABYTE
 _WHITE = 255
 _SHOWN = 5
 _WHAT_IT_IS = {
@@ -54,6 +59,8 @@ class SliceRow:
         labelled_voxels: of the slice on the network grid.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = RECORD_CONFIG
+
     case: str
     split: str
     plane: str
@@ -77,22 +84,18 @@ def read_manifest(folder: Path) -> tuple[SliceRow, ...]:
     """
     path = folder / MANIFEST_FILE
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = list(numbered_lines(path, max_bytes=_MANIFEST_BYTES))
+    except DataError as error:
         raise DataError(
-            f"{folder} is no folder of slices: {error}", hint="make one with: verse3d slices cases.jsonl --out FOLDER"
+            f"{folder} is no folder of slices: {error.message}",
+            hint="make one with: verse3d slices cases.jsonl --out FOLDER",
         ) from error
-    return tuple(row_of(line, f"{path}, line {number}") for number, line in enumerate(lines, 1))
+    return tuple(row_of(line, f"{path}, line {number}") for number, line in lines)
 
 
 def row_of(line: str, place: str) -> SliceRow:
     """Parse one line of a manifest. Raises ``DataError``, which names the place."""
-    try:
-        values = json.loads(line)
-        rows, columns = values["original_size"]
-        return SliceRow(**{**values, "original_size": (int(rows), int(columns))})
-    except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{place} is no slice: {error!r}", hint="run verse3d slices again") from error
+    return parsed(line, SliceRow, place, hint="run verse3d slices again")
 
 
 def mask_pixels(ids: NDArray[np.uint8], scheme: LabelScheme) -> NDArray[np.uint8]:
@@ -121,6 +124,8 @@ class SliceFolder(Dataset[dict[str, torch.Tensor]]):
         config = load_config(folder / CONFIG_FILE)
         self.size = config.slices.size_pixels
         self.scheme = label_scheme(config.labels.scheme)
+        for name in {name for row in self.rows for name in (row.image, row.mask)}:
+            path_below(folder, *PurePosixPath(name).parts)  # a name that leads out is refused
         listed = {name for row in self.rows for name in (row.image, row.mask)}
         there = {path.relative_to(folder).as_posix() for path in (folder / split).rglob("*.png")}
         _refuse(folder, "lacks these PNGs of its manifest", listed - there, "run verse3d slices again")
@@ -166,7 +171,7 @@ def read_png(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
         DataError: it is missing, damaged, no PNG, not 8-bit grey, or of another size.
     """
     try:
-        with Image.open(path, formats=["PNG"]) as picture:
+        with Image.open(regular_file(path), formats=["PNG"]) as picture:
             _require_grey(picture, path, size)
             return np.array(picture)
     except UnidentifiedImageError as error:

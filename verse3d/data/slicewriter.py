@@ -1,21 +1,25 @@
 """Writing the slices of cases as PNG files, whole cases or nothing, several at a time."""
 
+import glob
 import multiprocessing
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
+from verse3d.core.caseerrors import CASE_ERRORS, reason_of
 from verse3d.core.config import Config, load_config, parse_config
 from verse3d.core.errors import DataError, Verse3dError
-from verse3d.core.files import TEMPORARY_PREFIX, make_folder, output_error, read_json, write_json, write_text
+from verse3d.core.files import TEMPORARY_PREFIX, make_folder, output_error, write_json, write_text
 from verse3d.core.labels import label_scheme
 from verse3d.core.logs import Progress, logger, no_progress
+from verse3d.core.paths import path_below
+from verse3d.core.readers import Many, Record, read_record
 from verse3d.data.cases import Case
 from verse3d.data.slicefolder import CASE_FILE, CONFIG_FILE, MANIFEST_FILE, SliceRow, mask_pixels
 from verse3d.data.slices import grey_slice, label_slice, slice_axis, turned
@@ -72,7 +76,8 @@ class _Job:
 
     @property
     def folder(self) -> Path:
-        return self.out / str(self.case.split) / self.case.case
+        """Where its slices go; DataError if its name is none for a folder, or the folder is a link that leads out."""
+        return path_below(self.out, str(self.case.split), self.case.case, CASE_FILE).parent
 
     def made_from(self) -> dict[str, Any]:
         """What decides the slices: a case that is there is kept only if all of this is the same."""
@@ -165,8 +170,8 @@ def _died(error: BaseException) -> str:
 def _try_case(job: _Job) -> SliceRecord:
     try:
         return _write_case(job)
-    except (Verse3dError, OSError, MemoryError, ValueError, RuntimeError) as error:
-        return _failed(job, str(error) if isinstance(error, Verse3dError) else f"{type(error).__name__}: {error}")
+    except CASE_ERRORS as error:
+        return _failed(job, reason_of(error))
 
 
 def _failed(job: _Job, reason: str) -> SliceRecord:
@@ -208,7 +213,7 @@ def _require_files(case: Case) -> None:
 
 def _refuse_other_split(job: _Job) -> None:
     """A case that was cut for another split would be trained and tested on."""
-    others = [path for path in job.out.glob(f"*/{job.case.case}") if path.parent != job.folder.parent]
+    others = [path for path in job.out.glob(f"*/{glob.escape(job.case.case)}") if path.parent != job.folder.parent]
     if others:
         raise DataError(
             f"{others[0]} is there, but the case is in the split {job.case.split} now",
@@ -216,20 +221,35 @@ def _refuse_other_split(job: _Job) -> None:
         )
 
 
+class _CaseFile(Record):
+    """What lies beside the slices of a case."""
+
+    made_from: dict[str, Any]
+    slices: Many[SliceRow]
+
+
 def _kept(job: _Job, made_from: dict[str, Any]) -> int | None:
     """How many slices of the case are there; None if they are to be replaced."""
     file = job.folder / CASE_FILE
     if not file.is_file():
         raise DataError(f"{job.folder} was not made by verse3d slices", hint="choose another --out folder")
-    content = read_json(file)
-    if content.get("made_from") == made_from:
-        names = [name for row in content["slices"] for name in (row["image"], row["mask"])]
-        return len(content["slices"]) if all((job.out / name).is_file() for name in names) else None
+    content = read_record(file, _CaseFile, hint="remove that folder, and the case is cut again")
+    if content.made_from == made_from:
+        names = [name for row in content.slices for name in (row.image, row.mask)]
+        return len(content.slices) if all(_is_there(job.out, name) for name in names) else None
     if job.overwrite:
         return None
     raise DataError(
         f"{job.folder} was cut from other files or with other settings", hint="--overwrite cuts this case again"
     )
+
+
+def _is_there(out: Path, name: object) -> bool:
+    """Whether a file of the list is there; a name that leads out of the folder is none of ours."""
+    try:
+        return path_below(out, *PurePosixPath(str(name)).parts).is_file()
+    except DataError:
+        return False
 
 
 def _write_pngs(case: PreparedCase, job: _Job, config: Config, folder: Path) -> Iterator[SliceRow]:
@@ -251,7 +271,7 @@ def _write_pngs(case: PreparedCase, job: _Job, config: Config, folder: Path) -> 
 
 
 def _write_manifest(out: Path, jobs: Sequence[_Job]) -> None:
-    rows = [SliceRow(**row) for job in jobs for row in read_json(job.folder / CASE_FILE)["slices"]]
+    rows = [row for job in jobs for row in read_record(job.folder / CASE_FILE, _CaseFile).slices]
     write_text(out / MANIFEST_FILE, "".join(row.to_json() + "\n" for row in rows))
 
 

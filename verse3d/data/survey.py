@@ -35,7 +35,7 @@ def survey_cases(
     """
     store = SurveyCache(cache)
     keys = [cache_key(case) for case in cases] if cache else ["" for _ in cases]
-    known = {number: found for number, key in enumerate(keys) if key and (found := store.get(key))}
+    known = {number: found for number, key in enumerate(keys) if key and (found := store.get(key, cases[number].case))}
     rest = [number for number in range(len(cases)) if number not in known]
     done = len(known)
     progress("cases", done, len(cases))

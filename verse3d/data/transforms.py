@@ -24,14 +24,17 @@ from monai.transforms import (
 )
 from numpy.typing import NDArray
 
+from verse3d.core.caseerrors import CASE_ERRORS
 from verse3d.core.config import AugmentConfig, Config, GridConfig, SamplingConfig
-from verse3d.core.errors import Verse3dError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import LabelScheme, label_scheme
+from verse3d.core.limits import require_countable, require_ct_grid, voxel_count
+from verse3d.core.memory import require_memory
 from verse3d.core.resample import Finish, resample_finished, resample_linear, resample_vote
 from verse3d.core.volume import Volume, read_image, read_labels
 from verse3d.data.cases import Case
 from verse3d.data.pairs import relabelled, require_same_grid
+from verse3d.data.schemes import require_levels
 
 _MAX_CENTRES = 100_000
 _LEFT_RIGHT = 0  # the first spatial axis of the network grid
@@ -77,8 +80,23 @@ class PreparedCase:
 
 
 def network_geometry(source: Geometry, grid: GridConfig) -> Geometry:
-    """The network grid of a scan: RAS axes (as near as its own allow), ``grid.spacing_mm``, the same first voxel."""
-    return source.reoriented("RAS").resampled(grid.spacing_mm)
+    """The network grid of a scan: RAS axes (as near as its own allow), ``grid.spacing_mm``, the same first voxel.
+
+    Raises:
+        GeometryError: the scan's spacing is impossible, or the network grid would be larger than any memory.
+    """
+    require_ct_grid(source)
+    target = source.reoriented("RAS").resampled(grid.spacing_mm)
+    require_countable(target.shape, "on the network grid the scan")
+    return target
+
+
+def _fitting_geometry(source: Geometry, grid: GridConfig, bytes_each: int) -> Geometry:
+    """The network grid, if so many bytes for each of its voxels are free. Raises ``MemoryLimitError`` if not."""
+    target = network_geometry(source, grid)
+    size = " x ".join(map(str, target.shape))
+    require_memory(voxel_count(target.shape) * bytes_each, f"the scan on the network grid ({size} voxels)")
+    return target
 
 
 class ReadCased(MapTransform):
@@ -112,10 +130,12 @@ class ToNetworkGridd(MapTransform):
         """Volumes in; float32 HU and uint8 network ids out. Raises ``DataError`` for unknown label ids."""
         result = dict(data)
         image: Volume = data["image"]
-        target = network_geometry(image.geometry, self.grid)
+        target = _fitting_geometry(image.geometry, self.grid, bytes_each=4 + 1)
         result["geometry"], result["source"] = target, image.geometry
         result["image"] = resample_linear(image.array, image.geometry, target)[None]
         if data.get("label") is not None:
+            if self.scheme.name != "binary":
+                require_levels(data["label"], f"labels.scheme {self.scheme.name}")
             ids = self.scheme.network_from_verse(data["label"].array)
             result["label"] = resample_vote(ids, image.geometry, target)[None]
         return result
@@ -135,13 +155,13 @@ def preparation(config: Config) -> Compose:
 
 def prepare_image(volume: Volume, grid: GridConfig) -> tuple[NDArray[np.float32], Geometry]:
     """A scan for inference: (I, J, K) float32 0 ... 1 on the network grid, and that grid."""
-    target = network_geometry(volume.geometry, grid)
+    target = _fitting_geometry(volume.geometry, grid, bytes_each=4)
     return resample_finished(volume.array, volume.geometry, target, np.float32, _windowing(grid)), target
 
 
 def prepare_image_float16(volume: Volume, grid: GridConfig) -> tuple[NDArray[np.float16], Geometry]:
     """The image of ``prepare_image`` rounded to float16, as in training; no float32 volume is held meanwhile."""
-    target = network_geometry(volume.geometry, grid)
+    target = _fitting_geometry(volume.geometry, grid, bytes_each=2)
     return resample_finished(volume.array, volume.geometry, target, np.float16, _windowing(grid)), target
 
 
@@ -172,7 +192,7 @@ def _prepared(files: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
     try:
         ready: Mapping[str, Any] = preparation(config)(files)
     except RuntimeError as error:  # MONAI wraps what a transform raises
-        if isinstance(error.__cause__, Verse3dError):
+        if isinstance(error.__cause__, CASE_ERRORS):
             raise error.__cause__ from None
         raise
     return ready

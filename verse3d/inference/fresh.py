@@ -5,6 +5,7 @@ the scan it was at is lost. Masks that the same model file made before are kept.
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,12 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from verse3d.core.errors import OutputError, Verse3dError
-from verse3d.core.files import make_folder, read_json, sha256_of, write_json
+from verse3d.core.files import make_folder, resolved, sha256_of
 from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.core.runtime import DeviceName
 from verse3d.data.cases import Case, CaseIndex, write_index
-from verse3d.data.predictions import prediction_lists, read_predictions
-from verse3d.inference.predict import mask_path
+from verse3d.data.predictions import read_predictions
+from verse3d.inference.predict import has_mask
 
 TODO_FILE = "to_predict.jsonl"
 _POLL_SECONDS = 0.5
@@ -71,11 +72,11 @@ def predict_missing(
     make_folder(out)
     model_sha256 = sha256_of(model)
     failures: dict[str, str] = {}
-    todo = _missing(cases, out, model_sha256)
-    _forget(out, todo)
+    todo, started = _missing(cases, out, model_sha256), time.time()
     while todo:
-        code, complaint = _predict(todo, model, out, device, _Watch(out, what, len(cases), progress))
-        recorded = _records(out)
+        watch = _Watch(out, started, what, len(cases) - len(todo), len(cases), progress)
+        code, complaint = _predict(todo, model, out, device, watch)
+        recorded = _records(out, since=started)
         left = [case for case in todo if case.case not in recorded]
         if code not in _WENT_THROUGH and left:
             failures |= _blame(left.pop(0), code, complaint, nothing_done=len(left) + 1 == len(todo))
@@ -96,23 +97,15 @@ def _is_made(case: Case, out: Path, record: Mapping[str, Any], model_sha256: str
     return (
         record.get("status") == "written"
         and record.get("model_sha256") == model_sha256
-        and Path(record.get("image", "")).resolve() == case.image_path().resolve()
-        and mask_path(out, case.case).is_file()
+        and resolved(Path(record.get("image", ""))) == resolved(case.image_path())
+        and has_mask(out, case.case)
     )
 
 
-def _records(out: Path) -> dict[str, Mapping[str, Any]]:
-    return dict(read_predictions(out).records)
-
-
-def _forget(out: Path, todo: Sequence[Case]) -> None:
-    """Take the records of these cases out of the list, so that whatever stands there later is new."""
-    names = {case.case for case in todo}
-    for path in prediction_lists(out):
-        content = read_json(path)
-        kept = [record for record in content["cases"] if record["case"] not in names]
-        if len(kept) < len(content["cases"]):
-            write_json(path, {**content, "cases": kept})
+def _records(out: Path, *, since: float = 0.0) -> dict[str, Mapping[str, Any]]:
+    """The records of a folder that were finished after ``since``."""
+    records = read_predictions(out).records
+    return {case: record for case, record in records.items() if float(record.get("finished", 0.0)) >= since}
 
 
 @dataclass(frozen=True)
@@ -120,12 +113,15 @@ class _Watch:
     """Tells how many masks are done while another program makes them."""
 
     out: Path
+    started: float
     what: str
+    done_before: int
     total: int
     progress: Progress
 
     def __call__(self) -> None:
-        self.progress(self.what, min(len(_records(self.out)), self.total), self.total)
+        done = self.done_before + len(_records(self.out, since=self.started))
+        self.progress(self.what, min(done, self.total), self.total)
 
 
 def _predict(

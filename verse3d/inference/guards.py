@@ -1,12 +1,54 @@
 """What may not be written over: the data themselves, masks that somebody else made, masks of another scan."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from verse3d.core.errors import DataError, GeometryError
-from verse3d.core.volume import LABEL_DESCRIPTION, read_geometry
+from verse3d.core.files import resolved
+from verse3d.core.volume import made_by_verse3d, read_geometry
 from verse3d.data.cases import Case
+
+
+@dataclass(frozen=True)
+class Maker:
+    """What made a mask, or would make it now.
+
+    Attributes:
+        model_sha256: of the model file; of several joined by "+"; empty if nobody knows.
+        models: their paths, to be told.
+        settings: what else decides about a mask: see ``Predictor.mask_settings``; empty if nobody knows.
+    """
+
+    model_sha256: str = ""
+    models: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> "Maker":
+        """The one that a record names."""
+        settings, models = record.get("settings"), record.get("models")
+        return cls(
+            str(record.get("model_sha256", "")),
+            tuple(map(str, models)) if isinstance(models, list | tuple) else (),
+            settings if isinstance(settings, Mapping) else {},
+        )
+
+    @property
+    def is_known(self) -> bool:
+        """Whether a record tells which model it was."""
+        return bool(self.model_sha256)
+
+    def __str__(self) -> str:
+        """The models with the beginnings of their hashes."""
+        hashes = self.model_sha256.split("+")
+        names = self.models if len(self.models) == len(hashes) else ("a model",) * len(hashes)
+        return " and ".join(f"{name} (SHA-256 {digest[:12]})" for name, digest in zip(names, hashes, strict=True))
+
+
+class OtherMaskError(DataError):
+    """A mask is there that is good by itself, but not the one that was asked for."""
 
 
 def refuse_own_output(target: Path, case: Case) -> None:
@@ -30,7 +72,7 @@ def refuse_foreign_mask(target: Path) -> None:
     """
     if not target.exists():
         return
-    if not bytes(read_geometry(target)[1]["descrip"]).startswith(LABEL_DESCRIPTION):
+    if not made_by_verse3d(read_geometry(target)[1]):
         raise DataError(
             f"{target} exists and was not written by verse3d: it may be a true mask",
             hint="choose another --out folder, or remove the file yourself",
@@ -41,15 +83,16 @@ def require_mask_of(target: Path, image: Path, previous: Mapping[str, Any]) -> N
     """A mask that is there already may be kept only if it belongs to this scan.
 
     Raises:
-        DataError: its latest prediction failed, it was made from another scan, or it lies on another grid.
+        OtherMaskError: it was made from another scan.
+        DataError: its latest prediction failed, or it lies on another grid.
     """
     made_from = previous.get("image")
     if previous.get("status") == "failed":
         raise DataError(
             f"{target} exists, but the latest prediction of this case failed", hint="--overwrite replaces it"
         )
-    if made_from is not None and Path(made_from).resolve() != image.resolve():
-        raise DataError(
+    if made_from is not None and resolved(Path(made_from)) != resolved(image):
+        raise OtherMaskError(
             f"{target} was made from another scan ({made_from}), not from {image}",
             hint="choose another --out folder, or --overwrite to replace it",
         )
@@ -59,3 +102,24 @@ def require_mask_of(target: Path, image: Path, previous: Mapping[str, Any]) -> N
         same = False
     if not same:
         raise DataError(f"{target} exists but is not on the grid of {image}", hint="--overwrite replaces it")
+
+
+def require_maker(target: Path, made_by: Maker, now: Maker) -> None:
+    """A mask that is there already may be kept only if this call would make the same; what is unknown is not compared.
+
+    Raises:
+        OtherMaskError: it was made by another model, or with other settings.
+    """
+    hint = "choose another --out folder, or --overwrite to replace it"
+    if made_by.is_known and now.is_known and _members(made_by) != _members(now):
+        raise OtherMaskError(f"{target} was made by {made_by}, not by {now}", hint=hint)
+    common = [key for key in now.settings if key in made_by.settings]
+    different = [key for key in common if made_by.settings[key] != now.settings[key]]
+    if different:
+        listed = ", ".join(f"{key} {made_by.settings[key]} and not {now.settings[key]}" for key in different)
+        raise OtherMaskError(f"{target} was made with {listed}", hint=hint)
+
+
+def _members(maker: Maker) -> list[str]:
+    """The models in an order of their own: an average is the same whoever is named first."""
+    return sorted(maker.model_sha256.split("+"))

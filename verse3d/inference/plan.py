@@ -1,20 +1,18 @@
 """How much memory a prediction will take, and how it is made to fit."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from verse3d.core.errors import MemoryLimitError
-from verse3d.core.memory import free_memory_bytes
+from verse3d.core.limits import voxel_count
+from verse3d.core.memory import SHARE_OF_FREE, free_memory_bytes
 from verse3d.core.runtime import rss_mb
-from verse3d.inference.streaming import StreamSettings, batches, open_planes
+from verse3d.inference.streaming import StreamSettings
 from verse3d.model.tilings import Tiling
 
-_SHARE_OF_FREE = 0.9
-"""Without a limit of the user's, so much of the memory that is free when the work starts may be taken."""
 _IMAGE_BYTES = 2  # float16
 _WORKING_MB = 60.0
 """What is held for a moment: pieces and buffers, planes and slabs while grids change and files are read and written."""
@@ -22,6 +20,8 @@ CARRYING_MB = 100.0
 """What ``answers.SeveralLabels`` takes at worst beside its planes, which is where all voxels are near borders."""
 _CLEANING_BYTES = 1
 """For each voxel of the mask: four bytes a run of voxels, if a quarter of them begins one. See ``clean_up``."""
+_WINDOW_BYTES = 200
+"""Lists of windows: their numbers, and the batches they are shown in. Counts from a few thousand windows on."""
 _SUMS_DTYPES = (torch.float32, torch.float16)
 
 
@@ -37,7 +37,7 @@ class Limit:
         """The user's limit, or what is held now with nine tenths of what is free."""
         if max_ram_gb is not None:
             return cls(max_ram_gb * 1000, asked_for=True)
-        return cls(rss_mb() + _SHARE_OF_FREE * free_memory_bytes() / 1e6, asked_for=False)
+        return cls(rss_mb() + SHARE_OF_FREE * free_memory_bytes() / 1e6, asked_for=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +74,7 @@ class Demand:
             + carrying_mb
             + self._sums_mb(settings)
             + self.piece_mb * settings.pieces_per_batch
+            + len(self.tiling.regions) * _WINDOW_BYTES // 10**6
             + _WORKING_MB
         )
 
@@ -86,28 +87,27 @@ class Demand:
 
     @property
     def _image_mb(self) -> float:
-        return float(np.prod(self.tiling.shape)) * _IMAGE_BYTES / 1e6
+        return voxel_count(self.tiling.shape) * _IMAGE_BYTES / 1e6
 
     @property
     def _answer_mb(self) -> float:
         """One probability on the network grid, or labels on the grid of the scan."""
-        return float(np.prod(self.tiling.shape)) * 4 / 1e6 if self.channels == 1 else self.source_voxels / 1e6
+        return voxel_count(self.tiling.shape) * 4 / 1e6 if self.channels == 1 else self.source_voxels / 1e6
 
     def _sums_mb(self, settings: StreamSettings) -> float:
         return self._open_planes(settings.pieces_per_batch) * self._plane_mb(settings)
 
     def _plane_mb(self, settings: StreamSettings) -> float:
         """The sums of a plane, and their weights."""
-        voxels = float(np.prod(self.tiling.shape)) / self.tiling.shape[self.tiling.axis]
+        voxels = voxel_count(self.tiling.shape) // self.tiling.shape[self.tiling.axis]
         return voxels * (settings.sums_dtype.itemsize * self.channels + 4) / 1e6
 
     def _open_planes(self, pieces_per_batch: int) -> int:
-        axis, regions = self.tiling.axis, self._regions
-        return open_planes(regions, axis, batches(regions, axis, range(len(regions)), pieces_per_batch))
+        """How many ``streaming.open_planes`` finds at most, without a walk over the windows.
 
-    @cached_property
-    def _regions(self) -> list[tuple[slice, slice, slice]]:
-        return list(self.tiling.regions)
+        A batch spans no more planes than its thickest piece, or than it has pieces, see ``streaming.batches``.
+        """
+        return min(max(self.tiling.thickness, pieces_per_batch), self.tiling.shape[self.tiling.axis])
 
 
 @dataclass(frozen=True)
@@ -171,11 +171,6 @@ def _plan(demand: Demand, settings: StreamSettings, limit: Limit, held_mb: float
         "finishing": demand.finishing_mb,
     }
     return Plan(settings, held_mb, stages, limit.mb)
-
-
-def with_neighbours(plan: Plan, mb: float) -> Plan:
-    """The same plan while neighbouring scans take ``mb`` as well."""
-    return replace(plan, held_mb=plan.held_mb + mb)
 
 
 def _does_not_fit(plan: Plan, limit: Limit) -> MemoryLimitError:

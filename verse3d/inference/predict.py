@@ -1,39 +1,49 @@
-"""From CT files to mask files: while the network is at one scan, the next is read and the last is written."""
+"""From CT files to mask files, in three stages: read, segment, write.
+
+While the network is at one scan, the next is read and the last is written, if memory allows.
+"""
 
 import contextlib
-import math
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from verse3d.core.errors import DataError, MemoryLimitError, Verse3dError
+from verse3d.core.caseerrors import CASE_ERRORS, reason_of
+from verse3d.core.errors import DataError
 from verse3d.core.files import make_folder, remove_leftovers
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import label_counts
 from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.core.memory import give_back_freed_memory
-from verse3d.core.runtime import forget_peak_rss, peak_rss_mb, rss_mb
+from verse3d.core.paths import path_below
+from verse3d.core.peak_memory import MemoryWatch, Peak
+from verse3d.core.runtime import peak_rss_mb
 from verse3d.core.volume import StoredVoxels, read_image, stored_voxels, write_labels
 from verse3d.data.cases import Case
 from verse3d.data.predictions import predictions_file
 from verse3d.data.transforms import network_geometry
 from verse3d.inference.answers import Answer
-from verse3d.inference.guards import refuse_foreign_mask, refuse_own_output, require_mask_of
-from verse3d.inference.plan import Demand, Limit, Plan, make_plan
+from verse3d.inference.budget import Budget
+from verse3d.inference.guards import (
+    Maker,
+    OtherMaskError,
+    refuse_foreign_mask,
+    refuse_own_output,
+    require_maker,
+    require_mask_of,
+)
+from verse3d.inference.pipeline import Stages, one_by_one, overlapped
+from verse3d.inference.plan import Plan
 from verse3d.inference.postprocess import clean_up
 from verse3d.inference.predictor import Look, Predictor
 from verse3d.inference.records import PredictionRecord, PredictionReport, RecordList, log_record
 
 MASK_SUFFIX = "_seg-vert_msk.nii.gz"
-_Result = TypeVar("_Result")
-_EXPECTED = (Verse3dError, RuntimeError, MemoryError, OSError, ValueError)
-"""What a bad scan, a full disk or a lack of memory raise: the scan fails, the others go on."""
 _log = logger(__name__)
 
 
@@ -56,8 +66,20 @@ class PredictOptions:
 
 
 def mask_path(out: Path, case: str) -> Path:
-    """Where the mask of a case is written."""
-    return out / f"{case}{MASK_SUFFIX}"
+    """Where the mask of a case is written.
+
+    Raises:
+        DataError: the case's name is none for a file.
+    """
+    return path_below(out, f"{case}{MASK_SUFFIX}")
+
+
+def has_mask(out: Path, case: str) -> bool:
+    """Whether there is a mask of that case; there is none under a name that cannot be written."""
+    try:
+        return mask_path(out, case).is_file()
+    except DataError:
+        return False
 
 
 def predict_cases(
@@ -75,7 +97,7 @@ def predict_cases(
     Args:
         cases: with scans; of them those of ``options.part`` are done.
         predictor: labels them.
-        out: the folder.
+        out: the folder. Several calls may fill it at the same time.
         about: says what the list tells about the call as a whole.
         model_sha256: stored in every record.
         options: see there.
@@ -83,65 +105,61 @@ def predict_cases(
 
     Raises:
         OutputError: ``out`` cannot be written to.
+        DataError: a list of records in it is damaged.
         MemoryLimitError: the program and the model alone do not fit.
     """
     options = options or PredictOptions()
     own = list(cases[options.part :: options.parts])
     make_folder(out)
-    path = out / predictions_file(options.part, options.parts)
-    remove_leftovers(path)
-    job = _Job(predictor, out, model_sha256, options, _Memory.measured(predictor, Limit.of(options.max_ram_gb)))
-    limit_mb = round(job.memory.limit.mb, 1)
-    records = RecordList(path, lambda: {**about(), "limit_mb": limit_mb}, [case.case for case in own])
-    done = []
-    with contextlib.closing(_worked_on(own, job, records, progress)) as worked_on:
-        for number, record in enumerate(worked_on, start=1):
-            done.append(record)
-            records.add(record)
-            log_record(record)
-            progress("scans", number, len(own))
+    remove_leftovers(out)
+    budget = Budget.measured(predictor, options.max_ram_gb)
+    limit_mb = round(budget.limit.mb, 1)
+    records = RecordList(out / predictions_file(options.part, options.parts), lambda: {**about(), "limit_mb": limit_mb})
+    maker = Maker(model_sha256, tuple(about().get("models", ())), predictor.mask_settings)
+    done: list[PredictionRecord] = []
+    progress("scans", 0, len(own))
+    with records, MemoryWatch() as watch:
+        job = _Job(predictor, out, maker, options, budget, records, watch, progress)
+        in_turn = overlapped if options.overlap and _fits_overlapped(own, budget) else one_by_one
+        stages = Stages(job.read, job.segment, job.write, job.ended, (_MaskIsKept, *CASE_ERRORS))
+        with contextlib.closing(in_turn(own, stages)) as finished:
+            for record in finished:
+                done.append(record)
+                records.add(record)
+                log_record(record)
+                progress("scans", len(done), len(own))
     return PredictionReport(out, tuple(done))
 
 
-@dataclass(frozen=True)
-class _Memory:
-    """What may be held, and what the program and one piece hold."""
-
-    limit: Limit
-    held_mb: float
-    piece_mb: float
-
-    @classmethod
-    def measured(cls, predictor: Predictor, limit: Limit) -> "_Memory":
-        piece_mb = predictor.piece_mb()
-        give_back_freed_memory()  # it would be counted twice
-        held_mb = rss_mb()
-        if held_mb > limit.mb:
-            raise MemoryLimitError(
-                f"the program and the model alone hold {held_mb / 1000:.2f} GB, "
-                f"--max-ram-gb allows {limit.mb / 1000:g}",
-                hint=f"a scan comes on top: allow --max-ram-gb {math.ceil(held_mb / 100) / 10 + 0.5:.1f} or more",
-            )
-        return cls(limit, held_mb, piece_mb)
+def _fits_overlapped(cases: Sequence[Case], budget: Budget) -> bool:
+    """Whether the limit allows to work on three scans at once; those that will fail do not count."""
+    if len(cases) < 2:
+        return False
+    scans = []
+    for case in cases:
+        with contextlib.suppress(*CASE_ERRORS):
+            stored = stored_voxels(case.image_path())
+            budget.plan(stored)
+            scans.append(stored)
+    return budget.fits_overlapped(scans)
 
 
-@dataclass(frozen=True, eq=False)
-class _Job:
-    """What all scans of one call share."""
-
-    predictor: Predictor
-    out: Path
-    model_sha256: str
-    options: PredictOptions
-    memory: _Memory
+class _MaskIsKept(Exception):  # noqa: N818 - no error: the scan is done already
+    """The mask of the scan is there and may stay. Holds what the user should know about it."""
 
 
 @dataclass(eq=False)
 class _Scan:
-    """A scan on its way; what is no longer needed is dropped as it goes."""
+    """A scan on its way; what is no longer needed is dropped as it goes.
+
+    Attributes:
+        image: (I, J, K) float16 on the network ``grid``, between reading and segmenting.
+        answer: what the network says, between segmenting and writing.
+    """
 
     record: PredictionRecord
     target: Path
+    peak: Peak
     plan: Plan
     stored: StoredVoxels
     grid: Geometry
@@ -165,129 +183,124 @@ class _Scan:
             raise ValueError(f"no network has looked at {self.record.case}")
         return answer
 
-    def timed(self, stage: str, work: Callable[[], _Result]) -> _Result:
-        """Do a stage and note how long it took."""
+    @contextlib.contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Note how long a stage takes."""
         start = time.perf_counter()
         try:
-            return work()
+            yield
         finally:
             self.seconds_of[stage] = round(time.perf_counter() - start, 3)
 
 
-def _worked_on(
-    cases: Sequence[Case], job: _Job, records: RecordList, progress: Progress
-) -> Generator[PredictionRecord, None, None]:
-    """The records of all scans in their order. Closing it early waits for the mask that is being written."""
-    progress("scans", 0, len(cases))
-    overlap = job.options.overlap and _neighbours_fit(cases, job)
-    with _workers(overlap) as (reader, writer):
-        reading = [reader.submit(_read, case, job, records) for case in cases[:1]]
-        writing: Future[PredictionRecord] | None = None
-        for number, _ in enumerate(cases):
-            scan = reading.pop().result()
-            if number + 1 < len(cases) and overlap:
-                reading.append(reader.submit(_read, cases[number + 1], job, records))
-            answered = _look_at(scan, job, progress)
-            del scan
-            if writing is not None:
-                yield writing.result()
-            writing = writer.submit(_finish, answered, job)
-            del answered
-            if number + 1 < len(cases) and not overlap:
-                yield writing.result()
-                writing = None
-                reading.append(reader.submit(_read, cases[number + 1], job, records))
-        if writing is not None:
-            yield writing.result()
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """What all scans of one call share, and the three stages."""
+
+    predictor: Predictor
+    out: Path
+    maker: Maker
+    options: PredictOptions
+    budget: Budget
+    records: RecordList
+    watch: MemoryWatch
+    progress: Progress
+
+    def read(self, case: Case) -> _Scan:
+        """The scan on the network grid, if there is anything to be done."""
+        image, target, peak = case.image_path(), mask_path(self.out, case.case), self.watch.peak()
+        self._refuse_or_keep(case, target)
+        stored = stored_voxels(image)
+        before = _identity(image)
+        with _naming(image):
+            plan = self.budget.plan(stored)
+        _log_plan(case.case, stored, plan)
+        grid = network_geometry(stored.geometry, self.predictor.config.grid)
+        scan = _Scan(self._record(case), target, peak, plan, stored, grid)
+        with scan.timed("read"):
+            volume = read_image(image)
+        if _identity(image) != before or volume.header.binaryblock != stored.header.binaryblock:
+            raise DataError(f"{image} was replaced while it was read", hint="predict it again when it is complete")
+        low, high = volume.array.min(), volume.array.max()
+        if low == high:
+            scan.warnings = (f"all voxels of the scan have the value {float(low):g}",)
+        with scan.timed("prepare"):
+            scan.image, _ = self.predictor.prepare(volume)
+        return scan
+
+    def segment(self, scan: _Scan) -> _Scan:
+        """What the network says about it."""
+        start = time.perf_counter()
+        scan.answer, scan.look = self.predictor.segment(
+            scan.take_image(), scan.grid, scan.stored.geometry, scan.plan.settings, progress=self.progress
+        )
+        whole, network, home = time.perf_counter() - start, scan.look.seconds, scan.answer.seconds_home
+        scan.seconds_of |= {"network": round(network, 3), "stitch": round(whole - network - home, 3)}
+        return scan
+
+    def write(self, scan: _Scan) -> PredictionRecord:
+        """Carry to the grid of the scan what is not there yet, clean it and write it."""
+        answer = scan.take_answer()
+        give_back_freed_memory()  # what the network needed; a mask is new
+        labels = answer.mask()
+        scan.seconds_of["home"] = round(answer.seconds_home, 3)
+        del answer
+        with scan.timed("clean"):
+            clean_up(labels, scan.stored.geometry, self.predictor.config.inference)
+        with scan.timed("write"):
+            write_labels(scan.target, labels, like=scan.stored.header, scheme=self.predictor.scheme.name)
+        return _written(scan, labels, self.predictor)
+
+    def ended(self, case: Case, error: Exception) -> PredictionRecord:
+        """The record of a scan whose mask is kept, or cannot be had."""
+        record = self._record(case)
+        if isinstance(error, _MaskIsKept):
+            return replace(record, status="skipped", warnings=error.args, model_sha256="", models=(), settings={})
+        _log.debug("%s", case.case, exc_info=True)
+        mask_of = self.records.previous(case.case) if isinstance(error, OtherMaskError) else {}
+        return replace(record, error=reason_of(error), mask_of=mask_of)
+
+    def _record(self, case: Case) -> PredictionRecord:
+        """That of a scan with which nothing has been done yet."""
+        maker = self.maker
+        return PredictionRecord(
+            case.case,
+            str(case.image or ""),
+            f"{case.case}{MASK_SUFFIX}",
+            "failed",
+            model_sha256=maker.model_sha256,
+            models=maker.models,
+            settings=maker.settings,
+        )
+
+    def _refuse_or_keep(self, case: Case, target: Path) -> None:
+        """Nothing that is there is lost: raises what keeps this scan from being worked on."""
+        refuse_own_output(target, case)
+        if target.exists() and not self.options.overwrite:
+            previous = self.records.previous(case.case)
+            require_mask_of(target, case.image_path(), previous)
+            made_by = Maker.of_record(previous)
+            require_maker(target, made_by, self.maker)
+            if made_by.is_known or not self.maker.is_known:
+                raise _MaskIsKept
+            raise _MaskIsKept(f"no record tells which model made {target.name}: --overwrite makes it anew")
+        refuse_foreign_mask(target)
 
 
 @contextlib.contextmanager
-def _workers(overlap: bool) -> Iterator[tuple[Executor, Executor]]:
-    """A thread that reads and one that writes."""
-    count = 1
-    with ThreadPoolExecutor(count, "read") as reader, ThreadPoolExecutor(count, "write") as writer:
-        try:
-            yield reader, writer
-        finally:
-            reader.shutdown(wait=False, cancel_futures=True)
-
-
-def _neighbours_fit(cases: Sequence[Case], job: _Job) -> bool:
-    """Whether the largest scans may be read, looked at and written at the same time."""
-    if len(cases) < 2:
-        return False
-    demands = [demand for case in cases if (demand := _expected_demand(case, job))]
-    if not demands:
-        return True
-    memory = job.memory
-    peak_mb = (
-        memory.held_mb
-        + max(demand.reading_mb for demand in demands)
-        + max(demand.network_mb(job.predictor.settings) for demand in demands)
-        + max(demand.finishing_mb for demand in demands)
-    )
-    return peak_mb <= memory.limit.mb
-
-
-def _expected_demand(case: Case, job: _Job) -> Demand | None:
+def _naming(path: Path) -> Iterator[None]:
+    """Errors about a grid say which file's it is."""
     try:
-        return _demand(stored_voxels(case.image_path()), job)
-    except _EXPECTED:
-        return None  # it will fail by itself
-
-
-def _demand(stored: StoredVoxels, job: _Job) -> Demand:
-    predictor, source = job.predictor, stored.geometry
-    grid = network_geometry(source, predictor.config.grid)
-    return Demand(
-        source_voxels=int(np.prod(source.shape)),
-        source_bytes=stored.bytes_in_memory,
-        tiling=predictor.tiling(grid.shape, source),
-        channels=predictor.scheme.output_channels,
-        piece_mb=job.memory.piece_mb,
-        pieces_per_batch=predictor.config.inference.windows_per_batch,
-    )
-
-
-def _read(case: Case, job: _Job, records: RecordList) -> _Scan | PredictionRecord:
-    """The scan on the network grid, or the record of why there is none."""
-    target = mask_path(job.out, case.case)
-    record = PredictionRecord(case.case, str(case.image or ""), target.name, "failed", model_sha256=job.model_sha256)
-    try:
-        image = case.image_path()
-        refuse_own_output(target, case)
-        if target.exists() and not job.options.overwrite:
-            require_mask_of(target, image, records.previous(case.case))
-            return replace(record, status="skipped", model_sha256="")
-        refuse_foreign_mask(target)
-        remove_leftovers(target)
-        return _prepared(image, target, record, job)
-    except _EXPECTED as error:
-        return _failed(record, error)
-
-
-def _prepared(image: Path, target: Path, record: PredictionRecord, job: _Job) -> _Scan:
-    stored = stored_voxels(image)
-    before = _identity(image)
-    plan = make_plan(_demand(stored, job), job.memory.limit, job.memory.held_mb)
-    _log_plan(record.case, stored, plan)
-    scan = _Scan(record, target, plan, stored, network_geometry(stored.geometry, job.predictor.config.grid))
-    volume = scan.timed("read", lambda: read_image(image))
-    if _identity(image) != before or volume.header.binaryblock != stored.header.binaryblock:
-        raise DataError(f"{image} was replaced while it was read", hint="predict it again when it is complete")
-    low, high = volume.array.min(), volume.array.max()
-    if low == high:
-        scan.warnings = (f"all voxels of the scan have the value {float(low):g}",)
-    scan.image, _ = scan.timed("prepare", lambda: job.predictor.prepare(volume))
-    return scan
+        yield
+    except DataError as error:
+        raise type(error)(f"{path}: {error.message}", hint=error.hint) from error
 
 
 def _log_plan(case: str, stored: StoredVoxels, plan: Plan) -> None:
-    size = " x ".join(map(str, stored.geometry.shape))
     _log.info(
         "%s: %s voxels, expecting a peak of %.2f GB (%.1f may be used)",
         case,
-        size,
+        " x ".join(map(str, stored.geometry.shape)),
         plan.peak_mb / 1000,
         plan.limit_mb / 1000,
     )
@@ -299,49 +312,17 @@ def _identity(path: Path) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _look_at(scan: _Scan | PredictionRecord, job: _Job, progress: Progress) -> _Scan | PredictionRecord:
-    if isinstance(scan, PredictionRecord):
-        return scan
-    try:
-        start = time.perf_counter()
-        scan.answer, scan.look = job.predictor.segment(
-            scan.take_image(), scan.grid, scan.stored.geometry, scan.plan.settings, progress=progress
-        )
-        whole, network, home = time.perf_counter() - start, scan.look.seconds, scan.answer.seconds_home
-        scan.seconds_of |= {"network": round(network, 3), "stitch": round(whole - network - home, 3)}
-    except _EXPECTED as error:
-        return _failed(scan.record, error)
-    return scan
-
-
-def _finish(scan: _Scan | PredictionRecord, job: _Job) -> PredictionRecord:
-    """Carry home what is not there yet, clean it and write it."""
-    if isinstance(scan, PredictionRecord):
-        return scan
-    predictor, source = job.predictor, scan.stored.geometry
-    try:
-        answer = scan.take_answer()
-        give_back_freed_memory()  # what the network needed; a mask is new
-        labels = answer.mask()
-        scan.seconds_of["home"] = round(answer.seconds_home, 3)
-        del answer
-        scan.timed("clean", lambda: clean_up(labels, source, predictor.config.inference))
-        scan.timed("write", lambda: write_labels(scan.target, labels, like=scan.stored.header))
-    except _EXPECTED as error:
-        return _failed(scan.record, error)
-    return _written(scan, labels, predictor)
-
-
 def _written(scan: _Scan, labels: NDArray[np.uint8], predictor: Predictor) -> PredictionRecord:
     voxels = label_counts(labels)
     names = tuple(label.name for label in predictor.scheme.labels if voxels[label.id])
     empty = () if names else ("no vertebra was found: the mask is empty",)
-    record = replace(
+    return replace(
         scan.record,
         status="written",
         seconds=round(sum(scan.seconds_of.values()), 3),
         seconds_of=dict(scan.seconds_of),
-        peak_rss_mb=round(peak_rss_mb(), 1),
+        peak_rss_mb=round(scan.peak.mb, 1),
+        process_peak_rss_mb=round(peak_rss_mb(), 1),
         plan=scan.plan.to_dict(),
         windows=scan.look.pieces,
         windows_left_out=scan.look.of - scan.look.pieces,
@@ -350,11 +331,3 @@ def _written(scan: _Scan, labels: NDArray[np.uint8], predictor: Predictor) -> Pr
         levels=names,
         warnings=(*empty, *scan.warnings),
     )
-    forget_peak_rss()
-    return record
-
-
-def _failed(record: PredictionRecord, error: BaseException) -> PredictionRecord:
-    _log.debug("%s", record.case, exc_info=True)
-    message = str(error) if isinstance(error, Verse3dError) else f"{type(error).__name__}: {error}"
-    return replace(record, error=message)

@@ -1,8 +1,9 @@
 """From a scan to labels on its own grid, step by step, with everything that was needed to open the model."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -13,7 +14,8 @@ from verse3d.core.config import Config
 from verse3d.core.geometry import Geometry, Shape
 from verse3d.core.labels import LabelScheme, label_scheme
 from verse3d.core.logs import Progress, no_progress
-from verse3d.core.runtime import Precision, forget_peak_rss, peak_rss_mb, rss_mb
+from verse3d.core.peak_memory import MemoryWatch
+from verse3d.core.runtime import Precision, rss_mb
 from verse3d.core.volume import Volume
 from verse3d.data.transforms import prepare_image_float16
 from verse3d.inference.answers import Answer, OneLabel, SeveralLabels
@@ -69,6 +71,17 @@ class Predictor:
     def scheme(self) -> LabelScheme:
         """What the network tells apart."""
         return label_scheme(self.config.labels.scheme)
+
+    @property
+    def mask_settings(self) -> dict[str, Any]:
+        """What decides about a mask beside the model files themselves; plain values."""
+        inference = self.config.inference
+        return {
+            "tta": self.placement.voices.ask_mirrored,
+            "skip_air": self.skip_air,
+            "min_component_ml": inference.min_component_ml,
+            "largest_component_only": inference.largest_component_only,
+        }
 
     @property
     def backend(self) -> Backend:
@@ -158,6 +171,16 @@ class Predictor:
         """Whether the network would see something else in the mirror."""
         return self.tiling((1, 1, 1), _SMALLEST).mirror_differs
 
+    def least_piece_mb(self) -> float:
+        """What one piece takes at the very least, MB: itself, its weights, its scores and the network's first level.
+
+        A config may ask for pieces that do not fit; the system would kill whoever tried it with an empty one. The first
+        level is counted at half the resolution, at which some networks begin.
+        """
+        shape = self.tiling((1, 1, 1), _SMALLEST).piece_shape
+        halves = self.config.network.channels[0] / 2.0 ** len(shape[1:])
+        return (shape[0] + 1 + self.scheme.output_channels + halves) * math.prod(shape[1:]) * 4 / 1e6
+
     def piece_mb(self) -> float:
         """Memory that one piece takes on its way through the network, MB, measured with an empty one.
 
@@ -166,17 +189,19 @@ class Predictor:
         """
         shape = self.tiling((1, 1, 1), _SMALLEST).piece_shape
         empty = torch.zeros((1, *shape), device=self.backend.device)
-        forget_peak_rss()
         before = rss_mb()
-        with torch.inference_mode():
+        with MemoryWatch(_PIECE_WATCH_SECONDS) as watch, torch.inference_mode():
+            peak = watch.peak()
             for _ in range(2):
                 self.placement.voices.scores(empty, _as_it_is, _as_it_is)
+            peak_mb = peak.mb
         proof_mb = _LOGITS_IN_PROOF * self.scheme.output_channels * float(np.prod(shape[1:])) * 4 / 1e6
         to_prove = any(backend.has_to_prove_itself for backend in self.placement.voices.backends)
-        return max(0.0, peak_rss_mb() - before) + (proof_mb if to_prove else 0.0)
+        return max(0.0, peak_mb - before) + (proof_mb if to_prove else 0.0)
 
 
 _LOGITS_IN_PROOF = 4
+_PIECE_WATCH_SECONDS = 0.001
 _SMALLEST = Geometry((1, 1, 1), np.eye(4))
 
 

@@ -1,14 +1,19 @@
 """What is remembered of every predicted scan, and the list of it that is written beside the masks."""
 
+import contextlib
+import fcntl
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from verse3d.core.files import read_json, write_json
+from verse3d.core.files import write_json
 from verse3d.core.logs import logger
-from verse3d.data.predictions import read_predictions
+from verse3d.data.prediction_log import LoggedPredictions, PredictionLog, abandoned_logs, logs_in, newest, read_log
+from verse3d.data.predictions import Predictions, prediction_lists, read_prediction_list, read_predictions
 
 _log = logger(__name__)
 
@@ -21,15 +26,20 @@ class PredictionRecord:
         case, image, mask: its name, the path of the scan, the name of the mask in the folder.
         status, error: see above, and why it failed.
         seconds: from reading the scan to the mask on disk, without waiting for a neighbour.
-        seconds_of: the same by stage: read, prepare, network, home, clean, write.
-        peak_rss_mb: largest resident memory of the program while the scan was worked on (where the system cannot count
-            anew: since the program started). If neighbours are worked on meanwhile, their memory is part of it.
+        seconds_of: the same by stage: read, prepare, network, stitch, home, clean, write.
+        peak_rss_mb: largest resident memory of the program while the scan was worked on, see ``core.peak_memory``. If
+            neighbours are worked on meanwhile, their memory is part of it.
+        process_peak_rss_mb: that of the program since it was started, as the system tells it.
         plan: the plan of memory, see ``Plan.to_dict``.
         windows, windows_left_out: pieces that the network saw, and those that were only air.
         voxels, labelled_voxels, levels: what is in the mask.
         warnings: for the user.
         model_sha256: of the model file (of several: joined by "+"); empty for a skipped scan, whose mask may be
             another model's.
+        models: the paths of the model files.
+        settings: what else decides about the mask, see ``Predictor.mask_settings``.
+        finished: when, in seconds since 1970.
+        mask_of: of a scan that failed because its mask is another model's (or scan's): the record of that mask.
     """
 
     case: str
@@ -40,6 +50,7 @@ class PredictionRecord:
     seconds: float = 0.0
     seconds_of: Mapping[str, float] = field(default_factory=dict)
     peak_rss_mb: float = 0.0
+    process_peak_rss_mb: float = 0.0
     plan: Mapping[str, Any] = field(default_factory=dict)
     windows: int = 0
     windows_left_out: int = 0
@@ -48,6 +59,10 @@ class PredictionRecord:
     levels: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     model_sha256: str = ""
+    models: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    finished: float = 0.0
+    mask_of: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,7 +74,7 @@ class PredictionReport:
 
     @property
     def failures(self) -> tuple[PredictionRecord, ...]:
-        """The scans that have no mask now."""
+        """The scans that have no mask of this call's model now."""
         return tuple(record for record in self.records if record.status == "failed")
 
 
@@ -76,34 +91,100 @@ def log_record(record: PredictionRecord) -> None:
 
 
 class RecordList:
-    """The latest record of every scan whose mask is in the folder, rewritten after each scan.
+    """The latest record of every scan whose mask is in the folder.
 
-    Several programs may fill one folder, each with a list of its own.
+    While the call is at work its records go into a log of its own; at the end they are put into the list, together with
+    those of killed calls. So any number of programs may fill one folder.
     """
 
-    def __init__(self, path: Path, about: Callable[[], Mapping[str, Any]], cases: Sequence[str]) -> None:
-        """Start from what any list of the folder knows about ``cases``, and what this very list knows.
+    def __init__(self, path: Path, about: Callable[[], Mapping[str, Any]]) -> None:
+        """Read what is known of the folder of the list ``path``.
 
         ``about`` is asked anew with every record: what ran the network may have given way meanwhile.
+
+        Raises:
+            DataError: what is there is damaged.
         """
         self._path, self._about = path, about
-        earlier = read_predictions(path.parent).records
-        self._earlier = dict(earlier)
-        own = _cases_in(path)
-        self._records = {case: record for case, record in earlier.items() if case in own or case in set(cases)}
+        self._own = PredictionLog(path)
+        self._seen = self._what_is_there()
+        self._earlier = read_predictions(path.parent).records
 
     def previous(self, case: str) -> Mapping[str, Any]:
-        """The record of an earlier call, or nothing."""
-        return self._earlier.get(case, {})
+        """The record of the mask that is there, or nothing.
+
+        Raises:
+            DataError: what another process has written meanwhile is damaged.
+        """
+        seen = self._what_is_there()
+        if seen != self._seen:
+            self._seen, self._earlier = seen, read_predictions(self._path.parent).records
+        record = self._earlier.get(case, {})
+        mask_of = record.get("mask_of")
+        return mask_of if isinstance(mask_of, Mapping) and mask_of else record
+
+    def _what_is_there(self) -> list[tuple[Path, int, int]]:
+        """The other files with records and their state: whether they have to be read again."""
+        folder, found = self._path.parent, []
+        for path in (*prediction_lists(folder), *logs_in(folder)):
+            with contextlib.suppress(OSError):  # just put into the list
+                if path != self._own.path:
+                    found.append((path, path.stat().st_mtime_ns, path.stat().st_size))
+        return found
 
     def add(self, record: PredictionRecord) -> None:
         """Store a record; a skipped scan keeps the record of the call that wrote its mask."""
-        if record.status == "skipped" and record.case in self._records:
-            return
-        self._records[record.case] = asdict(record)
-        write_json(self._path, {**self._about(), "cases": list(self._records.values())})
+        content: Mapping[str, Any] = asdict(record)
+        if record.status == "skipped" and record.case in self._earlier:
+            content = self.previous(record.case)
+            if content is self._earlier[record.case]:
+                return
+        self._own.append(self._about(), {**content, "finished": round(time.time(), 3)})
+
+    def __enter__(self) -> Self:
+        """Put into the list what killed calls have left."""
+        self._fold()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Put the records of this call into the list."""
+        self._fold()
+
+    def _fold(self) -> None:
+        """Move what the logs hold into the list. Where folders cannot be locked, the logs stay and are read as well."""
+        with _locked(self._path.parent) as is_locked:
+            logs = [path for path in (*abandoned_logs(self._path), self._own.path) if path.exists()]
+            if not is_locked or not logs:
+                return
+            earlier = read_prediction_list(self._path) if self._path.is_file() else Predictions()
+            about, records = earlier.about, earlier.records
+            for log in map(read_log, logs):
+                about, records = _joined(about, records, log)
+            write_json(self._path, {**about, "cases": list(records.values())})
+            for path in logs:
+                path.unlink()
 
 
-def _cases_in(path: Path) -> frozenset[str]:
-    """The cases that one list names; none if it is not there."""
-    return frozenset(str(record["case"]) for record in read_json(path)["cases"]) if path.is_file() else frozenset()
+def _joined(
+    about: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]], log: LoggedPredictions
+) -> tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]]:
+    return log.about or about, newest(records, log.records)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Let one process after the other into the block; false where the file system knows no locks."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(handle)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from verse3d.core.geometry import Shape
 from verse3d.core.logs import Progress, no_progress
+from verse3d.inference.finite import FiniteCheck
 from verse3d.inference.placement import Placement
 from verse3d.model.tilings import Region, Tiling
 
@@ -91,6 +92,7 @@ def segment(
 
     Raises:
         torch.OutOfMemoryError: even one piece at a time does not fit, on the CPU.
+        NotFiniteError: a network answers NaN or infinity.
     """
     numbers = range(len(tiling.regions)) if wanted is None else wanted
     sweep = _Sweep(image, tiling, placement, settings, progress)
@@ -136,6 +138,8 @@ class _Sweep:
 
     def __post_init__(self) -> None:
         self.regions = self.tiling.regions
+        backend = self.placement.voices.backends[0]
+        self.check = FiniteCheck(self.tiling, f"{backend.name} in {backend.precision} on {backend.device}")
 
     def finished_planes(self, numbers: Sequence[int]) -> Iterator[FinishedPlanes]:
         """The planes in their order; each lot is good until the next is asked for."""
@@ -144,13 +148,19 @@ class _Sweep:
         planes = open_planes(self.regions, axis, groups)
         self.progress("windows", 0, total)
         for group in groups:
-            if self.sums is not None:
-                yield from self.sums.finish(self.regions[group[0]][axis].start)
+            yield from self._finish(self.regions[group[0]][axis].start)
             self._look_at(group, planes)
             done += len(group)
             self.progress("windows", done, total)
-        if self.sums is not None:
-            yield from self.sums.finish(self.tiling.shape[axis])
+        yield from self._finish(self.tiling.shape[axis])
+
+    def _finish(self, until: int) -> Iterator[FinishedPlanes]:
+        """The planes before ``until``, if all that was added to them is finite."""
+        for planes in self.sums.finish(until) if self.sums is not None else ():
+            for number in self.check.suspects():
+                piece = torch.from_numpy(self.tiling.cut(self.image, number))[None]
+                self.check.refuse(number, self.placement.scores(piece, self.tiling))
+            yield planes
 
     def _look_at(self, group: Sequence[int], planes: int) -> None:
         cut = [torch.from_numpy(self.tiling.cut(self.image, number))[None] for number in group]
@@ -174,6 +184,7 @@ class _Sweep:
         start = time.perf_counter()
         scores = self.placement.scores(pieces, self.tiling)
         self.seconds += time.perf_counter() - start
+        self.check.note(part, scores)
         if self.sums is None:
             first = self.regions[part[0]][self.tiling.axis].start
             self.sums = _OpenSums(

@@ -59,5 +59,7 @@ def _added(total: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
 
 
 def _probabilities(logits: torch.Tensor) -> torch.Tensor:
-    """Of the one foreground label, or of all channels."""
-    return torch.sigmoid(logits.float()) if logits.shape[1] == 1 else torch.softmax(logits.float(), 1)
+    """Of the one foreground label, or of all channels; NaN where a logit is infinite, which it would hide."""
+    values = logits.float()
+    known = torch.sigmoid(values) if logits.shape[1] == 1 else torch.softmax(values, 1)
+    return known.add_(values - values)

@@ -1,7 +1,18 @@
-"""Model files: plain tensors, numbers and words, loaded with ``weights_only=True``. No pickle of ours is ever run."""
+"""Model files: plain tensors, numbers and words, loaded with ``weights_only=True``. No pickle of ours is ever run.
 
-import pickle
+Format version 2 (version 1 has neither ``networks`` nor ``sha256``, and is still read):
+
+    format, format_version   what this is
+    config, labels           how the network was trained, and what its channels mean
+    network                  its weights by name
+    networks                 further networks by name, e.g. {"scout": {config, network, epoch, scores}}
+    epoch, scores, versions  how far it was trained, how good it was, who wrote it
+    training                 optimizer, schedule, random state ... to go on; empty in a best.pt
+    sha256                   of all the rest, see ``checksum``
+"""
+
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +25,42 @@ from verse3d.core.config import Config, parse_config
 from verse3d.core.errors import CheckpointError
 from verse3d.core.files import output_error, whole_file
 from verse3d.core.labels import LabelScheme, label_scheme
+from verse3d.model.checksum import as_plain, content_sha256
+from verse3d.model.plainfile import damaged, load_plain
+from verse3d.model.stored import StoredCheckpoint, StoredPart, read_stored
+from verse3d.model.weights import load_weights, require_sound_weights
 from verse3d.version import __version__
 
+__all__ = [
+    "FORMAT",
+    "FORMAT_VERSION",
+    "READABLE_VERSIONS",
+    "Checkpoint",
+    "TrainedNetwork",
+    "load_checkpoint",
+    "load_weights",
+    "save_checkpoint",
+    "verify_checkpoint",
+]
+
 FORMAT = "verse3d checkpoint"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A further network in a model file, with what is needed to use it; attributes as in ``Checkpoint``."""
+
+    config: Config
+    network: Mapping[str, torch.Tensor]
+    epoch: int = 0
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def scheme(self) -> LabelScheme:
+        """What the network tells apart."""
+        return label_scheme(self.config.labels.scheme)
 
 
 @dataclass(frozen=True)
@@ -31,6 +74,7 @@ class Checkpoint:
         scores: e.g. ``{"validation_dice": 0.91}``.
         training: optimizer, scheduler, scaler, random state ... for resuming; empty in a best.pt.
         versions: of verse3d and of the libraries that wrote it.
+        networks: further networks by name.
     """
 
     config: Config
@@ -39,6 +83,7 @@ class Checkpoint:
     scores: dict[str, float]
     training: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    networks: Mapping[str, TrainedNetwork] = field(default_factory=dict)
 
     @property
     def scheme(self) -> LabelScheme:
@@ -46,89 +91,157 @@ class Checkpoint:
         return label_scheme(self.config.labels.scheme)
 
 
-def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> str:
     """Write a checkpoint whole or not at all.
+
+    Returns:
+        The SHA-256 of its content, for ``verify_checkpoint``.
 
     Raises:
         OutputError: it cannot be written.
+        CheckpointError: its weights are NaN or infinite, or something in it is no plain value.
     """
-    content = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "config": checkpoint.config.to_dict(),
-        "labels": {label.name: label.id for label in checkpoint.scheme.labels},
-        "versions": _versions(),
-        "epoch": checkpoint.epoch,
-        "scores": checkpoint.scores,
-        "network": checkpoint.network,
-        "training": checkpoint.training,
-    }
+    content = as_plain(_content(checkpoint))
+    try:
+        content["sha256"] = content_sha256(content)
+        _require_sound(checkpoint)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} is not written, what is there is kept: {error}",
+            hint="weights become NaN where the learning rate is too high: lower optim.lr, or set runtime.amp to off",
+        ) from error
     with whole_file(path) as part, part.open("wb") as handle:
         try:
             torch.save(content, handle)
         except RuntimeError as error:  # PyTorch's word for a write that failed half-way
             reason = error.__context__
             raise output_error(path, reason if isinstance(reason, OSError) else OSError(str(error))) from error
+    return str(content["sha256"])
+
+
+def _content(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "config": checkpoint.config.to_dict(),
+        "labels": _label_ids(checkpoint.scheme),
+        "versions": _versions(),
+        "epoch": checkpoint.epoch,
+        "scores": checkpoint.scores,
+        "network": checkpoint.network,
+        "networks": {
+            name: {
+                "config": part.config.to_dict(),
+                "labels": _label_ids(part.scheme),
+                "network": part.network,
+                "epoch": part.epoch,
+                "scores": part.scores,
+            }
+            for name, part in checkpoint.networks.items()
+        },
+        "training": checkpoint.training,
+    }
+
+
+def _label_ids(scheme: LabelScheme) -> dict[str, int]:
+    return {label.name: label.id for label in scheme.labels}
+
+
+def _require_sound(checkpoint: Checkpoint) -> None:
+    require_sound_weights(checkpoint.network, "network")
+    for name, part in checkpoint.networks.items():
+        require_sound_weights(part.network, f"networks.{name}")
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint onto the CPU.
+    """Read a checkpoint onto the CPU, and compare it with its checksum.
 
     Raises:
-        CheckpointError: missing, truncated, unsafe (holds more than plain data), not ours, or of a newer version.
+        CheckpointError: missing, damaged, unsafe (holds more than plain data), not ours, of a newer version, or with
+            weights that are no finite numbers.
     """
-    content = _load_plain(path)
+    checkpoint, _ = _loaded(path)
+    return checkpoint
+
+
+def verify_checkpoint(path: Path, sha256: str) -> None:
+    """Read a file back that ``save_checkpoint`` has just written, for those who are about to delete an older one.
+
+    Args:
+        path: of the file.
+        sha256: what ``save_checkpoint`` returned.
+
+    Raises:
+        CheckpointError: it cannot be loaded, or holds something else than was meant.
+    """
+    _, found = _loaded(path)
+    if found != sha256:
+        raise damaged(path, f"its SHA-256 is {found}, {sha256} was written")
+
+
+def _loaded(path: Path) -> tuple[Checkpoint, str]:
+    """A checkpoint and the SHA-256 of its content."""
+    content = load_plain(path)
+    _require_ours(content, path)
+    try:
+        stored = read_stored(content)
+        found = content_sha256({key: value for key, value in content.items() if key != "sha256"})
+        if stored.sha256 not in (None, found):
+            raise damaged(path, "its content does not have the SHA-256 that is written in it")
+        checkpoint = _checkpoint(stored, path)
+        _require_sound(checkpoint)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is incomplete or inconsistent: {error}",
+            hint="copy it again from where it is whole, or use another model file",
+        ) from error
+    return checkpoint, found
+
+
+def _require_ours(content: object, path: Path) -> None:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a verse3d model", hint="pass the best.pt or last.pt of a run folder")
     version = content.get("format_version")
-    if not isinstance(version, int) or version != FORMAT_VERSION:
+    if type(version) is not int or version not in READABLE_VERSIONS:
+        known = " and ".join(map(str, READABLE_VERSIONS))
         raise CheckpointError(
-            f"{path} has format version {version}, this verse3d {__version__} reads version {FORMAT_VERSION}",
+            f"{path} has format version {str(version)[:40]}, this verse3d {__version__} reads versions {known}",
             hint="install the verse3d version that wrote it: " + _written_by(content),
         )
-    try:
-        return Checkpoint(
-            config=parse_config(_section(content, "config"), source=f"the config inside {path}"),
-            network=_section(content, "network"),
-            epoch=int(content["epoch"]),
-            scores=_section(content, "scores"),
-            training=_section(content, "training"),
-            versions=_section(content, "versions"),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is incomplete or inconsistent: {error}") from error
 
 
-def _section(content: dict[str, Any], name: str) -> dict[str, Any]:
-    section = content[name]
-    if not isinstance(section, dict):
-        raise TypeError(f"{name!r} is no mapping but {type(section).__name__}")
-    return section
+def _checkpoint(stored: StoredCheckpoint, path: Path) -> Checkpoint:
+    return Checkpoint(
+        config=_config(stored, f"the config inside {path}"),
+        network=stored.network,
+        epoch=stored.epoch,
+        scores=stored.scores,
+        training=stored.training,
+        versions=stored.versions,
+        networks={
+            name: TrainedNetwork(
+                _config(part, f"the config of {name} inside {path}"), part.network, part.epoch, part.scores
+            )
+            for name, part in stored.networks.items()
+        },
+    )
 
 
-def _load_plain(path: Path) -> Any:  # noqa: ANN401 - anything may be in a file
-    if not path.is_file():
-        raise CheckpointError(f"there is no model file {path}", hint="pass the best.pt of a run folder")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} is refused: it is no plain model file, loading it could run code ({_first_line(error)})",
-            hint="use a model file that verse3d wrote",
-        ) from error
-    except Exception as error:  # damaged bytes lead PyTorch's reader anywhere
-        raise CheckpointError(
-            f"{path} cannot be read, it is truncated or damaged: {_first_line(error)}", hint="copy it again"
-        ) from error
+def _config(part: StoredPart, source: str) -> Config:
+    """The config, if it gives the channels of the network the meaning that the file says.
+
+    Raises:
+        ValueError: it does not, or the config has mistakes (ConfigError).
+    """
+    config = parse_config(part.config, source=source)
+    if part.labels not in (None, _label_ids(label_scheme(config.labels.scheme))):
+        raise ValueError(f"the labels are not those of the scheme {config.labels.scheme} in {source}")
+    return config
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _written_by(content: dict[str, Any]) -> str:
+def _written_by(content: Mapping[str, Any]) -> str:
     versions = content.get("versions")
-    return str(versions.get("verse3d", "unknown")) if isinstance(versions, dict) else "unknown"
+    return str(versions.get("verse3d", "unknown"))[:40] if isinstance(versions, dict) else "unknown"
 
 
 def _versions() -> dict[str, str]:
@@ -139,15 +252,3 @@ def _versions() -> dict[str, str]:
         "monai": str(monai.__version__),
         "numpy": str(np.__version__),
     }
-
-
-def load_weights(network: torch.nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
-    """Put weights into a network.
-
-    Raises:
-        CheckpointError: names or shapes do not fit.
-    """
-    try:
-        network.load_state_dict(weights)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"the weights in {path} do not fit the network of its config: {error}") from error

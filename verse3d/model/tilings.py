@@ -1,8 +1,8 @@
 """How a volume on the network grid is cut into pieces that a network can look at, and where its answers belong."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Protocol
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from verse3d.core.config import Config
 from verse3d.core.geometry import Geometry, Shape
 from verse3d.data.slices import slice_axis, slice_stack
-from verse3d.model.windows import window_starts, window_weights
+from verse3d.model.windows import Computed, window_starts, window_weights
 
 Region = tuple[slice, slice, slice]
 _LEFT_RIGHT = 0  # the first axis of the network grid
@@ -33,7 +33,12 @@ class Tiling(Protocol):
 
     @property
     def regions(self) -> Sequence[Region]:
-        """For every piece the voxels of the volume that it speaks about."""
+        """For every piece the voxels of the volume that it covers, computed when asked for."""
+        ...
+
+    @property
+    def thickness(self) -> int:
+        """How many planes across ``axis`` a piece covers at most."""
         ...
 
     @property
@@ -74,7 +79,8 @@ class WindowTiling:
     Beyond the volume (in the margin, and where it is smaller than a window) is air: 0 on the network grid.
 
     Attributes:
-        starts: first voxel of every window, which may lie outside of the volume.
+        starts: first voxel of every window, which may lie outside of the volume. Computed, not held: a header can
+            promise a volume of any size, and the windows are counted before anybody knows whether it fits.
         window: its shape.
         blending: see ``window_weights``.
     """
@@ -91,8 +97,7 @@ class WindowTiling:
         window, margins, overlap = config.sampling.patch_voxels, config.sampling.margin_voxels, config.inference.overlap
         along = [_starts_along(*sizes, overlap) for sizes in zip(shape, window, margins, strict=True)]
         axis = max(range(3), key=lambda number: (shape[number], number))
-        starts: list[Shape] = sorted(((i, j, k) for i, j, k in product(*along)), key=lambda start: start[axis])
-        return cls(shape, axis, starts, window, config.inference.blending)
+        return cls(shape, axis, _starts(along, axis), window, config.inference.blending)
 
     @property
     def mirror_differs(self) -> bool:
@@ -107,7 +112,12 @@ class WindowTiling:
     @property
     def regions(self) -> Sequence[Region]:
         """The part of every window that lies in the volume."""
-        return [self._inside(start) for start in self.starts]
+        return Computed(len(self.starts), lambda number: self._inside(self.starts[number]))
+
+    @property
+    def thickness(self) -> int:
+        """That of a window, or of a volume that is thinner."""
+        return min(self.window[self.axis], self.shape[self.axis])
 
     def cut(self, volume: NDArray[np.floating], number: int) -> NDArray[np.float32]:
         """See ``Tiling``."""
@@ -144,12 +154,35 @@ class WindowTiling:
         return i, j, k
 
 
-def _starts_along(size: int, window: int, margin: int, overlap: float) -> list[int]:
-    """First voxels of the windows over an axis with its margins, without those that would see nothing but margin."""
+def _starts_along(size: int, window: int, margin: int, overlap: float) -> Computed[int]:
+    """First voxels of the windows over an axis with its margins, without those that would see nothing but margin.
+
+    The starts grow, so what sees only margin stands at the two ends::
+
+        |-- margin --|---- size ----|-- margin --|
+        [ 0 ] [ 1  ][ 2 ]  ...  [ n ] [ n+1 ]          1 ... n are kept
+    """
     framed = size + 2 * margin
     before = margin + max(0, window - framed) // 2
-    starts = [start - before for start in window_starts(framed, window, overlap)]
-    return [start for start in starts if start < size and start + window > 0]
+    starts = window_starts(framed, window, overlap)
+    first, stop = bisect_right(starts, before - window), bisect_left(starts, before + size)
+    return Computed(stop - first, lambda number: starts[first + number] - before)
+
+
+def _starts(along: Sequence[Sequence[int]], axis: int) -> Computed[Shape]:
+    """All combinations of the starts along the three axes; those along ``axis`` change last, the others as counted.
+
+    With ``axis`` 2 and counts (2, 3, 5), number 17 is layer 2 (17 = 2 * 6 + 5), row 1, column 2.
+    """
+    row, column = (other for other in range(3) if other != axis)
+    columns, layer_size = len(along[column]), len(along[row]) * len(along[column])
+
+    def start(number: int) -> Shape:
+        layer, within = divmod(number, layer_size)
+        place = {axis: layer, row: within // columns, column: within % columns}
+        return along[0][place[0]], along[1][place[1]], along[2][place[2]]
+
+    return Computed(len(along[axis]) * layer_size, start)
 
 
 def _moved(region: Region, start: Shape) -> Region:
@@ -192,7 +225,12 @@ class SliceTiling:
     @property
     def regions(self) -> Sequence[Region]:
         """The slices."""
-        return [self._region(number) for number in range(self.shape[self.axis])]
+        return Computed(self.shape[self.axis], self._region)
+
+    @property
+    def thickness(self) -> int:
+        """One plane."""
+        return 1
 
     def cut(self, volume: NDArray[np.floating], number: int) -> NDArray[np.float32]:
         """See ``Tiling``."""

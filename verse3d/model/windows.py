@@ -1,8 +1,10 @@
 """Where the windows of a sliding-window pass lie, and how much each of their voxels counts."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Generic, TypeVar, overload
 
 import torch
 from monai.data.utils import compute_importance_map
@@ -10,22 +12,59 @@ from monai.data.utils import compute_importance_map
 from verse3d.core.geometry import Shape
 
 _SIGMA_OF_WINDOW = 0.125
+_Item = TypeVar("_Item")
 
 
-def window_starts(size: int, window: int, overlap: float) -> list[int]:
+@dataclass(frozen=True, eq=False)
+class Computed(Sequence[_Item], Generic[_Item]):
+    """A sequence whose items are computed when they are asked for, so that its length costs no memory.
+
+    Attributes:
+        length: how many items there are.
+        compute: gives the one at a position 0 ... length - 1.
+
+    Example:
+        >>> squares = Computed(10**12, lambda number: number**2)
+        >>> len(squares), squares[3], squares[-1] == (10**12 - 1) ** 2
+        (1000000000000, 9, True)
+    """
+
+    length: int
+    compute: Callable[[int], _Item]
+
+    def __len__(self) -> int:
+        """The number of items."""
+        return self.length
+
+    @overload
+    def __getitem__(self, index: int) -> _Item: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "Computed[_Item]": ...
+
+    def __getitem__(self, index: int | slice) -> "_Item | Computed[_Item]":
+        """One item, or some of them, computed later. Raises ``IndexError`` beyond the ends."""
+        if isinstance(index, slice):
+            chosen = range(self.length)[index]
+            return Computed(len(chosen), lambda number: self.compute(chosen[number]))
+        return self.compute(range(self.length)[index])
+
+
+def window_starts(size: int, window: int, overlap: float) -> Computed[int]:
     """The first voxels of the windows along an axis of ``size`` voxels, as MONAI's sliding window places them.
 
     Neighbours lie ``int(window * (1 - overlap))`` voxels apart, the last one ends with the axis.
 
     Example:
-        >>> window_starts(200, 96, 0.5)
+        >>> list(window_starts(200, 96, 0.5))
         [0, 48, 96, 104]
     """
     if size <= window:
-        return [0]
+        return Computed(1, lambda _: 0)
     step = max(1, int(window * (1 - overlap)))
-    count = math.ceil((size - window) / step) + 1
-    return [min(number * step, size - window) for number in range(count)]
+    # Whole numbers only: a float would lose the last windows of an axis of more than 2^53 voxels.
+    count = -((window - size) // step) + 1
+    return Computed(count, lambda number: min(number * step, size - window))
 
 
 def count_windows(shape: Shape, window: Sequence[int], overlap: float) -> int:

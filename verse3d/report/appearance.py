@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from verse3d.core.errors import ConfigError
 from verse3d.core.labels import VERTEBRAE, Label, label_scheme
 from verse3d.core.preview import Preview
+from verse3d.data.schemes import LARGEST_C1_MM
 from verse3d.report.cuts import LabelPlace
 
 BONE_WINDOW_HU = (-200.0, 1000.0)
 _SAMPLES_PER_AXIS = 96
 _CALM_SHARE = 0.6
-_LARGEST_C1_MM = 60.0
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,12 @@ def _whole(plane: NDArray[Any]) -> bool:
     return bool(np.array_equal(plane, np.rint(plane)))  # False if there is a NaN
 
 
-def label_table(places: Sequence[LabelPlace]) -> Mapping[int, Label]:
+def label_table(places: Sequence[LabelPlace], *, binary: bool = False) -> Mapping[int, Label]:
     """Name and colour of every label that is there; ids that are no vertebra are named by their number.
 
-    The only label 1 is called "vertebrae" if it is too tall for a C1: so binary masks are written.
+    The only label 1 is called "vertebrae" in a binary mask, and if it is too tall for a C1.
     """
-    if [place.id for place in places] == [1] and places[0].extent_mm[2] > _LARGEST_C1_MM:
+    if [place.id for place in places] == [1] and (binary or places[0].extent_mm[2] > LARGEST_C1_MM):
         return {1: label_scheme("binary").labels[0]}
     known = {label.id: label for label in VERTEBRAE}
     return {place.id: known.get(place.id) or _unknown(place.id, position) for position, place in enumerate(places)}

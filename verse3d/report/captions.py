@@ -10,8 +10,10 @@ from matplotlib.patches import Patch
 from nibabel.affines import obliquity
 from numpy.typing import NDArray
 
+from verse3d.core.escapes import figure_text
 from verse3d.core.labels import VERSE_IDS, Label
 from verse3d.core.preview import Preview
+from verse3d.data.schemes import MaskScheme
 from verse3d.report.appearance import Window
 from verse3d.report.cuts import LabelPlace, levels_text
 from verse3d.report.sheet import LINE, OUTER, Sheet
@@ -37,10 +39,17 @@ def caption(scan: Preview, window: Window | None) -> str:
     return f"{facts}\n{_CONVENTION}.\nSlices along the scan's own axes{oblique}, true proportions; {shown}."
 
 
-def mask_notes(mask: NDArray[Any] | None, places: Sequence[LabelPlace], table: Mapping[int, Label]) -> tuple[str, ...]:
+def mask_notes(
+    mask: NDArray[Any] | None,
+    places: Sequence[LabelPlace],
+    table: Mapping[int, Label],
+    scheme: MaskScheme | None = None,
+) -> tuple[str, ...]:
     """What is unusual about a mask."""
     if mask is not None and not places:
         return ("the mask is empty: no voxel is labelled",)
+    if scheme and scheme.is_binary:
+        return (f"a binary mask ({scheme.reason}): its label 1 is any vertebra, not C1",)
     if [label.name for label in table.values()] == ["vertebrae"]:
         return ("the only label, 1, is too tall for a C1: shown as “vertebrae”",)
     return ()
@@ -68,13 +77,14 @@ def lines(words: str, notes: Sequence[str], width: float) -> int:
 
 def write_around(figure: Figure, sheet: Sheet, title: str, words: str, notes: Sequence[str]) -> None:
     """The title at the top of a sheet, the caption and the notes at its bottom."""
-    title = title.encode("utf-8", "backslashreplace").decode()  # file names need not be text
+    title = figure_text(title)
     left = OUTER / sheet.width
     points = min(14.0, 14.0 * (sheet.width - 2 * OUTER) / (13.8 * max(1, len(title))))
     style: dict[str, Any] = {"color": "white", "fontsize": points, "weight": "bold", "va": "center", "gid": "title"}
     figure.text(left, 1 - 26 / sheet.height, title, **style)
-    lines = [(line, _FAINT) for line in _wrapped(words, sheet.width)]
-    lines += [(line, _ALERT) for note in notes for line in _wrapped(f"! {note[:1].upper()}{note[1:]}.", sheet.width)]
+    lines = [(line, _FAINT) for line in _wrapped(figure_text(words), sheet.width)]
+    warnings = [figure_text(f"! {note[:1].upper()}{note[1:]}.") for note in notes]
+    lines += [(line, _ALERT) for warning in warnings for line in _wrapped(warning, sheet.width)]
     for number, (line, colour) in enumerate(reversed(lines)):
         y = (OUTER * 0.7 + number * LINE) / sheet.height
         figure.text(left, y, line, color=colour, fontsize=_POINTS, va="bottom", gid="caption")

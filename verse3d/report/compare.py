@@ -9,6 +9,7 @@ import numpy as np
 
 from verse3d.core.errors import ConfigError, DataError
 from verse3d.core.logs import Progress, no_progress
+from verse3d.core.paths import path_below
 from verse3d.core.runtime import DeviceName
 from verse3d.data.cases import Case, CaseIndex
 from verse3d.inference.fresh import FreshPredictions, predict_missing
@@ -204,7 +205,7 @@ def _score(
     contestant: Contestant, member: Member, cases: Sequence[Case], out: Path, options: CompareOptions
 ) -> _Scored:
     own = cases_of(member, cases, folds=options.folds)
-    folder = out / contestant.name / ("" if len(contestant.members) == 1 else member.name)
+    folder = path_below(out, contestant.name, *([member.name] if len(contestant.members) > 1 else []))
     if not own:
         return _Scored({}, (), "")
     name, masks = contestant.full_name(member), folder / "masks"

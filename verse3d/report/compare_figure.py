@@ -6,6 +6,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from verse3d.core.escapes import figure_text
 from verse3d.report.compare import METRICS, Comparison
 
 _SHOWN = {"dice": 0.1, "hd95_mm": 2.0, "consistency": 0.1}
@@ -32,10 +33,16 @@ def compare_figure(comparison: Comparison) -> Figure:
         _draw(axes, np.array(columns), named)
         _widen(axes, _SHOWN[metric])
         axes.set_title(_title(metric), fontsize=9)
-        axes.set_xticks(range(len(columns)), [*names, "truth"][: len(columns)], fontsize=8)
+        axes.set_xticks(range(len(columns)), [*map(figure_text, names), "truth"][: len(columns)], fontsize=8)
     if named:
         lines = figure.axes[0].lines[: len(comparison.cases)]
-        figure.legend(lines, comparison.cases, loc="outside right upper", fontsize=7, frameon=False)
+        figure.legend(
+            lines,
+            [figure_text(case) for case in comparison.cases],
+            loc="outside right upper",
+            fontsize=7,
+            frameon=False,
+        )
     count = len(comparison.cases)
     figure.supxlabel(f"n = {count} cases, joined by lines; black: mean" if count > 1 else "n = 1 case", fontsize=7)
     return figure

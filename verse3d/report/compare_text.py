@@ -1,12 +1,11 @@
 """A comparison in words, as Markdown, CSV and JSON."""
 
-import csv
-import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from verse3d.core.escapes import csv_table, markdown_text
 from verse3d.metrics.scores import statistics_of, without_nan
 from verse3d.report.compare import METRICS, Comparison, Standing
 from verse3d.report.statistics import PairedDifference
@@ -38,31 +37,40 @@ Wilcoxon signed-rank test, not corrected for the number of metrics."""
 def markdown(comparison: Comparison) -> str:
     """The whole comparison as a page."""
     names = [standing.contestant.name for standing in comparison.standings]
-    parts = [f"# {' against '.join(names)}", *map(_said, verdicts(comparison)), _circumstances(comparison)]
+    parts = [
+        f"# {markdown_text(' against '.join(names))}",
+        *map(_said, verdicts(comparison)),
+        _circumstances(comparison),
+    ]
     parts += ["## Scores", _score_table(comparison)]
     for name, pairs in comparison.pairs.items():
-        parts += [f"## {name} minus {names[0]}, in pairs", _pair_table(pairs)]
+        parts += [f"## {markdown_text(name)} minus {markdown_text(names[0])}, in pairs", _pair_table(pairs)]
     parts += ["## What it took", _cost_table(comparison), "## Case by case", _case_table(comparison)]
     return "\n\n".join([*parts, _EXPLAINED]) + "\n"
 
 
 def _said(verdict: Verdict) -> str:
-    return "\n".join([f"**{verdict.headline}**", "", *(f"- {detail}" for detail in verdict.details)])
+    return "\n".join(
+        [f"**{markdown_text(verdict.headline)}**", "", *(f"- {markdown_text(detail)}" for detail in verdict.details)]
+    )
 
 
 def _circumstances(comparison: Comparison) -> str:
     count = len(comparison.cases)
-    lines = [f"{count} case{'s' if count > 1 else ''}: {', '.join(comparison.cases)}."]
+    lines = [f"{count} case{'s' if count > 1 else ''}: {markdown_text(', '.join(comparison.cases))}."]
     if comparison.folds:
         lines.append("Each case is scored by the runs that kept it for testing (folds).")
     for standing in comparison.standings:
         members = standing.contestant.members
         if len(members) > 1:
-            lines.append(f"{standing.contestant.name}: {len(members)} runs ({', '.join(one.name for one in members)}).")
-        lines.append(f"{standing.contestant.name} predicted on: {', '.join(standing.devices) or 'unknown'}.")
-    lines += [f"**Not equal** — {difference}." for difference in comparison.differences]
-    lines += [f"**Flatters** — {note}." for note in comparison.notes]
-    lines += [f"**Left out** — {case}: {_one_line(reason)}" for case, reason in comparison.left_out]
+            runs = markdown_text(", ".join(one.name for one in members))
+            lines.append(f"{markdown_text(standing.contestant.name)}: {len(members)} runs ({runs}).")
+        devices = markdown_text(", ".join(standing.devices)) or "unknown"
+        lines.append(f"{markdown_text(standing.contestant.name)} predicted on: {devices}.")
+    lines += [f"**Not equal** — {markdown_text(difference)}." for difference in comparison.differences]
+    lines += [f"**Flatters** — {markdown_text(note)}." for note in comparison.notes]
+    left_out = [(markdown_text(case), markdown_text(_one_line(reason))) for case, reason in comparison.left_out]
+    lines += [f"**Left out** — {case}: {reason}" for case, reason in left_out]
     return "\n".join(f"- {line}" for line in lines)
 
 
@@ -134,17 +142,15 @@ def _case_table(comparison: Comparison) -> str:
 def csv_text(comparison: Comparison) -> str:
     """One row per case and metric: the value of each contestant, and the differences from the first."""
     first, *others = comparison.standings
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
     names = [standing.contestant.name for standing in comparison.standings]
-    table.writerow(["case", "metric", *names, *(f"{name} minus {names[0]}" for name in names[1:])])
+    rows: list[list[str]] = [["case", "metric", *names, *(f"{name} minus {names[0]}" for name in names[1:])]]
     for case in comparison.cases:
         for metric in METRICS:
             base = first.values[case][metric]
             values = [standing.values[case][metric] for standing in comparison.standings]
             minus = [other.values[case][metric] - base for other in others]
-            table.writerow([case, metric, *("" if math.isnan(value) else repr(value) for value in [*values, *minus])])
-    return text.getvalue()
+            rows.append([case, metric, *("" if math.isnan(value) else repr(value) for value in [*values, *minus])])
+    return csv_table(rows)
 
 
 def json_dict(comparison: Comparison) -> dict[str, Any]:
@@ -205,4 +211,4 @@ def _one_line(text: str) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(markdown_text(cell) for cell in line) + " |" for line in lines)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from verse3d.core.errors import ConfigError
-from verse3d.core.files import PathOrText, sha256_of
+from verse3d.core.files import PathOrText, is_file, resolved, sha256_of
 from verse3d.data.cases import SPLITS, Case, CaseIndex, Split
 from verse3d.training.runfolder import setting_differences
 from verse3d.training.trained import TrainedModel, load_trained
@@ -120,8 +120,8 @@ def _is_in(case: Case, index: CaseIndex, split: Split) -> bool:
     same names mean other people.
     """
     among = index.in_split(split)
-    image = case.image_path().resolve()
-    if any(other.image_path().resolve() == image for other in among):
+    image = resolved(case.image_path())
+    if any(resolved(other.image_path()) == image for other in among):
         return True
     if any(other.case == case.case and _other_scan(case, other) for other in index if other.image):
         return False
@@ -131,7 +131,7 @@ def _is_in(case: Case, index: CaseIndex, split: Split) -> bool:
 def _other_scan(one: Case, other: Case) -> bool:
     """Both files are there and differ; a scan that is no longer there may be the same."""
     first, second = one.image_path(), other.image_path()
-    return first.is_file() and second.is_file() and sha256_of(first) != sha256_of(second)
+    return is_file(first) and is_file(second) and sha256_of(first) != sha256_of(second)
 
 
 def differences(contestants: Sequence[Contestant], *, folds: bool) -> list[str]:

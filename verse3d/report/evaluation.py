@@ -1,7 +1,5 @@
 """Scoring a folder of masks against the truth, case by case, on the grids of the scans."""
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -10,15 +8,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from verse3d.core.errors import ConfigError, DataError, GeometryError, Verse3dError
+from verse3d.core.caseerrors import CASE_ERRORS, reason_of
+from verse3d.core.errors import ConfigError, DataError, GeometryError
+from verse3d.core.escapes import csv_table
 from verse3d.core.files import write_json, write_text
 from verse3d.core.labels import VERTEBRAE, Label, label_scheme
 from verse3d.core.logs import Progress, logger, no_progress
-from verse3d.core.volume import Volume, read_labels
+from verse3d.core.volume import Volume, read_labels, stored_scheme
 from verse3d.data.cases import Case, CaseIndex
 from verse3d.data.pairs import SAME_GRID_TOLERANCE_MM, read_mask
 from verse3d.data.predictions import read_predictions
-from verse3d.inference.predict import mask_path
+from verse3d.data.schemes import require_levels
+from verse3d.inference.predict import has_mask, mask_path
 from verse3d.metrics.scores import (
     CSV_COLUMNS,
     CaseScores,
@@ -91,7 +92,8 @@ def evaluate_folder(
     """Score the masks in ``predictions`` that belong to cases of ``truth``; write ``out`` (JSON) and a CSV beside it.
 
     Only cases with both a truth and a mask are scored. A case of the folder's own list (``predictions.json``) whose
-    mask is missing or whose prediction failed, and a mask on another grid, are failures and are listed.
+    mask is missing or whose prediction failed, a mask on another grid, and a binary mask where levels are to be scored
+    are failures and are listed.
 
     Args:
         predictions: a folder that ``predict`` wrote, or any folder of ``<case>_seg-vert_msk.nii.gz`` masks.
@@ -108,9 +110,7 @@ def evaluate_folder(
     if out.suffix.lower() == ".csv":
         raise ConfigError(f"{out} is where the CSV goes", hint=f"pass --out {out.with_suffix('.json')}")
     listed_scheme, status_of = _manifest(predictions)
-    cases = [
-        case for case in truth if case.mask and (case.case in status_of or mask_path(predictions, case.case).exists())
-    ]
+    cases = [case for case in truth if case.mask and (case.case in status_of or has_mask(predictions, case.case))]
     if not cases:
         raise DataError(
             f"{predictions} holds no mask of any case with a truth",
@@ -125,9 +125,9 @@ def evaluate_folder(
             _require_made(case, status_of)
             scores, slices[case.case] = _score(case, mask_path(predictions, case.case), scheme)
             scored.append(scores)
-        except Verse3dError as error:
-            _log.error("%s cannot be scored: %s", case.case, error)
-            failures.append((case.case, str(error)))
+        except CASE_ERRORS as error:
+            _log.error("%s cannot be scored: %s", case.case, reason_of(error))
+            failures.append((case.case, reason_of(error)))
     progress("cases", len(cases), len(cases))
     result = Evaluation(scheme, tuple(scored), slices, tuple(failures), (out, out.with_suffix(".csv")))
     _write(out, result)
@@ -149,21 +149,29 @@ def _require_made(case: Case, status_of: dict[str, str]) -> None:
 
 
 def _guess_scheme(predictions: Path, cases: Sequence[Case]) -> str:
-    """Binary if no mask holds anything but 0 and 1 while the truth does."""
+    """Vertebrae if a mask says so or holds an id above 1, else binary."""
     for case in cases:
-        path = mask_path(predictions, case.case)
         try:
-            if path.exists() and read_labels(path).array.max() > 1:
+            path = mask_path(predictions, case.case)
+            if path.is_file() and not _may_be_binary(read_labels(path)):
                 return "vertebrae"
-        except DataError:
+        except CASE_ERRORS:
             continue  # it will be listed as a failure
     return "binary"
 
 
+def _may_be_binary(mask: Volume) -> bool:
+    stored = stored_scheme(mask.header)
+    return stored == "binary" or (stored is None and int(mask.array.max()) <= 1)
+
+
 def _score(case: Case, path: Path, scheme: str) -> tuple[CaseScores, SliceScores]:
-    if not path.exists():
+    if not path.is_file():
         raise DataError(f"the mask {path} is missing")
     prediction, truth = read_labels(path), read_mask(case)
+    if scheme != "binary":
+        require_levels(prediction, f"a score of the scheme {scheme}")
+        require_levels(truth, f"a score of the scheme {scheme}")
     _require_same_grid(prediction, truth)
     geometry = truth.geometry
     binary = label_scheme("binary")
@@ -199,11 +207,8 @@ def _write(out: Path, result: Evaluation) -> None:
     failed = [{"case": case, "error": error} for case, error in result.failures]
     content = {**scores_to_json_dict(result.cases), "slices": without_nan(by_slice), "failures": failed}
     write_json(out, {"scheme": result.scheme, **content})
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow((*CSV_COLUMNS, *SLICE_METRICS))
-    writer.writerows((*row, *_slice_cells(row, result.slices)) for row in csv_rows(result.cases))
-    write_text(out.with_suffix(".csv"), table.getvalue())
+    rows = [(*row, *_slice_cells(row, result.slices)) for row in csv_rows(result.cases)]
+    write_text(out.with_suffix(".csv"), csv_table([(*CSV_COLUMNS, *SLICE_METRICS), *rows]))
 
 
 def _slice_cells(row: Sequence[str], slices: Mapping[str, SliceScores]) -> list[str]:

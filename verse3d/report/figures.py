@@ -16,6 +16,7 @@ from matplotlib.transforms import ScaledTranslation
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from verse3d.core.escapes import figure_text
 from verse3d.core.files import whole_file
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import Label
@@ -80,7 +81,7 @@ def three_planes(
             _draw_mask(axes, plane_slice(mask, geometry, back.plane, centre), labels)
     for axes, name in zip(grid[0], ("CT", *masks), strict=True):
         axes.set_title(name, fontsize=9)
-    figure.suptitle(title, fontsize=10, wrap=True)
+    figure.suptitle(figure_text(title), fontsize=10, wrap=True)
     figure.supxlabel(_CONVENTION.format(*window_hu), fontsize=6)
     return figure
 

@@ -13,10 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike, NDArray
 
-from verse3d.core.errors import GeometryError
+from verse3d.core.errors import DataError, GeometryError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERSE_IDS, Label
 from verse3d.core.preview import Preview
+from verse3d.data.schemes import MaskScheme
 from verse3d.report.appearance import Window, choose_window, has_hounsfield_units, label_table
 from verse3d.report.captions import caption, draw_unknown, heading, lines, mask_notes, unknown_lines, write_around
 from verse3d.report.cuts import (
@@ -66,6 +67,7 @@ def look_figure(
     level: str | None = None,
     window: tuple[float, float] | None = None,
     remarks: Sequence[str] = (),
+    scheme: MaskScheme | None = None,
 ) -> LookFigure:
     """Draw a sagittal, a coronal and an axial slice with the mask over them.
 
@@ -78,6 +80,7 @@ def look_figure(
         level: name of the vertebra to cut.
         window: the values shown black and white; else chosen by the values.
         remarks: more to write below the picture.
+        scheme: what the ids of the mask mean; of a binary one no level is named.
 
     Raises:
         ConfigError: the window is no window.
@@ -88,11 +91,14 @@ def look_figure(
     if mask is not None and mask.shape != geometry.shape:
         raise GeometryError(f"a mask of shape {mask.shape} does not lie on a grid of shape {geometry.shape}")
     places = () if mask is None else label_places(mask, geometry)
-    table = label_table(places)
+    binary = scheme is not None and scheme.is_binary
+    if binary and level is not None:
+        raise DataError(f"level {level} is not known: the mask is binary", hint="leave --level out, or use --at")
+    table = label_table(places, binary=binary)
     shown = None if labels_alone else choose_window(scan, window)
     centre = _centre(scan, places, at_mm, level)
     words = caption(scan, shown)
-    notes = (*scan.notes, *mask_notes(mask, places, table), *remarks)
+    notes = (*scan.notes, *mask_notes(mask, places, table, scheme), *remarks)
     unknown = [place for place in places if place.id not in VERSE_IDS]
     backs = [plane_slice(scan.volume.array, geometry, plane, centre) for plane in PLANES]
     below = unknown_lines(unknown)

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from verse3d.core.errors import OutputError, Verse3dError
+from verse3d.core.caseerrors import CASE_ERRORS, keep_or_raise, reason_of
 from verse3d.core.labels import VERTEBRAE, label_scheme
 from verse3d.core.logs import logger
+from verse3d.core.paths import path_below
 from verse3d.core.volume import read_image, read_labels
 from verse3d.data.cases import Case
 from verse3d.data.pairs import read_mask
@@ -74,13 +75,13 @@ def draw_folder(
     """
     drawn = []
     for case in cases:
-        title, picture = titles.get(case.case, case.case), folder / f"{case.case}.png"
+        title = titles.get(case.case, case.case)
         try:
+            picture = path_below(folder, f"{case.case}.png")
             drawn.append(draw_case(case, mask_path(masks, case.case), picture, title=title, scheme=scheme))
-        except OutputError:
-            raise
-        except Verse3dError as error:
-            _log.error("%s is not drawn: %s", case.case, error)
+        except CASE_ERRORS as error:
+            keep_or_raise(error)
+            _log.error("%s is not drawn: %s", case.case, reason_of(error))
     if model is not None and (history := history_of(model)):
         drawn.append(draw_loss(history, folder / LOSS_PICTURE))
     return tuple(drawn)

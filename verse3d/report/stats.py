@@ -1,7 +1,5 @@
 """What a data set is made of: a row of numbers per case, and a summary per split."""
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from verse3d.core.escapes import csv_table
 from verse3d.core.files import write_text
 from verse3d.core.labels import VERTEBRAE
 from verse3d.data.cases import SPLITS, Case
@@ -181,11 +180,7 @@ def write_table(path: Path, cases: Sequence[CaseStats]) -> None:
         OutputError: it cannot be written.
     """
     rows = [_row(case) for case in cases]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(_row(_EMPTY)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    write_text(path, csv_table([list(_row(_EMPTY)), *(list(row.values()) for row in rows)]))
 
 
 def _row(stats: CaseStats) -> dict[str, Any]:
@@ -212,9 +207,10 @@ def _row(stats: CaseStats) -> dict[str, Any]:
         **_per_axis("field_of_view_{}_mm", ("rl", "ap", "si"), survey.extent_mm),
         "has_mask": int(survey.has_mask),
         "levels": levels_text(survey.label_voxels),
-        "vertebrae": len(survey.label_voxels) if survey.has_mask else None,
-        "labelled_voxels": sum(survey.label_voxels.values()) if survey.has_mask else None,
-        "labelled_ml": _rounded(sum(survey.label_ml.values()), 3) if survey.has_mask else None,
+        "scheme": ("binary" if survey.is_binary else "vertebrae") if survey.has_mask else None,
+        "vertebrae": len(survey.label_voxels) if survey.has_mask and not survey.is_binary else None,
+        "labelled_voxels": survey.binary_voxels + sum(survey.label_voxels.values()) if survey.has_mask else None,
+        "labelled_ml": _rounded(survey.binary_ml + sum(survey.label_ml.values()), 3) if survey.has_mask else None,
         **{f"{label.name}_ml": survey.label_ml.get(label.id) for label in VERTEBRAE},
         "hu_lowest": low,
         "hu_highest": high,

@@ -4,14 +4,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch.utils.data import DataLoader
 
+from verse3d.core.caseerrors import CASE_ERRORS, reason_of
 from verse3d.core.config import Config
 from verse3d.core.errors import CheckpointError, DataError, Verse3dError
 from verse3d.core.logs import log_to_file, logger, stop_logging
+from verse3d.core.readers import checked
 from verse3d.core.runtime import seed_everything
 from verse3d.data.cases import Case, CaseIndex, write_index
 from verse3d.data.patches import PatchDataset
@@ -23,10 +25,12 @@ from verse3d.training.engines import Stop, run_session
 from verse3d.training.learner import build_learner, restore_learner
 from verse3d.training.monitor import Monitor
 from verse3d.training.runfolder import RunFolder, resume_folder, start_folder
-from verse3d.training.session import FitOptions, Session
+from verse3d.training.session import FitOptions, Session, StoredRun
 from verse3d.training.validate import ValidationCase, load_validation_case, validation_patches
 
 _log = logger(__name__)
+_BAD_STATE: tuple[type[Exception], ...] = (AttributeError, *CASE_ERRORS)
+_START_ANEW = "start a new run in another folder; best.pt can still be predicted with"
 _Loaded = TypeVar("_Loaded")
 
 
@@ -115,9 +119,9 @@ def _load(
         options.progress(f"loading {what} cases", number, len(cases))
         try:
             loaded.append(load(case, number))
-        except Verse3dError as error:
-            _log.error("%s is left out: %s", case.case, error)
-            failures.append((case.case, str(error)))
+        except CASE_ERRORS as error:
+            _log.error("%s is left out: %s", case.case, reason_of(error))
+            failures.append((case.case, reason_of(error)))
     options.progress(f"loading {what} cases", len(cases), len(cases))
     return loaded
 
@@ -196,31 +200,35 @@ def _session(
 
 def _restore(session: Session) -> None:
     checkpoint = load_checkpoint(session.folder.last)
-    state: dict[str, Any] = checkpoint.training
     if checkpoint.config.mode != session.config.mode:
         raise CheckpointError(
             f"{session.folder.last} is a model of --mode {checkpoint.config.mode}, "
             f"the run in {session.folder.path} is of --mode {session.config.mode}",
             hint="was it copied from another run?",
         )
-    if not state:
+    if not checkpoint.training:
         raise CheckpointError(
             f"{session.folder.last} can be predicted with but not trained on", hint="was best.pt copied over last.pt?"
         )
-    for split, names in state["cases"].items():
+    try:
+        state = checked(checkpoint.training, StoredRun, f"what {session.folder.last} says about its training")
+    except DataError as error:
+        raise CheckpointError(error.message, hint=_START_ANEW) from error
+    for split, names in state.cases.items():
         if names != session.case_names[split]:
             raise DataError(
                 f"the run in {session.folder.path} used other {split} cases ({', '.join(names) or 'none'})",
                 hint=f"resume it with --data {session.folder.cases}",
             )
     try:
-        restore_learner(session.learner, state["learner"])
-    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        session.standing.restore(state.standing)
+        restore_learner(session.learner, state.learner)
+    except _BAD_STATE as error:  # whatever PyTorch makes of a state that is none
         raise CheckpointError(
-            f"{session.folder.last} cannot be gone on with, it was trained by another version or config: {error!r}",
-            hint="start a new run in another folder; best.pt can still be predicted with",
+            f"{session.folder.last} cannot be gone on with, it is damaged or was trained by another version or config: "
+            f"{reason_of(error)}",
+            hint=_START_ANEW,
         ) from error
-    session.standing.restore(state["standing"])
 
 
 def _log_start(session: Session, training: Sequence[PreparedCase]) -> None:

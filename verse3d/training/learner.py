@@ -1,12 +1,16 @@
 """Building a learner from a config, and carrying its state into checkpoints and back."""
 
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from verse3d.core.config import Config, OptimConfig
+from verse3d.core.errors import DataError
 from verse3d.core.runtime import choose_precision, random_state, restore_random_state
+from verse3d.core.wording import brief
 from verse3d.model.modes import get_mode
 from verse3d.training.schedule import build_schedule
 from verse3d.training.step import Learner
@@ -68,7 +72,15 @@ def learner_state(learner: Learner) -> dict[str, Any]:
 
 
 def restore_learner(learner: Learner, state: dict[str, Any]) -> None:
-    """Undo of ``learner_state``."""
+    """Undo of ``learner_state``.
+
+    Raises:
+        DataError: a part has another shape or kind than this learner's own: PyTorch would take it, and fail a step
+            later.
+        KeyError, RuntimeError, TypeError, ValueError: a part is missing, or PyTorch refuses it.
+    """
+    _require_same_kind(learner_state(learner), state, "the state", skip=("scaler", "random"))
+    _require_fitting(learner.optimizer, state["optimizer"]["state"])
     learner.network.load_state_dict(state["network"])
     learner.optimizer.load_state_dict(state["optimizer"])
     learner.schedule.load_state_dict(state["schedule"])
@@ -76,3 +88,38 @@ def restore_learner(learner: Learner, state: dict[str, Any]) -> None:
     if learner.average is not None and state["average"] is not None:
         learner.average.load_state_dict(state["average"])
     restore_random_state(state["random"])
+
+
+def _require_same_kind(own: object, stored: object, place: str, skip: Sequence[str] = ()) -> None:
+    """Compare what both hold. A scaler is on or off by the device, which may change; so may the number of GPUs."""
+    if isinstance(own, torch.Tensor):
+        same = isinstance(stored, torch.Tensor) and (own.shape, own.dtype) == (stored.shape, stored.dtype)
+    elif isinstance(own, bool | str) or own is None:
+        same = type(own) is type(stored)
+    elif isinstance(own, int | float):
+        same = isinstance(stored, int | float) and not isinstance(stored, bool) and not math.isnan(stored)
+    elif isinstance(own, dict):  # a state dict comes back from its file as a plain one
+        same = isinstance(stored, dict)
+    else:
+        same = isinstance(stored, type(own))
+    if not same:
+        raise DataError(f"{place} is {brief(stored)}, expected something like {brief(own)}")
+    if isinstance(own, dict) and isinstance(stored, dict):
+        for key in own.keys() & stored.keys() - {"state", *skip}:
+            _require_same_kind(own[key], stored[key], f"{place}.{key}")
+    elif isinstance(own, list | tuple) and isinstance(stored, list | tuple):
+        if len(own) != len(stored):
+            raise DataError(f"{place} has {len(stored)} parts, expected {len(own)}")
+        for number, (mine, theirs) in enumerate(zip(own, stored, strict=True)):
+            _require_same_kind(mine, theirs, f"{place}.{number}")
+
+
+def _require_fitting(optimizer: torch.optim.Optimizer, state: Mapping[int, Mapping[str, object]]) -> None:
+    """What an optimizer remembers of each parameter (nothing before its first step) has the parameter's shape."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, memory in state.items():
+        shape = parameters[number].shape
+        for name, value in memory.items():
+            fits = value.shape in (shape, ()) if isinstance(value, torch.Tensor) else isinstance(value, int | float)
+            if not fits:
+                raise DataError(f"{name} of parameter {number} in the optimizer does not fit the shape {tuple(shape)}")

@@ -7,6 +7,7 @@ from typing import Self
 
 from torch.utils.tensorboard import SummaryWriter
 
+from verse3d.core.escapes import one_line
 from verse3d.training.step import StepResult
 from verse3d.training.validate import ValidationResult
 
@@ -47,7 +48,7 @@ class Monitor:
         """Dice of every whole scan and their mean, and the pictures."""
         self._writer.add_scalar("validation/dice_mean", result.mean_dice, step)
         for case, value in result.dice_of.items():
-            self._writer.add_scalar(f"validation_dice/{case}", value, step)
+            self._writer.add_scalar(f"validation_dice/{one_line(case)}", value, step)
         for case, picture in result.pictures.items():
-            self._writer.add_image(f"validation/{case}", picture, step, dataformats="HWC")
+            self._writer.add_image(f"validation/{one_line(case)}", picture, step, dataformats="HWC")
         self._writer.flush()

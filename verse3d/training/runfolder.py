@@ -11,8 +11,12 @@ from typing import Any
 
 from verse3d.core.config import Config, load_config
 from verse3d.core.errors import ConfigError, DataError
-from verse3d.core.files import make_folder, write_text
+from verse3d.core.files import make_folder, remove_leftovers, write_text
+from verse3d.core.readers import MEGABYTE, Row, read_table
+from verse3d.core.wording import brief
 
+_HISTORY_BYTES = 64 * MEGABYTE
+_HISTORY_HINT = "it is written by verse3d train; edit a copy instead"
 _MAY_CHANGE = {"optim.epochs", "runtime.workers", "validation.pictures"}
 """Settings that may differ when a run is resumed."""
 
@@ -84,6 +88,7 @@ def start_folder(path: Path, config: Config, *, overwrite: bool) -> RunFolder:
             hint="go on with --resume, replace it with --overwrite, or choose another --out",
         )
     make_folder(path)
+    remove_leftovers(path)
     for file in (folder.last, folder.best, folder.history, folder.log):
         file.unlink(missing_ok=True)
     for made_from_it in (folder.tensorboard, *(model.with_suffix(".openvino") for model in (folder.last, folder.best))):
@@ -116,6 +121,7 @@ def resume_folder(path: Path, config: Config) -> RunFolder:
         ConfigError: ``config`` differs from the run's in something that would make it another run.
     """
     folder = find_run(path)
+    remove_leftovers(path)
     stored = load_config(folder.config)
     if stored.mode != config.mode:
         raise ConfigError(
@@ -162,11 +168,23 @@ def read_history(path: Path) -> list[dict[str, float]]:
     Raises:
         DataError: the file cannot be read, or is no table of numbers.
     """
+    rows = read_table(path, needs=("epoch",), max_bytes=_HISTORY_BYTES, what="the history", hint=_HISTORY_HINT)
+    return [_numbers(row, f"cannot read the history {path}: line {row.line}") for row in rows]
+
+
+def _numbers(row: Row, place: str) -> dict[str, float]:
+    if row.surplus:
+        raise DataError(f"{place} has {row.surplus} cells too many", hint=_HISTORY_HINT)
     try:
-        with path.open(encoding="utf-8", newline="") as handle:
-            rows = list(csv.DictReader(handle, strict=True))
-        return [{key: float(value) if value else math.nan for key, value in row.items()} for row in rows]
-    except (OSError, UnicodeDecodeError, csv.Error, TypeError, ValueError) as error:
-        raise DataError(
-            f"cannot read the history {path}: {error}", hint="it is written by verse3d train; edit a copy instead"
-        ) from error
+        return {column: float(cell) if cell else math.nan for column, cell in row.cells.items()}
+    except ValueError:
+        wrong = next(cell for cell in row.cells.values() if cell and not _is_number(cell))
+        raise DataError(f"{place}: {brief(wrong)} is no number", hint=_HISTORY_HINT) from None
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True

@@ -1,14 +1,16 @@
 """The state of a run: what it was given, what changes, and what a checkpoint must hold to go on."""
 
 import math
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from pydantic import ConfigDict, Field
 from torch.utils.data import DataLoader
 
 from verse3d.core.config import Config
 from verse3d.core.logs import Progress, no_progress
+from verse3d.core.readers import Record, Text, checked
 from verse3d.data.patches import PatchDataset
 from verse3d.training.runfolder import RunFolder
 from verse3d.training.step import Learner
@@ -51,21 +53,43 @@ class Standing:
         history: one row per epoch, as in ``history.csv``.
     """
 
-    epoch: int = 0
-    step: int = 0
-    minutes: float = 0.0
-    best_dice: float = math.nan
-    best_epoch: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
+    # What is undefined is NaN here, so that is allowed.
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    epoch: Annotated[int, Field(ge=0, strict=True)] = 0
+    step: Annotated[int, Field(ge=0, strict=True)] = 0
+    minutes: Annotated[float, Field(ge=0.0, allow_inf_nan=False, strict=True)] = 0.0
+    best_dice: Annotated[float, Field(strict=True)] = math.nan
+    best_epoch: Annotated[int, Field(ge=0, strict=True)] = 0
+    history: list[dict[str, Annotated[float, Field(strict=True)]]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers for a checkpoint."""
         return asdict(self)
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Undo of ``to_dict``."""
-        for name, value in state.items():
-            setattr(self, name, value)
+        """Undo of ``to_dict``.
+
+        Raises:
+            DataError: it is no such state; nothing is changed then.
+        """
+        checked(state, Standing, "how far the run is")
+        for name in (each.name for each in fields(self)):
+            setattr(self, name, state.get(name, getattr(self, name)))  # as it was: 1 is not 1.0 in the next last.pt
+
+
+class StoredRun(Record):
+    """What ``last.pt`` holds beside the model, to go on with.
+
+    Attributes:
+        cases: names of the cases of the run, by split.
+        learner: see ``learner.learner_state``.
+        standing: see ``Standing.to_dict``.
+    """
+
+    cases: dict[Literal["train", "validation"], list[Text]]
+    learner: dict[str, Any]
+    standing: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)

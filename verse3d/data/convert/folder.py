@@ -11,7 +11,17 @@ from typing import Any, Literal
 from nibabel.openers import ImageOpener
 
 from verse3d.core.errors import DataError, OutputError
-from verse3d.core.files import TEMPORARY_PREFIX, make_folder, output_error, read_json, whole_file, write_json
+from verse3d.core.files import (
+    TEMPORARY_PREFIX,
+    make_folder,
+    output_error,
+    regular_file,
+    resolved,
+    whole_file,
+    write_json,
+)
+from verse3d.core.paths import name_problem, path_below
+from verse3d.core.readers import Many, Record, Text, Whole, read_record
 from verse3d.data.converted import MANIFEST
 from verse3d.version import __version__
 
@@ -30,6 +40,10 @@ class OutputFolder:
     root: Path
     links: bool = True
 
+    def target(self, path: str) -> Path:
+        """Where a file of a plan goes (``path`` has slashes); DataError if that is not below the folder."""
+        return path_below(self.root, *PurePosixPath(path).parts)
+
     def place(self, source: Path, path: str) -> Literal["link", "copy", "compressed"]:
         """Put a NIfTI or JSON file below the folder; a ``.nii`` is compressed on the way to ``.nii.gz``.
 
@@ -39,7 +53,7 @@ class OutputFolder:
         Raises:
             OutputError: the file system refuses.
         """
-        target = self.root / path
+        target, source = self.target(path), regular_file(source)
         if source.name.lower().endswith(".nii"):
             with whole_file(target) as part, source.open("rb") as stored, ImageOpener(part, "wb") as out:
                 shutil.copyfileobj(stored, out, _PIECE_BYTES)
@@ -112,9 +126,20 @@ def _stamp(path: Path) -> dict[str, int]:
 
 def _refuse_sources_inside(root: Path, sources: Iterable[Path]) -> None:
     real = root.resolve()
-    inside = sorted(folder for folder in {path.parent for path in sources} if folder.resolve().is_relative_to(real))
+    inside = sorted(folder for folder in {path.parent for path in sources} if resolved(folder).is_relative_to(real))
     if inside:
         raise DataError(f"{inside[0]}, which is to be read, lies in {root}", hint="choose another --out folder")
+
+
+class _File(Record):
+    path: Text
+    bytes: Whole | None = None
+    modified: Whole | None = None
+
+
+class _Manifest(Record):
+    finished: bool
+    files: Many[_File]
 
 
 def _earlier_files(root: Path, *, overwrite: bool) -> dict[str, Any]:
@@ -125,14 +150,14 @@ def _earlier_files(root: Path, *, overwrite: bool) -> dict[str, Any]:
     if not (root / MANIFEST).is_file():
         raise foreign
     try:
-        manifest = read_json(root / MANIFEST)
-        finished, files = manifest["finished"], {str(row["path"]): row for row in manifest["files"]}
-    except (DataError, KeyError, TypeError) as error:
+        manifest = read_record(root / MANIFEST, _Manifest)
+    except DataError as error:
         raise foreign from error
-    if any(PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts for path in files):
+    files = {row.path: row.model_dump(exclude={"path"}, exclude_none=True) for row in manifest.files}
+    if any(name_problem(name) for path in files for name in PurePosixPath(path).parts):
         raise foreign
     if not overwrite:
-        state = "a conversion" if finished else "an unfinished conversion"
+        state = "a conversion" if manifest.finished else "an unfinished conversion"
         raise OutputError(f"{root} already holds {state}", hint="use --overwrite or another --out folder")
     return files
 

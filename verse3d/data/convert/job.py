@@ -2,7 +2,8 @@
 
 from dataclasses import asdict, replace
 
-from verse3d.core.errors import DataError, OutputError
+from verse3d.core.caseerrors import CASE_ERRORS, keep_or_raise, reason_of
+from verse3d.core.errors import Verse3dError
 from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.data.cases import CaseIndex
 from verse3d.data.convert.folder import OutputFolder, claim, finish
@@ -49,11 +50,11 @@ def _convert(form: Format, plan: Plan, out: OutputFolder) -> CaseRecord:
     )
     try:
         return replace(record, files=form.write_case(plan, out))
-    except OutputError:
-        raise
-    except DataError as error:
-        _log.warning("%s is left out: %s", case.case, error.message)
-        return replace(record, status="left out", reason=error.message)
+    except CASE_ERRORS as error:
+        keep_or_raise(error)
+        reason = error.message if isinstance(error, Verse3dError) else reason_of(error)
+        _log.warning("%s is left out: %s", case.case, reason)
+        return replace(record, status="left out", reason=reason)
 
 
 def _write_report(form: Format, result: Conversion, *, links: bool) -> None:

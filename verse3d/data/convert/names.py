@@ -2,6 +2,8 @@
 
 import re
 
+from verse3d.core.paths import same_on_disk
+
 _AWKWARD = re.compile(r"[^A-Za-z0-9._-]+")
 _NOT_ALPHANUMERIC = re.compile(r"[^A-Za-z0-9]+")
 
@@ -24,7 +26,7 @@ def alphanumeric(text: str) -> str:
 def unique_name(wanted: str, taken: set[str], *, joint: str = "-") -> str:
     """The wanted name, or with 2, 3, ... behind it if it is taken; then it is taken too.
 
-    Names that differ in upper and lower case only count as the same: on some disks they are the same file.
+    Names that differ only in upper and lower case count as the same: on some disks they are the same file.
 
     Example:
         >>> taken = set()
@@ -32,8 +34,8 @@ def unique_name(wanted: str, taken: set[str], *, joint: str = "-") -> str:
         ['a', 'A-2', 'a-3']
     """
     name, number = wanted, 2
-    while name.casefold() in taken:
+    while same_on_disk(name) in taken:
         name = f"{wanted}{joint}{number}"
         number += 1
-    taken.add(name.casefold())
+    taken.add(same_on_disk(name))
     return name

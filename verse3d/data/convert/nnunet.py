@@ -88,11 +88,12 @@ def _plan(case: Case, name: str) -> Plan:
 def _write_case(scheme: LabelScheme, plan: Plan, out: OutputFolder) -> tuple[FileRecord, ...]:
     """Check a case, then write it. Holds its scan and its mask."""
     image = read_image(plan.case.image_path())
-    mask = trusted_mask(plan.case, image) if plan.mask is not None else None
+    levels = "" if scheme.name == "binary" else f"--scheme {scheme.name}"
+    mask = trusted_mask(plan.case, image, levels=levels) if plan.mask is not None else None
     record, header = _write_image(image, str(plan.image), out)
     if mask is None or plan.mask is None:
         return (record,)
-    write_labels(out.root / plan.mask, scheme.network_from_verse(mask.array), like=header)
+    write_labels(out.target(plan.mask), scheme.network_from_verse(mask.array), like=header, scheme=scheme.name)
     note = f"ids of the scheme {scheme.name}"
     return record, FileRecord(plan.mask, str(mask.path), "rewritten", note=note)
 
@@ -105,7 +106,7 @@ def _write_image(image: Volume, path: str, out: OutputFolder) -> tuple[FileRecor
     if not problem:
         return FileRecord(path, str(image.path), out.place(image.path, path)), image.header
     header, moved_mm = repaired(image)
-    copy_with_header(image.path, out.root / path, header)
+    copy_with_header(image.path, out.target(path), header)
     return FileRecord(path, str(image.path), "repaired", round(moved_mm, 4), problem), header
 
 

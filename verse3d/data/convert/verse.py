@@ -9,10 +9,11 @@ import numpy as np
 from scipy import ndimage
 
 from verse3d.core.errors import DataError
-from verse3d.core.files import read_json, write_json
+from verse3d.core.files import write_json
 from verse3d.core.labels import VERTEBRAE
 from verse3d.core.volume import Volume, read_image, write_labels
 from verse3d.data.cases import Case, CaseIndex
+from verse3d.data.centroids import parse_centroids
 from verse3d.data.convert.folder import OutputFolder
 from verse3d.data.convert.names import alphanumeric, plain_name, unique_name
 from verse3d.data.convert.records import CaseRecord, FileRecord, Format, Plan
@@ -92,7 +93,7 @@ def _write_case(plan: Plan, out: OutputFolder) -> tuple[FileRecord, ...]:
     """Check a case, then write it. Holds its scan and its mask."""
     case = plan.case
     image = read_image(case.image_path()) if plan.image else None
-    mask = trusted_mask(case, image) if plan.mask else None
+    mask = trusted_mask(case, image, levels="VerSe's layout") if plan.mask else None
     records = []
     if image is not None and plan.image:
         records.append(FileRecord(plan.image, str(image.path), out.place(image.path, plan.image)))
@@ -104,7 +105,7 @@ def _write_case(plan: Plan, out: OutputFolder) -> tuple[FileRecord, ...]:
 def _write_mask(case: Case, mask: Volume, path: str, out: OutputFolder) -> FileRecord:
     if not case.relabel:
         return FileRecord(path, str(mask.path), out.place(mask.path, path))
-    write_labels(out.root / path, mask.array.astype(np.uint8), like=mask.header)
+    write_labels(out.target(path), mask.array.astype(np.uint8), like=mask.header, scheme="vertebrae")
     changed = ", ".join(f"{stored} is {right}" for stored, right in case.relabel)
     return FileRecord(path, str(mask.path), "rewritten", note=f"labels corrected: {changed}")
 
@@ -112,18 +113,15 @@ def _write_mask(case: Case, mask: Volume, path: str, out: OutputFolder) -> FileR
 def _write_centroids(case: Case, mask: Volume, path: str, out: OutputFolder) -> FileRecord:
     if case.centroids and not case.relabel and _is_subject_based(case.centroids, mask):
         return FileRecord(path, str(case.centroids), out.place(case.centroids, path))
-    write_json(out.root / path, centroid_list(mask))
+    write_json(out.target(path), centroid_list(mask))
     return FileRecord(path, str(mask.path), "computed", note="the centre of the voxels of each label")
 
 
 def _is_subject_based(path: Path, mask: Volume) -> bool:
     """Whether the file gives voxel indices along the axes of the mask, as the subject-based release does."""
     try:
-        first, *points = read_json(path)
-        return tuple(first["direction"]) == mask.geometry.axis_codes and all(
-            {"label", "X", "Y", "Z"} <= point.keys() for point in points
-        )
-    except (DataError, ValueError, KeyError, TypeError, AttributeError):
+        return parse_centroids(path).direction == "".join(mask.geometry.axis_codes)
+    except DataError:
         return False
 
 

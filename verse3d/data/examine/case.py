@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from verse3d.core.caseerrors import CASE_ERRORS, reason_of
 from verse3d.core.errors import DataError, GeometryError
 from verse3d.core.geometry import Geometry
 from verse3d.core.volume import Volume, read_geometry, read_image
@@ -22,6 +23,7 @@ from verse3d.data.examine.vertebrae import Vertebra, label_boxes, measure_verteb
 from verse3d.data.examine.voxels import check_grey_values, measure_voxels
 from verse3d.data.findings import Finding
 from verse3d.data.pairs import carried_over, placement, read_mask
+from verse3d.data.schemes import MaskScheme, scheme_of
 
 _WORLD_AXIS = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
 
@@ -36,30 +38,35 @@ def survey_case(case: Case) -> CaseSurvey:
     if main is None:
         return CaseSurvey(case.case, findings=tuple(problems))
     counts = {} if mask is None else count_labels(mask.array)
-    findings = [*problems, *_examine(case, image, mask, counts)]
+    scheme = None if mask is None else scheme_of(mask)
+    findings = [*problems, *_examine(case, image, mask, counts, scheme)]
     return CaseSurvey(
         case.case,
         **_grid_facts(main),
         **_voxel_facts(image, mask),
-        **_label_facts(mask, counts),
+        **_label_facts(mask, counts, scheme),
         findings=tuple(findings),
     )
 
 
-def _examine(case: Case, image: Volume | None, mask: Volume | None, counts: dict[int, int]) -> Iterator[Finding]:
+def _examine(
+    case: Case, image: Volume | None, mask: Volume | None, counts: dict[int, int], scheme: MaskScheme | None
+) -> Iterator[Finding]:
     if image is not None:
         yield from check_header(case.case, image)
         yield from check_grey_values(case.case, image)
     vertebrae: tuple[Vertebra, ...] = ()
     if mask is not None:
-        yield from check_labels(case.case, mask, counts)
+        yield from check_labels(case.case, mask, counts, scheme)
+    if mask is not None and not (scheme and scheme.is_binary):
         boxes = label_boxes(mask)
         vertebrae = measure_vertebrae(mask, boxes)
         yield from check_spine(case.case, mask.path, vertebrae, measure_contacts(mask, boxes))
     if image is not None and mask is not None:
         yield from check_pair(case.case, image, mask)
     if (main := image or mask) is not None:
-        yield from check_centroids(case, main.geometry, mask, vertebrae)
+        with_levels = None if scheme and scheme.is_binary else mask
+        yield from check_centroids(case, main.geometry, with_levels, vertebrae)
 
 
 def _read_pair(case: Case) -> tuple[Volume | None, Volume | None, list[Finding]]:
@@ -85,6 +92,8 @@ def _read(case: str, what: str, reader: Callable[[], Volume], findings: list[Fin
     except DataError as error:
         code = f"{what}-affine" if isinstance(error, GeometryError) else f"{what}-unreadable"
         findings.append(Finding(case, "error", code, error.message, error.hint))
+    except CASE_ERRORS as error:
+        findings.append(Finding(case, "error", f"{what}-unreadable", reason_of(error)))
     return None
 
 
@@ -130,9 +139,13 @@ def _on_scan(mask: Volume, image: Volume) -> NDArray[np.unsignedinteger[Any]] | 
     return mask.array if how == "same" else carried_over(mask, image.geometry) if how == "turned" else None
 
 
-def _label_facts(mask: Volume | None, counts: dict[int, int]) -> dict[str, Any]:
+def _label_facts(mask: Volume | None, counts: dict[int, int], scheme: MaskScheme | None) -> dict[str, Any]:
     if mask is None:
         return {}
+    if scheme and scheme.is_binary:
+        voxels_inside = sum(counts.values())
+        volume = round(voxels_inside * mask.geometry.voxel_ml, 3)
+        return {"has_mask": True, "is_binary": True, "binary_voxels": voxels_inside, "binary_ml": volume}
     voxels = vertebrae_of(counts)
     volumes = {label: round(count * mask.geometry.voxel_ml, 3) for label, count in voxels.items()}
     return {"has_mask": True, "label_voxels": voxels, "label_ml": volumes}
@@ -146,7 +159,7 @@ def predicted_bytes(case: Case) -> int:
 def _predicted_bytes(path: Path) -> int:
     try:
         geometry, header = read_geometry(path)
-    except DataError:
+    except CASE_ERRORS:
         return 0
     dtype, (slope, inter) = header.get_data_dtype(), header.get_slope_inter()
     scaled = (slope, inter) not in ((None, None), (1.0, 0.0))

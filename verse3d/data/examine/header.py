@@ -6,6 +6,7 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
+from verse3d.core.limits import spacing_problem
 from verse3d.core.volume import Volume
 from verse3d.data.findings import Finding
 
@@ -14,8 +15,16 @@ _FORM_TOLERANCE_MM = 0.1
 
 
 def check_header(case: str, image: Volume) -> Iterator[Finding]:
-    """Sheared axes, missing codes, forms that contradict each other."""
+    """Impossible spacing, sheared axes, missing codes, forms that contradict each other."""
     header, geometry = image.header, image.geometry
+    if problem := spacing_problem(geometry):
+        yield Finding(
+            case,
+            "error",
+            "spacing",
+            f"{image.path}: {problem}",
+            "repair the header's spacing, or export the scan from its DICOM series again; predict and train refuse it",
+        )
     if geometry.skew > _SKEW_TOLERANCE:
         yield Finding(
             case,

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from verse3d.core.errors import GeometryError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERTEBRAE, unknown_ids
-from verse3d.core.volume import Volume
+from verse3d.core.volume import Volume, stored_scheme
 from verse3d.data.findings import Finding
 from verse3d.data.pairs import SAME_GRID_TOLERANCE_MM, Placement, carried_over, placement, require_same_grid
+from verse3d.data.schemes import MaskScheme
 
 _PIECE_VOXELS = 2**20
 _BRIGHTER_HU = 50.0
@@ -33,8 +34,26 @@ def vertebrae_of(counts: Mapping[int, int]) -> dict[int, int]:
     return {label.id: counts[label.id] for label in VERTEBRAE if label.id in counts}
 
 
-def check_labels(case: str, mask: Volume, counts: Mapping[int, int]) -> Iterator[Finding]:
-    """How labels are stored, and whether VerSe knows them."""
+def check_labels(
+    case: str, mask: Volume, counts: Mapping[int, int], scheme: MaskScheme | None = None
+) -> Iterator[Finding]:
+    """How labels are stored, whether VerSe knows them, and whether they are levels at all."""
+    if scheme and scheme.is_binary:
+        yield Finding(
+            case,
+            "note",
+            "mask-binary",
+            f"{mask.path} is a binary mask ({scheme.reason}): 1 is any vertebra, the levels are not known",
+            "train and score it with the scheme binary",
+        )
+    elif set(counts) == {1} and not stored_scheme(mask.header):
+        yield Finding(
+            case,
+            "note",
+            "mask-only-c1",
+            f"{mask.path}: the only label is 1, taken for C1 as in VerSe; a binary mask would look the same",
+            "if it is a binary mask, train and score it with the scheme binary",
+        )
     if mask.header.get_data_dtype().kind == "f":
         yield Finding(
             case,

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from verse3d.core.caseerrors import CASE_ERRORS, reason_of
 from verse3d.core.errors import DataError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERTEBRAE
@@ -32,9 +33,10 @@ def check_centroids(
         return
     try:
         centroids = read_centroids(case.centroids, geometry, mask)
-    except DataError as error:
-        hint = error.hint or "download it again, or leave it out: masks do not need it"
-        yield Finding(case.case, "warning", "centroid-unreadable", error.message, hint)
+    except CASE_ERRORS as error:
+        hint = getattr(error, "hint", "") or "download it again, or leave it out: masks do not need it"
+        message = error.message if isinstance(error, DataError) else f"{case.centroids}: {reason_of(error)}"
+        yield Finding(case.case, "warning", "centroid-unreadable", message, hint)
         return
     yield from _check_file(case, centroids, geometry)
     if mask is not None:

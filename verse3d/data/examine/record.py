@@ -1,13 +1,15 @@
 """What one reading of a case tells: numbers for statistics and findings for the check."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict
 
 from verse3d.core.labels import VERTEBRAE
+from verse3d.core.readers import RECORD_CONFIG
 from verse3d.data.findings import Finding
 
-SURVEY_VERSION = 1
+SURVEY_VERSION = 2
 """Counts up whenever a check or a measurement changes, so that what was kept before is measured again."""
 HU_BINS = 64
 HU_BIN_WIDTH = 50
@@ -33,12 +35,20 @@ class CaseSurvey:
         has_mask: whether there is a mask that could be read.
         label_voxels: VerSe id -> voxels, of the ids that occur, from head to tail, ``relabel`` applied.
         label_ml: VerSe id -> millilitres.
+        binary_voxels: voxels of a binary mask, in which no id is known: the two mappings above are empty.
+        binary_ml: the same in millilitres.
+        is_binary: whether the mask is one (see ``schemes``).
         hu_inside: 64 counts of scan voxels inside of any label, 50 HU wide from -1200 HU on.
         hu_outside: the same for all other voxels.
         hu_range: the lowest and the highest voxel, or None.
         fingerprint: identifies voxels and shape of the scan, whatever its header, type or compression; "" if unread.
         findings: what is wrong with the case on its own.
+
+    Raises:
+        ValueError: what belongs together differs: the number of bins, the axes, the labels, the case of a finding.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = RECORD_CONFIG
 
     case: str
     shape: tuple[int, int, int] | None = None
@@ -50,11 +60,24 @@ class CaseSurvey:
     has_mask: bool = False
     label_voxels: dict[int, int] = field(default_factory=dict)
     label_ml: dict[int, float] = field(default_factory=dict)
+    binary_voxels: int = 0
+    binary_ml: float = 0.0
+    is_binary: bool = False
     hu_inside: tuple[int, ...] = ()
     hu_outside: tuple[int, ...] = ()
     hu_range: tuple[float, float] | None = None
     fingerprint: str = ""
     findings: tuple[Finding, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not {len(self.hu_inside), len(self.hu_outside)} <= {0, HU_BINS}:
+            raise ValueError(f"the histograms must have {HU_BINS} counts, or none")
+        if len(self.axis_codes) != (3 if self.shape else 0) or not set(self.axis_codes) <= set("LRPAIS"):
+            raise ValueError("the axes do not fit the shape")
+        if not self.label_ml.keys() <= self.label_voxels.keys() <= {label.id for label in VERTEBRAE}:
+            raise ValueError("the labels must be those of VerSe, and those with millilitres must have voxels")
+        if any(finding.case != self.case for finding in self.findings):
+            raise ValueError("a finding is about another case")
 
     @property
     def levels(self) -> tuple[str, ...]:
@@ -64,20 +87,3 @@ class CaseSurvey:
     def to_dict(self) -> dict[str, Any]:
         """What JSON can hold."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "CaseSurvey":
-        """Undo of ``to_dict``, also after a journey through JSON (lists for tuples, texts for the ids).
-
-        Raises:
-            KeyError, TypeError, ValueError, AttributeError: it is not what ``to_dict`` gives.
-        """
-        plain = {each.name: _tuple(values[each.name]) for each in fields(cls)}
-        plain["label_voxels"] = {int(label): int(count) for label, count in values["label_voxels"].items()}
-        plain["label_ml"] = {int(label): float(volume) for label, volume in values["label_ml"].items()}
-        plain["findings"] = tuple(Finding.from_dict(finding) for finding in values["findings"])
-        return cls(**plain)
-
-
-def _tuple(value: Any) -> Any:  # noqa: ANN401 - whatever JSON can hold
-    return tuple(value) if isinstance(value, list) else value

@@ -5,24 +5,28 @@ Nothing here runs unless ``download`` is called.
 
 import hashlib
 import shutil
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import requests
+from pydantic import ConfigDict, Field
 
 from verse3d.core.errors import DataError, OutputError
-from verse3d.core.files import make_folder, output_error, read_json, write_json
+from verse3d.core.files import make_folder, output_error, write_json
 from verse3d.core.logs import Progress, logger, no_progress
+from verse3d.core.paths import path_below
+from verse3d.core.readers import MEGABYTE, RECORD_CONFIG, Record, Whole, checked, read_record
 from verse3d.data.fetch.mirrors import Archive, Source
 from verse3d.data.fetch.parts import NoAnswerError, Part, TransferError, remove_part
 from verse3d.data.fetch.transfer import Patience, fetch
+from verse3d.data.zips import opened_zip
 
 LOCK_FILE = "verse3d-downloads.lock.json"
 _LOCK_VERSION = 1
+_LOCK_BYTES = 4 * MEGABYTE
 _log = logger(__name__)
 
 
@@ -40,9 +44,11 @@ class Locked:
         mtime_ns: its time of modification: if that and the length are the same, the hash is not computed again.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = RECORD_CONFIG
+
     file: str
-    bytes: int
-    sha256: str
+    bytes: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     url: str
     etag: str
     recorded: str
@@ -130,7 +136,7 @@ class _Keeper:
 
     def look(self, archive: Archive) -> DownloadRecord | None:
         """The record of an archive that need not or must not be downloaded; None if it must."""
-        path = self.folder / archive.name
+        path = path_below(self.folder, archive.name)
         if not path.exists():
             return None
         try:
@@ -171,9 +177,9 @@ class _Keeper:
 def is_archive(path: Path) -> bool:
     """Whether a file is a zip with a readable table of contents that names at least one file."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return any(not entry.is_dir() for entry in archive.infolist())
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        with opened_zip(path) as archive:
+            return any(not entry.is_dir() for entry in archive.opened.infolist())
+    except DataError:
         return False
 
 
@@ -202,7 +208,7 @@ def _fetch_archive(
 
 
 def _fetch_from(source: Source, archive: Archive, keeper: _Keeper, patience: Patience, progress: Progress) -> Locked:
-    path = keeper.folder / archive.name
+    path = path_below(keeper.folder, archive.name)
 
     def on_bytes(done: int, total: int | None) -> None:
         progress(f"{archive.name} (MB)", done // 10**6, (total or max(done, archive.rough_bytes)) // 10**6)
@@ -234,7 +240,7 @@ def _require_trust(part: Part, source: Source, sha256: str, known: Locked | None
 
 def _part_path(folder: Path, archive: Archive, source: Source) -> Path:
     """One part per mirror: the bytes of two mirrors are never mixed, and a dead mirror costs nothing that is there."""
-    return folder / f"{archive.name}.{source.mirror}.part"
+    return path_below(folder, f"{archive.name}.{source.mirror}.part")
 
 
 def _require_room(
@@ -273,17 +279,27 @@ def _refuse_if_full(folder: Path, coming: int, what: str) -> None:
         )
 
 
+class _Lock(Record):
+    version: Whole
+    files: list[dict[str, Any]]
+
+
 def _read_lock(path: Path) -> dict[str, Locked]:
     if not path.exists():
         return {}
     hint = "move it away: archives that are there are then taken into a new list without downloading them"
     try:
-        content = read_json(path)
-        if content["version"] != _LOCK_VERSION:
-            raise ValueError(f"its version is {content['version']!r}, not {_LOCK_VERSION}")
-        return {row["file"]: Locked(**row) for row in content["files"]}
-    except (DataError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path} is damaged, so nothing in the folder can be verified: {error}", hint=hint) from error
+        content = read_record(path, _Lock, max_bytes=_LOCK_BYTES)
+        if content.version != _LOCK_VERSION:
+            raise DataError(f"its version is {content.version}, not {_LOCK_VERSION}")
+        rows = checked(content.files, list[Locked], str(path))
+        if len({row.file for row in rows}) < len(rows):
+            raise DataError("it names a file twice")
+    except DataError as error:
+        raise DataError(
+            f"{path} is damaged, so nothing in the folder can be verified: {error.message}", hint=hint
+        ) from error
+    return {row.file: row for row in rows}
 
 
 def _sha256(path: Path) -> str:

@@ -3,19 +3,22 @@
 import contextlib
 import fcntl
 import hashlib
-import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
+
+from pydantic import ConfigDict
 
 from verse3d.core.errors import DataError, OutputError
 from verse3d.core.files import output_error, write_json
 from verse3d.core.logs import logger
+from verse3d.core.readers import KILOBYTE, RECORD_CONFIG, read_record
 
 _log = logger(__name__)
+_NOTE_BYTES = 64 * KILOBYTE
 _ZIP_STARTS_WITH = b"PK\x03\x04"
 
 
@@ -37,6 +40,8 @@ class Origin:
         last_modified: its Last-Modified, if any.
         total: its length in bytes, if known.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = RECORD_CONFIG
 
     url: str
     etag: str = ""
@@ -147,8 +152,8 @@ def remove_part(path: Path) -> None:
 def _read_note(path: Path) -> Origin | None:
     """The origin of a part; None (so the part is not continued) if that is unknown or unreadable."""
     try:
-        return Origin(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return read_record(path, Origin, max_bytes=_NOTE_BYTES)
+    except DataError:
         return None
 
 

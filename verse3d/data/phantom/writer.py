@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from verse3d.core.errors import DataError, OutputError
 from verse3d.core.files import make_folder
+from verse3d.core.paths import path_below
 from verse3d.data.phantom.case import PhantomCase, make_case
 from verse3d.data.phantom.levels import Anomaly
 
@@ -49,7 +50,7 @@ def write_phantom(
     for index, split in enumerate(splits(cases)):
         name = f"sub-verse{_FIRST_SUBJECT + index}"
         case = make_case(seed, index, anomaly=_anomaly(index) if anomalies else None)
-        written.append(_write_case(out / split, name, case))
+        written.append(_write_case(path_below(out, split), name, case))
         if on_case is not None:
             on_case(name)
     return tuple(written)

@@ -19,8 +19,9 @@ from typing import Any, Self
 import torch
 
 from verse3d.core.errors import DataError, Verse3dError
-from verse3d.core.files import TEMPORARY_PREFIX, read_json, sha256_of, write_json
+from verse3d.core.files import TEMPORARY_PREFIX, sha256_of, write_json
 from verse3d.core.logs import logger
+from verse3d.core.readers import Record, Text, read_record
 from verse3d.inference.backends.engine import WEIGHTS, XML
 from verse3d.inference.backends.parity import Parity
 from verse3d.model.checkpoint import Checkpoint
@@ -30,6 +31,21 @@ FORMAT, FORMAT_VERSION = "verse3d openvino cache", 1
 MANIFEST = "conversion.json"
 _STALE_SECONDS = 3600.0
 _log = logger(__name__)
+
+
+class _Manifest(Record):
+    """What is written beside a converted model."""
+
+    format: Text
+    checkpoint_sha256: Text
+    sha256: dict[str, Text]
+
+
+class _Measured(Record):
+    """How near a converted model came, and on which processor."""
+
+    cpu: Text
+    parity: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -66,13 +82,13 @@ class ModelCache:
         if not (self.entry / MANIFEST).is_file():
             return None
         try:
-            expected = read_json(self.entry / MANIFEST)["sha256"]
+            expected = read_record(self.entry / MANIFEST, _Manifest).sha256
             contents = [(self.entry / name).read_bytes() for name in (XML, WEIGHTS)]
             found = [hashlib.sha256(content).hexdigest() for content in contents]
             if found == [expected[XML], expected[WEIGHTS]]:
                 return contents[0], contents[1]
             reason = "its content is not what was written"
-        except (DataError, OSError, KeyError, TypeError) as error:
+        except (DataError, OSError, KeyError) as error:
             reason = str(error)
         _log.warning("the OpenVINO model in %s is damaged and converted again: %s", self.entry, reason)
         self.discard()
@@ -122,10 +138,11 @@ class ModelCache:
         if not path.is_file():
             return None
         try:
-            content = read_json(path)
-            return Parity.from_dict(content["parity"]) if content["cpu"] == self.versions["cpu"] else None
-        except (DataError, KeyError, TypeError, ValueError):  # measured again
+            content = read_record(path, _Measured)
+            parity = Parity.from_dict(content.parity)
+        except DataError:  # measured again
             return None
+        return parity if (content.cpu, parity.precision) == (self.versions["cpu"], precision) else None
 
     def remember(self, parity: Parity) -> None:
         """Keep a measurement, if the model itself is kept."""
@@ -187,7 +204,7 @@ def _is_of_another(path: Path, checkpoint_sha256: str) -> bool:
     if path.name.startswith(TEMPORARY_PREFIX) or not (path / MANIFEST).is_file():
         return False
     try:
-        content = read_json(path / MANIFEST)
-        return bool(content["format"] == FORMAT) and content["checkpoint_sha256"] != checkpoint_sha256
-    except (DataError, KeyError, TypeError):
+        content = read_record(path / MANIFEST, _Manifest)
+    except DataError:
         return False
+    return content.format == FORMAT and content.checkpoint_sha256 != checkpoint_sha256

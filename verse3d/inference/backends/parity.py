@@ -1,5 +1,6 @@
 """How near another backend comes to PyTorch in float32, and how near it has to come."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
@@ -7,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
+from verse3d.core.readers import Number, Record, Text, Whole, checked
 from verse3d.core.runtime import Precision
 from verse3d.inference.backends.pytorch import torch_backend
 
@@ -73,20 +75,26 @@ class Parity:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Undo of ``to_dict``.
+        """Undo of ``to_dict``: what is None there is not a number.
 
         Raises:
-            KeyError, TypeError, ValueError: it is no such thing.
+            DataError: it is no such thing.
         """
-        numbers = (
-            "largest_logit",
-            "largest_difference",
-            "allowed_difference",
-            "decided_otherwise",
-            "allowed_otherwise",
-        )
-        read = {name: float("nan") if values[name] is None else float(values[name]) for name in numbers}
-        return cls(precision=str(values["precision"]), pieces=int(values["pieces"]), **read)
+        stored: dict[str, Any] = checked(values, _Stored, "the parity").model_dump()
+        plain: dict[str, Any] = {name: math.nan if value is None else value for name, value in stored.items()}
+        return cls(**plain)
+
+
+class _Stored(Record):
+    """A ``Parity`` as JSON holds it."""
+
+    precision: Text
+    largest_logit: Number | None
+    largest_difference: Number | None
+    allowed_difference: Number | None
+    decided_otherwise: Number | None
+    allowed_otherwise: Number | None
+    pieces: Whole
 
 
 def measure_parity(network: nn.Module, pieces: torch.Tensor, logits: torch.Tensor, precision: Precision) -> Parity:

@@ -14,7 +14,8 @@ import monai
 import torch
 
 from verse3d.core.errors import DataError, Verse3dError
-from verse3d.core.files import TEMPORARY_PREFIX, output_error, read_json, sha256_of, write_json, write_text
+from verse3d.core.files import TEMPORARY_PREFIX, is_file, output_error, sha256_of, write_json, write_text
+from verse3d.core.readers import Record, Text, read_record
 from verse3d.core.runtime import Precision
 from verse3d.inference.backends import network_of
 from verse3d.inference.backends.parity import Parity, measure_parity
@@ -149,20 +150,24 @@ def _require_free(out: Path, *, overwrite: bool) -> None:
         raise DataError(f"{out} holds an export already", hint="replace it with --overwrite, or choose another --out")
 
 
+class _Exported(Record):
+    format: Text
+    sha256: dict[str, Text]
+
+
 def _exported(out: Path) -> set[str]:
     """The files in a folder that are still as an export wrote them."""
     try:
-        content = read_json(out / MANIFEST)
-        if content["format"] != FORMAT:
-            return set()
-        hashes = dict(content["sha256"])
-        return {MANIFEST, *(name for name, sha256 in hashes.items() if _is(out / name, sha256))}
-    except (DataError, KeyError, TypeError, ValueError):
+        content = read_record(out / MANIFEST, _Exported)
+    except DataError:
         return set()
+    if content.format != FORMAT:
+        return set()
+    return {MANIFEST, *(name for name, sha256 in content.sha256.items() if _is(out / name, sha256))}
 
 
 def _is(path: Path, sha256: str) -> bool:
-    return path.is_file() and sha256_of(path) == sha256
+    return is_file(path) and sha256_of(path) == sha256
 
 
 @contextmanager

@@ -65,7 +65,10 @@ The network is in {files} ({form.name}), with float32 weights. `labels.json` nam
 | input | `image` | float32, 0 ... 1 | B x {_times(export.shape)} |
 | output | `logits` | float32 | B x {_times((_channels(config), *export.shape[1:]))} |
 
-B may be any number; the other sizes are fixed. In Python, with a NumPy array `image`:
+B may be any number; the other sizes are fixed. Logits that are NaN or infinite mean that the network failed (the
+input is not 0 ... 1, or its numbers overflow in the precision chosen): make no mask of them.
+
+In Python, with a NumPy array `image`:
 
 ```python
 {form.example.strip()}

@@ -1,0 +1,110 @@
+"""What the ids of a mask mean: VerSe's vertebrae, or only "vertebra or not", where 1 must not be taken for a C1.
+
+1. the header says so                  masks that verse3d writes since it knows of this
+2. another id than 1 is there          vertebrae
+3. only 1, made by verse3d             binary: what it writes unless it is told otherwise
+4. only 1, taller or larger than a C1,
+   or in pieces above one another      binary
+5. only 1                              vertebrae: it can be a C1, as VerSe has it
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from verse3d.core.errors import DataError
+from verse3d.core.labels import SchemeName, present_ids
+from verse3d.core.volume import Volume, made_by_verse3d, stored_scheme
+
+LARGEST_C1_MM = 60.0
+_LARGEST_C1_ML = 50.0
+"""An atlas has about 15 ml; masks that are filled or drawn too wide stay below three times that."""
+_PIECE_SHARE, _APART_MM = 0.2, 15.0
+"""Front and back arch of a C1 lie level with each other."""
+_ALSO_AT_CORNERS = np.ones((3, 3, 3), dtype=bool)
+
+
+@dataclass(frozen=True)
+class MaskScheme:
+    """The scheme of a mask, and how it is known, in words."""
+
+    name: SchemeName
+    reason: str
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether 1 is any vertebra."""
+        return self.name == "binary"
+
+
+def scheme_of(mask: Volume) -> MaskScheme:
+    """The scheme of a label map (uint8 or uint16); an empty one without a mark counts as vertebrae."""
+    if stored := stored_scheme(mask.header):
+        return MaskScheme(stored, "its header says so")
+    if present_ids(mask.array) - {0} != {1}:
+        return MaskScheme("vertebrae", "it holds other ids than 1, or none")
+    if made_by_verse3d(mask.header):
+        return MaskScheme("binary", "verse3d made it, and its only id is 1")
+    if reason := _no_atlas(mask):
+        return MaskScheme("binary", f"its only id is 1, and {reason}")
+    return MaskScheme("vertebrae", "its only id is 1, and that can be a C1")
+
+
+def require_levels(mask: Volume, purpose: str) -> None:
+    """Refuse a binary mask where the levels are needed.
+
+    Args:
+        mask: a label map.
+        purpose: what it is wanted for, e.g. "labels.scheme vertebrae".
+
+    Raises:
+        DataError: it is binary; the message says how that is known.
+    """
+    scheme = scheme_of(mask)
+    if scheme.is_binary:
+        raise DataError(
+            f"{mask.path} is a binary mask ({scheme.reason}): 1 is any vertebra there, not C1, but {purpose} needs to "
+            "know which one",
+            hint="use the scheme binary, or a mask with VerSe's ids",
+        )
+
+
+def _no_atlas(mask: Volume) -> str:
+    """Why the label 1 is no single C1, or ""."""
+    inside: NDArray[np.bool_] = mask.array == 1
+    box = ndimage.find_objects(inside.view(np.uint8))[0]
+    part = inside[box]
+    heights = _heights_mm(mask, part.shape)
+    reach = float(np.ptp(heights)) + _step_mm(mask)
+    if reach > LARGEST_C1_MM:
+        return f"it reaches over {reach:.0f} mm from top to bottom, more than a C1"
+    volume = float(np.count_nonzero(part)) * mask.geometry.voxel_ml
+    if volume > _LARGEST_C1_ML:
+        return f"it has {volume:.0f} ml, more than a C1"
+    apart = _pieces_apart_mm(part, heights, _height_axis(mask))
+    return f"it is in pieces {apart:.0f} mm above one another" if apart > _APART_MM else ""
+
+
+def _pieces_apart_mm(part: NDArray[np.bool_], heights: NDArray[np.float64], axis: int) -> float:
+    """How far the middles of the large pieces lie above one another."""
+    numbered, count = ndimage.label(part, _ALSO_AT_CORNERS)
+    sizes = np.bincount(numbered.ravel(), minlength=count + 1)[1:]
+    large = 1 + np.flatnonzero(sizes >= _PIECE_SHARE * sizes.max())
+    middles = [float(heights[np.nonzero(numbered == number)[axis]].mean()) for number in large]
+    return max(middles) - min(middles)
+
+
+def _height_axis(mask: Volume) -> int:
+    """The axis that runs most nearly up or down."""
+    return next(axis for axis, code in enumerate(mask.geometry.axis_codes) if code in "SI")
+
+
+def _step_mm(mask: Volume) -> float:
+    return mask.geometry.spacing_mm[_height_axis(mask)]
+
+
+def _heights_mm(mask: Volume, shape: tuple[Any, ...]) -> NDArray[np.float64]:
+    return np.arange(shape[_height_axis(mask)]) * _step_mm(mask)

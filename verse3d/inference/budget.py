@@ -1,0 +1,89 @@
+"""What a call may hold in memory, what it holds anyway, and so what is planned for each scan."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from verse3d.core.errors import MemoryLimitError
+from verse3d.core.limits import voxel_count
+from verse3d.core.memory import give_back_freed_memory
+from verse3d.core.runtime import rss_mb
+from verse3d.core.volume import StoredVoxels
+from verse3d.data.transforms import network_geometry
+from verse3d.inference.plan import Demand, Limit, Plan, make_plan
+from verse3d.inference.predictor import Predictor
+
+
+@dataclass(frozen=True, eq=False)
+class Budget:
+    """The memory of one call.
+
+    Attributes:
+        predictor: what works on the scans.
+        limit: what the process may hold.
+        held_mb: what it holds without any scan.
+        piece_mb: what the network takes for one piece.
+    """
+
+    predictor: Predictor
+    limit: Limit
+    held_mb: float
+    piece_mb: float
+
+    @classmethod
+    def measured(cls, predictor: Predictor, max_ram_gb: float | None) -> Self:
+        """Try the network with an empty piece.
+
+        Raises:
+            MemoryLimitError: program and model, or they and a single piece, do not fit.
+        """
+        limit = Limit.of(max_ram_gb)
+        for more_mb, what in ((0.0, "alone"), (predictor.least_piece_mb(), "with one of its windows")):
+            _require_room(rss_mb() + more_mb, limit, f"the program and the model {what}")
+        piece_mb = predictor.piece_mb()
+        give_back_freed_memory()  # it would be counted twice
+        held_mb = rss_mb()
+        return cls(predictor, limit, held_mb, piece_mb)
+
+    def plan(self, stored: StoredVoxels) -> Plan:
+        """How a scan is predicted within the limit.
+
+        Raises:
+            MemoryLimitError: it does not fit.
+            GeometryError: no CT has such voxels.
+        """
+        return make_plan(self._demand(stored), self.limit, self.held_mb)
+
+    def fits_overlapped(self, scans: Sequence[StoredVoxels]) -> bool:
+        """Whether the largest scans may be read, segmented and written at the same time."""
+        demands = [self._demand(stored) for stored in scans]
+        settings = self.predictor.settings
+        peak_mb = (
+            self.held_mb
+            + max((demand.reading_mb for demand in demands), default=0.0)
+            + max((demand.network_mb(settings) for demand in demands), default=0.0)
+            + max((demand.finishing_mb for demand in demands), default=0.0)
+        )
+        return peak_mb <= self.limit.mb
+
+    def _demand(self, stored: StoredVoxels) -> Demand:
+        config = self.predictor.config
+        return Demand(
+            source_voxels=voxel_count(stored.geometry.shape),
+            source_bytes=stored.bytes_in_memory,
+            tiling=self.predictor.tiling(network_geometry(stored.geometry, config.grid).shape, stored.geometry),
+            channels=self.predictor.scheme.output_channels,
+            piece_mb=self.piece_mb,
+            pieces_per_batch=config.inference.windows_per_batch,
+        )
+
+
+def _require_room(held_mb: float, limit: Limit, what: str) -> None:
+    if held_mb <= limit.mb:
+        return
+    allowed = f"--max-ram-gb allows {limit.mb / 1000:g}" if limit.asked_for else f"{limit.mb / 1000:.2f} GB may be used"
+    raise MemoryLimitError(
+        f"{what} hold {held_mb / 1000:.2f} GB, {allowed}",
+        hint=f"a scan comes on top: allow --max-ram-gb {math.ceil(held_mb / 100) / 10 + 0.5:.1f} or more",
+    )
