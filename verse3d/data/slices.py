@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from verse3d.core.config import Config, PlaneName
 from verse3d.core.geometry import Geometry
-from verse3d.data.transforms import PreparedCase, augmentation, draw_centre
+from verse3d.data.transforms import PreparedCase, augmentation
 
 AXIS_OF_PLANE: dict[PlaneName, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
 """The axis of the network grid (right, anterior, superior) that runs across the slices of a plane."""
@@ -102,7 +102,7 @@ class RandSlice(Randomizable, Transform):
     def __call__(self, data: PreparedCase) -> dict[str, torch.Tensor]:
         """``{"image": (2 x neighbours + 1, *size) float32, "label": (1, *size) uint8}``."""
         axis = slice_axis(self.slices.plane, data.source)
-        index = int(draw_centre(data, self.foreground_fraction, self.R)[axis])
+        index = int(data.draw_centre(self.foreground_fraction, self.R)[axis])
         mirrored = self.R.random_sample() < self.mirror_left_right
         image, label = cut_slice(data, axis, index, neighbours=self.slices.neighbours, size=self.slices.size_pixels)
         if mirrored:  # across sagittal slices left and right are neighbours, else columns
