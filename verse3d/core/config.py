@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -47,6 +48,13 @@ def _square(value: Any) -> Any:  # noqa: ANN401 - not checked yet
 Picture = Annotated[tuple[VoxelCount, VoxelCount], BeforeValidator(_square)]
 PlaneName = Literal["sagittal", "coronal", "axial", "as-stored"]
 
+def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError(f"must be [least, largest], got {list(bounds)}")
+    return bounds
+
+
+Bounds = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
 _NotNegative = Annotated[int, Field(ge=0)]
 Margin = Annotated[tuple[_NotNegative, _NotNegative, _NotNegative], BeforeValidator(_same_for_all_axes)]
 
@@ -139,11 +147,39 @@ class AugmentConfig(_Section):
 
     mirror_left_right: Fraction = 0.5
     affine: Fraction = 0.3
+    """How often a patch is turned, scaled and sheared."""
     rotate_degrees: Annotated[float, Field(ge=0.0, le=90.0)] = 15.0
     scale_fraction: Annotated[float, Field(ge=0.0, lt=0.9)] = 0.15
+    shear: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
+    """Largest coefficient of each shear."""
+    elastic: Fraction = 0.0
+    """How often a patch is bent ..."""
+    elastic_mm: Annotated[float, Field(gt=0.0, le=30.0)] = 8.0
+    """... by at most so much along each axis ..."""
+    elastic_points: Annotated[int, Field(ge=2, le=32)] = 5
+    """... at so many points along each axis of the patch; between them the shifts are interpolated."""
     noise: Fraction = 0.2
+    noise_std: Annotated[float, Field(gt=0.0, le=1.0)] = 0.03
+    """Largest standard deviation, in grey values 0 ... 1."""
     blur: Fraction = 0.15
+    blur_voxels: Bounds = (0.3, 1.0)
+    """Least and largest standard deviation along each axis."""
     contrast: Fraction = 0.3
+    """How often grey values are raised to a power ..."""
+    gamma: Bounds = (0.75, 1.35)
+    """... between these."""
+    gain: Fraction = 0.0
+    """How often grey values are spread about their mean ..."""
+    gain_range: Bounds = (0.75, 1.25)
+    """... by a factor between these."""
+    low_resolution: Fraction = 0.0
+    """How often a patch looks as if scanned with larger voxels ..."""
+    low_resolution_factor: Annotated[float, Field(ge=1.0, le=8.0)] = 2.0
+    """... at most so many times as large along every axis."""
+    thick_slices: Fraction = 0.0
+    """How often a patch looks as if scanned in thick slices along one of its axes ..."""
+    thick_slices_mm: Annotated[float, Field(gt=0.0, le=20.0)] = 5.0
+    """... of at most this thickness."""
 
 
 class OptimConfig(_Section):
@@ -173,14 +209,25 @@ class RuntimeConfig(_Section):
 
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
-    workers: Annotated[int, Field(ge=0)] = 0
-    """Processes that prepare patches; 0 prepares them in the training process."""
+    workers: Literal["auto"] | Annotated[int, Field(ge=0, le=256)] = "auto"
+    """Processes that read patches; 0 reads them in the training process. ``auto`` chooses by the machine's cores."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Whether ``torch.compile`` makes kernels for this network; ``on`` is an error where it cannot."""
+    cuda_graph: Literal["auto", "on", "off"] = "auto"
+    """Whether a step is recorded once on a GPU and then launched as a whole; ``on`` is an error where it cannot."""
+    deterministic: bool = False
+    """Whether everything is planned in iterations, never in seconds, and the GPU may use repeatable kernels only."""
 
 
 class ValidationConfig(_Section):
     """The loss on patches of the validation scans after every epoch, and whole scans on their source grids."""
 
     every_epochs: Annotated[int, Field(ge=1)] = 5
+    """Whole scans are segmented and scored after every so many epochs, or less often: see ``time_share``."""
+    time_share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
+    """Largest share of the time that whole scans may take; if they took more, some validations are left out (never
+    cases, and never the last one). 1 leaves none out; nor does a run that is ``runtime.deterministic``, or whose rate
+    follows the validation."""
     loss_batches: Annotated[int, Field(ge=0)] = 8
     """Batches of unchanging patches without augmentation that the loss is measured on after every epoch."""
     pictures: Annotated[int, Field(ge=0)] = 2
@@ -222,6 +269,13 @@ class Config(_Section):
     def to_yaml(self) -> str:
         """The complete configuration as YAML."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False, default_flow_style=None)
+
+
+def without_augmentation(config: Config) -> Config:
+    """The config with every probability of ``augment`` at 0."""
+    probabilities = ("mirror_left_right", "affine", "elastic", "noise", "blur", "contrast", "gain", "low_resolution")
+    still = config.augment.model_copy(update=dict.fromkeys((*probabilities, "thick_slices"), 0.0))
+    return config.model_copy(update={"augment": still})
 
 
 def parse_config(values: Mapping[str, Any], *, source: str = "config") -> Config:

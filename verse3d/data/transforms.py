@@ -1,4 +1,4 @@
-"""From CT files to the network grid, and from there to random training patches. All are MONAI transforms.
+"""From CT files to the network grid, as MONAI transforms.
 
 The network grid has its axes towards right, anterior and superior (RAS), a fixed spacing and grey values 0 ... 1.
 """
@@ -8,23 +8,14 @@ from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 import numpy as np
-import torch
 from monai.transforms import (
-    CastToTyped,
     Compose,
     MapTransform,
-    RandAdjustContrastd,
-    RandAffined,
-    RandFlipd,
-    RandGaussianNoised,
-    RandGaussianSmoothd,
-    Randomizable,
     ScaleIntensityRanged,
-    Transform,
 )
 from numpy.typing import NDArray
 
-from verse3d.core.config import AugmentConfig, Config, GridConfig, SamplingConfig
+from verse3d.core.config import Config, GridConfig
 from verse3d.core.errors import Verse3dError
 from verse3d.core.geometry import Geometry, Shape
 from verse3d.core.labels import LabelScheme, label_scheme
@@ -34,8 +25,6 @@ from verse3d.data.cases import Case
 from verse3d.data.pairs import relabelled, require_same_grid
 from verse3d.data.samples.blocks import CentreDraw, LabelBlocks
 from verse3d.data.samples.grid import network_geometry, windowing
-
-_LEFT_RIGHT = 0  # the first spatial axis of the network grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,76 +165,3 @@ def _prepared(files: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
             raise error.__cause__ from None
         raise
     return ready
-
-
-class RandPatch(Randomizable, Transform):
-    """Cut a random patch out of a ``PreparedCase``.
-
-    A share of the patches is centred on a labelled voxel, the others on an unlabelled one. A patch may reach beyond the
-    volume by ``margin_voxels``, or evenly on both sides if it is larger than that; there it is 0 (air, background).
-    """
-
-    def __init__(self, sampling: SamplingConfig) -> None:
-        self.patch = np.array(sampling.patch_voxels)
-        self.margin = np.array(sampling.margin_voxels)
-        self.foreground_fraction = sampling.foreground_fraction
-        self.centre = np.zeros(3, dtype=int)
-
-    def randomize(self, data: PreparedCase) -> None:
-        """Draw the centre."""
-        self.centre = data.draw_centre(self.foreground_fraction, self.R)
-
-    def __call__(self, data: PreparedCase) -> dict[str, torch.Tensor]:
-        """``{"image": (1, *patch) float32, "label": (1, *patch) uint8}``."""
-        self.randomize(data)
-        shape = np.array(data.geometry.shape)
-        first, last = -self.margin, shape + self.margin - self.patch
-        free = np.clip(self.centre - self.patch // 2, first, np.maximum(first, last))
-        corner = np.where(first <= last, free, -((self.patch - shape) // 2))
-        start, stop = np.maximum(corner, 0), np.minimum(corner + self.patch, shape)
-        inside = (slice(None), *(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True)))
-        before = start - corner
-        return {
-            "image": self._padded(data.image[inside].astype(np.float32), before),
-            "label": self._padded(data.label[inside], before),
-        }
-
-    def _padded(self, part: NDArray[Any], before: NDArray[np.int_]) -> torch.Tensor:
-        result = np.zeros((1, *self.patch), dtype=part.dtype)
-        place = tuple(slice(int(a), int(a) + size) for a, size in zip(before, part.shape[1:], strict=True))
-        result[(slice(None), *place)] = part
-        return torch.from_numpy(result)
-
-
-def augmentation(augment: AugmentConfig, *, spatial_dims: int = 3) -> Compose:
-    """Random changes to ``{"image", "label"}``: rotate and scale, contrast, blur, noise; in 3D also mirror left-right.
-
-    Where left and right are depends on the plane of a slice, so whoever cuts slices mirrors them.
-    """
-    rotate = np.deg2rad(augment.rotate_degrees)
-    both = ("image", "label")
-    mirror = RandFlipd(keys=both, prob=augment.mirror_left_right, spatial_axis=_LEFT_RIGHT)
-    return Compose(
-        [
-            *([mirror] if spatial_dims == 3 else []),
-            RandAffined(
-                keys=both,
-                prob=augment.affine,
-                rotate_range=(rotate,) * (3 if spatial_dims == 3 else 1),
-                scale_range=(augment.scale_fraction,) * spatial_dims,
-                mode=("bilinear", "nearest"),
-                padding_mode="zeros",
-            ),
-            RandAdjustContrastd(keys="image", prob=augment.contrast, gamma=(0.75, 1.35)),
-            RandGaussianSmoothd(
-                keys="image", prob=augment.blur, sigma_x=(0.3, 1.0), sigma_y=(0.3, 1.0), sigma_z=(0.3, 1.0)
-            ),
-            RandGaussianNoised(keys="image", prob=augment.noise, std=0.03),
-            CastToTyped(keys="label", dtype=torch.uint8),  # RandAffined returns float32, with whole numbers
-        ]
-    )
-
-
-def patch_sampler(config: Config) -> Compose:
-    """``PreparedCase`` -> augmented patch ``{"image": (1, *patch) float32, "label": (1, *patch) uint8}``."""
-    return Compose([RandPatch(config.sampling), augmentation(config.augment)])

@@ -6,15 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-from torch.utils.data import DataLoader
-
 from verse3d.core.config import Config
 from verse3d.core.errors import CheckpointError, DataError, Verse3dError
 from verse3d.core.logs import log_to_file, logger, stop_logging
 from verse3d.core.runtime import seed_everything
 from verse3d.data.cases import Case, CaseIndex, write_index
 from verse3d.data.patches import PatchDataset
+from verse3d.data.samples.augment import Augment
 from verse3d.data.transforms import PreparedCase, prepare_case
 from verse3d.model.checkpoint import load_checkpoint
 from verse3d.model.modes import get_mode, require_suitable
@@ -23,8 +21,8 @@ from verse3d.training.engines import Stop, run_session
 from verse3d.training.learner import build_learner, restore_learner
 from verse3d.training.monitor import Monitor
 from verse3d.training.runfolder import RunFolder, resume_folder, start_folder
-from verse3d.training.session import FitOptions, Session
-from verse3d.training.validate import ValidationCase, load_validation_case, validation_patches
+from verse3d.training.session import DRAWS, FitOptions, Session
+from verse3d.training.validate import ValidationCase, load_validation_case, loss_batches
 
 _log = logger(__name__)
 _Loaded = TypeVar("_Loaded")
@@ -160,29 +158,16 @@ def _session(
     validation: list[ValidationCase],
     options: FitOptions,
 ) -> Session:
-    optim, sampling = config.optim, config.sampling
-    dataset = PatchDataset(
-        training,
-        get_mode(config.mode).sampler(config),
-        length=optim.steps_per_epoch * sampling.batch_size,
-        seed=config.runtime.seed,
-    )
-    loader = DataLoader(
-        dataset,
-        batch_size=sampling.batch_size,
-        num_workers=config.runtime.workers,
-        pin_memory=options.device.type == "cuda",
-    )
-    fixed = validation_patches(validation, config)
+    cut = get_mode(config.mode).cut(config)
+    length = config.optim.steps_per_epoch * config.sampling.batch_size
     session = Session(
         config=config,
         folder=folder,
         learner=build_learner(config, options.device),
-        dataset=dataset,
-        loader=loader,
+        dataset=PatchDataset(training, cut, length=length, seed=config.runtime.seed),
+        augment=Augment(cut.size),
         validation=validation,
-        # With a generator of its own, because a loader draws from it even if nothing is random.
-        validation_loader=DataLoader(fixed, sampling.batch_size, generator=torch.Generator()) if fixed else (),
+        loss_batches=loss_batches(validation, config),
         case_names={
             "train": [case.case for case in training],
             "validation": [case.case for case in validation],
@@ -221,6 +206,8 @@ def _restore(session: Session) -> None:
             hint="start a new run in another folder; best.pt can still be predicted with",
         ) from error
     session.standing.restore(state["standing"])
+    if state.get("draws") != DRAWS:
+        _log.warning("the run was begun by an older verse3d: it goes on, from here with patches drawn in another way")
 
 
 def _log_start(session: Session, training: Sequence[PreparedCase]) -> None:

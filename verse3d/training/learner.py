@@ -3,11 +3,11 @@
 from typing import Any
 
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from verse3d.core.config import Config, OptimConfig
 from verse3d.core.runtime import choose_precision, random_state, restore_random_state
 from verse3d.model.modes import get_mode
+from verse3d.training.average import RunningMean
 from verse3d.training.schedule import build_schedule
 from verse3d.training.step import Learner
 
@@ -17,33 +17,36 @@ def build_learner(config: Config, device: torch.device) -> Learner:
     mode = get_mode(config.mode)
     network = mode.network(config).to(device)
     if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
-    precision = choose_precision(config.runtime.amp, device)
-    optim = config.optim
-    optimizer = _build_optimizer(network, optim)
-    average = None
-    if optim.ema_decay > 0:
-        mean = get_ema_multi_avg_fn(optim.ema_decay)  # type: ignore[no-untyped-call]
-        average = AveragedModel(network, multi_avg_fn=mean, use_buffers=True)
+        torch.backends.cudnn.benchmark = not config.runtime.deterministic
+        torch.backends.cudnn.deterministic = config.runtime.deterministic
+    optim, precision = config.optim, choose_precision(config.runtime.amp, device)
+    optimizer = _build_optimizer(network, optim, device)
     return Learner(
         network=network,
         loss=mode.loss(config),
         optimizer=optimizer,
         schedule=build_schedule(optimizer, optim),
         scaler=torch.amp.GradScaler(device.type, enabled=precision.scales_loss),
-        average=average,
+        average=RunningMean(network, optim.ema_decay) if optim.ema_decay > 0 else None,
         precision=precision,
         device=device,
         clip_grad_norm=optim.clip_grad_norm,
     )
 
 
-def _build_optimizer(network: torch.nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter 2019) or RMSprop with momentum."""
+def _build_optimizer(network: torch.nn.Module, optim: OptimConfig, device: torch.device) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov & Hutter 2019) or RMSprop with momentum.
+
+    On a GPU so that a step can be recorded: its counts and its rate lie on the device, where they can be changed.
+    """
+    on_gpu = device.type == "cuda"
+    rate = torch.tensor(optim.lr, device=device) if on_gpu else optim.lr
+    weights = list(network.parameters())
     if optim.name == "adamw":
-        return torch.optim.AdamW(network.parameters(), lr=optim.lr, weight_decay=optim.weight_decay)
+        kernels = {"fused": True, "capturable": True} if on_gpu else {}
+        return torch.optim.AdamW(weights, lr=rate, weight_decay=optim.weight_decay, **kernels)
     return torch.optim.RMSprop(
-        network.parameters(), lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay
+        weights, lr=rate, momentum=optim.momentum, weight_decay=optim.weight_decay, capturable=on_gpu
     )
 
 
@@ -59,7 +62,7 @@ def learner_state(learner: Learner) -> dict[str, Any]:
     """What a checkpoint needs, beside the validated weights, to go on exactly."""
     return {
         "network": learner.network.state_dict(),
-        "optimizer": learner.optimizer.state_dict(),
+        "optimizer": plain_optimizer_state(learner.optimizer),
         "schedule": learner.schedule.state_dict(),
         "scaler": learner.scaler.state_dict(),
         "average": learner.average.state_dict() if learner.average else None,
@@ -70,9 +73,39 @@ def learner_state(learner: Learner) -> dict[str, Any]:
 def restore_learner(learner: Learner, state: dict[str, Any]) -> None:
     """Undo of ``learner_state``."""
     learner.network.load_state_dict(state["network"])
-    learner.optimizer.load_state_dict(state["optimizer"])
+    _restore_optimizer(learner.optimizer, state["optimizer"])
     learner.schedule.load_state_dict(state["schedule"])
     learner.scaler.load_state_dict(state["scaler"])
     if learner.average is not None and state["average"] is not None:
         learner.average.load_state_dict(state["average"])
     restore_random_state(state["random"])
+
+
+_OF_THE_MACHINE = ("lr", "fused", "foreach", "capturable")
+"""What an optimizer's groups hold that depends on the device; the rate is set by the schedule."""
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Also from another kind of device than the one it was saved on."""
+    kept = [{name: group[name] for name in _OF_THE_MACHINE if name in group} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, kept, strict=True):
+        group.update(own)
+    _move_counts(optimizer)
+
+
+def _move_counts(optimizer: torch.optim.Optimizer) -> None:
+    """The number of steps of each weight lies on the GPU where steps are recorded, else on the CPU."""
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            count = optimizer.state.get(weight, {}).get("step")
+            if isinstance(count, torch.Tensor):
+                device = weight.device if group.get("capturable") else torch.device("cpu")
+                optimizer.state[weight]["step"] = count.to(device, torch.float32)
+
+
+def plain_optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The state for a checkpoint: the rate as a number, whatever it is while a network learns."""
+    state = optimizer.state_dict()
+    groups = [{**group, "lr": float(group["lr"])} for group in state["param_groups"]]
+    return {**state, "param_groups": groups}

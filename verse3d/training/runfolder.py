@@ -13,7 +13,14 @@ from verse3d.core.config import Config, load_config
 from verse3d.core.errors import ConfigError, DataError
 from verse3d.core.files import make_folder, write_text
 
-_MAY_CHANGE = {"optim.epochs", "runtime.workers", "validation.pictures"}
+_MAY_CHANGE = {
+    "optim.epochs",
+    "runtime.workers",
+    "runtime.compile",
+    "runtime.cuda_graph",
+    "validation.pictures",
+    "validation.time_share",
+}
 """Settings that may differ when a run is resumed."""
 
 _CONFIG_HEAD = (
@@ -147,9 +154,9 @@ def setting_differences(old: Mapping[str, Any], new: Mapping[str, Any], place: s
 
 
 def write_history(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """Write all rows as CSV, whole or not at all; undefined numbers are empty cells."""
+    """Write all rows as CSV, whole or not at all; undefined numbers, and those of older versions, are empty cells."""
     text = io.StringIO()
-    table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    table = csv.DictWriter(text, fieldnames=list(rows[-1]), restval="", lineterminator="\n")
     table.writeheader()
     for row in rows:
         table.writerow({key: "" if math.isnan(value) else f"{value:.6g}" for key, value in row.items()})

@@ -1,18 +1,23 @@
 """The state of a run: what it was given, what changes, and what a checkpoint must hold to go on."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
 from verse3d.core.config import Config
 from verse3d.core.logs import Progress, no_progress
 from verse3d.data.patches import PatchDataset
+from verse3d.data.samples.augment import Augment
+from verse3d.data.samples.packing import PackedBatch
 from verse3d.training.runfolder import RunFolder
 from verse3d.training.step import Learner
 from verse3d.training.validate import Painter, ValidationCase
+
+DRAWS = 2
+"""Number of the way in which samples follow from (seed, epoch, position). Stored in ``last.pt``."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ class Standing:
         epoch: whole epochs trained.
         step: batches trained.
         minutes: time spent, all sessions together.
+        validation_minutes: of them, on whole validation scans ...
+        last_validation_minutes: ... and the last time.
         best_dice: best mean validation Dice so far; NaN before the first validation.
         best_epoch: when that was.
         history: one row per epoch, as in ``history.csv``.
@@ -54,6 +61,8 @@ class Standing:
     epoch: int = 0
     step: int = 0
     minutes: float = 0.0
+    validation_minutes: float = 0.0
+    last_validation_minutes: float = 0.0
     best_dice: float = math.nan
     best_epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
@@ -77,10 +86,10 @@ class Session:
         options: of this call.
         folder: where the files go.
         learner: the network and what trains it.
-        dataset: the training patches.
-        loader: batches of them.
+        dataset: the training samples.
+        augment: makes samples of boxes on the device.
         validation: whole scans to validate on.
-        validation_loader: batches of unchanging patches of them for the validation loss; empty if it is not wanted.
+        loss_batches: unchanging patches of them for the validation loss; empty if it is not wanted.
         case_names: of the training and the validation cases, by split and in order.
         standing: how far the run is.
     """
@@ -90,8 +99,8 @@ class Session:
     folder: RunFolder
     learner: Learner
     dataset: PatchDataset
-    loader: "DataLoader[dict[str, torch.Tensor]]"
+    augment: Augment
     validation: list[ValidationCase]
-    validation_loader: "DataLoader[dict[str, torch.Tensor]] | tuple[()]"
+    loss_batches: Sequence[PackedBatch]
     case_names: dict[str, list[str]]
     standing: Standing = field(default_factory=Standing)

@@ -8,24 +8,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from verse3d.core.config import AugmentConfig, Config
+from verse3d.core.config import Config, without_augmentation
 from verse3d.core.labels import Label, label_scheme
 from verse3d.core.resample import resample_vote
 from verse3d.core.volume import Volume, read_image
 from verse3d.data.cases import Case
 from verse3d.data.pairs import read_mask, require_same_grid
 from verse3d.data.patches import PatchDataset
+from verse3d.data.samples.augment import Augment
+from verse3d.data.samples.packing import PackedBatch
 from verse3d.data.transforms import PreparedCase, prepare_image_float16
 from verse3d.inference.predictor import Predictor
 from verse3d.metrics.overlap import confusion, dice
 from verse3d.model.modes import get_mode
-from verse3d.training.step import Batch, LossFunction
+from verse3d.training.step import LossFunction
 
 Painter = Callable[[Volume, Mapping[str, NDArray[np.uint8]], Sequence[Label], str], NDArray[np.uint8]]
 """Draws (scan, {name: mask in file ids}, labels, title) as an RGB picture (H, W, 3) uint8."""
-
-_NO_AUGMENTATION = AugmentConfig(mirror_left_right=0, affine=0, noise=0, blur=0, contrast=0)
-
 
 @dataclass(frozen=True, eq=False)
 class ValidationCase:
@@ -76,21 +75,27 @@ def load_validation_case(case: Case, config: Config, *, keep_scan: bool) -> Vali
     return ValidationCase(prepared, truth, scan if keep_scan else None)
 
 
-def validation_patches(cases: Sequence[ValidationCase], config: Config) -> PatchDataset | None:
+def loss_batches(cases: Sequence[ValidationCase], config: Config) -> list[PackedBatch]:
     """The patches that the validation loss is measured on, always the same and not augmented; none without cases."""
-    length = config.validation.loss_batches * config.sampling.batch_size
-    if not cases or not length:
-        return None
-    still = config.model_copy(update={"augment": _NO_AUGMENTATION})
-    sampler = get_mode(config.mode).sampler(still)
-    return PatchDataset([case.prepared for case in cases], sampler, length=length, seed=config.runtime.seed)
+    count, size = config.validation.loss_batches, config.sampling.batch_size
+    if not cases or not count:
+        return []
+    cut = get_mode(config.mode).cut(without_augmentation(config))
+    patches = PatchDataset([case.prepared for case in cases], cut, length=count * size, seed=config.runtime.seed)
+    boxes = list(patches.epoch(0))
+    return [PackedBatch.of(boxes[first : first + size]) for first in range(0, len(boxes), size)]
 
 
-def validation_loss(predictor: Predictor, loss: LossFunction, batches: Iterable[Batch]) -> float:
-    """Mean loss over batches; NaN if there are none."""
+def validation_loss(
+    predictor: Predictor, loss: LossFunction, augment: Augment, batches: Iterable[PackedBatch]
+) -> float:
+    """Mean loss over batches, computed where the network is; NaN if there are none."""
+    device, losses = predictor.backend.device, []
     with torch.inference_mode():
-        losses = [float(loss(predictor.forward(batch["image"]), batch["label"])) for batch in batches]
-    return fmean(losses) if losses else float("nan")
+        for batch in batches:
+            samples = augment(batch.on(device))
+            losses.append(loss(predictor.backend(samples["image"]).float(), samples["label"]))
+    return float(torch.stack(losses).mean()) if losses else float("nan")
 
 
 def validate(predictor: Predictor, cases: Sequence[ValidationCase], paint: Painter | None) -> ValidationResult:
