@@ -5,7 +5,7 @@ The network grid has its axes towards right, anterior and superior (RAS), a fixe
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from monai.transforms import (
@@ -19,24 +19,24 @@ from verse3d.core.config import Config, GridConfig
 from verse3d.core.errors import Verse3dError
 from verse3d.core.geometry import Geometry, Shape
 from verse3d.core.labels import LabelScheme, label_scheme
-from verse3d.core.resample import Finish, resample_finished, resample_linear, resample_vote
+from verse3d.core.resample import resample_finished, resample_linear, resample_vote
 from verse3d.core.volume import Volume, read_image, read_labels
 from verse3d.data.cases import Case
 from verse3d.data.pairs import relabelled, require_same_grid
+from verse3d.data.samples.blocks import CentreDraw, LabelBlocks
+from verse3d.data.samples.grid import network_geometry, windowing
 
-_MAX_CENTRES = 100_000
 
 @dataclass(frozen=True, eq=False)
 class PreparedCase:
-    """A case on the network grid, ready to be cut into patches.
+    """A case on the network grid, in memory, ready to be cut into patches; a ``PatchSource``.
 
     Attributes:
         case: its name.
         image: (1, I, J, K) float16 grey values 0 ... 1.
         label: (1, I, J, K) uint8 network ids.
         geometry: the network grid.
-        foreground: flat indices of (at most 100,000) labelled voxels, evenly drawn.
-        elsewhere: likewise of unlabelled voxels.
+        centres: draws voxels to cut around.
         source: the grid of the file it was read from.
     """
 
@@ -44,46 +44,42 @@ class PreparedCase:
     image: NDArray[np.float16]
     label: NDArray[np.uint8]
     geometry: Geometry
-    foreground: NDArray[np.int64]
-    elsewhere: NDArray[np.int64]
+    centres: CentreDraw
     source: Geometry
 
     @classmethod
     def of(
         cls, case: str, image: NDArray[np.float16], label: NDArray[np.uint8], geometry: Geometry, source: Geometry
     ) -> Self:
-        """Look up where the label is and where it is not."""
-        draw = np.random.default_rng(0)
-        labelled = label.ravel() > 0
-        places = _some(labelled, draw), _some(np.logical_not(labelled), draw)
-        return cls(case, image, label, geometry, *places, source)
-
-    def read(self, start: Shape, size: Shape) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
-        """See ``PatchSource``."""
-        shape = self.geometry.shape
-        first = [max(0, a) for a in start]
-        last = [max(low, min(n, a + length)) for low, n, a, length in zip(first, shape, start, size, strict=True)]
-        inside = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
-        place = tuple(slice(low - a, high - a) for low, high, a in zip(first, last, start, strict=True))
-        image, label = np.zeros(size, np.float16), np.zeros(size, np.uint8)
-        if all(low < high for low, high in zip(first, last, strict=True)):
-            image[place], label[place] = self.image[0][inside], self.label[0][inside]
-        return image, label
-
-    def draw_centre(self, foreground_fraction: float, random: np.random.RandomState) -> NDArray[np.int_]:
-        """See ``PatchSource``."""
-        return draw_centre(self, foreground_fraction, random)
+        """Look up where the labels are."""
+        centres = CentreDraw(LabelBlocks.of(label[0]), np.arange(256) > 0)
+        return cls(case, image, label, geometry, centres, source)
 
     @property
     def megabytes(self) -> float:
         """Memory that the arrays take."""
-        arrays = (self.image, self.label, self.foreground, self.elsewhere)
-        return float(sum(array.nbytes for array in arrays)) / 1e6
+        return float(self.image.nbytes + self.label.nbytes) / 1e6
+
+    def read(self, start: Shape, size: Shape) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
+        """The voxels ``start`` ... ``start + size``: grey values and network ids; outside air and background."""
+        return _cut(self.image[0], start, size), _cut(self.label[0], start, size)
+
+    def draw_centre(self, foreground_fraction: float, random: np.random.RandomState) -> NDArray[np.int_]:
+        """A voxel (i, j, k): with that probability any labelled one, else any unlabelled one."""
+        draws = random.random_sample(3).tolist()
+        return self.centres.centre(foreground_fraction, draws, lambda start, size: _cut(self.label[0], start, size))
 
 
-def network_geometry(source: Geometry, grid: GridConfig) -> Geometry:
-    """The network grid of a scan: RAS axes (as near as its own allow), ``grid.spacing_mm``, the same first voxel."""
-    return source.reoriented("RAS").resampled(grid.spacing_mm)
+_Voxel = TypeVar("_Voxel", bound=np.generic)
+
+
+def _cut(volume: NDArray[_Voxel], start: Shape, size: Shape) -> NDArray[_Voxel]:
+    """A copy of a box that may reach beyond the volume, where it is 0."""
+    result = np.zeros(size, volume.dtype)
+    first = [max(0, -a) for a in start]
+    inside = volume[tuple(slice(max(0, a), max(0, a + length)) for a, length in zip(start, size, strict=True))]
+    result[tuple(slice(a, a + length) for a, length in zip(first, inside.shape, strict=True))] = inside
+    return result
 
 
 class ReadCased(MapTransform):
@@ -141,25 +137,13 @@ def preparation(config: Config) -> Compose:
 def prepare_image(volume: Volume, grid: GridConfig) -> tuple[NDArray[np.float32], Geometry]:
     """A scan for inference: (I, J, K) float32 0 ... 1 on the network grid, and that grid."""
     target = network_geometry(volume.geometry, grid)
-    return resample_finished(volume.array, volume.geometry, target, np.float32, _windowing(grid)), target
+    return resample_finished(volume.array, volume.geometry, target, np.float32, windowing(grid)), target
 
 
 def prepare_image_float16(volume: Volume, grid: GridConfig) -> tuple[NDArray[np.float16], Geometry]:
     """The image of ``prepare_image`` rounded to float16, as in training; no float32 volume is held meanwhile."""
     target = network_geometry(volume.geometry, grid)
-    return resample_finished(volume.array, volume.geometry, target, np.float16, _windowing(grid)), target
-
-
-def _windowing(grid: GridConfig) -> Finish:
-    """Changes HU to 0 ... 1 in place."""
-    low, high = grid.window_hu
-
-    def windowed(hu: NDArray[np.float32]) -> NDArray[np.float32]:
-        hu -= low
-        hu *= 1.0 / (high - low)
-        return np.clip(hu, 0.0, 1.0, out=hu)
-
-    return windowed
+    return resample_finished(volume.array, volume.geometry, target, np.float16, windowing(grid)), target
 
 
 def prepare_case(case: Case, config: Config) -> PreparedCase:
@@ -181,17 +165,3 @@ def _prepared(files: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
             raise error.__cause__ from None
         raise
     return ready
-
-
-def _some(mask: NDArray[np.bool_], draw: np.random.Generator) -> NDArray[np.int64]:
-    indices = np.flatnonzero(mask)
-    return np.sort(draw.choice(indices, _MAX_CENTRES, replace=False)) if indices.size > _MAX_CENTRES else indices
-
-
-def draw_centre(case: PreparedCase, foreground_fraction: float, random: np.random.RandomState) -> NDArray[np.int_]:
-    """A voxel (i, j, k): a share of them labelled, the others not."""
-    on_foreground = random.random_sample() < foreground_fraction
-    wanted, other = (case.foreground, case.elsewhere)[:: 1 if on_foreground else -1]
-    candidates = wanted if wanted.size else other
-    flat = candidates[int(random.random_sample() * candidates.size)]
-    return np.array(np.unravel_index(flat, case.geometry.shape))

@@ -22,7 +22,7 @@ from verse3d.core.runtime import forget_peak_rss, peak_rss_mb, rss_mb
 from verse3d.core.volume import StoredVoxels, read_image, stored_voxels, write_labels
 from verse3d.data.cases import Case
 from verse3d.data.predictions import predictions_file
-from verse3d.data.transforms import network_geometry
+from verse3d.data.samples.grid import network_geometry
 from verse3d.inference.answers import Answer
 from verse3d.inference.guards import refuse_foreign_mask, refuse_own_output, require_mask_of
 from verse3d.inference.plan import Demand, Limit, Plan, make_plan
