@@ -13,6 +13,9 @@ import torch
 _TRUNCATED = 4.0
 """Standard deviations after which a Gaussian is taken to be 0, as in MONAI's ``GaussianSmooth``."""
 
+_SLIVER = 1e-3
+"""Slices of which the patch holds less (voxels) are left out."""
+
 
 def axis_filter(
     length: int, device: torch.device, *, blur_voxels: float = 0.0, thickness_voxels: float = 1.0, phase: float = 0.0
@@ -57,19 +60,29 @@ def _gaussian(length: int, sigma: float, device: torch.device) -> torch.Tensor:
 
 
 def _thick_slices(length: int, thickness: float, phase: float, device: torch.device) -> torch.Tensor:
-    """Mean over every slice, then a line from the centre of one slice to that of the next.
+    """Mean over every slice, then a line from the middle of one slice to that of the next.
 
          voxels   |0|1|2|3|4|5|6|7|
-         slices  ...k=0 |  k=1  | k=2 ...     the first begins up to one thickness before voxel 0
+         slices  k=0|  k=1  |  k=2  |         the first may begin before voxel 0
+
+    The middle of a slice is that of the voxels it holds, so that grey values that rise evenly stay as they are.
     """
-    count = math.ceil(length / thickness) + 1
-    place = torch.arange(length, dtype=torch.float32, device=device)
-    first = (torch.arange(count, dtype=torch.float32, device=device) - phase) * thickness - 0.5
-    lower = torch.maximum(place[None] - 0.5, first[:, None])
-    upper = torch.minimum(place[None] + 0.5, first[:, None] + thickness)
-    mean = (upper - lower).clamp_min(0.0)  # (slices, voxels): how much of a voxel lies in a slice
-    inside = mean.sum(dim=1, keepdim=True)
-    mean = mean / inside.clamp_min(1e-6)
-    line = (1 - (place[:, None] - (first[None] + thickness / 2)).abs() / thickness).clamp_min(0.0)
-    line = line * (inside.T > 0)  # a slice that lies outside of the patch says nothing
-    return (line / line.sum(dim=1, keepdim=True).clamp_min(1e-6)) @ mean
+    first = 0 if (1 - phase) * thickness > _SLIVER else 1
+    last = max(first + 1, math.ceil(length / thickness + phase - _SLIVER))
+    voxel = torch.arange(length, dtype=torch.float32, device=device)
+    lower = (torch.arange(first, last, dtype=torch.float32, device=device)[:, None] - phase) * thickness - 0.5
+    held = torch.minimum(voxel + 0.5, lower + thickness) - torch.maximum(voxel - 0.5, lower)
+    held = held.clamp_min(0.0)  # (slices, voxels): how much of a voxel lies in a slice
+    mean = held / held.sum(dim=1, keepdim=True)
+    return _lines(voxel, mean @ voxel) @ mean
+
+
+def _lines(places: torch.Tensor, knots: torch.Tensor) -> torch.Tensor:
+    """(places, knots): weights of linear interpolation between rising knots; beyond the ends the last one counts."""
+    if len(knots) == 1:
+        return torch.ones((len(places), 1), device=places.device)
+    share = (places[:, None] - knots[:-1]) / (knots[1:] - knots[:-1])  # of the way from each knot to the next
+    share = share.clamp(0.0, 1.0)
+    arrived = torch.nn.functional.pad(share, (1, 0), value=1.0)
+    left = torch.nn.functional.pad(share, (0, 1), value=0.0)
+    return arrived - left
