@@ -117,8 +117,8 @@ def plain(dataset, tmp_path_factory):
 class TestAFinishedRun:
     def test_has_all_the_files(self, finished):
         names = {path.name for path in finished.iterdir()}
-        expected = {"last.pt", "best.pt", "config.yaml", "history.csv", "log.txt", "cases.jsonl", "tensorboard"}
-        assert names == expected
+        files = {"last.pt", "best.pt", "config.yaml", "history.csv", "log.txt", "cases.jsonl", "store.txt"}
+        assert names == files | {"tensorboard", "cases.store"}
 
     def test_has_checkpoints_of_plain_data_that_describe_themselves(self, finished):
         for name in ("last.pt", "best.pt"):

@@ -59,8 +59,8 @@ def _gaussian(length: int, sigma: float, device: torch.device) -> torch.Tensor:
 def _thick_slices(length: int, thickness: float, phase: float, device: torch.device) -> torch.Tensor:
     """Mean over every slice, then a line from the centre of one slice to that of the next.
 
-         voxels   |0|1|2|3|4|5|6|7|
-         slices  ...k=0 |  k=1  | k=2 ...     the first begins up to one thickness before voxel 0
+    voxels   |0|1|2|3|4|5|6|7|
+    slices  ...k=0 |  k=1  | k=2 ...     the first begins up to one thickness before voxel 0
     """
     count = math.ceil(length / thickness) + 1
     place = torch.arange(length, dtype=torch.float32, device=device)
