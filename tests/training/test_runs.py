@@ -118,7 +118,7 @@ class TestAFinishedRun:
     def test_has_all_the_files(self, finished):
         names = {path.name for path in finished.iterdir()}
         files = {"last.pt", "best.pt", "config.yaml", "history.csv", "log.txt", "cases.jsonl", "store.txt"}
-        assert names == files | {"tensorboard", "cases.store"}
+        assert names == files | {"tensorboard"}
 
     def test_has_checkpoints_of_plain_data_that_describe_themselves(self, finished):
         for name in ("last.pt", "best.pt"):
