@@ -97,7 +97,7 @@ def _fit(config: Config, index: CaseIndex, folder: RunFolder, options: FitOption
     _consider_validation(config, validation)
     write_index(folder.cases, index)
     session = _session(config, folder, training, validation, options)
-    with preparing(_wanted_first(session, training, validation)):
+    with preparing(_wanted_first(session, training, validation), options.progress):
         _require_training_case(session, training)
         _log_start(session)
         standing = session.standing

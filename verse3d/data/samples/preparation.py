@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from threading import Event, Thread
 
 from verse3d.core.errors import DataError, OutputError
@@ -143,10 +144,14 @@ def _repaired(job: Job) -> str:
 
 
 @contextmanager
-def preparing(jobs: Sequence[Job]) -> Iterator[None]:
+def preparing(jobs: Sequence[Job], progress: Progress = no_progress) -> Iterator[None]:
     """Prepare in other processes, in this order, what is not prepared yet, while the block runs.
 
     Little data is left to whoever wants it first. When the block ends, what is under way is given up.
+
+    Args:
+        jobs: the cases.
+        progress: told about every case, by a thread of its own.
 
     Raises:
         OutputError: the disk is too small. Nothing was started.
@@ -159,7 +164,8 @@ def preparing(jobs: Sequence[Job]) -> Iterator[None]:
         return
     _log.info("%d of %d cases are prepared by %d processes", len(missing), len(jobs), workers)
     stop = Event()
-    thread = Thread(target=_prepare_beside, args=(missing, workers, stop), name="verse3d-prepare", daemon=True)
+    work = partial(_prepare_beside, missing, workers, stop, progress)
+    thread = Thread(target=work, name="verse3d-prepare", daemon=True)
     thread.start()
     try:
         yield
@@ -168,7 +174,7 @@ def preparing(jobs: Sequence[Job]) -> Iterator[None]:
         thread.join()
 
 
-def _prepare_beside(jobs: Sequence[Job], workers: int, stop: Event) -> None:
+def _prepare_beside(jobs: Sequence[Job], workers: int, stop: Event, progress: Progress) -> None:
     # A disk that cannot be written to is met by the readers, too: they can stop the training for it.
     done = 0
     try:
@@ -177,6 +183,7 @@ def _prepare_beside(jobs: Sequence[Job], workers: int, stop: Event) -> None:
             if isinstance(state, OutputError):
                 raise state
             done += 1
+            progress("preparing cases", done, len(jobs))
     except CannotStartError as error:
         _log.warning("%s: cases are prepared when they are needed", error)
     except OutputError as error:
