@@ -12,18 +12,18 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
     field_validator,
 )
 
+from verse3d.core.augmenting import NO_AUGMENTATION, AugmentConfig
 from verse3d.core.errors import ConfigError
 from verse3d.core.labels import SchemeName
+from verse3d.core.section import Section as _Section
 from verse3d.core.yaml12 import parse_yaml
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -48,29 +48,8 @@ def _square(value: Any) -> Any:  # noqa: ANN401 - not checked yet
 Picture = Annotated[tuple[VoxelCount, VoxelCount], BeforeValidator(_square)]
 PlaneName = Literal["sagittal", "coronal", "axial", "as-stored"]
 
-def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
-    if bounds[0] > bounds[1]:
-        raise ValueError(f"must be [least, largest], got {list(bounds)}")
-    return bounds
-
-
-Bounds = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
 _NotNegative = Annotated[int, Field(ge=0)]
 Margin = Annotated[tuple[_NotNegative, _NotNegative, _NotNegative], BeforeValidator(_same_for_all_axes)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - whatever YAML can hold
-        """Keep pydantic from taking ``true`` for 1 where a number is wanted."""
-        if cls.model_fields[str(info.field_name)].annotation is bool:
-            return value
-        if isinstance(value, list):
-            return [str(item).lower() if isinstance(item, bool) else item for item in value]
-        return str(value).lower() if isinstance(value, bool) else value
 
 
 class LabelsConfig(_Section):
@@ -140,46 +119,6 @@ class SamplingConfig(_Section):
     margin_voxels: Margin = (0, 0, 0)
     """How far patches and windows may reach beyond the scan (right, anterior, superior), where the network sees air:
     so it can tell a vertebra that the field of view cuts, which VerSe leaves unlabelled, from a whole one."""
-
-
-class AugmentConfig(_Section):
-    """Random changes to training patches. There is no up-down mirror: it would turn L5 into C1."""
-
-    mirror_left_right: Fraction = 0.5
-    affine: Fraction = 0.3
-    """How often a patch is turned, scaled and sheared."""
-    rotate_degrees: Annotated[float, Field(ge=0.0, le=90.0)] = 15.0
-    scale_fraction: Annotated[float, Field(ge=0.0, lt=0.9)] = 0.15
-    shear: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
-    """Largest coefficient of each shear."""
-    elastic: Fraction = 0.0
-    """How often a patch is bent ..."""
-    elastic_mm: Annotated[float, Field(gt=0.0, le=30.0)] = 8.0
-    """... by at most so much along each axis ..."""
-    elastic_points: Annotated[int, Field(ge=2, le=32)] = 5
-    """... at so many points along each axis of the patch; between them the shifts are interpolated."""
-    noise: Fraction = 0.2
-    noise_std: Annotated[float, Field(gt=0.0, le=1.0)] = 0.03
-    """Largest standard deviation, in grey values 0 ... 1."""
-    blur: Fraction = 0.15
-    blur_voxels: Bounds = (0.3, 1.0)
-    """Least and largest standard deviation along each axis."""
-    contrast: Fraction = 0.3
-    """How often grey values are raised to a power ..."""
-    gamma: Bounds = (0.75, 1.35)
-    """... between these."""
-    gain: Fraction = 0.0
-    """How often grey values are spread about their mean ..."""
-    gain_range: Bounds = (0.75, 1.25)
-    """... by a factor between these."""
-    low_resolution: Fraction = 0.0
-    """How often a patch looks as if scanned with larger voxels ..."""
-    low_resolution_factor: Annotated[float, Field(ge=1.0, le=8.0)] = 2.0
-    """... at most so many times as large along every axis."""
-    thick_slices: Fraction = 0.0
-    """How often a patch looks as if scanned in thick slices along one of its axes ..."""
-    thick_slices_mm: Annotated[float, Field(gt=0.0, le=20.0)] = 5.0
-    """... of at most this thickness."""
 
 
 class OptimConfig(_Section):
@@ -273,9 +212,7 @@ class Config(_Section):
 
 def without_augmentation(config: Config) -> Config:
     """The config with every probability of ``augment`` at 0."""
-    probabilities = ("mirror_left_right", "affine", "elastic", "noise", "blur", "contrast", "gain", "low_resolution")
-    still = config.augment.model_copy(update=dict.fromkeys((*probabilities, "thick_slices"), 0.0))
-    return config.model_copy(update={"augment": still})
+    return config.model_copy(update={"augment": NO_AUGMENTATION})
 
 
 def parse_config(values: Mapping[str, Any], *, source: str = "config") -> Config:

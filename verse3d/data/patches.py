@@ -32,7 +32,7 @@ class PatchDataset(Dataset[Box]):
     """
 
     def __init__(self, cases: PatchSources, cut: Cut, *, length: int, seed: int) -> None:
-        self._cases = cases
+        self.cases = cases
         self._cut = cut
         self._length = length
         self._seed = seed
@@ -45,8 +45,13 @@ class PatchDataset(Dataset[Box]):
         if not 0 <= position < self._length:
             raise IndexError(position)
         entropy = np.random.SeedSequence((self._seed, epoch, position)).generate_state(4)
-        case = self._cases[int(_order(self._seed, epoch, self._length, len(self._cases))[position])]
+        case = self.cases[int(_order(self._seed, epoch, self._length, len(self.cases))[position])]
         return self._cut(case, np.random.RandomState(entropy))
+
+    def case_order(self, epoch: int) -> list[int]:
+        """All cases by when the epoch first wants them; those that it does not want come last."""
+        wanted = _order(self._seed, epoch, self._length, len(self.cases)).tolist()
+        return list(dict.fromkeys([*wanted[: self._length], *range(len(self.cases))]))
 
     def epoch(self, number: int) -> Iterator[Box]:
         """All boxes of an epoch, in order."""

@@ -1,8 +1,8 @@
 """From the cases to batches on the training device: workers read, the device augments, the next batch comes early.
 
-    worker processes      cut boxes  ->  pack        shared memory
-    loader's thread       pin
-    side stream of a GPU      copy -> augment        while the main stream works on the batch before
+worker processes      cut boxes  ->  pack        shared memory
+loader's thread       pin
+side stream of a GPU      copy -> augment        while the main stream works on the batch before
 """
 
 import os

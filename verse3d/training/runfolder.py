@@ -70,6 +70,16 @@ class RunFolder:
         return self.path / "tensorboard"
 
     @property
+    def store(self) -> Path:
+        """Prepared cases, if they are not kept elsewhere."""
+        return self.path / "cases.store"
+
+    @property
+    def store_note(self) -> Path:
+        """Where the prepared cases are kept."""
+        return self.path / "store.txt"
+
+    @property
     def holds_a_run(self) -> bool:
         """Whether anything is here that could be lost: something learnt, or a config that somebody wrote."""
         if any(file.exists() for file in (self.last, self.best, self.history)):

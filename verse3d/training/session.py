@@ -1,8 +1,9 @@
 """The state of a run: what it was given, what changes, and what a checkpoint must hold to go on."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ class FitOptions:
         max_epochs: stop after this epoch of the schedule; None for all.
         paint: draws validation pictures, or None for none.
         progress: told about every batch.
+        store: folder of prepared cases; None for the one that the run used before, or one in the run folder.
     """
 
     device: torch.device
@@ -41,6 +43,7 @@ class FitOptions:
     max_epochs: int | None = None
     paint: Painter | None = None
     progress: Progress = no_progress
+    store: Path | None = None
 
 
 @dataclass
@@ -89,7 +92,7 @@ class Session:
         dataset: the training samples.
         augment: makes samples of boxes on the device.
         validation: whole scans to validate on.
-        loss_batches: unchanging patches of them for the validation loss; empty if it is not wanted.
+        loss_batches: unchanging patches of them for the validation loss; gives none if it is not wanted.
         case_names: of the training and the validation cases, by split and in order.
         standing: how far the run is.
     """
@@ -101,6 +104,6 @@ class Session:
     dataset: PatchDataset
     augment: Augment
     validation: list[ValidationCase]
-    loss_batches: Sequence[PackedBatch]
+    loss_batches: Iterable[PackedBatch]
     case_names: dict[str, list[str]]
     standing: Standing = field(default_factory=Standing)

@@ -5,7 +5,6 @@ from pathlib import Path
 from tests.scans import PIR, orientation, spine, turned
 from verse3d.core.config import Config, parse_config
 from verse3d.data.cases import Case
-from verse3d.data.samples.keys import entry_name
 from verse3d.data.samples.prepare import Job
 from verse3d.data.samples.store import SampleStore, open_store
 
@@ -30,4 +29,4 @@ def store_in(folder: Path) -> SampleStore:
 
 
 def job(store: SampleStore, case: Case, settings: Config) -> Job:
-    return Job(store, settings.grid, case, entry_name(case, settings.grid))
+    return Job.of(store, settings.grid, case)

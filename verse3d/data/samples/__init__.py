@@ -1,1 +1,1 @@
-"""Cases prepared for training: carried to the network grid once, kept on disk, and read in pieces. Loads no PyTorch."""
+"""What a network is trained on: cases prepared once and kept on disk, boxes cut from them, samples made of boxes."""

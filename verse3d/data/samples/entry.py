@@ -18,6 +18,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from verse3d.core.config import GridConfig
 from verse3d.core.errors import Verse3dError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERSE_IDS, LabelScheme
@@ -43,6 +44,7 @@ class Entry:
 
     Attributes:
         case: name of the case.
+        grid: what it was prepared for.
         source: the grid of the file.
         geometry: the network grid.
         coarse: the grid of the small copy.
@@ -51,6 +53,7 @@ class Entry:
     """
 
     case: str
+    grid: GridConfig
     source: Geometry
     geometry: Geometry
     coarse: Geometry
@@ -67,7 +70,8 @@ class Entry:
         grids = {name: getattr(self, name).to_dict() for name in ("source", "geometry", "coarse")}
         arrays = {name: record.to_dict() for name, record in self.arrays.items()}
         blocks = {name: getattr(self.blocks, name).tolist() for name in ("block", "code", "count")}
-        values = {"version": PREPARATION_VERSION, "case": self.case, **grids, "arrays": arrays, "blocks": blocks}
+        values = {"version": PREPARATION_VERSION, "case": self.case, "grid": self.grid.model_dump(mode="json"), **grids}
+        values |= {"arrays": arrays, "blocks": blocks}
         return json.dumps({"checksum": _checksum(values), "entry": values})
 
     @classmethod
@@ -81,9 +85,9 @@ class Entry:
         arrays = {name: ArrayRecord.from_dict(values["arrays"][name]) for name in ARRAYS}
         blocks = {name: np.array(values["blocks"][name], np.int64) for name in ("block", "code", "count")}
         where = LabelBlocks(geometry.shape, blocks["block"], blocks["code"].astype(np.uint8), blocks["count"])
-        return cls(
-            str(values["case"]), _geometry(values["source"]), geometry, _geometry(values["coarse"]), arrays, where
-        )
+        grid = GridConfig.model_validate(values["grid"])
+        grids = (_geometry(values["source"]), geometry, _geometry(values["coarse"]))
+        return cls(str(values["case"]), grid, *grids, arrays, where)
 
 
 def read_entry(folder: Path) -> Entry | None:

@@ -62,8 +62,8 @@ def _gaussian(length: int, sigma: float, device: torch.device) -> torch.Tensor:
 def _thick_slices(length: int, thickness: float, phase: float, device: torch.device) -> torch.Tensor:
     """Mean over every slice, then a line from the middle of one slice to that of the next.
 
-         voxels   |0|1|2|3|4|5|6|7|
-         slices  k=0|  k=1  |  k=2  |         the first may begin before voxel 0
+    voxels   |0|1|2|3|4|5|6|7|
+    slices  k=0|  k=1  |  k=2  |         the first may begin before voxel 0
 
     The middle of a slice is that of the voxels it holds, so that grey values that rise evenly stay as they are.
     """

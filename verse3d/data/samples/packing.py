@@ -1,6 +1,6 @@
 """The boxes of a batch as one block of bytes: one piece of shared memory, one pinned copy, one transfer.
 
-    | image 0 | label 0 | image 1 | label 1 | ...        boxes differ in size, so they are not stacked
+| image 0 | label 0 | image 1 | label 1 | ...        boxes differ in size, so they are not stacked
 """
 
 from collections.abc import Sequence

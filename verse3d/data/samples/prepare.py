@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -33,12 +34,39 @@ Beat = Callable[[], None]
 
 @dataclass(frozen=True)
 class Job:
-    """One case to prepare: where to, on which grid, and the name that its entry will have."""
+    """One case to prepare.
+
+    Attributes:
+        store: where to.
+        grid: of the network.
+        case: with scan and mask.
+        name: of its entry in the store.
+        problem: why it cannot be prepared, if that is known from the start.
+    """
 
     store: SampleStore
     grid: GridConfig
     case: Case
     name: str
+    problem: str = ""
+
+    @classmethod
+    def of(cls, store: SampleStore, grid: GridConfig, case: Case) -> Self:
+        """The job for a case as its files are now."""
+        try:
+            return cls(store, grid, case, entry_name(case, grid))
+        except DataError as error:
+            return cls(store, grid, case, "", str(error))
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the entry is there."""
+        return not self.problem and self.store.entry_folder(self.name).is_dir()
+
+    @property
+    def failure(self) -> str:
+        """Why the case cannot be prepared; "" as far as that is known."""
+        return self.problem or self.store.failure(self.name)
 
 
 def ensure_prepared(job: Job) -> None:
@@ -50,12 +78,12 @@ def ensure_prepared(job: Job) -> None:
         OutputError: the store cannot be written.
     """
     store = job.store
-    while not store.entry_folder(job.name).is_dir():
-        if reason := store.failure(job.name):
+    while not job.is_done:
+        if reason := job.failure:
             raise DataError(reason)
         with store.claim(job.name) as ours:
             # Another process may have finished between the question and the claim.
-            if ours and not store.entry_folder(job.name).is_dir():
+            if ours and not job.is_done:
                 _prepare(job)
         if not ours:
             time.sleep(_POLL_SECONDS)
@@ -95,7 +123,7 @@ def write_entry(case: Case, grid: GridConfig, folder: Path, *, beat: Beat) -> En
     place = _Place(folder, source, {"": target, "-4mm": coarse}, beat)
     labels, blocks = _write_labels(case, place)  # the mask first: it is what is wrong, where something is
     images = _write_images(case, grid, place)
-    entry = Entry(case.case, source, target, coarse, {**images, **labels}, blocks)
+    entry = Entry(case.case, grid, source, target, coarse, {**images, **labels}, blocks)
     (folder / ENTRY_FILE).write_text(entry.to_text(), encoding="utf-8")
     return entry
 

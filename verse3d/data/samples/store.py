@@ -164,6 +164,11 @@ class SampleStore:
                 raise
 
 
+def store_beside(data: Path) -> Path:
+    """Where the cases of an index (or a folder) are kept unless somebody says otherwise: ``cases.store``."""
+    return data.with_suffix(".store") if data.is_file() else data.with_name(f"{data.resolve().name}.store")
+
+
 def open_store(folder: Path) -> SampleStore:
     """The store in a folder, which is made if it is missing.
 

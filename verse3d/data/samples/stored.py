@@ -12,6 +12,7 @@ from verse3d.core.errors import DataError, OutputError
 from verse3d.core.geometry import Geometry, Shape
 from verse3d.core.labels import SchemeName, label_scheme
 from verse3d.core.logs import logger
+from verse3d.data.cases import Case
 from verse3d.data.samples.arrays import DamagedEntryError, StoredArray
 from verse3d.data.samples.blocks import CentreDraw
 from verse3d.data.samples.entry import ARRAYS, Entry, network_table, open_array, unchecked
@@ -60,6 +61,11 @@ class StoredCase:
     def case(self) -> str:
         """Its name."""
         return self._job.case.case
+
+    @property
+    def files(self) -> Case:
+        """The case that was prepared."""
+        return self._job.case
 
     @property
     def geometry(self) -> Geometry:
@@ -190,6 +196,10 @@ class StoredCases:
             self._used(candidate)
             return self._cases[candidate]
         raise DataError("no case can be prepared", hint="verse3d check says what is wrong with them")
+
+    def each(self) -> Sequence[StoredCase]:
+        """Every case, those included that cannot be prepared; none is opened."""
+        return tuple(self._cases)
 
     def __getstate__(self) -> dict[str, Any]:
         for number in self._open:
