@@ -94,12 +94,10 @@ def write_scans(folder: Path, count: int, shape: tuple[int, int, int]) -> list[P
         random = np.random.default_rng(number)
         hu = (random.standard_normal(shape, np.float32) * 40).astype(np.int16)
         mask = np.zeros(shape, np.uint8)
-        middle, height = [length // 2 for length in shape], shape[2] // 6
+        i, j, height = shape[0] // 2, shape[1] // 2, shape[2] // 6
         for level in range(5):
             bottom = level * height + height // 2
-            block = np.s_[
-                middle[0] - 15 : middle[0] + 15, middle[1] - 12 : middle[1] + 12, bottom : bottom + height - 3
-            ]
+            block = np.s_[i - 15 : i + 15, j - 12 : j + 12, bottom : bottom + height - 3]
             mask[block] = 24 - level
             hu[block] += 400
         path = folder / f"sub-x{number:03d}_ct.nii"

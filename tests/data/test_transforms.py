@@ -16,7 +16,6 @@ from verse3d.data import transforms
 from verse3d.data.cases import Case
 from verse3d.data.samples.grid import network_geometry
 from verse3d.data.transforms import (
-    PreparedCase,
     preparation,
     prepare_case,
     prepare_image,

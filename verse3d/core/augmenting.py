@@ -69,5 +69,5 @@ _PROBABILITIES = (
     "low_resolution",
     "thick_slices",
 )
-NO_AUGMENTATION = AugmentConfig(**dict.fromkeys(_PROBABILITIES, 0.0))
+NO_AUGMENTATION = AugmentConfig.model_validate(dict.fromkeys(_PROBABILITIES, 0.0))
 """Samples as they are cut."""

@@ -119,7 +119,7 @@ class _Loop:
 
     def after_epoch(self, engine: Engine) -> None:
         standing = self.session.standing
-        self.losses.read()  # waits for the last step
+        self.losses.read_rest()  # waits for the last step
         seconds, waited = time.monotonic() - self.epoch_started, self.feed.waiting.take()
         require_finite(best_network(self.session.learner))
         standing.epoch, standing.step = engine.state.epoch, engine.state.iteration

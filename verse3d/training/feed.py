@@ -5,6 +5,7 @@ loader's thread       pin
 side stream of a GPU      copy -> augment        while the main stream works on the batch before
 """
 
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from verse3d.data.patches import BatchStream, PatchDataset, Place
 from verse3d.data.samples.augment import Augment
 from verse3d.data.samples.cut import Box
 from verse3d.data.samples.packing import PackedBatch
+from verse3d.training.launch import side_stream
 
 _MOST_WORKERS = 16
 _FEW_CORES = 2
@@ -79,7 +81,7 @@ class Feed(Iterator[Batch]):
         self._device = device
         self._packed: Iterator[PackedBatch | Verse3dError] | None = None
         self._ahead: tuple[Batch, torch.cuda.Event] | None = None
-        self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._side = side_stream(device) if device.type == "cuda" else None
         self.waiting = GpuWaiting() if device.type == "cuda" else CpuWaiting()
 
     def __iter__(self) -> Self:
@@ -122,8 +124,7 @@ class Feed(Iterator[Batch]):
         packed = self._next_packed()
         with torch.cuda.stream(side):
             batch = self._augment(packed.on(self._device))
-            ready = torch.cuda.Event()
-            ready.record(side)
+            ready = _marked()
         return batch, ready
 
     def _taken(self, batch: Batch, ready: torch.cuda.Event) -> Batch:
@@ -184,12 +185,13 @@ class GpuWaiting(CpuWaiting):
         """See ``CpuWaiting``. Waits for the GPU."""
         if self._gaps:
             self._gaps[-1][1].synchronize()
-        gaps = sum(before.elapsed_time(after) for before, after in self._gaps) / 1000
+        gaps = math.fsum(before.elapsed_time(after) for before, after in self._gaps) / 1000
         self._gaps, self._step_end = [], None
         return gaps + super().take()
 
 
 def _marked() -> torch.cuda.Event:
-    event = torch.cuda.Event(enable_timing=True)
+    """A mark on the current stream, with the time at which the GPU passes it."""
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
     event.record()
     return event

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 
 from verse3d.core.errors import TrainingError
 from verse3d.core.logs import logger
@@ -23,8 +24,7 @@ class Losses:
     """Reads losses off the device every few steps, shows them, and stops at one that is no number."""
 
     def __init__(self, session: Session, monitor: Monitor) -> None:
-        self.every = (readings := Readings(session.learner.device)).every
-        self._readings = readings
+        self._readings = Readings(session.learner.device)
         self._session = session
         self._monitor = monitor
         self._epoch: list[Reading] = []
@@ -34,24 +34,29 @@ class Losses:
         self._epoch = []
 
     def add(self, step: int, result: StepResult) -> None:
-        """Keep the result of a step, and tell that it was done."""
-        self._readings.add(step, result)
-        if step % self.every == 0:
-            self.read()
+        """Keep the result of a step, and tell that it was done.
+
+        Raises:
+            TrainingError: the loss or gradient of one of the last steps is no longer a number.
+        """
+        self._look_at(self._readings.add(step, result))
         optim = self._session.config.optim
         epoch = -(-step // optim.steps_per_epoch)
         loss = f", loss {self._epoch[-1].loss:.3f}" if self._epoch else ""
         what = f"epoch {epoch}/{optim.epochs}{loss}{self._best()}"
         self._session.options.progress(what, step, optim.epochs * optim.steps_per_epoch)
 
-    def read(self) -> None:
-        """Read what was kept.
+    def read_rest(self) -> None:
+        """Read the results that were not read yet; waits for the last step to end.
 
         Raises:
             TrainingError: a loss or a gradient is no longer a number.
         """
+        self._look_at(self._readings.rest())
+
+    def _look_at(self, readings: Sequence[Reading]) -> None:
         skips = self._session.learner.scaler.is_enabled()
-        for reading in self._readings.read():
+        for reading in readings:
             if trouble := reading.trouble(skips_infinite=skips):
                 epoch = -(-reading.step // self._session.config.optim.steps_per_epoch)
                 raise TrainingError(
@@ -98,7 +103,7 @@ class EpochEnd:
         session = self._session
         predictor = self._predictor()
         loss = validation_loss(predictor, session.learner.loss, session.augment, session.loss_batches)
-        due = last or self._planned() and validation_fits(session.standing, session.config, minutes)
+        due = last or (self._planned() and validation_fits(session.standing, session.config, minutes))
         return loss, self._validate(predictor) if due and session.validation else None
 
     def _planned(self) -> bool:

@@ -42,7 +42,7 @@ class _Recording:
     def replay(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         self.image.copy_(batch["image"])
         self.label.copy_(batch["label"])
-        self.graph.replay()  # type: ignore[no-untyped-call]
+        self.graph.replay()
         return self.loss.clone(), self.grad_norm.clone()
 
 
@@ -120,12 +120,17 @@ def on_other_stream(learner: Learner, batch: Batch, network: NetworkCall) -> Ste
     """A step as it is before one can be recorded: PyTorch wants the same memory used on a stream of its own."""
     if learner.device.type != "cuda":
         return training_step(learner, batch, network)
-    here, there = torch.cuda.current_stream(), torch.cuda.Stream()
+    here, there = torch.cuda.current_stream(), side_stream(learner.device)
     there.wait_stream(here)
     with torch.cuda.stream(there):
         result = training_step(learner, batch, network)
     here.wait_stream(there)
     return result
+
+
+def side_stream(device: torch.device) -> torch.cuda.Stream:
+    """A queue of its own for work on a GPU."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def record(learner: Learner, batch: Batch, network: NetworkCall) -> _Recording:

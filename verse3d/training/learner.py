@@ -43,8 +43,9 @@ def _build_optimizer(network: torch.nn.Module, optim: OptimConfig, device: torch
     rate = torch.tensor(optim.lr, device=device) if on_gpu else optim.lr
     weights = list(network.parameters())
     if optim.name == "adamw":
-        kernels = {"fused": True, "capturable": True} if on_gpu else {}
-        return torch.optim.AdamW(weights, lr=rate, weight_decay=optim.weight_decay, **kernels)
+        return torch.optim.AdamW(
+            weights, lr=rate, weight_decay=optim.weight_decay, fused=on_gpu or None, capturable=on_gpu
+        )
     return torch.optim.RMSprop(
         weights, lr=rate, momentum=optim.momentum, weight_decay=optim.weight_decay, capturable=on_gpu
     )

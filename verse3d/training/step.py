@@ -66,7 +66,8 @@ def training_step(learner: Learner, batch: Batch, network: NetworkCall | None = 
         batch: on any device.
         network: calls the learner's network in a quicker way.
     """
-    learner.network.train()
+    if not learner.network.training:
+        learner.network.train()
     image, label = batch["image"].to(learner.device), batch["label"].to(learner.device)
     lr = learner.schedule.rate
     loss, grad_norm = backward(learner, forward(learner, network or learner.network, image, label))

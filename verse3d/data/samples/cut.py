@@ -1,4 +1,4 @@
-"""What a worker process does for a sample: draw, read the voxels that the sample will touch, and send them as stored."""
+"""What a worker does for a sample: draw, read the voxels that the sample will touch, and send them as stored."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol

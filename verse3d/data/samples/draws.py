@@ -6,7 +6,7 @@ import numpy as np
 from monai.transforms.utils import create_rotate, create_scale, create_shear
 from numpy.typing import NDArray
 
-from verse3d.core.config import AugmentConfig
+from verse3d.core.augmenting import AugmentConfig
 
 LEFT_RIGHT = 0
 """The axis of the network grid that a mirror turns around."""
@@ -126,7 +126,7 @@ class ChangeDraws:
     def _shifts(self, random: np.random.RandomState) -> NDArray[np.float32]:
         largest = np.array([self.augment.elastic_mm / spacing for spacing in self.spacing_mm])
         lattice = random.uniform(-1, 1, (self.dims, *(self.augment.elastic_points,) * self.dims))
-        return (lattice * largest.reshape(-1, *(1,) * self.dims)).astype(np.float32)
+        return np.asarray(lattice * largest.reshape(-1, *(1,) * self.dims), dtype=np.float32)
 
     def _thickness(self, random: np.random.RandomState) -> tuple[float, ...]:
         """Of low resolution (all axes alike) and of thick slices (one axis) the coarser."""

@@ -17,7 +17,6 @@ from verse3d.data.transforms import PreparedCase, prepare_image
 from verse3d.model.modes import get_mode
 
 
-
 def phantom_pieces(config: Config, count: int, *, seed: int = 0) -> torch.Tensor:
     """Pieces (count, n, ...) around vertebrae of a phantom, float32: drawn as for training, but not augmented.
 
