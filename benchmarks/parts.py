@@ -36,7 +36,8 @@ from verse3d.core.runtime import rss_mb
 from verse3d.core.threads import thread_count
 from verse3d.core.volume import Volume, read_image, write_labels
 from verse3d.data.phantom import make_case
-from verse3d.data.transforms import network_geometry, prepare_image_float16
+from verse3d.data.samples.grid import network_geometry
+from verse3d.data.transforms import prepare_image_float16
 from verse3d.inference.answers import SeveralLabels
 from verse3d.inference.postprocess import clean_up
 from verse3d.inference.streaming import FinishedPlanes

@@ -32,6 +32,7 @@ from verse3d.data.findings import Finding
 from verse3d.model.modes import MODES
 
 COMMANDS = (
+    "prepare",
     "phantom",
     "download",
     "index",

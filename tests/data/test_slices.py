@@ -10,13 +10,16 @@ from tests.scans import all_orientations, spine, tiny_config, turned
 from verse3d.core.geometry import Geometry
 from verse3d.data.cases import Case
 from verse3d.data.patches import PatchDataset
+from verse3d.data.samples.augment import Augment
+from verse3d.data.samples.packing import PackedBatch
 from verse3d.data.slices import (
+    SliceCut,
     cut_slice,
     grey_slice,
+    grey_stack,
     grey_values,
     label_slice,
     slice_axis,
-    slice_sampler,
     slice_stack,
 )
 from verse3d.data.transforms import PreparedCase, prepare_case
@@ -122,36 +125,30 @@ def test_neighbours_stand_on_both_sides_and_the_last_slice_is_repeated_beyond_th
         np.testing.assert_array_equal(stack, np.stack([single[one] for one in expected]))
 
 
-def sampler(**changes):
+def cutter(**changes) -> SliceCut:
     slices = {"size_pixels": [14, 10]} | changes.pop("slices", {})
-    return slice_sampler(tiny_config("2d", slices=slices, augment=changes.pop("augment", STILL), **changes))
+    return SliceCut(tiny_config("2d", slices=slices, augment=changes.pop("augment", STILL), **changes))
 
 
 def drawn(case, cut, count=40):
-    return [cut.set_random_state(seed=seed)(case) for seed in range(count)]
+    return [cut(case, np.random.RandomState(seed)) for seed in range(count)]
 
 
-def where(case, item, axis, neighbours=0):
+def where(case, box, axis, neighbours=0):
     """The indices at which this very slice lies."""
-    return [
-        index
-        for index in range(case.image.shape[axis + 1])
-        if np.array_equal(
-            item["image"], cut_slice(case, axis, index, neighbours=neighbours, size=item["image"].shape[1:])[0]
-        )
-    ]
+    size = box.image.shape[1:]
+    stacks = (cut_slice(case, axis, n, neighbours=neighbours, size=size)[0] for n in range(case.image.shape[axis + 1]))
+    return [index for index, stack in enumerate(stacks) if np.array_equal(box.image, stack)]
 
 
 @pytest.mark.parametrize(("plane", "axis"), [("sagittal", 0), ("coronal", 1), ("axial", 2)])
 def test_without_augmentation_samples_are_slices_of_the_case_with_their_labels(plane, axis):
     case, reached = prepared(), set()
-    for item in drawn(case, sampler(slices={"plane": plane})):
-        assert {key: (value.dtype, tuple(value.shape)) for key, value in item.items()} == {
-            "image": (torch.float32, (1, 14, 10)),
-            "label": (torch.uint8, (1, 14, 10)),
-        }
-        (index,) = where(case, item, axis)
-        np.testing.assert_array_equal(item["label"][0], label_slice(case.label[0], axis, index, (14, 10)))
+    for box in drawn(case, cutter(slices={"plane": plane})):
+        for array in (box.image, box.label):
+            assert (array.dtype, array.shape) == (np.uint8, (1, 14, 10))
+        (index,) = where(case, box, axis)
+        np.testing.assert_array_equal(box.label[0], label_slice(case.label[0], axis, index, (14, 10)))
         reached.add(index)
     assert len(reached) > SHAPE[axis] // 2
 
@@ -162,43 +159,64 @@ def test_the_wanted_share_of_slices_goes_through_a_vertebra():
     label[0, 3:5, 2:9, 2:9] = 1
     case = PreparedCase.of("a", case.image, label, case.geometry, case.source)
     on = {"sampling": {"foreground_fraction": 1.0}}
-    assert {where(case, item, 0)[0] for item in drawn(case, sampler(**on))} == {3, 4}
+    assert {where(case, box, 0)[0] for box in drawn(case, cutter(**on))} == {3, 4}
     off = {"sampling": {"foreground_fraction": 0.0}}
-    assert {where(case, item, 0)[0] for item in drawn(case, sampler(**off), 80)} == set(range(7))
+    assert {where(case, box, 0)[0] for box in drawn(case, cutter(**off), 80)} == set(range(7))
 
 
 @pytest.mark.parametrize(("plane", "axis"), [("sagittal", 0), ("coronal", 1), ("axial", 2)])
 def test_left_and_right_change_places_wherever_they_are(plane, axis):
     """The same as cutting the mirrored volume."""
     mirror = {**STILL, "mirror_left_right": 1.0}
-    cut = slice_sampler(
+    cut = SliceCut(
         tiny_config("2.5d", slices={"size_pixels": [14, 10], "plane": plane, "neighbours": 1}, augment=mirror)
     )
     case = prepared()
     mirrored = PreparedCase.of("m", case.image[:, ::-1], case.label[:, ::-1], case.geometry, case.source)
-    for item in drawn(case, cut, 10):
-        (index,) = where(mirrored, item, axis, neighbours=1)
-        np.testing.assert_array_equal(item["label"][0], label_slice(mirrored.label[0], axis, index, (14, 10)))
+    for box in drawn(case, cut, 10):
+        (index,) = where(mirrored, box, axis, neighbours=1)
+        np.testing.assert_array_equal(box.label[0], label_slice(mirrored.label[0], axis, index, (14, 10)))
 
 
-def test_augmentation_changes_grey_values_and_keeps_labels_whole():
-    strong = {"affine": 1.0, "noise": 1.0, "blur": 1.0, "contrast": 1.0}
-    case = prepared()
-    plain, changed = drawn(case, sampler(), 5), drawn(case, sampler(augment=strong), 5)
-    for one, other in zip(plain, changed, strict=True):
-        assert other["image"].shape == one["image"].shape and not torch.equal(one["image"], other["image"])
-        assert other["label"].dtype == torch.uint8 and set(other["label"].unique().tolist()) <= {0, 1}
+def test_only_the_slices_that_are_shown_are_read():
+    case, asked = prepared(), []
+
+    class Recorded:
+        geometry = case.geometry
+
+        def read(self, start, size):
+            asked.append((start, size))
+            return case.read(start, size)
+
+    for index in (0, 3, 6):
+        image, _ = cut_slice(Recorded(), 0, index, neighbours=2, size=(14, 10))
+        expected = grey_stack(case.image[0], 0, index, neighbours=2, size=(14, 10))
+        np.testing.assert_array_equal(image, expected)
+    assert asked == [((0, 0, 0), (3, 11, 13)), ((1, 0, 0), (5, 11, 13)), ((4, 0, 0), (3, 11, 13))]
+
+
+@pytest.mark.parametrize("neighbours", [0, 1])
+def test_augmentation_changes_grey_values_and_keeps_labels_whole(neighbours):
+    strong = dict.fromkeys(("affine", "elastic", "noise", "blur", "contrast", "thick_slices", "gain"), 1.0)
+    case, mode = prepared(), "2.5d" if neighbours else "2d"
+    slices = {"size_pixels": [14, 10], "neighbours": neighbours}
+    plain, changed = (SliceCut(tiny_config(mode, slices=slices, augment=some)) for some in (STILL, STILL | strong))
+    augment = Augment((14, 10))
+    for one, other in zip(drawn(case, plain, 5), drawn(case, changed, 5), strict=True):
+        before, after = (augment(PackedBatch.of([box]).on(torch.device("cpu"))) for box in (one, other))
+        assert before["image"].shape == after["image"].shape == (1, 2 * neighbours + 1, 14, 10)
+        assert not torch.equal(before["image"], after["image"]) and after["image"].isfinite().all()
+        assert after["label"].dtype == torch.uint8 and set(after["label"].unique().tolist()) <= {0, 1}
 
 
 def test_an_epoch_of_slices_is_a_function_of_seed_epoch_and_position():
-    config = tiny_config("2d", slices={"size_pixels": [14, 10]})
-    one, other = (PatchDataset([prepared()], slice_sampler(config), length=6, seed=3) for _ in range(2))
-    for dataset in (one, other):
-        dataset.set_epoch(4)
-    items = [one[position] for position in range(6)]
+    one, other = (PatchDataset([prepared()], cutter(augment={}), length=6, seed=3) for _ in range(2))
+    boxes = list(one.epoch(4))
     for position in (5, 0, 3, 3):
-        again = other[position]
-        assert all(torch.equal(again[key], items[position][key]) for key in again)
+        again = other[4, position]
+        assert np.array_equal(again.image, boxes[position].image)
+        assert np.array_equal(again.label, boxes[position].label)
+        assert again.changes.noise_seed == boxes[position].changes.noise_seed
 
 
 def test_a_prepared_case_remembers_how_its_file_was_stored(tmp_path):

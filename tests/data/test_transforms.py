@@ -1,28 +1,21 @@
 """From files to the network grid and to patches: equal to MONAI and to banal oracles, and refused where it must be."""
 
-import itertools
-
 import numpy as np
 import pytest
-import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Orientationd, ScaleIntensityRanged, Spacingd
 from scipy.ndimage import map_coordinates
 
 from tests.core.grids import affine, hounsfield, save_scan
-from verse3d.core.config import AugmentConfig, Config, GridConfig, SamplingConfig, parse_config
+from verse3d.core.config import Config, GridConfig, parse_config
 from verse3d.core.errors import DataError, GeometryError
 from verse3d.core.geometry import Geometry
 from verse3d.core.resample import resample_linear
 from verse3d.core.volume import read_image, read_labels
 from verse3d.data import transforms
 from verse3d.data.cases import Case
+from verse3d.data.samples.grid import network_geometry
 from verse3d.data.transforms import (
-    PreparedCase,
-    RandPatch,
-    augmentation,
-    network_geometry,
-    patch_sampler,
     preparation,
     prepare_case,
     prepare_image,
@@ -248,240 +241,8 @@ def test_a_mistake_in_the_code_is_not_taken_for_bad_data(pair, monkeypatch):
 # --- prepared cases
 
 
-def test_a_prepared_case_knows_every_labelled_and_every_other_voxel(pair):
+def test_a_prepared_case_is_float16_with_network_ids(pair):
     ready = prepare_case(pair(), config((1.5, 1.5, 1.5)))
     assert (ready.image.dtype, ready.label.dtype) == (np.float16, np.uint8)
     assert ready.image.shape == ready.label.shape == (1, *ready.geometry.shape)
-    np.testing.assert_array_equal(ready.foreground, np.flatnonzero(ready.label))
-    np.testing.assert_array_equal(np.sort([*ready.foreground, *ready.elsewhere]), np.arange(ready.label.size))
-    assert ready.megabytes == pytest.approx((ready.label.size * 3 + ready.label.size * 8) / 1e6)
-
-
-def test_of_many_voxels_a_sample_is_kept_that_is_the_same_every_time(pair, monkeypatch):
-    monkeypatch.setattr(transforms, "_MAX_CENTRES", 50)
-    one, two = (prepare_case(pair(), config((0.7, 0.7, 0.7))) for _ in range(2))
-    for indices, labelled in ((one.foreground, True), (one.elsewhere, False)):
-        assert len(set(indices.tolist())) == 50
-        assert ((one.label.ravel()[indices] > 0) == labelled).all()
-    np.testing.assert_array_equal(one.foreground, two.foreground)
-    np.testing.assert_array_equal(one.elsewhere, two.elsewhere)
-
-
-# --- patches
-
-
-def prepared(shape, label=None) -> PreparedCase:
-    """Every voxel has a grey value of its own, from 1 upwards (exact in float16 up to 2048)."""
-    image = np.arange(1, np.prod(shape) + 1, dtype=np.float16).reshape(1, *shape)
-    mask = blocks(shape)[None] if label is None else label[None]
-    grid = Geometry(shape, np.eye(4))
-    return PreparedCase.of("a", image, mask, grid, grid)
-
-
-def cutter(patch, fraction=0.5) -> RandPatch:
-    return RandPatch(SamplingConfig(patch_voxels=patch, foreground_fraction=fraction))
-
-
-def banal_crop(array: np.ndarray, centre, patch) -> np.ndarray:
-    """Voxel by voxel: the patch around the centre, pushed inside; in the middle of zeros where the scan is smaller."""
-    result = np.zeros(patch, dtype=array.dtype)
-    for place in itertools.product(*(range(size) for size in patch)):
-        source = []
-        for position, middle, size, length in zip(place, centre, patch, array.shape, strict=True):
-            if length >= size:
-                source.append(position + min(max(middle - size // 2, 0), length - size))
-            else:
-                source.append(position - (size - length) // 2)
-        if all(0 <= index < length for index, length in zip(source, array.shape, strict=True)):
-            result[place] = array[tuple(source)]
-    return result
-
-
-@pytest.mark.parametrize(
-    ("shape", "patch"),
-    [
-        pytest.param((9, 11, 14), (4, 5, 6), id="inside"),
-        pytest.param((9, 11, 14), (9, 11, 14), id="the whole"),
-        pytest.param((9, 11, 14), (4, 16, 5), id="smaller on one axis"),
-        pytest.param((3, 4, 2), (7, 6, 5), id="smaller on every axis"),
-        pytest.param((1, 11, 8), (2, 4, 1), id="one slice"),
-    ],
-)
-def test_a_patch_equals_a_banal_crop_and_holds_its_centre(shape, patch):
-    case, cut = prepared(shape), cutter(patch)
-    seen = set()
-    for seed in range(12):
-        cut.set_random_state(seed=seed)
-        out = cut(case)
-        centre = tuple(int(index) for index in cut.centre)
-        seen.add(centre)
-        assert out["image"].shape == out["label"].shape == (1, *patch)
-        assert (out["image"].dtype, out["label"].dtype) == (torch.float32, torch.uint8)
-        np.testing.assert_array_equal(out["image"][0], banal_crop(case.image[0].astype(np.float32), centre, patch))
-        np.testing.assert_array_equal(out["label"][0], banal_crop(case.label[0], centre, patch))
-        assert (out["image"] == float(case.image[(0, *centre)])).sum() == 1
-    assert len(seen) > 1
-
-
-def test_cutting_changes_nothing_in_the_case():
-    case, cut = prepared((9, 11, 14)), cutter((9, 11, 14))
-    before = case.image.copy(), case.label.copy()
-    out = cut(case)
-    out["image"].zero_()
-    out["label"].fill_(9)
-    np.testing.assert_array_equal(case.image, before[0])
-    np.testing.assert_array_equal(case.label, before[1])
-
-
-@pytest.mark.parametrize("fraction", [0.0, 0.3, 0.67, 1.0])
-def test_the_share_of_patches_centred_on_a_vertebra_is_the_configured_one(fraction):
-    case, cut = prepared((9, 11, 14)), cutter((4, 4, 4), fraction)
-    cut.set_random_state(seed=5)
-    hits = []
-    for _ in range(1500):
-        cut.randomize(case)
-        hits.append(case.label[(0, *cut.centre)] > 0)
-    assert np.mean(hits) == pytest.approx(fraction, abs=0.05)
-
-
-def test_every_labelled_voxel_is_a_centre_sooner_or_later():
-    label = np.zeros((5, 6, 7), np.uint8)
-    label[[0, 4, 2], [0, 5, 3], [0, 6, 1]] = 1
-    case, cut = prepared((5, 6, 7), label), cutter((2, 2, 2), 1.0)
-    cut.set_random_state(seed=0)
-    centres = []
-    for _ in range(60):
-        cut.randomize(case)
-        centres.append(tuple(cut.centre.tolist()))
-    assert set(centres) == {(0, 0, 0), (4, 5, 6), (2, 3, 1)}
-
-
-@pytest.mark.parametrize("fraction", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("value", [0, 3])
-def test_a_case_without_any_foreground_or_without_any_background_gives_patches_all_the_same(value, fraction):
-    case, cut = prepared((5, 6, 7), np.full((5, 6, 7), value, np.uint8)), cutter((4, 4, 4), fraction)
-    for seed in range(5):
-        cut.set_random_state(seed=seed)
-        assert (cut(case)["label"] == value).all()
-
-
-# --- augmentation
-
-PATCH = (12, 14, 16)
-STILL = dict.fromkeys(("mirror_left_right", "affine", "noise", "blur", "contrast"), 0.0)
-
-
-def augment(seed: int, patch: dict[str, torch.Tensor], **probabilities: float) -> dict[str, torch.Tensor]:
-    change = augmentation(AugmentConfig(**(STILL | probabilities)))
-    change.set_random_state(seed=seed)
-    return change({key: value.clone() for key, value in patch.items()})
-
-
-@pytest.fixture
-def patch():
-    random = np.random.default_rng(3)
-    return {
-        "image": torch.from_numpy(random.random((1, *PATCH), dtype=np.float32)),
-        "label": torch.from_numpy(blocks(PATCH)[None]),
-    }
-
-
-def test_nothing_is_changed_when_every_probability_is_zero(patch):
-    out = augment(0, patch)
-    assert torch.equal(torch.as_tensor(out["image"]), patch["image"])
-    assert torch.equal(torch.as_tensor(out["label"]), patch["label"])
-
-
-def test_the_mirror_maps_scan_and_mask_alike_along_left_right_and_along_nothing_else(patch):
-    mirrored = 0
-    for seed in range(40):
-        out = augment(seed, patch, mirror_left_right=0.5)
-        is_mirrored = torch.equal(torch.as_tensor(out["image"]), patch["image"].flip(1))
-        mirrored += is_mirrored
-        for key in ("image", "label"):
-            expected = patch[key].flip(1) if is_mirrored else patch[key]
-            assert torch.equal(torch.as_tensor(out[key]), expected)
-    assert 10 < mirrored < 30
-
-
-def test_up_stays_up_and_front_stays_front_whatever_happens():
-    marked = torch.zeros((1, *PATCH), dtype=torch.uint8)
-    marked[:, 4:8, 9:12, 10:14] = 1  # in the middle of left and right, in front and on top
-    patch = {"image": marked.float(), "label": marked}
-    for seed in range(40):
-        out = augment(seed, patch, mirror_left_right=1, affine=1, noise=1, blur=1, contrast=1)
-        for volume in (torch.as_tensor(out["label"]).float(), torch.as_tensor(out["image"]).clamp(0.2)):
-            assert volume[0, :, :, 8:].sum() > volume[0, :, :, :8].sum()
-            assert volume[0, :, 7:].sum() > volume[0, :, :7].sum()
-
-
-def test_scan_and_mask_are_turned_and_scaled_alike():
-    block = torch.zeros((1, *PATCH), dtype=torch.uint8)
-    block[:, 3:8, 4:9, 5:12] = 1
-    moved = 0
-    for seed in range(15):
-        out = augment(seed, {"image": block.float(), "label": block}, affine=1)
-        image, label = torch.as_tensor(out["image"]), torch.as_tensor(out["label"]) > 0
-        clear = (image < 0.01) | (image > 0.99)
-        assert torch.equal(image[clear] > 0.5, label[clear])
-        moved += not torch.equal(label, block > 0)
-    assert moved > 10
-
-
-def test_all_augmentations_together_keep_shapes_types_and_label_values(patch):
-    ids = set(patch["label"].unique().tolist())
-    for seed in range(10):
-        out = augment(seed, patch, mirror_left_right=0.5, affine=1, noise=1, blur=1, contrast=1)
-        assert out["image"].shape == out["label"].shape == (1, *PATCH)
-        assert (out["image"].dtype, out["label"].dtype) == (torch.float32, torch.uint8)
-        assert set(torch.as_tensor(out["label"]).unique().tolist()) <= ids
-        assert torch.isfinite(torch.as_tensor(out["image"])).all()
-
-
-@pytest.mark.parametrize("name", ["noise", "blur", "contrast"])
-def test_changes_of_grey_values_leave_the_mask_alone(patch, name):
-    out = augment(1, patch, **{name: 1.0})
-    assert torch.equal(torch.as_tensor(out["label"]), patch["label"])
-    assert not torch.equal(torch.as_tensor(out["image"]), patch["image"])
-
-
-@pytest.mark.parametrize("value", [0.0, 1.0])
-def test_a_patch_of_one_grey_value_survives_every_change(value):
-    flat = {"image": torch.full((1, *PATCH), value), "label": torch.zeros((1, *PATCH), dtype=torch.uint8)}
-    for seed in range(5):
-        out = augment(seed, flat, affine=1, blur=1, contrast=1, noise=1)
-        assert torch.isfinite(torch.as_tensor(out["image"])).all()
-
-
-def test_the_sampler_repeats_itself_with_the_same_random_state():
-    sampler = patch_sampler(parse_config({"network": {"channels": [4, 8]}, "sampling": {"patch_voxels": [8, 10, 12]}}))
-    case = prepared((9, 11, 14))
-
-    def drawn(seed):
-        sampler.set_random_state(seed=seed)
-        return torch.as_tensor(sampler(case)["image"])
-
-    assert torch.equal(drawn(4), drawn(4))
-    assert not torch.equal(drawn(4), drawn(5))
-
-
-def test_a_patch_may_reach_beyond_the_scan_by_the_margin_and_no_further():
-    shape, patch, margin = (20, 21, 30), (16, 16, 16), (0, 0, 5)
-    sampling = SamplingConfig(patch_voxels=patch, margin_voxels=margin)
-    numbers = np.arange(1, np.prod(shape) + 1, dtype=np.float32).reshape(shape)
-    framed = np.pad(numbers, [(size, size) for size in margin])
-    # Every voxel of the scan can be the centre; numbers above 2048 do not fit into float16.
-    grid = Geometry(shape, np.eye(4))
-    case = PreparedCase.of("x", numbers[None], np.ones((1, *shape), np.uint8), grid, grid)
-    rand_patch = RandPatch(sampling)
-    reached = set()
-    for seed in range(300):
-        image = rand_patch.set_random_state(seed=seed)(case)["image"].numpy()[0]
-        filled = np.argwhere(image)
-        inside = image[tuple(filled[0])] - 1
-        start = np.array(np.unravel_index(int(inside), shape)) + margin - filled[0]
-        i, j, k = start
-        assert np.array_equal(image, framed[i : i + 16, j : j + 16, k : k + 16])
-        reached.add(int(k))
-    assert min(reached) == 0
-    assert max(reached) == 30 + 2 * 5 - 16
+    assert ready.megabytes == pytest.approx(ready.label.size * 3 / 1e6)

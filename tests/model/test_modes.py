@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 import verse3d
 from tests.scans import PIR, spine
@@ -15,6 +14,8 @@ from verse3d.core.labels import label_scheme
 from verse3d.core.runtime import choose_precision
 from verse3d.core.volume import read_geometry, read_image, read_labels
 from verse3d.data.patches import PatchDataset
+from verse3d.data.samples.augment import Augment
+from verse3d.data.samples.packing import PackedBatch
 from verse3d.data.transforms import PreparedCase
 from verse3d.inference.predictor import Predictor
 from verse3d.model.checkpoint import Checkpoint, load_checkpoint, load_weights, save_checkpoint
@@ -49,8 +50,9 @@ def grid(shape) -> Geometry:
 
 def a_batch(mode, config, shape=(13, 17, 19)) -> dict[str, torch.Tensor]:
     case = prepared(shape, config.labels.scheme)
-    (batch,) = DataLoader(PatchDataset([case], mode.sampler(config), length=2, seed=0), batch_size=2)
-    return batch
+    cut = mode.cut(config)
+    boxes = list(PatchDataset([case], cut, length=2, seed=0).epoch(1))
+    return Augment(cut.size)(PackedBatch.of(boxes).on(torch.device("cpu")))
 
 
 def prepared(shape, scheme) -> PreparedCase:

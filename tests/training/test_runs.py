@@ -26,7 +26,7 @@ from verse3d.inference.predict import predict_cases
 from verse3d.model import checkpoint as checkpoints
 from verse3d.model.checkpoint import load_checkpoint
 from verse3d.report.evaluation import evaluate_folder
-from verse3d.training import engines
+from verse3d.training import handlers, launch
 from verse3d.training.fit import fit
 from verse3d.training.runfolder import resume_folder, start_folder
 from verse3d.training.session import FitOptions
@@ -42,9 +42,12 @@ COLUMNS = [
     "lr",
     "grad_norm",
     "patches_per_s",
+    "waiting_share",
     "minutes",
     "validation_dice",
 ]
+TIMES = ("minutes", "patches_per_s", "waiting_share", "validation_minutes", "last_validation_minutes")
+"""What differs between two runs that are the same."""
 
 
 def train(index, out, config=None, **options):
@@ -66,7 +69,7 @@ def assert_same(one, other, place=""):
     if isinstance(one, dict):
         assert one.keys() == other.keys(), place
         for key in one:
-            if key not in ("minutes", "patches_per_s", "sha256"):
+            if key not in TIMES:
                 assert_same(one[key], other[key], f"{place}.{key}")
     elif isinstance(one, list | tuple):
         assert len(one) == len(other), place
@@ -81,9 +84,8 @@ def assert_same(one, other, place=""):
 def assert_same_run(one, other):
     for name in ("last.pt", "best.pt"):
         assert_same(load(one / name), load(other / name), name)
-    times = ("minutes", "patches_per_s")
     for a, b in zip(rows(one), rows(other), strict=True):
-        assert {k: v for k, v in a.items() if k not in times} == {k: v for k, v in b.items() if k not in times}
+        assert {k: v for k, v in a.items() if k not in TIMES} == {k: v for k, v in b.items() if k not in TIMES}
 
 
 @dataclass
@@ -119,8 +121,8 @@ def plain(dataset, tmp_path_factory):
 class TestAFinishedRun:
     def test_has_all_the_files(self, finished):
         names = {path.name for path in finished.iterdir()}
-        expected = {"last.pt", "best.pt", "config.yaml", "history.csv", "log.txt", "cases.jsonl", "tensorboard"}
-        assert names == expected
+        files = {"last.pt", "best.pt", "config.yaml", "history.csv", "log.txt", "cases.jsonl", "store.txt"}
+        assert names == files | {"tensorboard"}
 
     def test_has_checkpoints_of_plain_data_that_describe_themselves(self, finished):
         for name in ("last.pt", "best.pt"):
@@ -316,7 +318,7 @@ def test_a_run_interrupted_twice_and_with_a_running_mean_is_resumed_to_the_same_
 def test_a_run_interrupted_during_a_validation_says_what_is_on_disk_and_is_resumed(dataset, tmp_path, monkeypatch):
     config = tiny_config(**DROPOUT)
     train(dataset, tmp_path / "whole", config)
-    validate, calls = engines.validate, []
+    validate, calls = handlers.validate, []
 
     def interrupted(*arguments):
         calls.append(arguments)
@@ -324,7 +326,7 @@ def test_a_run_interrupted_during_a_validation_says_what_is_on_disk_and_is_resum
             raise KeyboardInterrupt
         return validate(*arguments)
 
-    monkeypatch.setattr(engines, "validate", interrupted)
+    monkeypatch.setattr(handlers, "validate", interrupted)
     stopped = train(dataset, tmp_path / "parts", config)
     assert (stopped.stopped, stopped.epochs) == ("interrupted", 2)
     train(dataset, tmp_path / "parts", config, resume=True)
@@ -334,11 +336,11 @@ def test_a_run_interrupted_during_a_validation_says_what_is_on_disk_and_is_resum
 def test_every_epoch_draws_other_patches_and_a_resumed_one_those_that_were_due(dataset, tmp_path, monkeypatch):
     drawn = []
 
-    def step(learner, batch):
+    def step(learner, batch, network):
         drawn.append(batch["image"].sum().item())
-        return training_step(learner, batch)
+        return training_step(learner, batch, network)
 
-    monkeypatch.setattr(engines, "training_step", step)
+    monkeypatch.setattr(launch, "training_step", step)
     train(dataset, tmp_path / "whole")
     whole = list(drawn)
     assert len(set(whole)) == 8
@@ -433,12 +435,12 @@ def test_overwriting_a_run_leaves_nothing_of_it(dataset, tmp_path):
 def test_a_loss_or_gradient_that_is_no_number_stops_with_a_clear_message(dataset, tmp_path, monkeypatch, sick, value):
     steps = []
 
-    def step(learner, batch):
-        result = training_step(learner, batch)
+    def step(learner, batch, network):
+        result = training_step(learner, batch, network)
         steps.append(result)
-        return replace(result, **{sick: value}) if len(steps) == 6 else result
+        return replace(result, **{sick: torch.tensor(value)}) if len(steps) == 6 else result
 
-    monkeypatch.setattr(engines, "training_step", step)
+    monkeypatch.setattr(launch, "training_step", step)
     with pytest.raises(TrainingError, match=rf"became {value} in epoch 3, step 6") as caught:
         train(dataset, tmp_path)
     assert "--resume" in caught.value.hint
@@ -456,7 +458,7 @@ def test_with_a_loss_scaler_an_infinite_gradient_is_only_a_skipped_step(dataset,
     monkeypatch.setattr(torch.amp.GradScaler, "unscale_", lambda *_: None)
     monkeypatch.setattr(torch.amp.GradScaler, "step", lambda _, optimizer: optimizer.step())
     monkeypatch.setattr(torch.amp.GradScaler, "update", lambda _: None)
-    monkeypatch.setattr(engines, "training_step", lambda learner, batch: StepResult(0.5, math.inf, 0.1))
+    monkeypatch.setattr(launch, "training_step", lambda *_: StepResult(torch.tensor(0.5), torch.tensor(math.inf), 0.1))
     assert train(dataset, tmp_path, tiny_config(optim={"epochs": 1})).stopped == "finished"
 
 
@@ -614,7 +616,6 @@ def test_progress_tells_every_batch_of_the_whole_schedule(dataset, tmp_path):
     train(dataset, tmp_path, progress=lambda *call: heard.append(call))
     batches = [(done, total) for what, done, total in heard if what.startswith("epoch")]
     assert batches == [(done, 8) for done in range(1, 9)]
-    assert ("loading training cases", 3, 3) in heard
     assert no_progress("nothing", 0, 0) is None
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from verse3d.api.journey import DemoResult, demo
     from verse3d.api.models import LABEL_FILE, evaluate, predict, train
     from verse3d.api.pictures import LookResult, StatsResult, look, stats
+    from verse3d.api.preparing import prepare, prepared, prune
     from verse3d.api.slicing import slices
 
 __all__ = [
@@ -35,6 +36,9 @@ __all__ = [
     "look",
     "phantom",
     "predict",
+    "prepare",
+    "prepared",
+    "prune",
     "slices",
     "stats",
     "train",
@@ -43,6 +47,7 @@ _HOME = {
     **dict.fromkeys(("check", "convert", "download", "index", "phantom"), "data"),
     **dict.fromkeys(("LookResult", "StatsResult", "look", "stats"), "pictures"),
     **dict.fromkeys(("LABEL_FILE", "evaluate", "predict", "train"), "models"),
+    **dict.fromkeys(("prepare", "prepared", "prune"), "preparing"),
     **dict.fromkeys(("DemoResult", "demo"), "journey"),
     **dict.fromkeys(("ExportResult", "export"), "exporting"),
     "compare": "comparison",

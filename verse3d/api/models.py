@@ -18,6 +18,7 @@ from verse3d.data.cases import Case, CaseIndex, Split
 from verse3d.data.layouts import load_cases
 from verse3d.data.merge import merge_series
 from verse3d.data.roles import scan_name
+from verse3d.data.samples.store import store_beside
 from verse3d.data.splits import hold_out_fold, split_by_subject
 from verse3d.inference.backends import BackendName
 from verse3d.inference.members import described, models_sha256, open_predictor
@@ -30,7 +31,7 @@ from verse3d.report.itksnap import write_label_description
 from verse3d.report.pictures import draw_evaluation
 from verse3d.report.planes import display_centre_mm
 from verse3d.training.fit import FitResult, fit
-from verse3d.training.runfolder import find_run
+from verse3d.training.runfolder import RunFolder, find_run
 from verse3d.training.session import FitOptions
 
 LABEL_FILE = "itksnap_labels.txt"
@@ -48,6 +49,7 @@ def train(
     max_minutes: float | None = None,
     max_epochs: int | None = None,
     fold: int | None = None,
+    store: PathOrText | None = None,
     device: DeviceName = "auto",
     progress: Progress = no_progress,
 ) -> FitResult:
@@ -64,12 +66,15 @@ def train(
         max_minutes: stop after the first epoch that ends later.
         max_epochs: stop after this epoch of the schedule.
         fold: validate on this fold of the index and train on the others (see ``index(folds=...)``).
+        store: folder of prepared cases, which is filled as needed; None for ``cases.store`` beside ``cases.jsonl``, or
+            the one that the run to resume has used.
         device: where to train.
         progress: told about every batch.
 
     Raises:
         ConfigError: the config holds mistakes (all are listed), or contradicts the run to resume.
         DataError: no training case can be used, the index lacks the fold, or the folder holds a run already.
+        OutputError: the run folder or the store cannot be written to, or the disk is too small for the store.
         TrainingError: the loss is no longer a number.
     """
     if resume and overwrite:
@@ -83,9 +88,17 @@ def train(
         max_epochs=max_epochs,
         paint=_paint,
         progress=progress,
+        store=_store(Path(data), Path(out), store, resume=resume),
     )
     cases = divided(Path(data), settings.runtime.seed)
     return fit(settings, cases if fold is None else hold_out_fold(cases, fold), Path(out), options)
+
+
+def _store(data: Path, out: Path, store: PathOrText | None, *, resume: bool) -> Path | None:
+    """The folder of prepared cases; None for the one that a run has noted."""
+    if store is not None:
+        return Path(store)
+    return None if resume and RunFolder(out).store_note.is_file() else store_beside(data)
 
 
 def divided(data: Path, seed: int) -> CaseIndex:

@@ -40,6 +40,7 @@ def train(
     ] = None,
     max_epochs: Annotated[int | None, typer.Option(min=1, help="Stop after this epoch of the schedule.")] = None,
     fold: Annotated[int | None, typer.Option(help="Validate on this fold of the index, train on the others.")] = None,
+    store: Annotated[Path | None, typer.Option(help="Folder for prepared cases; else beside --data.")] = None,
     device: DeviceOption = Device.auto,
 ) -> None:
     """Train a network, e.g. [bold]verse3d train --data cases.jsonl --out runs/a[/]."""
@@ -57,6 +58,7 @@ def train(
             max_minutes=max_minutes,
             max_epochs=max_epochs,
             fold=fold,
+            store=store,
             device=device.value,
             progress=progress,
         )

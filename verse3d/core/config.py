@@ -15,17 +15,18 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
     field_validator,
 )
 
+from verse3d.core.augmenting import NO_AUGMENTATION, AugmentConfig
 from verse3d.core.errors import ConfigError, DataError
 from verse3d.core.files import is_file
 from verse3d.core.labels import SchemeName
 from verse3d.core.readers import read_text
+from verse3d.core.section import Section as _Section
 from verse3d.core.wording import brief, clipped
 from verse3d.core.yaml12 import MAX_CHARACTERS, MAX_DEPTH, parse_yaml
 
@@ -69,20 +70,6 @@ PlaneName = Literal["sagittal", "coronal", "axial", "as-stored"]
 
 _NotNegative = Annotated[int, Field(ge=0, le=1024)]
 Margin = Annotated[tuple[_NotNegative, _NotNegative, _NotNegative], BeforeValidator(_same_for_all_axes)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - whatever YAML can hold
-        """Keep pydantic from taking ``true`` for 1 where a number is wanted."""
-        if cls.model_fields[str(info.field_name)].annotation is bool:
-            return value
-        if isinstance(value, list):
-            return [str(item).lower() if isinstance(item, bool) else item for item in value]
-        return str(value).lower() if isinstance(value, bool) else value
 
 
 class LabelsConfig(_Section):
@@ -154,18 +141,6 @@ class SamplingConfig(_Section):
     so it can tell a vertebra that the field of view cuts, which VerSe leaves unlabelled, from a whole one."""
 
 
-class AugmentConfig(_Section):
-    """Random changes to training patches. There is no up-down mirror: it would turn L5 into C1."""
-
-    mirror_left_right: Fraction = 0.5
-    affine: Fraction = 0.3
-    rotate_degrees: Annotated[float, Field(ge=0.0, le=90.0)] = 15.0
-    scale_fraction: Annotated[float, Field(ge=0.0, lt=0.9)] = 0.15
-    noise: Fraction = 0.2
-    blur: Fraction = 0.15
-    contrast: Fraction = 0.3
-
-
 class OptimConfig(_Section):
     """The optimizer, and how its rate changes after a linear warm-up: half a cosine to zero, or whenever the
     validation no longer improves."""
@@ -193,14 +168,25 @@ class RuntimeConfig(_Section):
 
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
-    workers: Annotated[int, Field(ge=0, le=1024)] = 0
-    """Processes that prepare patches; 0 prepares them in the training process."""
+    workers: Literal["auto"] | Annotated[int, Field(ge=0, le=1024)] = "auto"
+    """Processes that read patches; 0 reads them in the training process. ``auto`` chooses by the machine's cores."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Whether ``torch.compile`` makes kernels for this network; ``on`` is an error where it cannot."""
+    cuda_graph: Literal["auto", "on", "off"] = "auto"
+    """Whether a step is recorded once on a GPU and then launched as a whole; ``on`` is an error where it cannot."""
+    deterministic: bool = False
+    """Whether everything is planned in iterations, never in seconds, and the GPU may use repeatable kernels only."""
 
 
 class ValidationConfig(_Section):
     """The loss on patches of the validation scans after every epoch, and whole scans on their source grids."""
 
     every_epochs: Annotated[int, Field(ge=1)] = 5
+    """Whole scans are segmented and scored after every so many epochs, or less often: see ``time_share``."""
+    time_share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
+    """Largest share of the time that whole scans may take; if they took more, some validations are left out (never
+    cases, and never the last one). 1 leaves none out; nor does a run that is ``runtime.deterministic``, or whose rate
+    follows the validation."""
     loss_batches: Annotated[int, Field(ge=0, le=100_000)] = 8
     """Batches of unchanging patches without augmentation that the loss is measured on after every epoch."""
     pictures: Annotated[int, Field(ge=0)] = 2
@@ -242,6 +228,11 @@ class Config(_Section):
     def to_yaml(self) -> str:
         """The complete configuration as YAML."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False, default_flow_style=None)
+
+
+def without_augmentation(config: Config) -> Config:
+    """The config with every probability of ``augment`` at 0."""
+    return config.model_copy(update={"augment": NO_AUGMENTATION})
 
 
 def parse_config(values: Mapping[str, Any], *, source: str = "config") -> Config:

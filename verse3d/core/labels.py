@@ -74,6 +74,19 @@ def unknown_ids(ids: Iterable[int]) -> list[int]:
     return sorted({int(label) for label in ids} - VERSE_IDS - {0})
 
 
+def require_known_ids(ids: Iterable[int]) -> None:
+    """Check the ids of a mask.
+
+    Raises:
+        DataError: an id is neither 0 nor a vertebra of VerSe.
+    """
+    if unknown := unknown_ids(ids):
+        raise DataError(
+            f"mask holds unknown label ids {unknown}; VerSe uses 1-25 and 28 (no sacrum 26, no coccyx 27)",
+            hint="set those voxels to 0 or to the right vertebra",
+        )
+
+
 @dataclass(frozen=True)
 class LabelScheme:
     """What a network tells apart, and how its contiguous ids 0..n map to the ids written into masks.
@@ -97,11 +110,7 @@ class LabelScheme:
         Raises:
             DataError: an id is neither 0 nor a vertebra of VerSe.
         """
-        if unknown := unknown_ids(present_ids(ids)):
-            raise DataError(
-                f"mask holds unknown label ids {unknown}; VerSe uses 1-25 and 28 (no sacrum 26, no coccyx 27)",
-                hint="set those voxels to 0 or to the right vertebra",
-            )
+        require_known_ids(present_ids(ids))
         return _looked_up(self._table_network_from_verse(), ids)
 
     def file_from_network(self, ids: NDArray[np.integer]) -> NDArray[np.uint8]:

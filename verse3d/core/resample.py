@@ -43,18 +43,25 @@ def resample_linear(array: NDArray[Any], source: Geometry, target: Geometry) -> 
 
 
 def resample_finished(
-    array: NDArray[Any], source: Geometry, target: Geometry, dtype: DTypeLike, finish: Finish
+    array: NDArray[Any],
+    source: Geometry,
+    target: Geometry,
+    dtype: DTypeLike,
+    finish: Finish,
+    *,
+    part: Box | None = None,
 ) -> NDArray[Any]:
     """As ``resample_linear``, but each plane passes through ``finish`` and is stored as ``dtype``.
 
     No volume of float32 is held. ``finish`` gets planes of any orientation and must treat each voxel by itself.
+    Of the target only the box ``part`` is made, if it is given: its values are those of the whole.
 
     Raises:
         GeometryError: as for ``resample_linear``.
     """
-    view, axes = aligned(array, source, target)
+    view, axes = _aligned_part(array, source, target, part)
     order = slowest_first(view)
-    result: NDArray[Any] = np.empty([target.shape[axis] for axis in order], dtype).transpose(np.argsort(order))
+    result: NDArray[Any] = np.empty([axes[axis].size for axis in order], dtype).transpose(np.argsort(order))
     in_ranges(lambda start, stop: _interpolate(view, axes, result, finish, slice(start, stop)), result.shape[order[0]])
     return result
 
@@ -102,27 +109,45 @@ def resample_above(
     return mask.T
 
 
-def resample_vote(array: NDArray[np.uint8], source: Geometry, target: Geometry) -> NDArray[np.uint8]:
+def resample_vote(
+    array: NDArray[np.uint8], source: Geometry, target: Geometry, *, part: Box | None = None, undecided: int = 0
+) -> NDArray[np.uint8]:
     """Label maps by "linear vote": each label's mask is interpolated linearly and the largest share wins.
 
     Smoother than the nearest voxel when the grids differ, and never invents a label. Equal shares go to the lower id.
     Works tile by tile, and there label by label inside its bounding box. The result lies in memory as in a NIfTI file
     (the first axis runs fastest).
 
+    Args:
+        array: ids on ``source``.
+        source: their grid.
+        target: the grid of the result.
+        part: the box of the target to make; None for all of it.
+        undecided: id for voxels where the labels together outweigh the background and none does by itself, e.g.
+            shares of .3, .3 and .4. With it the vote on "any label or none" can be read off the result, too.
+
     Raises:
         GeometryError: as for ``resample_linear``.
     """
-    view, axes = aligned(array, source, target)
-    best = np.zeros(target.shape[::-1], np.uint8)
+    view, axes = _aligned_part(array, source, target, part)
+    best = np.zeros([axis.size for axis in axes[::-1]], np.uint8)
 
     def fill(tile: Box) -> None:
         ready = _around(view.T, axes[::-1], tile, lambda near: near > 0)
         if ready is not None:
             near, maps, box = ready
-            _vote(near, maps, best[tile][box])
+            _vote(near, maps, best[tile][box], undecided)
 
     _in_tiles(fill, best.shape)
     return best.T
+
+
+def _aligned_part(
+    array: NDArray[Any], source: Geometry, target: Geometry, part: Box | None
+) -> tuple[NDArray[Any], list[AxisMap]]:
+    """As ``aligned``, with the maps of a box of the target."""
+    view, axes = aligned(array, source, target)
+    return view, axes if part is None else [axis.part(span) for axis, span in zip(axes, part, strict=True)]
 
 
 def _in_tiles(work: Callable[[Box], None], shape: tuple[int, ...]) -> None:
@@ -179,7 +204,7 @@ def _interpolate(view: NDArray[Any], maps: Sequence[AxisMap], out: NDArray[Any],
         goal[row] = finish(between)
 
 
-def _vote(near: NDArray[np.uint8], maps: Sequence[AxisMap], best: NDArray[np.uint8]) -> None:
+def _vote(near: NDArray[np.uint8], maps: Sequence[AxisMap], best: NDArray[np.uint8], undecided: int) -> None:
     """Fill ``best`` (all 0) with the labels of ``near`` carried over by ``maps``."""
     near = np.ascontiguousarray(near)
     share_of_best = np.zeros(best.shape, np.float32)
@@ -194,7 +219,11 @@ def _vote(near: NDArray[np.uint8], maps: Sequence[AxisMap], best: NDArray[np.uin
         np.copyto(share_of_best[box], share, where=wins)
         share_of_background[box] -= share
     share_of_background += _SHARE_TOLERANCE
-    best[share_of_best <= share_of_background] = 0
+    none_wins = share_of_best <= share_of_background
+    best[none_wins] = 0
+    if undecided:
+        # All labels together hold 1 - background, so they outweigh it below one half.
+        best[none_wins & (2 * share_of_background < 1 + _SHARE_TOLERANCE)] = undecided
 
 
 def _label_boxes(view: NDArray[np.uint8]) -> Sequence[Box | None]:

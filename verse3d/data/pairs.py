@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -96,15 +97,20 @@ def require_same_grid(image: Volume, mask: Volume) -> None:
     Raises:
         GeometryError: the shapes differ, or some corner lies more than 0.1 mm away.
     """
-    if image.geometry.shape != mask.geometry.shape:
+    require_same_geometry(image.geometry, mask.geometry, image.path, mask.path)
+
+
+def require_same_geometry(image: Geometry, mask: Geometry, image_path: Path, mask_path: Path) -> None:
+    """As ``require_same_grid``, before the voxels of both are read."""
+    if image.shape != mask.shape:
         raise GeometryError(
-            f"{mask.path} has shape {mask.geometry.shape}, its scan {image.path} has {image.geometry.shape}",
+            f"{mask_path} has shape {mask.shape}, its scan {image_path} has {image.shape}",
             hint="the mask belongs to another grid: export it again on the scan's grid",
         )
-    distance = image.geometry.distance_mm(mask.geometry)
+    distance = image.distance_mm(mask)
     if distance > SAME_GRID_TOLERANCE_MM:
         raise GeometryError(
-            f"{mask.path} lies up to {distance:.1f} mm away from its scan {image.path}: "
-            f"axes {''.join(mask.geometry.axis_codes)} against {''.join(image.geometry.axis_codes)}",
+            f"{mask_path} lies up to {distance:.1f} mm away from its scan {image_path}: "
+            f"axes {''.join(mask.axis_codes)} against {''.join(image.axis_codes)}",
             hint="the headers disagree; find out which one is right before training on them",
         )

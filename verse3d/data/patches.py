@@ -1,51 +1,94 @@
-"""An epoch of random patches whose every draw is a function of (seed, epoch, position), so that runs can be resumed."""
+"""A run's endless sequence of samples. Each is a function of (seed, epoch, position), so that runs can be resumed and
+any number of worker processes and ranks draws the same.
+"""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
-import torch
-from monai.data import MetaTensor
-from monai.transforms import Compose
-from torch.utils.data import Dataset
+from numpy.typing import NDArray
+from torch.utils.data import Dataset, Sampler
 
-from verse3d.data.transforms import PreparedCase
+from verse3d.data.samples.cut import Box, Cut
+from verse3d.data.samples.source import PatchSources
 
 
-class PatchDataset(Dataset[dict[str, torch.Tensor]]):
-    """Patches of prepared cases; every case is drawn equally often, in an order that changes with the epoch.
+class Place(NamedTuple):
+    """Of a sample in a run: the position counts the samples of an epoch, from 0."""
+
+    epoch: int
+    position: int
+
+
+class PatchDataset(Dataset[Box]):
+    """Boxes of the samples of a run; every case is drawn equally often, in an order that changes with the epoch.
 
     Args:
         cases: at least one.
-        sampler: ``PreparedCase`` -> ``{"image": (1, ...), "label": (1, ...)}``, with ``set_random_state``.
-        length: patches per epoch.
+        cut: of the mode.
+        length: samples per epoch.
         seed: the run's seed.
     """
 
-    def __init__(self, cases: Sequence[PreparedCase], sampler: Compose, *, length: int, seed: int) -> None:
-        self._cases = cases
-        self._sampler = sampler
+    def __init__(self, cases: PatchSources, cut: Cut, *, length: int, seed: int) -> None:
+        self.cases = cases
+        self._cut = cut
         self._length = length
         self._seed = seed
-        self.set_epoch(0)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that is drawn from now on."""
-        self._epoch = epoch
-        draw = np.random.default_rng((self._seed, epoch))
-        rounds = -(-self._length // len(self._cases))
-        self._order = np.concatenate([draw.permutation(len(self._cases)) for _ in range(rounds)])
 
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
+    def __getitem__(self, place: Place) -> Box:
+        epoch, position = place
         if not 0 <= position < self._length:
             raise IndexError(position)
-        entropy = np.random.SeedSequence((self._seed, self._epoch, position)).generate_state(1)
-        self._sampler.set_random_state(seed=int(entropy[0]))
-        return {key: _plain(value) for key, value in self._sampler(self._cases[self._order[position]]).items()}
+        entropy = np.random.SeedSequence((self._seed, epoch, position)).generate_state(4)
+        case = self.cases[int(_order(self._seed, epoch, self._length, len(self.cases))[position])]
+        return self._cut(case, np.random.RandomState(entropy))
+
+    def case_order(self, epoch: int) -> list[int]:
+        """All cases by when the epoch first wants them; those that it does not want come last."""
+        wanted = _order(self._seed, epoch, self._length, len(self.cases)).tolist()
+        return list(dict.fromkeys([*wanted[: self._length], *range(len(self.cases))]))
+
+    def epoch(self, number: int) -> Iterator[Box]:
+        """All boxes of an epoch, in order."""
+        return (self[Place(number, position)] for position in range(self._length))
 
 
-def _plain(value: Any) -> torch.Tensor:  # noqa: ANN401 - MONAI's transforms are untyped
-    return value.as_tensor() if isinstance(value, MetaTensor) else torch.as_tensor(value)
+@lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, length: int, cases: int) -> NDArray[np.int_]:
+    """The case of every position: permutation after permutation of all cases."""
+    draw = np.random.default_rng((seed, epoch))
+    return np.concatenate([draw.permutation(cases) for _ in range(-(-length // cases))])
+
+
+class BatchStream(Sampler[list[Place]]):
+    """The places of one batch after the other, epoch after epoch, without end: workers need not be started again.
+
+    Args:
+        length: samples per epoch, a multiple of ``batch_size``.
+        batch_size: of all ranks together.
+        epoch: where to begin, counted from 1 ...
+        step: ... after so many batches of it.
+        rank: takes each ``ranks``-th sample of a batch, from this one on.
+        ranks: that share a batch.
+    """
+
+    def __init__(
+        self, *, length: int, batch_size: int, epoch: int = 1, step: int = 0, rank: int = 0, ranks: int = 1
+    ) -> None:
+        self._length, self._batch_size = length, batch_size
+        self._epoch, self._step = epoch, step
+        self._rank, self._ranks = rank, ranks
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        epoch, first = self._epoch, self._step * self._batch_size
+        while True:
+            while first < self._length:
+                positions = range(first + self._rank, first + self._batch_size, self._ranks)
+                yield [Place(epoch, position) for position in positions]
+                first += self._batch_size
+            epoch, first = epoch + 1, 0

@@ -3,18 +3,17 @@
 The PNG files, the training samples and the slices shown at prediction all come from ``grey_slice`` and ``label_slice``.
 """
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import torch
-from monai.transforms import Compose, Randomizable, Transform
 from numpy.typing import NDArray
 
 from verse3d.core.config import Config, PlaneName
-from verse3d.core.geometry import Geometry
-from verse3d.data.transforms import PreparedCase, augmentation, draw_centre
+from verse3d.core.geometry import Geometry, Shape
+from verse3d.data.samples.cut import Box
+from verse3d.data.samples.draws import ChangeDraws
+from verse3d.data.samples.source import PatchSource
 
 AXIS_OF_PLANE: dict[PlaneName, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
 """The axis of the network grid (right, anterior, superior) that runs across the slices of a plane."""
@@ -67,11 +66,18 @@ def turned(volume: NDArray[Any], axis: int) -> NDArray[Any]:
 def slice_stack(
     volume: NDArray[np.floating], axis: int, index: int, *, neighbours: int, size: tuple[int, int]
 ) -> NDArray[np.float32]:
+    """``grey_stack`` as the network sees it: 0 ... 1."""
+    return grey_values(grey_stack(volume, axis, index, neighbours=neighbours, size=size))
+
+
+def grey_stack(
+    volume: NDArray[np.floating], axis: int, index: int, *, neighbours: int, size: tuple[int, int]
+) -> NDArray[np.uint8]:
     """A slice between its neighbours, (2 x neighbours + 1, rows, columns); beyond the ends the last one is repeated."""
     last = volume.shape[axis] - 1
     indices = np.clip(range(index - neighbours, index + neighbours + 1), 0, last).tolist()
     pictures = {one: grey_slice(volume, axis, one, size) for one in set(indices)}
-    return grey_values(np.stack([pictures[one] for one in indices]))
+    return np.stack([pictures[one] for one in indices])
 
 
 @lru_cache(maxsize=64)
@@ -87,8 +93,8 @@ def _nearest(old: int, new: int) -> NDArray[np.intp]:
     return np.minimum(((np.arange(new) + 0.5) * (old / new)).astype(np.intp), old - 1)
 
 
-class RandSlice(Randomizable, Transform):
-    """Cut a random slice, with its neighbours, out of a ``PreparedCase``.
+class SliceCut:
+    """Random slices of a case, with their neighbours, as 8-bit pictures.
 
     ``sampling.foreground_fraction`` of the slices go through a random labelled voxel, the others through an unlabelled
     one: at 0 nearly all slices are drawn alike. Left and right are mirrored with ``augment.mirror_left_right``.
@@ -97,29 +103,42 @@ class RandSlice(Randomizable, Transform):
     def __init__(self, config: Config) -> None:
         self.slices = config.slices
         self.foreground_fraction = config.sampling.foreground_fraction
-        self.mirror_left_right = config.augment.mirror_left_right
+        self.augment = config.augment
+        self.spacing_mm = config.grid.spacing_mm
 
-    def __call__(self, data: PreparedCase) -> dict[str, torch.Tensor]:
-        """``{"image": (2 x neighbours + 1, *size) float32, "label": (1, *size) uint8}``."""
-        axis = slice_axis(self.slices.plane, data.source)
-        index = int(draw_centre(data, self.foreground_fraction, self.R)[axis])
-        mirrored = self.R.random_sample() < self.mirror_left_right
-        image, label = cut_slice(data, axis, index, neighbours=self.slices.neighbours, size=self.slices.size_pixels)
+    @property
+    def size(self) -> tuple[int, ...]:
+        """See ``Cut``."""
+        return self.slices.size_pixels
+
+    def __call__(self, source: PatchSource, random: np.random.RandomState) -> Box:
+        """See ``Cut``: image (2 x neighbours + 1, *size) uint8, which is all of the slice."""
+        axis = slice_axis(self.slices.plane, source.source)
+        index = int(source.draw_centre(self.foreground_fraction, random)[axis])
+        mirrored = random.random_sample() < self.augment.mirror_left_right
+        image, label = cut_slice(source, axis, index, neighbours=self.slices.neighbours, size=self.slices.size_pixels)
         if mirrored:  # across sagittal slices left and right are neighbours, else columns
             image = np.flip(image, 0 if axis == _LEFT_RIGHT else 2)
             label = label if axis == _LEFT_RIGHT else np.flip(label, 2)
-        return {"image": torch.from_numpy(image.copy()), "label": torch.from_numpy(label.copy())}
+        rows, columns = self.size
+        changes = ChangeDraws(self.augment, self._pixel_mm(source.geometry.shape, axis), mirrors=False)
+        return Box(image, label, ((rows - 1) / 2, (columns - 1) / 2), changes.draw(random))
+
+    def _pixel_mm(self, shape: Shape, axis: int) -> tuple[float, float]:
+        """Height and width of a pixel: the slice was stretched."""
+        across, down = (other for other in range(3) if other != axis)
+        rows, columns = self.size
+        return self.spacing_mm[down] * shape[down] / rows, self.spacing_mm[across] * shape[across] / columns
 
 
 def cut_slice(
-    case: PreparedCase, axis: int, index: int, *, neighbours: int, size: Sequence[int]
-) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """A slice as it is trained on: grey (2 x neighbours + 1, rows, columns) 0 ... 1, ids (1, rows, columns)."""
-    rows, columns = size
-    image = slice_stack(case.image[0], axis, index, neighbours=neighbours, size=(rows, columns))
-    return image, label_slice(case.label[0], axis, index, (rows, columns))[None]
-
-
-def slice_sampler(config: Config) -> Compose:
-    """``PreparedCase`` -> augmented ``{"image": (2 x neighbours + 1, *size) float32, "label": (1, *size) uint8}``."""
-    return Compose([RandSlice(config), augmentation(config.augment, spatial_dims=2)])
+    source: PatchSource, axis: int, index: int, *, neighbours: int, size: tuple[int, int]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """A slice as it is trained on: grey (2 x neighbours + 1, rows, columns) 0 ... 255, ids (1, rows, columns)."""
+    shape = source.geometry.shape
+    first, last = max(0, index - neighbours), min(shape[axis] - 1, index + neighbours)
+    start, depth = [0, 0, 0], list(shape)
+    start[axis], depth[axis] = first, last + 1 - first
+    image, label = source.read((start[0], start[1], start[2]), (depth[0], depth[1], depth[2]))
+    pictures = grey_stack(image, axis, index - first, neighbours=neighbours, size=size)
+    return pictures, label_slice(label, axis, index - first, size)[None]

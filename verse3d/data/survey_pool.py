@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from threading import Event
 from typing import Any
 
 _SPAWN = multiprocessing.get_context("spawn")
 """New processes start empty: a copy of this one could inherit locks that threads (of PyTorch, say) hold."""
+
+_LOOK_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,9 @@ def each_here(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[
         yield number, _outcome(function, item)
 
 
-def each_in_processes(function: Callable[[Any], Any], items: Sequence[Any], workers: int) -> Iterator[tuple[int, Any]]:
+def each_in_processes(
+    function: Callable[[Any], Any], items: Sequence[Any], workers: int, stop: Event | None = None
+) -> Iterator[tuple[int, Any]]:
     """The same in ``workers`` processes, in the order in which they finish.
 
     All processes are ended when the iterator is closed, exhausted or interrupted.
@@ -53,6 +58,7 @@ def each_in_processes(function: Callable[[Any], Any], items: Sequence[Any], work
         function: can be imported by name; what it imports is loaded in every process.
         items: can be pickled, as can the results.
         workers: how many at once.
+        stop: once it is set (by another thread) no more is done, and what is under way is given up.
 
     Raises:
         CannotStartError: a process ended before it took its first task; nothing is lost, the rest can be done here.
@@ -60,10 +66,10 @@ def each_in_processes(function: Callable[[Any], Any], items: Sequence[Any], work
     tasks = deque(range(len(items)))
     running: list[_Worker] = []
     try:
-        while tasks or any(worker.task is not None for worker in running):
+        while (tasks or any(worker.task is not None for worker in running)) and not (stop and stop.is_set()):
             while len(running) < min(workers, len(tasks) + sum(worker.task is not None for worker in running)):
                 running.append(_start(function))
-            ready = set(wait([worker.connection for worker in running]))
+            ready = set(wait([worker.connection for worker in running], _LOOK_SECONDS if stop else None))
             for worker in [worker for worker in running if worker.connection in ready]:
                 yield from _hear(worker, running)
                 if worker.ready and worker.task is None and tasks and worker in running:

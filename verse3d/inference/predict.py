@@ -26,7 +26,7 @@ from verse3d.core.runtime import peak_rss_mb
 from verse3d.core.volume import StoredVoxels, read_image, stored_voxels, write_labels
 from verse3d.data.cases import Case
 from verse3d.data.predictions import predictions_file
-from verse3d.data.transforms import network_geometry
+from verse3d.data.samples.grid import network_geometry
 from verse3d.inference.answers import Answer
 from verse3d.inference.budget import Budget
 from verse3d.inference.guards import (

@@ -3,15 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from monai.transforms import Compose
 from torch import nn
 
 from verse3d.core.config import Config, size_problems
 from verse3d.core.errors import ConfigError
 from verse3d.core.geometry import Geometry, Shape
 from verse3d.core.labels import label_scheme
-from verse3d.data.slices import slice_sampler
-from verse3d.data.transforms import patch_sampler
+from verse3d.data.samples.cut import Cut, PatchCut
+from verse3d.data.slices import SliceCut
 from verse3d.model.losses import build_loss
 from verse3d.model.networks import build_network
 from verse3d.model.tilings import SliceTiling, Tiling, WindowTiling
@@ -24,8 +23,9 @@ class Mode:
     Attributes:
         name: as in ``--mode``.
         default_config: name of the shipped config used without ``--config``.
-        sampler: config -> transform from ``PreparedCase`` to ``{"image": (n, ...), "label": (1, ...)}``. Raises
-            ``ConfigError`` if settings contradict each other in this mode.
+        cut: config -> what a worker does: from a ``PatchSource`` and a random state to a ``Box``, which ``Augment``
+            makes a sample of on the training device. Raises ``ConfigError`` if settings contradict each other in
+            this mode.
         network: config -> network from (B, n, ...) to logits (B, channels, ...).
         tiling: (config, source grid of the scan, shape of the volume on the network grid) -> the pieces that the
             network will look at, and how its answers are put together.
@@ -35,7 +35,7 @@ class Mode:
 
     name: str
     default_config: str
-    sampler: Callable[[Config], Compose]
+    cut: Callable[[Config], Cut]
     network: Callable[[Config], nn.Module]
     tiling: Callable[[Config, Geometry, Shape], Tiling]
     loss: Callable[[Config], nn.Module]
@@ -59,18 +59,18 @@ def _slice_network(config: Config) -> nn.Module:
     )
 
 
-def _single_slices(config: Config) -> Compose:
+def _single_slices(config: Config) -> Cut:
     problems = _slice_problems(config)
     if config.slices.neighbours:
         problems.append("slices.neighbours: mode 2d sees one slice at a time; --mode 2.5d sees its neighbours, too")
-    return _sampler_without(problems, config)
+    return _cut_without(problems, config)
 
 
-def _slices_between_neighbours(config: Config) -> Compose:
+def _slices_between_neighbours(config: Config) -> Cut:
     problems = _slice_problems(config)
     if not config.slices.neighbours:
         problems.append("slices.neighbours: must be at least 1 in mode 2.5d")
-    return _sampler_without(problems, config)
+    return _cut_without(problems, config)
 
 
 def _slice_problems(config: Config) -> list[str]:
@@ -82,18 +82,18 @@ def _slice_problems(config: Config) -> list[str]:
     return problems
 
 
-def _sampler_without(problems: list[str], config: Config) -> Compose:
+def _cut_without(problems: list[str], config: Config) -> Cut:
     if problems:
         raise ConfigError(
             "\n".join([f"the config does not suit --mode {config.mode}:", *(f"  - {p}" for p in problems)])
         )
-    return slice_sampler(config)
+    return SliceCut(config)
 
 
 MODES: dict[str, Mode] = {
     mode.name: mode
     for mode in (
-        Mode("3d", "unet3d", patch_sampler, _volume_network, _windows, build_loss),
+        Mode("3d", "unet3d", PatchCut, _volume_network, _windows, build_loss),
         Mode("2d", "slices2d", _single_slices, _slice_network, SliceTiling.of, build_loss),
         Mode("2.5d", "slices25d", _slices_between_neighbours, _slice_network, SliceTiling.of, build_loss),
     )
@@ -118,5 +118,5 @@ def require_suitable(config: Config) -> None:
         ConfigError: the mode is unknown, or settings do not go together in it.
     """
     mode = get_mode(config.mode)
-    mode.sampler(config)
+    mode.cut(config)
     mode.loss(config)

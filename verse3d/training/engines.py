@@ -1,22 +1,24 @@
-"""The ignite engine around our training step, and what happens after every batch and every epoch."""
+"""The ignite engine around our training step: what runs when."""
 
 import logging
-import math
 import time
 from typing import Literal
 
+import torch
 from ignite.engine import Engine, Events
 
 from verse3d.core.errors import TrainingError
 from verse3d.core.logs import logger
-from verse3d.inference.predictor import Predictor
-from verse3d.model.checkpoint import Checkpoint, save_checkpoint
-from verse3d.training.learner import best_network, learner_state
+from verse3d.data.patches import BatchStream
+from verse3d.training.feed import Feed, choose_workers
+from verse3d.training.handlers import EpochEnd, Losses
+from verse3d.training.keeping import save_epoch, save_last
+from verse3d.training.launch import Launcher, largest_batch
+from verse3d.training.learner import best_network
 from verse3d.training.monitor import Monitor
-from verse3d.training.runfolder import write_history
+from verse3d.training.readings import require_finite
 from verse3d.training.session import Session
-from verse3d.training.step import Batch, StepResult, training_step
-from verse3d.training.validate import ValidationResult, validate, validation_loss
+from verse3d.training.step import Batch, StepResult
 
 Stop = Literal["finished", "time", "epochs", "interrupted"]
 _log = logger(__name__)
@@ -31,7 +33,7 @@ def run_session(session: Session, monitor: Monitor, started: float) -> Stop:
         started: ``time.monotonic()`` of the call, for ``max_minutes``.
 
     Raises:
-        TrainingError: the loss or its gradient is no longer a number.
+        TrainingError: the loss, its gradient or a weight is no longer a number, or a batch does not fit the GPU.
         OutputError: a checkpoint cannot be written.
     """
     standing, optim = session.standing, session.config.optim
@@ -39,7 +41,7 @@ def run_session(session: Session, monitor: Monitor, started: float) -> Stop:
         _log.info("all %d epochs are done already", optim.epochs)
         return "finished"
     if standing.epoch == 0:
-        _save_last(session)  # so that even the first epoch can be interrupted
+        save_last(session)  # so that even the first epoch can be interrupted
     if session.options.max_epochs is not None and standing.epoch >= session.options.max_epochs:
         return "epochs"
     loop = _Loop(session, monitor, started)
@@ -48,26 +50,44 @@ def run_session(session: Session, monitor: Monitor, started: float) -> Stop:
         {"epoch": standing.epoch, "max_epochs": optim.epochs, "epoch_length": optim.steps_per_epoch}
     )
     try:
-        trainer.run(session.loader, max_epochs=optim.epochs, epoch_length=optim.steps_per_epoch)
+        trainer.run(loop.feed, max_epochs=optim.epochs, epoch_length=optim.steps_per_epoch)
     except KeyboardInterrupt:
         standing.restore(loop.on_disk)
         _log.warning("interrupted; go on after epoch %d with --resume", standing.epoch)
         return "interrupted"
+    finally:
+        loop.feed.close()
     return loop.stop
 
 
+def open_feed(session: Session) -> Feed:
+    """The batches of the run from its next epoch on."""
+    stream = BatchStream(
+        length=len(session.dataset),
+        batch_size=session.config.sampling.batch_size,
+        epoch=session.standing.epoch + 1,
+    )
+    device = session.learner.device
+    workers = choose_workers(session.config.runtime, device)
+    _log.info("%s", "patches are read here" if not workers else f"patches are read by {workers} processes")
+    return Feed(session.dataset, stream, session.augment, device, workers)
+
+
 class _Loop:
-    """The handlers of one session."""
+    """The handlers of one session, and what they share."""
 
     def __init__(self, session: Session, monitor: Monitor, started: float) -> None:
         self.session = session
-        self.monitor = monitor
         self.started = started
         self.minutes_before = session.standing.minutes
         self.stop: Stop = "finished"
         self.on_disk = session.standing.to_dict()
-        self.losses: list[float] = []
-        self.grad_norms: list[float] = []
+        optim = session.config.optim
+        steps_left = (optim.epochs - session.standing.epoch) * optim.steps_per_epoch
+        self.launch = Launcher(session.learner, session.config.runtime, steps_left)
+        self.feed = open_feed(session)
+        self.losses = Losses(session, monitor)
+        self.epoch_end = EpochEnd(session, monitor, self.losses)
         self.epoch_started = started
 
     def engine(self) -> Engine:
@@ -79,52 +99,40 @@ class _Loop:
         return trainer
 
     def step(self, _: Engine, batch: Batch) -> StepResult:
-        return training_step(self.session.learner, batch)
+        too_large = False
+        try:
+            result = self.launch(batch)
+        except torch.OutOfMemoryError:
+            too_large = True  # only outside of this clause are the tensors of the failed step free
+        if too_large:
+            raise _too_large(self.session, batch)
+        self.feed.bring_next()
+        return result
 
-    def start_epoch(self, engine: Engine) -> None:
-        self.session.dataset.set_epoch(engine.state.epoch)
-        self.losses, self.grad_norms = [], []
+    def start_epoch(self, _: Engine) -> None:
+        self.losses.start_epoch()
+        self.feed.waiting.take()
         self.epoch_started = time.monotonic()
 
     def after_batch(self, engine: Engine) -> None:
-        result: StepResult = engine.state.output
-        optim, step = self.session.config.optim, engine.state.iteration
-        sick = self._what_is_not_finite(result)
-        if sick:
-            raise TrainingError(
-                f"the {sick} in epoch {engine.state.epoch}, step {step} (lr {result.lr:.3g})",
-                hint="lower optim.lr or set runtime.amp to off; --resume goes on from the last whole epoch",
-            )
-        self.losses.append(result.loss)
-        self.grad_norms.append(result.grad_norm)
-        self.monitor.step(step, result)
-        what = f"epoch {engine.state.epoch}/{optim.epochs}, loss {result.loss:.3f}{self._best()}"
-        self.session.options.progress(what, step, optim.epochs * optim.steps_per_epoch)
-
-    def _what_is_not_finite(self, result: StepResult) -> str:
-        if not math.isfinite(result.loss):
-            return f"loss became {result.loss}"
-        # The scaler of fp16 skips such steps; without one they have spoilt the weights.
-        if not math.isfinite(result.grad_norm) and not self.session.learner.scaler.is_enabled():
-            return f"length of the gradient became {result.grad_norm}"
-        return ""
-
-    def _best(self) -> str:
-        best = self.session.standing.best_dice
-        return "" if math.isnan(best) else f", best Dice {best:.3f}"
+        self.losses.add(engine.state.iteration, engine.state.output)
 
     def after_epoch(self, engine: Engine) -> None:
         standing = self.session.standing
-        seconds = time.monotonic() - self.epoch_started
+        self.losses.read_rest()  # waits for the last step
+        seconds, waited = time.monotonic() - self.epoch_started, self.feed.waiting.take()
+        require_finite(best_network(self.session.learner))
         standing.epoch, standing.step = engine.state.epoch, engine.state.iteration
         self._decide_to_stop(engine)
-        predictor = self._predictor()
-        loss = validation_loss(predictor, self.session.learner.loss, self.session.validation_loader)
-        validation = self._validate(predictor) if self._validation_is_due() else None
-        standing.minutes = self.minutes_before + (time.monotonic() - self.started) / 60
-        self._record(seconds, loss, validation)
-        self._save(validation)
+        last = standing.epoch == self.session.config.optim.epochs or self.stop != "finished"
+        loss, validation = self.epoch_end.validated(self._minutes(), last=last)
+        standing.minutes = self._minutes()
+        self.epoch_end.record(seconds, waited, loss, validation)
+        save_epoch(self.session, validation)
         self.on_disk = standing.to_dict()
+
+    def _minutes(self) -> float:
+        return self.minutes_before + (time.monotonic() - self.started) / 60
 
     def _decide_to_stop(self, engine: Engine) -> None:
         options, epoch = self.session.options, self.session.standing.epoch
@@ -140,79 +148,17 @@ class _Loop:
         _log.info("stopping after epoch %d (%s limit)", epoch, self.stop)
         engine.terminate()
 
-    def _validation_is_due(self) -> bool:
-        epoch, config = self.session.standing.epoch, self.session.config
-        last = epoch == config.optim.epochs or self.stop != "finished"
-        return bool(self.session.validation) and (last or epoch % config.validation.every_epochs == 0)
 
-    def _predictor(self) -> Predictor:
-        learner = self.session.learner
-        network = best_network(learner).eval()
-        return Predictor.of_network(network, self.session.config, learner.device, learner.precision)
-
-    def _validate(self, predictor: Predictor) -> ValidationResult:
-        session = self.session
-        result = validate(predictor, session.validation, session.options.paint)
-        listed = ", ".join(f"{case} {value:.3f}" for case, value in result.dice_of.items())
-        _log.info("epoch %d: validation Dice %.4f (%s)", session.standing.epoch, result.mean_dice, listed)
-        self.monitor.validation(session.standing.step, result)
-        # One more validation, because the run was stopped here, must not change how it goes on.
-        if session.standing.epoch % session.config.validation.every_epochs == 0:
-            session.learner.schedule.after_validation(result.mean_dice)
-        return result
-
-    def _record(self, seconds: float, validation_loss: float, validation: ValidationResult | None) -> None:
-        standing, sampling = self.session.standing, self.session.config.sampling
-        mean_loss = math.fsum(self.losses) / len(self.losses)
-        patches_per_s = len(self.losses) * sampling.batch_size / seconds
-        self.monitor.epoch(
-            standing.step, mean_loss=mean_loss, validation_loss=validation_loss, patches_per_s=patches_per_s
+def _too_large(session: Session, batch: Batch) -> TrainingError:
+    """Says which batch would fit, found by trial."""
+    asked, device = session.config.sampling.batch_size, session.learner.device
+    fits = largest_batch(session.learner, batch)
+    if fits:
+        return TrainingError(
+            f"a batch of {asked} does not fit into the memory of {device}; the largest that does is {fits}",
+            hint=f"use --set sampling.batch_size={fits}",
         )
-        standing.history.append(
-            {
-                "epoch": standing.epoch,
-                "step": standing.step,
-                "train_loss": mean_loss,
-                "validation_loss": validation_loss,
-                "lr": float(self.session.learner.optimizer.param_groups[0]["lr"]),
-                "grad_norm": math.fsum(self.grad_norms) / len(self.grad_norms),
-                "patches_per_s": patches_per_s,
-                "minutes": standing.minutes,
-                "validation_dice": validation.mean_dice if validation else math.nan,
-            }
-        )
-        write_history(self.session.folder.history, standing.history)
-        _log.info("epoch %d: loss %.4f, %.2f patches/s", standing.epoch, mean_loss, patches_per_s)
-
-    def _save(self, validation: ValidationResult | None) -> None:
-        session, standing = self.session, self.session.standing
-        if not session.validation:
-            standing.best_epoch = standing.epoch
-            save_checkpoint(session.folder.best, _checkpoint(session, {}))
-        elif validation is not None and _better(validation.mean_dice, standing.best_dice):
-            standing.best_dice, standing.best_epoch = validation.mean_dice, standing.epoch
-            scores = {"validation_dice": validation.mean_dice}
-            save_checkpoint(session.folder.best, _checkpoint(session, scores))
-        _save_last(session)
-
-
-def _better(new: float, best: float) -> bool:
-    """An undefined Dice is better than nothing and worse than any number."""
-    return math.isnan(best) or (not math.isnan(new) and new > best)
-
-
-def _checkpoint(session: Session, scores: dict[str, float]) -> Checkpoint:
-    weights = best_network(session.learner).state_dict()
-    return Checkpoint(session.config, weights, session.standing.epoch, scores)
-
-
-def _save_last(session: Session) -> None:
-    standing = session.standing
-    state = {
-        "learner": learner_state(session.learner),
-        "standing": standing.to_dict(),
-        "cases": session.case_names,
-    }
-    weights = best_network(session.learner).state_dict()
-    scores = {} if math.isnan(standing.best_dice) else {"best_validation_dice": standing.best_dice}
-    save_checkpoint(session.folder.last, Checkpoint(session.config, weights, standing.epoch, scores, state))
+    return TrainingError(
+        f"not even a single sample fits into the memory of {device}",
+        hint="choose smaller sampling.patch_voxels or network.channels",
+    )

@@ -1,23 +1,25 @@
 """A whole training run: load, learn, validate, keep the best, and be ready to go on after any stop."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
-
-import torch
-from torch.utils.data import DataLoader
 
 from verse3d.core.caseerrors import CASE_ERRORS, reason_of
 from verse3d.core.config import Config
-from verse3d.core.errors import CheckpointError, DataError, Verse3dError
+from verse3d.core.errors import CheckpointError, DataError, OutputError, Verse3dError
+from verse3d.core.files import write_text
+from verse3d.core.labels import label_scheme
 from verse3d.core.logs import log_to_file, logger, stop_logging
 from verse3d.core.readers import checked
 from verse3d.core.runtime import seed_everything
-from verse3d.data.cases import Case, CaseIndex, write_index
+from verse3d.data.cases import CaseIndex, write_index
 from verse3d.data.patches import PatchDataset
-from verse3d.data.transforms import PreparedCase, prepare_case
+from verse3d.data.samples.augment import Augment
+from verse3d.data.samples.preparation import preparing
+from verse3d.data.samples.prepare import Job
+from verse3d.data.samples.store import SampleStore, open_store
+from verse3d.data.samples.stored import StoredCases
 from verse3d.model.checkpoint import load_checkpoint
 from verse3d.model.modes import get_mode, require_suitable
 from verse3d.model.networks import parameter_count
@@ -25,13 +27,12 @@ from verse3d.training.engines import Stop, run_session
 from verse3d.training.learner import build_learner, restore_learner
 from verse3d.training.monitor import Monitor
 from verse3d.training.runfolder import RunFolder, resume_folder, start_folder
-from verse3d.training.session import FitOptions, Session, StoredRun
-from verse3d.training.validate import ValidationCase, load_validation_case, validation_patches
+from verse3d.training.session import DRAWS, FitOptions, Session, StoredRun
+from verse3d.training.validate import LossBatches, ValidationCase
 
 _log = logger(__name__)
 _BAD_STATE: tuple[type[Exception], ...] = (AttributeError, *CASE_ERRORS)
 _START_ANEW = "start a new run in another folder; best.pt can still be predicted with"
-_Loaded = TypeVar("_Loaded")
 
 
 @dataclass(frozen=True)
@@ -90,59 +91,79 @@ def fit(config: Config, index: CaseIndex, out: Path, options: FitOptions) -> Fit
 def _fit(config: Config, index: CaseIndex, folder: RunFolder, options: FitOptions) -> FitResult:
     started = time.monotonic()
     seed_everything(config.runtime.seed)
-    failures: list[tuple[str, str]] = []
-    training = _load("training", index.in_split("train"), lambda case, _: prepare_case(case, config), failures, options)
-    validation = _load_validation(config, index, failures, options)
-    if not training:
-        raise _no_training_case(failures)
+    store = fit_store(folder, options)
+    training = [Job.of(store, config.grid, case) for case in index.in_split("train")]
+    validation = [Job.of(store, config.grid, case) for case in index.in_split("validation")]
+    told = _left_out([*training, *validation])
+    if all(job.failure for job in training):
+        raise _no_training_case(_left_out(training))
+    _consider_validation(config, validation)
     write_index(folder.cases, index)
     session = _session(config, folder, training, validation, options)
-    _log_start(session, training)
-    standing = session.standing
-    with Monitor(folder.tensorboard, standing.step) as monitor:
-        stopped = run_session(session, monitor, started)
+    with preparing(_wanted_first(session, training, validation), options.progress):
+        _require_training_case(session, training)
+        _log_start(session)
+        standing = session.standing
+        with Monitor(folder.tensorboard, standing.step) as monitor:
+            stopped = run_session(session, monitor, started)
+    failures = _left_out([*training, *validation], told)
     return FitResult(
-        folder.path, folder.best, standing.epoch, standing.best_dice, standing.best_epoch, stopped, tuple(failures)
+        folder.path, folder.best, standing.epoch, standing.best_dice, standing.best_epoch, stopped, failures
     )
 
 
-def _load(
-    what: str,
-    cases: Sequence[Case],
-    load: Callable[[Case, int], _Loaded],
-    failures: list[tuple[str, str]],
-    options: FitOptions,
-) -> list[_Loaded]:
-    """Load all cases; those that cannot be read are logged and listed in ``failures``."""
-    loaded = []
-    for number, case in enumerate(cases):
-        options.progress(f"loading {what} cases", number, len(cases))
-        try:
-            loaded.append(load(case, number))
-        except CASE_ERRORS as error:
-            _log.error("%s is left out: %s", case.case, reason_of(error))
-            failures.append((case.case, reason_of(error)))
-    options.progress(f"loading {what} cases", len(cases), len(cases))
-    return loaded
+def fit_store(folder: RunFolder, options: FitOptions) -> SampleStore:
+    """The prepared cases of a run; where they are is noted for a resumed one.
+
+    Raises:
+        DataError: the folder holds something else, or the store of a newer version.
+        OutputError: it cannot be made.
+    """
+    noted = folder.store_note.read_text(encoding="utf-8").strip() if folder.store_note.is_file() else ""
+    store = open_store(options.store or (Path(noted) if noted and options.resume else folder.store))
+    write_text(folder.store_note, f"{store.folder.absolute()}\n")
+    return store
 
 
-def _load_validation(
-    config: Config, index: CaseIndex, failures: list[tuple[str, str]], options: FitOptions
-) -> list[ValidationCase]:
-    drawn = config.validation.pictures if options.paint else 0
+def _left_out(jobs: Sequence[Job], told: tuple[tuple[str, str], ...] = ()) -> tuple[tuple[str, str], ...]:
+    """(case, reason) of the cases that cannot be prepared; those that were not told before are logged."""
+    failures = tuple((job.case.case, reason) for job in jobs if (reason := job.failure))
+    for case, reason in failures:
+        if (case, reason) not in told:
+            _log.error("%s is left out: %s", case, reason)
+    return failures
 
-    def load(case: Case, number: int) -> ValidationCase:
-        return load_validation_case(case, config, keep_scan=number < drawn)
 
-    cases = _load("validation", index.in_split("validation"), load, failures, options)
-    if not cases:
+def _consider_validation(config: Config, validation: Sequence[Job]) -> None:
+    if all(job.failure for job in validation):
         if config.optim.schedule == "plateau":
             raise DataError(
                 "optim.schedule plateau follows the validation, and there is no validation case",
                 hint="give the index one (verse3d index --validation 0.2), or use --set optim.schedule=cosine",
             )
         _log.warning("there is no validation case: best.pt will be the last epoch")
-    return cases
+
+
+def _wanted_first(session: Session, training: Sequence[Job], validation: Sequence[Job]) -> list[Job]:
+    """All cases in the order in which the run will want them."""
+    order = [training[number] for number in session.dataset.case_order(session.standing.epoch + 1)]
+    soon = min(len(order), len(session.dataset))
+    return [*order[:soon], *validation, *order[soon:]]
+
+
+def _require_training_case(session: Session, training: Sequence[Job]) -> None:
+    """Wait for the case of the first patch.
+
+    Raises:
+        DataError: no training case can be prepared.
+        OutputError: the store cannot be written.
+    """
+    try:
+        session.dataset.cases[session.dataset.case_order(session.standing.epoch + 1)[0]]
+    except OutputError:
+        raise
+    except DataError as error:
+        raise _no_training_case(_left_out(training)) from error
 
 
 def _no_training_case(failures: Sequence[tuple[str, str]]) -> DataError:
@@ -158,38 +179,25 @@ def _no_training_case(failures: Sequence[tuple[str, str]]) -> DataError:
 
 
 def _session(
-    config: Config,
-    folder: RunFolder,
-    training: list[PreparedCase],
-    validation: list[ValidationCase],
-    options: FitOptions,
+    config: Config, folder: RunFolder, training: Sequence[Job], validation: Sequence[Job], options: FitOptions
 ) -> Session:
-    optim, sampling = config.optim, config.sampling
-    dataset = PatchDataset(
-        training,
-        get_mode(config.mode).sampler(config),
-        length=optim.steps_per_epoch * sampling.batch_size,
-        seed=config.runtime.seed,
-    )
-    loader = DataLoader(
-        dataset,
-        batch_size=sampling.batch_size,
-        num_workers=config.runtime.workers,
-        pin_memory=options.device.type == "cuda",
-    )
-    fixed = validation_patches(validation, config)
+    cut = get_mode(config.mode).cut(config)
+    length = config.optim.steps_per_epoch * config.sampling.batch_size
+    scheme, drawn = label_scheme(config.labels.scheme), config.validation.pictures if options.paint else 0
+    whole = StoredCases([] if all(job.failure for job in validation) else validation, scheme.name)
     session = Session(
         config=config,
         folder=folder,
         learner=build_learner(config, options.device),
-        dataset=dataset,
-        loader=loader,
-        validation=validation,
-        # With a generator of its own, because a loader draws from it even if nothing is random.
-        validation_loader=DataLoader(fixed, sampling.batch_size, generator=torch.Generator()) if fixed else (),
+        dataset=PatchDataset(StoredCases(training, scheme.name), cut, length=length, seed=config.runtime.seed),
+        augment=Augment(cut.size),
+        validation=[
+            ValidationCase(case.files, case, scheme, drawn=number < drawn) for number, case in enumerate(whole.each())
+        ],
+        loss_batches=LossBatches(whole, config),
         case_names={
-            "train": [case.case for case in training],
-            "validation": [case.case for case in validation],
+            "train": [job.case.case for job in training],
+            "validation": [job.case.case for job in validation],
         },
         options=options,
     )
@@ -229,18 +237,19 @@ def _restore(session: Session) -> None:
             f"{reason_of(error)}",
             hint=_START_ANEW,
         ) from error
+    if state.draws != DRAWS:
+        _log.warning("the run was begun by an older verse3d: it goes on, from here with patches drawn in another way")
 
 
-def _log_start(session: Session, training: Sequence[PreparedCase]) -> None:
+def _log_start(session: Session) -> None:
     learner = session.learner
     _log.info(
-        "%s with %.2f million parameters on %s in %s; %d training cases (%.0f MB in memory), %d validation cases",
+        "%s with %.2f million parameters on %s in %s; %d training cases, %d validation cases",
         session.config.network.name,
         parameter_count(learner.network) / 1e6,
         learner.device,
         str(learner.precision.dtype).removeprefix("torch."),
-        len(training),
-        sum(case.megabytes for case in training),
+        len(session.dataset.cases),
         len(session.validation),
     )
     if session.standing.epoch:

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from verse3d.core.config import Config, OptimConfig
 from verse3d.core.errors import DataError
 from verse3d.core.runtime import choose_precision, random_state, restore_random_state
 from verse3d.core.wording import brief
 from verse3d.model.modes import get_mode
+from verse3d.training.average import RunningMean
 from verse3d.training.schedule import build_schedule
 from verse3d.training.step import Learner
 
@@ -21,33 +21,37 @@ def build_learner(config: Config, device: torch.device) -> Learner:
     mode = get_mode(config.mode)
     network = mode.network(config).to(device)
     if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
-    precision = choose_precision(config.runtime.amp, device)
-    optim = config.optim
-    optimizer = _build_optimizer(network, optim)
-    average = None
-    if optim.ema_decay > 0:
-        mean = get_ema_multi_avg_fn(optim.ema_decay)  # type: ignore[no-untyped-call]
-        average = AveragedModel(network, multi_avg_fn=mean, use_buffers=True)
+        torch.backends.cudnn.benchmark = not config.runtime.deterministic
+        torch.backends.cudnn.deterministic = config.runtime.deterministic
+    optim, precision = config.optim, choose_precision(config.runtime.amp, device)
+    optimizer = _build_optimizer(network, optim, device)
     return Learner(
         network=network,
         loss=mode.loss(config),
         optimizer=optimizer,
         schedule=build_schedule(optimizer, optim),
         scaler=torch.amp.GradScaler(device.type, enabled=precision.scales_loss),
-        average=average,
+        average=RunningMean(network, optim.ema_decay) if optim.ema_decay > 0 else None,
         precision=precision,
         device=device,
         clip_grad_norm=optim.clip_grad_norm,
     )
 
 
-def _build_optimizer(network: torch.nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter 2019) or RMSprop with momentum."""
+def _build_optimizer(network: torch.nn.Module, optim: OptimConfig, device: torch.device) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov & Hutter 2019) or RMSprop with momentum.
+
+    On a GPU so that a step can be recorded: its counts and its rate lie on the device, where they can be changed.
+    """
+    on_gpu = device.type == "cuda"
+    rate = torch.tensor(optim.lr, device=device) if on_gpu else optim.lr
+    weights = list(network.parameters())
     if optim.name == "adamw":
-        return torch.optim.AdamW(network.parameters(), lr=optim.lr, weight_decay=optim.weight_decay)
+        return torch.optim.AdamW(
+            weights, lr=rate, weight_decay=optim.weight_decay, fused=on_gpu or None, capturable=on_gpu
+        )
     return torch.optim.RMSprop(
-        network.parameters(), lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay
+        weights, lr=rate, momentum=optim.momentum, weight_decay=optim.weight_decay, capturable=on_gpu
     )
 
 
@@ -63,7 +67,7 @@ def learner_state(learner: Learner) -> dict[str, Any]:
     """What a checkpoint needs, beside the validated weights, to go on exactly."""
     return {
         "network": learner.network.state_dict(),
-        "optimizer": learner.optimizer.state_dict(),
+        "optimizer": plain_optimizer_state(learner.optimizer),
         "schedule": learner.schedule.state_dict(),
         "scaler": learner.scaler.state_dict(),
         "average": learner.average.state_dict() if learner.average else None,
@@ -82,7 +86,7 @@ def restore_learner(learner: Learner, state: dict[str, Any]) -> None:
     _require_same_kind(learner_state(learner), state, "the state", skip=("scaler", "random"))
     _require_fitting(learner.optimizer, state["optimizer"]["state"])
     learner.network.load_state_dict(state["network"])
-    learner.optimizer.load_state_dict(state["optimizer"])
+    _restore_optimizer(learner.optimizer, state["optimizer"])
     learner.schedule.load_state_dict(state["schedule"])
     learner.scaler.load_state_dict(state["scaler"])
     if learner.average is not None and state["average"] is not None:
@@ -104,6 +108,11 @@ def _require_same_kind(own: object, stored: object, place: str, skip: Sequence[s
         same = isinstance(stored, type(own))
     if not same:
         raise DataError(f"{place} is {brief(stored)}, expected something like {brief(own)}")
+    _require_same_parts(own, stored, place, skip)
+
+
+def _require_same_parts(own: object, stored: object, place: str, skip: Sequence[str]) -> None:
+    """Compare what mappings and lists hold; other values hold nothing."""
     if isinstance(own, dict) and isinstance(stored, dict):
         for key in own.keys() & stored.keys() - {"state", *skip}:
             _require_same_kind(own[key], stored[key], f"{place}.{key}")
@@ -123,3 +132,33 @@ def _require_fitting(optimizer: torch.optim.Optimizer, state: Mapping[int, Mappi
             fits = value.shape in (shape, ()) if isinstance(value, torch.Tensor) else isinstance(value, int | float)
             if not fits:
                 raise DataError(f"{name} of parameter {number} in the optimizer does not fit the shape {tuple(shape)}")
+
+
+_OF_THE_MACHINE = ("lr", "fused", "foreach", "capturable")
+"""What an optimizer's groups hold that depends on the device; the rate is set by the schedule."""
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Also from another kind of device than the one it was saved on."""
+    kept = [{name: group[name] for name in _OF_THE_MACHINE if name in group} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, kept, strict=True):
+        group.update(own)
+    _move_counts(optimizer)
+
+
+def _move_counts(optimizer: torch.optim.Optimizer) -> None:
+    """The number of steps of each weight lies on the GPU where steps are recorded, else on the CPU."""
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            count = optimizer.state.get(weight, {}).get("step")
+            if isinstance(count, torch.Tensor):
+                device = weight.device if group.get("capturable") else torch.device("cpu")
+                optimizer.state[weight]["step"] = count.to(device, torch.float32)
+
+
+def plain_optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The state for a checkpoint: the rate as a number, whatever it is while a network learns."""
+    state = optimizer.state_dict()
+    groups = [{**group, "lr": float(group["lr"])} for group in state["param_groups"]]
+    return {**state, "param_groups": groups}

@@ -8,7 +8,7 @@ from typing import Self
 from torch.utils.tensorboard import SummaryWriter
 
 from verse3d.core.escapes import one_line
-from verse3d.training.step import StepResult
+from verse3d.training.readings import Reading
 from verse3d.training.validate import ValidationResult
 
 
@@ -31,18 +31,21 @@ class Monitor:
     ) -> None:
         self._writer.close()
 
-    def step(self, step: int, result: StepResult) -> None:
+    def step(self, reading: Reading) -> None:
         """Loss, learning rate and gradient length of one batch."""
-        self._writer.add_scalar("train/loss", result.loss, step)
-        self._writer.add_scalar("train/lr", result.lr, step)
-        self._writer.add_scalar("train/grad_norm", result.grad_norm, step)
+        self._writer.add_scalar("train/loss", reading.loss, reading.step)
+        self._writer.add_scalar("train/lr", reading.lr, reading.step)
+        self._writer.add_scalar("train/grad_norm", reading.grad_norm, reading.step)
 
-    def epoch(self, step: int, *, mean_loss: float, validation_loss: float, patches_per_s: float) -> None:
-        """Mean losses and speed of one epoch; an undefined loss is not shown."""
+    def epoch(
+        self, step: int, *, mean_loss: float, validation_loss: float, patches_per_s: float, waiting_share: float
+    ) -> None:
+        """Mean losses and speed of one epoch, and its share of waiting for data; an undefined loss is not shown."""
         if not math.isnan(validation_loss):
             self._writer.add_scalar("validation/loss", validation_loss, step)
         self._writer.add_scalar("train/loss_epoch", mean_loss, step)
         self._writer.add_scalar("train/patches_per_s", patches_per_s, step)
+        self._writer.add_scalar("train/waiting_share", waiting_share, step)
 
     def validation(self, step: int, result: ValidationResult) -> None:
         """Dice of every whole scan and their mean, and the pictures."""

@@ -17,7 +17,14 @@ from verse3d.core.wording import brief
 
 _HISTORY_BYTES = 64 * MEGABYTE
 _HISTORY_HINT = "it is written by verse3d train; edit a copy instead"
-_MAY_CHANGE = {"optim.epochs", "runtime.workers", "validation.pictures"}
+_MAY_CHANGE = {
+    "optim.epochs",
+    "runtime.workers",
+    "runtime.compile",
+    "runtime.cuda_graph",
+    "validation.pictures",
+    "validation.time_share",
+}
 """Settings that may differ when a run is resumed."""
 
 _CONFIG_HEAD = (
@@ -65,6 +72,16 @@ class RunFolder:
     def tensorboard(self) -> Path:
         """Event files."""
         return self.path / "tensorboard"
+
+    @property
+    def store(self) -> Path:
+        """Prepared cases, if they are not kept elsewhere."""
+        return self.path / "cases.store"
+
+    @property
+    def store_note(self) -> Path:
+        """Where the prepared cases are kept."""
+        return self.path / "store.txt"
 
     @property
     def holds_a_run(self) -> bool:
@@ -153,9 +170,9 @@ def setting_differences(old: Mapping[str, Any], new: Mapping[str, Any], place: s
 
 
 def write_history(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """Write all rows as CSV, whole or not at all; undefined numbers are empty cells."""
+    """Write all rows as CSV, whole or not at all; undefined numbers, and those of older versions, are empty cells."""
     text = io.StringIO()
-    table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    table = csv.DictWriter(text, fieldnames=list(rows[-1]), restval="", lineterminator="\n")
     table.writeheader()
     for row in rows:
         table.writerow({key: "" if math.isnan(value) else f"{value:.6g}" for key, value in row.items()})

@@ -11,6 +11,11 @@ from verse3d.core.config import OptimConfig
 class Schedule(Protocol):
     """Sets the rate of an optimizer."""
 
+    @property
+    def rate(self) -> float:
+        """The rate of the next step."""
+        ...
+
     def after_step(self) -> None:
         """A batch was learnt."""
         ...
@@ -37,6 +42,7 @@ class WarmupCosine:
         self._total = optim.epochs * optim.steps_per_epoch
         self._warmup = min(optim.warmup_steps, self._total // 2)
         self._step = 0
+        self.rate = 0.0
         self._set_rate()
 
     def after_step(self) -> None:
@@ -62,7 +68,8 @@ class WarmupCosine:
         else:
             done = (self._step - self._warmup) / max(1, self._total - self._warmup)
             share = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-        _set_rate(self._optimizer, self._optim.lr * share)
+        self.rate = self._optim.lr * share
+        _set_rate(self._optimizer, self.rate)
 
 
 class WarmupPlateau:
@@ -75,6 +82,7 @@ class WarmupPlateau:
         self._share = 1.0
         self._best = -math.inf
         self._fruitless = 0
+        self.rate = 0.0
         self._set_rate()
 
     def after_step(self) -> None:
@@ -104,12 +112,16 @@ class WarmupPlateau:
 
     def _set_rate(self) -> None:
         risen = min(1.0, (self._step + 1) / max(1, self._optim.warmup_steps))
-        _set_rate(self._optimizer, self._optim.lr * self._share * risen)
+        self.rate = self._optim.lr * self._share * risen
+        _set_rate(self._optimizer, self.rate)
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)  # a recorded step reads it where it lies
+        else:
+            group["lr"] = rate
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, optim: OptimConfig) -> Schedule:

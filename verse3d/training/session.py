@@ -1,20 +1,26 @@
 """The state of a run: what it was given, what changes, and what a checkpoint must hold to go on."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import ConfigDict, Field
-from torch.utils.data import DataLoader
 
 from verse3d.core.config import Config
 from verse3d.core.logs import Progress, no_progress
 from verse3d.core.readers import Record, Text, checked
 from verse3d.data.patches import PatchDataset
+from verse3d.data.samples.augment import Augment
+from verse3d.data.samples.packing import PackedBatch
 from verse3d.training.runfolder import RunFolder
 from verse3d.training.step import Learner
 from verse3d.training.validate import Painter, ValidationCase
+
+DRAWS = 2
+"""Number of the way in which samples follow from (seed, epoch, position). Stored in ``last.pt``."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,7 @@ class FitOptions:
         max_epochs: stop after this epoch of the schedule; None for all.
         paint: draws validation pictures, or None for none.
         progress: told about every batch.
+        store: folder of prepared cases; None for the one that the run used before, or one in the run folder.
     """
 
     device: torch.device
@@ -38,6 +45,7 @@ class FitOptions:
     max_epochs: int | None = None
     paint: Painter | None = None
     progress: Progress = no_progress
+    store: Path | None = None
 
 
 @dataclass
@@ -48,6 +56,8 @@ class Standing:
         epoch: whole epochs trained.
         step: batches trained.
         minutes: time spent, all sessions together.
+        validation_minutes: of them, on whole validation scans ...
+        last_validation_minutes: ... and the last time.
         best_dice: best mean validation Dice so far; NaN before the first validation.
         best_epoch: when that was.
         history: one row per epoch, as in ``history.csv``.
@@ -59,6 +69,8 @@ class Standing:
     epoch: Annotated[int, Field(ge=0, strict=True)] = 0
     step: Annotated[int, Field(ge=0, strict=True)] = 0
     minutes: Annotated[float, Field(ge=0.0, allow_inf_nan=False, strict=True)] = 0.0
+    validation_minutes: Annotated[float, Field(ge=0.0, allow_inf_nan=False, strict=True)] = 0.0
+    last_validation_minutes: Annotated[float, Field(ge=0.0, allow_inf_nan=False, strict=True)] = 0.0
     best_dice: Annotated[float, Field(strict=True)] = math.nan
     best_epoch: Annotated[int, Field(ge=0, strict=True)] = 0
     history: list[dict[str, Annotated[float, Field(strict=True)]]] = field(default_factory=list)
@@ -85,11 +97,13 @@ class StoredRun(Record):
         cases: names of the cases of the run, by split.
         learner: see ``learner.learner_state``.
         standing: see ``Standing.to_dict``.
+        draws: see ``DRAWS``; runs from before it was noted are of the first way.
     """
 
     cases: dict[Literal["train", "validation"], list[Text]]
     learner: dict[str, Any]
     standing: dict[str, Any]
+    draws: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,10 +115,10 @@ class Session:
         options: of this call.
         folder: where the files go.
         learner: the network and what trains it.
-        dataset: the training patches.
-        loader: batches of them.
+        dataset: the training samples.
+        augment: makes samples of boxes on the device.
         validation: whole scans to validate on.
-        validation_loader: batches of unchanging patches of them for the validation loss; empty if it is not wanted.
+        loss_batches: unchanging patches of them for the validation loss; gives none if it is not wanted.
         case_names: of the training and the validation cases, by split and in order.
         standing: how far the run is.
     """
@@ -114,8 +128,8 @@ class Session:
     folder: RunFolder
     learner: Learner
     dataset: PatchDataset
-    loader: "DataLoader[dict[str, torch.Tensor]]"
+    augment: Augment
     validation: list[ValidationCase]
-    validation_loader: "DataLoader[dict[str, torch.Tensor]] | tuple[()]"
+    loss_batches: Iterable[PackedBatch]
     case_names: dict[str, list[str]]
     standing: Standing = field(default_factory=Standing)

@@ -9,9 +9,7 @@ import numpy as np
 
 from verse3d.core.config import Config
 from verse3d.core.errors import CheckpointError, DataError
-from verse3d.core.geometry import Geometry
 from verse3d.data.cases import CaseIndex, read_index
-from verse3d.data.transforms import PreparedCase
 from verse3d.model.checkpoint import load_checkpoint, load_weights
 from verse3d.model.modes import get_mode
 from verse3d.model.networks import parameter_count
@@ -92,11 +90,8 @@ def run_folder_of(checkpoint: Path) -> RunFolder | None:
 
 
 def sample_voxels(config: Config) -> int:
-    """Labelled voxels in one training sample, found by drawing one, so that every mode answers for itself."""
-    grid = Geometry((3, 4, 5), np.diag([*config.grid.spacing_mm, 1.0]))
-    image, label = np.zeros((1, *grid.shape), np.float16), np.zeros((1, *grid.shape), np.uint8)
-    case = PreparedCase.of("", image, label, grid, source=grid)
-    return int(np.prod(get_mode(config.mode).sampler(config)(case)["label"].shape))
+    """Labelled voxels in one training sample."""
+    return int(np.prod(get_mode(config.mode).cut(config).size))
 
 
 def history_of(checkpoint: Path) -> tuple[Mapping[str, float], ...]:

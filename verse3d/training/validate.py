@@ -1,6 +1,6 @@
 """Scoring a network on whole validation scans, on their own grids, and measuring its loss on patches of them."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -8,48 +8,60 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from verse3d.core.caseerrors import CASE_ERRORS, reason_of
-from verse3d.core.config import AugmentConfig, Config
-from verse3d.core.errors import NotFiniteError
-from verse3d.core.labels import Label, label_scheme
+from verse3d.core.config import Config, without_augmentation
+from verse3d.core.errors import DataError, NotFiniteError, OutputError
+from verse3d.core.geometry import Geometry
+from verse3d.core.labels import Label, LabelScheme
 from verse3d.core.logs import logger
-from verse3d.core.resample import resample_vote
 from verse3d.core.volume import Volume, read_image
 from verse3d.data.cases import Case
-from verse3d.data.pairs import read_mask, require_same_grid
+from verse3d.data.pairs import read_mask
 from verse3d.data.patches import PatchDataset
+from verse3d.data.samples.augment import Augment
+from verse3d.data.samples.packing import PackedBatch
+from verse3d.data.samples.source import PatchSource, PatchSources
 from verse3d.data.schemes import require_levels
-from verse3d.data.transforms import PreparedCase, prepare_image_float16
 from verse3d.inference.predictor import Predictor
 from verse3d.metrics.overlap import confusion, dice
 from verse3d.model.modes import get_mode
-from verse3d.training.step import Batch, LossFunction
-
-Painter = Callable[[Volume, Mapping[str, NDArray[np.uint8]], Sequence[Label], str], NDArray[np.uint8]]
-"""Draws (scan, {name: mask in file ids}, labels, title) as an RGB picture (H, W, 3) uint8."""
+from verse3d.training.step import LossFunction
 
 _log = logger(__name__)
-_NO_AUGMENTATION = AugmentConfig(mirror_left_right=0, affine=0, noise=0, blur=0, contrast=0)
+Painter = Callable[[Volume, Mapping[str, NDArray[np.uint8]], Sequence[Label], str], NDArray[np.uint8]]
+"""Draws (scan, {name: mask in file ids}, labels, title) as an RGB picture (H, W, 3) uint8."""
 
 
 @dataclass(frozen=True, eq=False)
 class ValidationCase:
-    """A whole scan ready to be segmented and scored.
+    """A whole scan to be segmented and scored. Its voxels are read when they are needed, and not kept.
 
     Attributes:
-        prepared: the case on the network grid.
-        truth: (I, J, K) uint8 network ids on the source grid.
-        scan: the scan itself if it is to be drawn, else None.
+        files: the case.
+        prepared: the same on the network grid.
+        scheme: of the network ids.
+        drawn: whether it is shown in pictures.
     """
 
-    prepared: PreparedCase
-    truth: NDArray[np.uint8]
-    scan: Volume | None
+    files: Case
+    prepared: PatchSource
+    scheme: LabelScheme
+    drawn: bool = False
 
     @property
     def case(self) -> str:
         """Its name."""
-        return self.prepared.case
+        return self.files.case
+
+    def truth(self) -> NDArray[np.uint8]:
+        """(I, J, K) network ids on the grid of the scan.
+
+        Raises:
+            DataError: the mask cannot be read, or it is binary and levels are wanted.
+        """
+        mask = read_mask(self.files)
+        if self.scheme.output_channels > 1:
+            require_levels(mask, f"labels.scheme {self.scheme.name}")
+        return self.scheme.network_from_verse(mask.array)
 
 
 @dataclass(frozen=True)
@@ -78,67 +90,97 @@ class ValidationResult:
         return fmean(defined) if defined else float("nan")
 
 
-def load_validation_case(case: Case, config: Config, *, keep_scan: bool) -> ValidationCase:
-    """Read a case and carry its scan to the network grid.
+class LossBatches:
+    """The patches that the validation loss is measured on, always the same and not augmented; none without cases.
 
-    Raises:
-        DataError: a file is missing, damaged or holds unknown labels, a mask is binary and levels are learnt,
-            or scan and mask lie on different grids.
+    They are cut when they are first wanted, and kept.
+
+    Args:
+        cases: to cut from.
+        config: of the run.
     """
-    scan, mask = read_image(case.image_path()), read_mask(case)
-    require_same_grid(scan, mask)
-    if config.labels.scheme != "binary":
-        require_levels(mask, f"labels.scheme {config.labels.scheme}")
-    truth = label_scheme(config.labels.scheme).network_from_verse(mask.array)
-    image, grid = prepare_image_float16(scan, config.grid)
-    label = resample_vote(truth, scan.geometry, grid)
-    prepared = PreparedCase.of(case.case, image[None], label[None], grid, scan.geometry)
-    return ValidationCase(prepared, truth, scan if keep_scan else None)
+
+    def __init__(self, cases: PatchSources, config: Config) -> None:
+        self._cases = cases
+        self._config = config
+        self._batches: list[PackedBatch] | None = None
+
+    def __iter__(self) -> Iterator[PackedBatch]:
+        if self._batches is None:
+            self._batches = self._cut()
+        return iter(self._batches)
+
+    def _cut(self) -> list[PackedBatch]:
+        count, size = self._config.validation.loss_batches, self._config.sampling.batch_size
+        if not len(self._cases) or not count:
+            return []
+        cut = get_mode(self._config.mode).cut(without_augmentation(self._config))
+        patches = PatchDataset(self._cases, cut, length=count * size, seed=self._config.runtime.seed)
+        try:
+            boxes = list(patches.epoch(0))
+        except OutputError:
+            raise
+        except DataError as error:
+            _log.error("the validation loss cannot be measured: %s", error)
+            return []
+        return [PackedBatch.of(boxes[first : first + size]) for first in range(0, len(boxes), size)]
 
 
-def validation_patches(cases: Sequence[ValidationCase], config: Config) -> PatchDataset | None:
-    """The patches that the validation loss is measured on, always the same and not augmented; none without cases."""
-    length = config.validation.loss_batches * config.sampling.batch_size
-    if not cases or not length:
-        return None
-    still = config.model_copy(update={"augment": _NO_AUGMENTATION})
-    sampler = get_mode(config.mode).sampler(still)
-    return PatchDataset([case.prepared for case in cases], sampler, length=length, seed=config.runtime.seed)
-
-
-def validation_loss(predictor: Predictor, loss: LossFunction, batches: Iterable[Batch]) -> float:
-    """Mean loss over batches; NaN if there are none."""
+def validation_loss(
+    predictor: Predictor, loss: LossFunction, augment: Augment, batches: Iterable[PackedBatch]
+) -> float:
+    """Mean loss over batches, computed where the network is; NaN if there are none."""
+    device, losses = predictor.backend.device, []
     with torch.inference_mode():
-        losses = [float(loss(predictor.forward(batch["image"]), batch["label"])) for batch in batches]
-    return fmean(losses) if losses else float("nan")
+        for batch in batches:
+            samples = augment(batch.on(device))
+            losses.append(loss(predictor.backend(samples["image"]).float(), samples["label"]))
+    return float(torch.stack(losses).mean()) if losses else float("nan")
 
 
 def validate(predictor: Predictor, cases: Sequence[ValidationCase], paint: Painter | None) -> ValidationResult:
     """Segment every case, carry the labels to its source grid and compare them with the truth there.
 
-    A case that the network answers with NaN or infinity has no Dice; it is logged, and the others are done.
+    A case that cannot be prepared is left out, now and at every other time. One that the network answers with NaN or
+    infinity has no Dice; it is logged, and the others are done.
+
+    Raises:
+        DataError: a scan or mask cannot be read any more.
     """
     dice_of, pictures, not_finite = {}, {}, []
     for case in cases:
+        grid = _grid_if_usable(case)
+        if grid is None:
+            continue
+        image, _ = case.prepared.read((0, 0, 0), grid.shape)
         try:
-            ids = predictor.network_ids(case.prepared.image[0], case.prepared.geometry, case.prepared.source)
+            ids = predictor.network_ids(image, grid, case.prepared.source)
         except NotFiniteError as error:
             _log.warning("%s has no validation Dice: %s", case.case, error.message)
             dice_of[case.case] = float("nan")
             not_finite.append(case.case)
-        except CASE_ERRORS as error:  # training goes on without its score
-            _log.error("%s is not validated: %s", case.case, reason_of(error))
-            dice_of[case.case] = float("nan")
             continue
-        dice_of[case.case] = _mean_dice(ids, case.truth)
-        if paint is not None and case.scan is not None:
+        truth = case.truth()
+        dice_of[case.case] = _mean_dice(ids, truth)
+        if paint is not None and case.drawn:
             to_file = predictor.scheme.file_from_network
-            masks = {"truth": to_file(case.truth), "prediction": to_file(ids)}
+            masks = {"truth": to_file(truth), "prediction": to_file(ids)}
             title = f"{case.case}  Dice {dice_of[case.case]:.3f}"
-            pictures[case.case] = paint(case.scan, masks, predictor.scheme.labels, title)
+            scan = read_image(case.files.image_path())
+            pictures[case.case] = paint(scan, masks, predictor.scheme.labels, title)
     if not_finite:
         _log.warning("%d of %d validation cases were answered with NaN or infinity", len(not_finite), len(cases))
     return ValidationResult(dice_of, pictures, tuple(not_finite))
+
+
+def _grid_if_usable(case: ValidationCase) -> Geometry | None:
+    try:
+        return case.prepared.geometry
+    except OutputError:
+        raise
+    except DataError as error:
+        _log.error("%s is left out: %s", case.case, error)
+        return None
 
 
 def _mean_dice(ids: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:

@@ -6,15 +6,15 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from verse3d.core.config import AugmentConfig, Config
+from verse3d.core.config import Config, without_augmentation
 from verse3d.core.labels import label_scheme
 from verse3d.core.resample import resample_vote
 from verse3d.core.volume import Volume
 from verse3d.data.phantom import make_case
+from verse3d.data.samples.augment import Augment
+from verse3d.data.samples.packing import PackedBatch
 from verse3d.data.transforms import PreparedCase, prepare_image
 from verse3d.model.modes import get_mode
-
-_PLAIN = AugmentConfig(mirror_left_right=0, affine=0, noise=0, blur=0, contrast=0)
 
 
 def phantom_pieces(config: Config, count: int, *, seed: int = 0) -> torch.Tensor:
@@ -24,10 +24,10 @@ def phantom_pieces(config: Config, count: int, *, seed: int = 0) -> torch.Tensor
         ConfigError: settings contradict each other.
     """
     centred = config.sampling.model_copy(update={"foreground_fraction": 1.0})
-    sampler = get_mode(config.mode).sampler(config.model_copy(update={"sampling": centred, "augment": _PLAIN}))
-    sampler.set_random_state(seed)
-    case = _prepared(config, seed)
-    return torch.stack([torch.as_tensor(sampler(case)["image"], dtype=torch.float32) for _ in range(count)])
+    cut = get_mode(config.mode).cut(without_augmentation(config.model_copy(update={"sampling": centred})))
+    case, random = _prepared(config, seed), np.random.RandomState(seed)
+    boxes = PackedBatch.of([cut(case, random) for _ in range(count)])
+    return Augment(cut.size)(boxes.on(torch.device("cpu")))["image"]
 
 
 def _prepared(config: Config, seed: int) -> PreparedCase:

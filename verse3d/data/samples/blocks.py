@@ -1,0 +1,132 @@
+"""Which small blocks of a volume hold which label, so that a voxel of a label is found by reading one block.
+
+A volume is divided into blocks of 32 x 32 x 32 voxels (smaller at the far ends), numbered with the last axis running
+fastest. Only blocks that hold a label are listed; what is not labelled in a block is its background.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verse3d.core.geometry import Shape
+
+BLOCK = 32
+_CODES = 256
+ReadBlock = Callable[[Shape, Shape], NDArray[np.uint8]]
+"""(start, size) of a block -> its labels."""
+
+
+@dataclass(frozen=True, eq=False)
+class LabelBlocks:
+    """How often each label occurs in each block.
+
+    Attributes:
+        shape: of the volume.
+        block: (n,) int64 block numbers, ascending.
+        code: (n,) uint8 labels, never 0.
+        count: (n,) int64 voxels of that label in that block, at least 1.
+    """
+
+    shape: Shape
+    block: NDArray[np.int64]
+    code: NDArray[np.uint8]
+    count: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, labels: NDArray[np.uint8]) -> Self:
+        """Count a whole volume (I, J, K)."""
+        i, j, k = labels.shape
+        return cls.joined((i, j, k), [counted(labels, (0, 0, 0), (i, j, k))])
+
+    @classmethod
+    def joined(cls, shape: Shape, parts: Sequence[NDArray[np.int64]]) -> Self:
+        """Put together what ``counted`` gave for the parts of a volume."""
+        block, code, count = np.concatenate(parts, axis=1) if parts else np.zeros((3, 0), np.int64)
+        order = np.lexsort((code, block))
+        return cls(shape, block[order], code[order].astype(np.uint8), count[order])
+
+    def counts(self, wanted: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Voxels in each block whose label is wanted; ``wanted`` is a table of 256 truth values, label 0 included."""
+        labelled = wanted[self.code]
+        found = np.bincount(self.block[labelled], self.count[labelled], self.block_sizes.size).astype(np.int64)
+        if wanted[0]:
+            found += self.block_sizes - np.bincount(self.block, self.count, self.block_sizes.size).astype(np.int64)
+        return found
+
+    @cached_property
+    def block_sizes(self) -> NDArray[np.int64]:
+        """Voxels of each block."""
+        along = [np.diff(np.append(np.arange(0, length, BLOCK), length)) for length in self.shape]
+        sizes: NDArray[np.int64] = np.multiply.outer(np.multiply.outer(along[0], along[1]), along[2]).ravel()
+        return sizes
+
+    def place(self, number: int) -> tuple[Shape, Shape]:
+        """First voxel and size of a block."""
+        index = np.unravel_index(number, _grid(self.shape))
+        start = [int(position) * BLOCK for position in index]
+        size = [min(BLOCK, length - first) for first, length in zip(start, self.shape, strict=True)]
+        return (start[0], start[1], start[2]), (size[0], size[1], size[2])
+
+
+def counted(labels: NDArray[np.uint8], start: Shape, shape: Shape) -> NDArray[np.int64]:
+    """(3, n) rows of block, label and count for a part of a volume.
+
+    Args:
+        labels: the part.
+        start: its first voxel; multiples of the block size.
+        shape: of the whole volume.
+    """
+    where = np.nonzero(labels)
+    blocks = [(axis + first) // BLOCK for axis, first in zip(where, start, strict=True)]
+    number = np.ravel_multi_index(blocks, _grid(shape))
+    both, count = np.unique(number * _CODES + labels[where], return_counts=True)
+    return np.stack([both // _CODES, both % _CODES, count])
+
+
+def _grid(shape: Shape) -> Shape:
+    i, j, k = (-(-length // BLOCK) for length in shape)
+    return i, j, k
+
+
+class CentreDraw:
+    """Draws voxels of a volume: labelled ones or others, each of a kind with the same probability.
+
+    Args:
+        blocks: of the volume.
+        labelled: table of 256 truth values, which labels count as labelled; ``labelled[0]`` is False.
+    """
+
+    def __init__(self, blocks: LabelBlocks, labelled: NDArray[np.bool_]) -> None:
+        self._blocks = blocks
+        self._kinds = (np.logical_not(labelled), labelled)
+        # ends[n]: how many voxels of a kind the blocks 0 ... n hold together
+        self._ends = tuple(np.cumsum(blocks.counts(wanted)) for wanted in self._kinds)
+
+    def centre(self, foreground_fraction: float, draws: Sequence[float], read: ReadBlock) -> NDArray[np.int_]:
+        """A voxel (i, j, k): labelled if the first of three numbers 0 <= x < 1 is below ``foreground_fraction``.
+
+        If there is none of that kind, one of the other. ``read`` gives the labels of a block.
+        """
+        kind = int(draws[0] < foreground_fraction)
+        if not self._ends[kind][-1]:
+            kind = 1 - kind
+        return self._voxel(self._kinds[kind], self._ends[kind], draws[1:], read)
+
+    def among(self, wanted: NDArray[np.bool_], draws: Sequence[float], read: ReadBlock) -> NDArray[np.int_] | None:
+        """A voxel (i, j, k) whose label is wanted, by two numbers 0 <= x < 1; None if there is none."""
+        ends = np.cumsum(self._blocks.counts(wanted))
+        return self._voxel(wanted, ends, draws, read) if ends[-1] else None
+
+    def _voxel(
+        self, wanted: NDArray[np.bool_], ends: NDArray[np.int64], draws: Sequence[float], read: ReadBlock
+    ) -> NDArray[np.int_]:
+        # The first number chooses the block by how much it holds, the second the voxel inside.
+        number = int(np.searchsorted(ends, int(draws[0] * ends[-1]), side="right"))
+        start, size = self._blocks.place(number)
+        found = np.flatnonzero(wanted[read(start, size)])
+        inside = np.unravel_index(found[int(draws[1] * found.size)], size)
+        return np.add(start, inside).astype(int)

@@ -1,0 +1,89 @@
+"""What a worker does for a sample: draw, read the voxels that the sample will touch, and send them as stored."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verse3d.core.config import Config
+from verse3d.data.samples.draws import UNCHANGED, ChangeDraws, Changes
+from verse3d.data.samples.source import PatchSource
+
+
+@dataclass(frozen=True, eq=False)
+class Box:
+    """The voxels that a sample is made from, and what is to be done with them.
+
+    Attributes:
+        image: (n, ...) as stored: float16 grey values 0 ... 1, or uint8 0 ... 255.
+        label: (1, ...) uint8 network ids.
+        middle: where in the box the middle of the sample lies, in voxels from the first one.
+        changes: what was drawn.
+    """
+
+    image: NDArray[Any]
+    label: NDArray[np.uint8]
+    middle: tuple[float, ...]
+    changes: Changes = UNCHANGED
+
+
+class Cut(Protocol):
+    """Cuts the box of a sample out of a case; all it does depends on the case and the random state alone."""
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Of the sample that the box is for."""
+        ...
+
+    def __call__(self, source: PatchSource, random: np.random.RandomState) -> Box:
+        """A box, and what becomes of it."""
+        ...
+
+
+class PatchCut:
+    """Boxes of random patches.
+
+    A share of the patches is centred on a labelled voxel, the others on an unlabelled one. A patch may reach beyond the
+    volume by ``margin_voxels``, or evenly on both sides if it is larger than that; there it is 0 (air, background).
+    The box of a patch that is turned, scaled or bent reaches as far as the change does, so that a turned patch shows
+    the scan in its corners and not nothing.
+    """
+
+    def __init__(self, config: Config) -> None:
+        sampling = config.sampling
+        self.patch = np.array(sampling.patch_voxels)
+        self.margin = np.array(sampling.margin_voxels)
+        self.foreground_fraction = sampling.foreground_fraction
+        self.changes = ChangeDraws(config.augment, config.grid.spacing_mm)
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """See ``Cut``."""
+        return tuple(self.patch.tolist())
+
+    def __call__(self, source: PatchSource, random: np.random.RandomState) -> Box:
+        """See ``Cut``: image (1, I, J, K) float16."""
+        centre = source.draw_centre(self.foreground_fraction, random)
+        changes = self.changes.draw(random)
+        corner = self._corner(centre, np.array(source.geometry.shape))
+        half = (self.patch - 1) / 2
+        if changes.warp is None:
+            start, size = corner, self.patch
+        else:
+            reach = changes.warp.reach(self.size)
+            start = np.floor(corner + half - reach).astype(int)
+            size = np.ceil(corner + half + reach).astype(int) + 1 - start
+        image, label = source.read(_three(start), _three(size))
+        return Box(image[None], label[None], tuple((corner + half - start).tolist()), changes)
+
+    def _corner(self, centre: NDArray[np.int_], shape: NDArray[np.int_]) -> NDArray[np.int_]:
+        """The first voxel of the patch around ``centre``, pushed inside the margin."""
+        first, last = -self.margin, shape + self.margin - self.patch
+        free = np.clip(centre - self.patch // 2, first, np.maximum(first, last))
+        return np.where(first <= last, free, -((self.patch - shape) // 2))
+
+
+def _three(numbers: NDArray[np.int_]) -> tuple[int, int, int]:
+    i, j, k = (int(number) for number in numbers)
+    return i, j, k

@@ -1,0 +1,33 @@
+"""The network grid: where its voxels lie, and what becomes of the grey values there."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verse3d.core.config import GridConfig
+from verse3d.core.geometry import Geometry
+from verse3d.core.limits import require_countable, require_ct_grid
+from verse3d.core.resample import Finish
+
+
+def network_geometry(source: Geometry, grid: GridConfig) -> Geometry:
+    """The network grid of a scan: RAS axes (as near as its own allow), ``grid.spacing_mm``, the same first voxel.
+
+    Raises:
+        GeometryError: the scan's spacing is impossible, or the network grid would be larger than any memory.
+    """
+    require_ct_grid(source)
+    target = source.reoriented("RAS").resampled(grid.spacing_mm)
+    require_countable(target.shape, "on the network grid the scan")
+    return target
+
+
+def windowing(grid: GridConfig) -> Finish:
+    """A function that changes HU (float32, any shape) to 0 ... 1 in place: ``grid.window_hu``, clipped."""
+    low, high = grid.window_hu
+
+    def windowed(hu: NDArray[np.float32]) -> NDArray[np.float32]:
+        hu -= low
+        hu *= 1.0 / (high - low)
+        return np.clip(hu, 0.0, 1.0, out=hu)
+
+    return windowed

@@ -1,0 +1,220 @@
+"""Cases of a prepared store, read in pieces: what training cuts its patches from."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verse3d.core.errors import DataError, OutputError
+from verse3d.core.geometry import Geometry, Shape
+from verse3d.core.labels import SchemeName, label_scheme
+from verse3d.core.logs import logger
+from verse3d.data.cases import Case
+from verse3d.data.samples.arrays import DamagedEntryError, StoredArray
+from verse3d.data.samples.blocks import CentreDraw
+from verse3d.data.samples.entry import ARRAYS, Entry, network_table, open_array, unchecked
+from verse3d.data.samples.prepare import Job, ensure_prepared
+
+_log = logger(__name__)
+_Read = TypeVar("_Read")
+_OPEN_CASES = 32
+_MOST_REPAIRS = 2
+
+
+@dataclass(frozen=True, eq=False)
+class OpenEntry:
+    """An entry whose files are open.
+
+    Attributes:
+        entry: what is known of it.
+        arrays: by name.
+        centres: draws them.
+        as_stored: whether the stored labels are network ids already.
+    """
+
+    entry: Entry
+    arrays: dict[str, StoredArray]
+    centres: CentreDraw
+    as_stored: bool
+
+
+class StoredCase:
+    """A case of the store as network ids of one label scheme; a ``PatchSource``.
+
+    An entry that turns out to be damaged is prepared again, and read again.
+
+    Args:
+        job: how the case is prepared.
+        scheme: of the network ids.
+    """
+
+    def __init__(self, job: Job, scheme: SchemeName) -> None:
+        self._job = job
+        self._scheme = scheme
+        self._table = network_table(label_scheme(scheme))
+        self._checked: dict[str, NDArray[np.bool_]] = {}
+        self._opened: OpenEntry | None = None
+
+    @property
+    def case(self) -> str:
+        """Its name."""
+        return self._job.case.case
+
+    @property
+    def files(self) -> Case:
+        """The case that was prepared."""
+        return self._job.case
+
+    @property
+    def geometry(self) -> Geometry:
+        """The network grid."""
+        return self._reading(lambda opened: opened.entry.geometry)
+
+    @property
+    def source(self) -> Geometry:
+        """The grid of the file."""
+        return self._reading(lambda opened: opened.entry.source)
+
+    @property
+    def coarse(self) -> Geometry:
+        """The grid of the 4 mm copy."""
+        return self._reading(lambda opened: opened.entry.coarse)
+
+    def read(self, start: Shape, size: Shape) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
+        """The voxels ``start`` ... ``start + size``: grey values 0 ... 1 and network ids; outside air and background.
+
+        Raises:
+            DataError: the entry is damaged and cannot be prepared again.
+        """
+        return self._reading(lambda opened: self._both(opened, "", start, size))
+
+    def read_coarse(self) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
+        """The 4 mm copy, all of it: grey values 0 ... 1 and network ids.
+
+        Raises:
+            DataError: the entry is damaged and cannot be prepared again.
+        """
+        return self._reading(lambda opened: self._both(opened, "-4mm", (0, 0, 0), opened.entry.coarse.shape))
+
+    def draw_centre(self, foreground_fraction: float, random: np.random.RandomState) -> NDArray[np.int_]:
+        """A voxel (i, j, k): with that probability any labelled one, else any unlabelled one."""
+        draws = random.random_sample(3).tolist()
+        return self._reading(
+            lambda opened: opened.centres.centre(foreground_fraction, draws, opened.arrays["labels"].read_padded)
+        )
+
+    def draw_on(self, ids: Sequence[int], random: np.random.RandomState) -> NDArray[np.int_] | None:
+        """A voxel (i, j, k) whose network id is among ``ids``; None if the case has none. Takes two numbers."""
+        draws, wanted = random.random_sample(2).tolist(), np.isin(self._table, ids)
+        return self._reading(lambda opened: opened.centres.among(wanted, draws, opened.arrays["labels"].read_padded))
+
+    def open(self) -> None:
+        """Prepare the case if it is not prepared, and open its files.
+
+        Raises:
+            DataError: the case cannot be prepared.
+            OutputError: the store cannot be written.
+        """
+        self._reading(lambda _: None)
+
+    def close(self) -> None:
+        """Forget the files; they are opened again when needed."""
+        self._opened = None
+
+    def _reading(self, read: Callable[[OpenEntry], _Read]) -> _Read:
+        for _ in range(_MOST_REPAIRS):
+            try:
+                return read(self._open())
+            except DamagedEntryError as error:
+                _log.warning("%s; it is prepared again", error.message)
+                self._opened = None
+                self._checked = {}
+                self._job.store.remove_entry(self._job.name)
+        return read(self._open())
+
+    def _open(self) -> OpenEntry:
+        if self._opened is None:
+            ensure_prepared(self._job)
+            store, name = self._job.store, self._job.name
+            entry = store.entry(name)
+            if entry is None:
+                raise DamagedEntryError(f"{store.entry_folder(name)} was removed while it was opened")
+            if entry.binary and self._scheme != "binary":
+                raise DataError(
+                    f"the mask of {self.case} is binary ({entry.binary}): 1 is any vertebra there, not C1, but "
+                    f"labels.scheme {self._scheme} needs to know which one",
+                    hint="use the scheme binary, or a mask with VerSe's ids",
+                )
+            arrays = {}
+            for array in ARRAYS:
+                checked = self._checked.setdefault(array, unchecked(entry.arrays[array]))
+                arrays[array] = open_array(store.entry_folder(name), entry, array, checked)
+            present = np.unique(entry.blocks.code)
+            as_stored = bool((self._table[present] == present).all())
+            self._opened = OpenEntry(entry, arrays, CentreDraw(entry.blocks, self._table > 0), as_stored)
+        return self._opened
+
+    def _both(
+        self, opened: OpenEntry, suffix: str, start: Shape, size: Shape
+    ) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
+        image = opened.arrays[f"image{suffix}"].read_padded(start, size)
+        stored = opened.arrays[f"labels{suffix}"].read_padded(start, size)
+        if opened.as_stored:
+            return image, stored
+        # bytes.translate is the quickest look-up of single bytes: an index array would be widened to 64 bit first.
+        ids = np.frombuffer(bytearray(stored.tobytes().translate(self._table.tobytes())), np.uint8)
+        return image, ids.reshape(size)
+
+
+class StoredCases:
+    """The cases of a training, by number; ``PatchSources``. A few are open at a time, however many there are.
+
+    In place of a case that cannot be prepared comes the next one that can, so that the same number always means the
+    same case, whoever asks and whenever.
+
+    Args:
+        jobs: how each case is prepared.
+        scheme: of the network ids.
+    """
+
+    def __init__(self, jobs: Sequence[Job], scheme: SchemeName) -> None:
+        self._cases = [StoredCase(job, scheme) for job in jobs]
+        self._open: OrderedDict[int, None] = OrderedDict()  # the one used last is at the end
+
+    def __len__(self) -> int:
+        return len(self._cases)
+
+    def __getitem__(self, number: int) -> StoredCase:
+        if not 0 <= number < len(self._cases):
+            raise IndexError(number)
+        for step in range(len(self._cases)):
+            candidate = (number + step) % len(self._cases)
+            try:
+                self._cases[candidate].open()
+            except OutputError:
+                raise
+            except DataError as error:
+                _log.debug("%s is left out: %s", self._cases[candidate].case, error)
+                continue
+            self._used(candidate)
+            return self._cases[candidate]
+        raise DataError("no case can be prepared", hint="verse3d check says what is wrong with them")
+
+    def each(self) -> Sequence[StoredCase]:
+        """Every case, those included that cannot be prepared; none is opened."""
+        return tuple(self._cases)
+
+    def __getstate__(self) -> dict[str, Any]:
+        for number in self._open:
+            self._cases[number].close()
+        return {"_cases": self._cases, "_open": OrderedDict()}
+
+    def _used(self, number: int) -> None:
+        self._open[number] = None
+        self._open.move_to_end(number)
+        if len(self._open) > _OPEN_CASES:
+            oldest, _ = self._open.popitem(last=False)
+            self._cases[oldest].close()

@@ -1,0 +1,197 @@
+"""From the cases to batches on the training device: workers read, the device augments, the next batch comes early.
+
+worker processes      cut boxes  ->  pack        shared memory
+loader's thread       pin
+side stream of a GPU      copy -> augment        while the main stream works on the batch before
+"""
+
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from typing import Self
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from verse3d.core.config import RuntimeConfig
+from verse3d.core.errors import Verse3dError
+from verse3d.data.patches import BatchStream, PatchDataset, Place
+from verse3d.data.samples.augment import Augment
+from verse3d.data.samples.cut import Box
+from verse3d.data.samples.packing import PackedBatch
+from verse3d.training.launch import side_stream
+
+_MOST_WORKERS = 16
+_FEW_CORES = 2
+Batch = dict[str, torch.Tensor]
+
+
+def choose_workers(runtime: RuntimeConfig, device: torch.device) -> int:
+    """How many processes read patches. A network on the CPU wants the cores for itself."""
+    if runtime.workers != "auto":
+        return runtime.workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if device.type == "cpu":
+        return 0 if cores <= _FEW_CORES else 1
+    return min(_MOST_WORKERS, max(1, cores - 2))
+
+
+class _Guarded(Dataset[Box | Verse3dError]):
+    """Hands an error on as a value: from a worker process PyTorch would only bring its text."""
+
+    def __init__(self, dataset: PatchDataset) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, place: Place) -> Box | Verse3dError:
+        try:
+            return self._dataset[place]
+        except Verse3dError as error:
+            return error
+
+
+def _pack(boxes: Sequence[Box | Verse3dError]) -> PackedBatch | Verse3dError:
+    errors = [box for box in boxes if isinstance(box, Verse3dError)]
+    return errors[0] if errors else PackedBatch.of([box for box in boxes if not isinstance(box, Verse3dError)])
+
+
+class Feed(Iterator[Batch]):
+    """Endless batches ``{"image": (B, n, ...) float32, "label": (B, 1, ...) uint8}`` on the device.
+
+    Args:
+        dataset: of the run.
+        stream: which samples are in which batch.
+        augment: makes them of the boxes.
+        device: where they are wanted.
+        workers: processes that read; they live as long as the feed.
+    """
+
+    def __init__(
+        self, dataset: PatchDataset, stream: BatchStream, augment: Augment, device: torch.device, workers: int
+    ) -> None:
+        self._loader: DataLoader[Box | Verse3dError] = DataLoader(
+            _Guarded(dataset),
+            batch_sampler=stream,
+            num_workers=workers,
+            collate_fn=_pack,
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # a loader draws a number even if nothing is random
+        )
+        self._augment = augment
+        self._device = device
+        self._packed: Iterator[PackedBatch | Verse3dError] | None = None
+        self._ahead: tuple[Batch, torch.cuda.Event] | None = None
+        self._side = side_stream(device) if device.type == "cuda" else None
+        self.waiting = GpuWaiting() if device.type == "cuda" else CpuWaiting()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Batch:
+        """The next batch.
+
+        Raises:
+            DataError: a case cannot be read any more.
+        """
+        self.waiting.begin()
+        if self._side is None:
+            batch = self._augment(self._next_packed().on(self._device))
+        else:
+            batch = self._taken(*(self._ahead or self._brought(self._side)))
+        self._ahead = None
+        self.waiting.end()
+        return batch
+
+    def bring_next(self) -> None:
+        """Let the next batch come while the GPU works; called when a step was launched. Nothing on a CPU."""
+        self.waiting.working()
+        if self._side is not None:
+            self._ahead = self._brought(self._side)
+
+    def close(self) -> None:
+        """End the workers."""
+        self._packed = None
+
+    def _next_packed(self) -> PackedBatch:
+        if self._packed is None:
+            self._packed = iter(self._loader)
+        packed = next(self._packed)
+        if isinstance(packed, Verse3dError):
+            raise packed
+        return packed
+
+    def _brought(self, side: torch.cuda.Stream) -> tuple[Batch, torch.cuda.Event]:
+        packed = self._next_packed()
+        with torch.cuda.stream(side):
+            batch = self._augment(packed.on(self._device))
+            ready = _marked()
+        return batch, ready
+
+    def _taken(self, batch: Batch, ready: torch.cuda.Event) -> Batch:
+        here = torch.cuda.current_stream(self._device)
+        here.wait_event(ready)
+        for tensor in batch.values():
+            tensor.record_stream(here)  # so that its memory is not given away while a step still reads it
+        return batch
+
+
+class CpuWaiting:
+    """How long training stood still because the next batch was not there; on a CPU, augmenting it included."""
+
+    def __init__(self) -> None:
+        self._begun = 0.0
+        self._seconds = 0.0
+
+    def begin(self) -> None:
+        """A batch is asked for."""
+        self._begun = time.perf_counter()
+
+    def end(self) -> None:
+        """It is there."""
+        self._seconds += time.perf_counter() - self._begun
+
+    def working(self) -> None:
+        """A step was launched."""
+
+    def take(self) -> float:
+        """Seconds since the last call; the clock begins anew."""
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
+
+class GpuWaiting(CpuWaiting):
+    """The same for a GPU, which works on while the program asks: from the end of a step to the start of the next one.
+
+    Both are marked by events on the GPU, which are read when the epoch is over.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._step_end: torch.cuda.Event | None = None
+        self._gaps: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    def end(self) -> None:
+        """See ``CpuWaiting``."""
+        if self._step_end is None:  # nothing was launched before
+            super().end()
+            return
+        self._gaps.append((self._step_end, _marked()))
+
+    def working(self) -> None:
+        """See ``CpuWaiting``."""
+        self._step_end = _marked()
+
+    def take(self) -> float:
+        """See ``CpuWaiting``. Waits for the GPU."""
+        if self._gaps:
+            self._gaps[-1][1].synchronize()
+        gaps = math.fsum(before.elapsed_time(after) for before, after in self._gaps) / 1000
+        self._gaps, self._step_end = [], None
+        return gaps + super().take()
+
+
+def _marked() -> torch.cuda.Event:
+    """A mark on the current stream, with the time at which the GPU passes it."""
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event.record()
+    return event
