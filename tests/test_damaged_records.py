@@ -178,7 +178,7 @@ def test_a_converted_model_whose_manifest_is_damaged_is_converted_again(tmp_path
 
 
 def test_how_far_a_run_is_is_taken_whole_or_not_at_all():
-    standing = Standing(3, 9, 1.5, float("nan"), 0, [{"epoch": 3, "loss": 0.5, "dice": float("nan")}])
+    standing = Standing(epoch=3, step=9, minutes=1.5, history=[{"epoch": 3, "loss": 0.5, "dice": float("nan")}])
     again = Standing()
     again.restore(standing.to_dict())
     assert str(again) == str(standing)

@@ -12,6 +12,8 @@ from tests.scans import PIR, orientation, save_model, spine, tiny_config, turned
 from verse3d import api
 from verse3d.cli import app
 from verse3d.core.errors import DataError
+from verse3d.core.labels import label_scheme
+from verse3d.core.readers import checked
 from verse3d.core.volume import (
     GEOMETRY_FIELDS,
     made_by_verse3d,
@@ -24,12 +26,15 @@ from verse3d.data.cases import Case, CaseIndex, write_index
 from verse3d.data.checks import check_cases
 from verse3d.data.convert import convert_cases, nnunet_format, verse_format
 from verse3d.data.fixes import write_fixes
+from verse3d.data.samples.prepare import Job
+from verse3d.data.samples.store import open_store
+from verse3d.data.samples.stored import StoredCase
 from verse3d.data.schemes import require_levels, scheme_of
 from verse3d.data.survey import survey_cases
 from verse3d.data.transforms import prepare_case
 from verse3d.report.evaluation import evaluate_folder
 from verse3d.report.stats import CaseStats, summarise, write_table
-from verse3d.training.validate import load_validation_case
+from verse3d.training.validate import ValidationCase
 
 FLIPPED = orientation((2, 0, 1), (-1, 1, -1), (2.5, 3.0, 4.0), (26, 30, 18))
 
@@ -176,7 +181,7 @@ def test_stats_count_its_volume_but_no_level(case, tmp_path):
     assert float(cells["labelled_ml"]) == pytest.approx(voxels * PIR.voxel_ml, abs=1e-3)
     assert cells["C1_ml"] == cells["levels"] == cells["vertebrae"] == ""
     assert (summarise([stats])[0].vertebrae, summarise([stats])[0].levels) == (0, "")
-    assert type(survey).from_dict(json.loads(json.dumps(survey.to_dict()))) == survey
+    assert checked(json.loads(json.dumps(survey.to_dict())), type(survey), "the survey") == survey
 
 
 def test_a_single_c1_is_named_and_the_doubt_is_told(tmp_path):
@@ -237,14 +242,22 @@ def test_the_scheme_of_predictions_is_read_from_their_headers(tmp_path):
         assert evaluate_folder(tmp_path / scheme, truth, tmp_path / "s.json").scheme == scheme
 
 
-def test_levels_are_not_learnt_from_binary_masks_but_vertebra_or_not_is(case):
+def test_levels_are_not_learnt_from_binary_masks_but_vertebra_or_not_is(case, tmp_path):
     levels = tiny_config(labels={"scheme": "vertebrae"})
     with pytest.raises(DataError, match=r"is a binary mask(.|\n)*labels.scheme vertebrae"):
         prepare_case(case, levels)
+    with pytest.raises(DataError, match=r"is binary \((.|\n)*labels.scheme vertebrae"):
+        stored(case, "vertebrae", tmp_path).open()
     with pytest.raises(DataError, match="is a binary mask"):
-        load_validation_case(case, levels, keep_scan=False)
+        ValidationCase(case, stored(case, "binary", tmp_path), label_scheme("vertebrae")).truth()
     assert prepare_case(case, tiny_config()).label.max() == 1
-    assert load_validation_case(case, tiny_config(), keep_scan=False).truth.max() == 1
+    assert stored(case, "binary", tmp_path).read((0, 0, 0), (200, 200, 200))[1].max() == 1
+    assert ValidationCase(case, stored(case, "binary", tmp_path), label_scheme("binary")).truth().max() == 1
+
+
+def stored(case, scheme, folder):
+    """The case as training reads it."""
+    return StoredCase(Job.of(open_store(folder / "store"), tiny_config().grid, case), scheme)
 
 
 def test_a_binary_mask_is_converted_as_such_or_left_out(case, tmp_path):

@@ -232,10 +232,13 @@ def test_a_case_without_mask_fails_as_a_data_error(pair):
 
 
 def test_a_mistake_in_the_code_is_not_taken_for_bad_data(pair, monkeypatch):
-    monkeypatch.setattr(transforms, "resample_linear", lambda *arguments: 1 / 0)
+    def mistaken(*arguments):
+        raise AssertionError("a mistake")
+
+    monkeypatch.setattr(transforms, "resample_linear", mistaken)
     with pytest.raises(RuntimeError) as caught:
         prepare_case(pair(), config())
-    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    assert isinstance(caught.value.__cause__, AssertionError)
 
 
 # --- prepared cases

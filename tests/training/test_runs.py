@@ -46,7 +46,7 @@ COLUMNS = [
     "minutes",
     "validation_dice",
 ]
-TIMES = ("minutes", "patches_per_s", "waiting_share", "validation_minutes", "last_validation_minutes")
+TIMES = ("sha256", "minutes", "patches_per_s", "waiting_share", "validation_minutes", "last_validation_minutes")
 """What differs between two runs that are the same."""
 
 

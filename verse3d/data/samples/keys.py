@@ -8,6 +8,7 @@ from typing import Any
 
 from verse3d.core.config import GridConfig
 from verse3d.core.errors import DataError
+from verse3d.core.files import regular_file
 from verse3d.data.cases import Case
 
 PREPARATION_VERSION = 1
@@ -26,7 +27,7 @@ def file_state(path: Path) -> list[Any]:
         DataError: the file cannot be read.
     """
     try:
-        with path.open("rb") as handle:
+        with regular_file(path).open("rb") as handle:
             status = os.fstat(handle.fileno())
             ends = handle.read(_END_BYTES)
             handle.seek(max(0, status.st_size - _END_BYTES))
