@@ -10,7 +10,6 @@ import pytest
 
 from verse3d.core.errors import DataError, OutputError
 from verse3d.core.files import (
-    TEMPORARY_PREFIX,
     FileBatch,
     make_folder,
     owner,
@@ -22,6 +21,7 @@ from verse3d.core.files import (
     write_json,
     write_text,
 )
+from verse3d.core.paths import TEMPORARY_PREFIX
 
 
 def names(folder: Path) -> list[str]:

@@ -23,6 +23,7 @@ from verse3d.core.paths import name_problem, path_below, same_on_disk
         ("a\\b", "leads out"),
         ("C:", "leads out"),
         ("c:windows", "leads out"),
+        (".verse3d-12-mask.nii.gz", "temporary files"),
         ("a\0b", "control characters"),
         ("a\nb", "control characters"),
         ("\x1b[31m", "control characters"),

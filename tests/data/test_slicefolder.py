@@ -327,3 +327,12 @@ def test_a_broken_line_of_the_manifest_is_refused_by_number(folder, line):
     manifest.write_text("\n".join([*lines[:2], line, *lines[2:]]))
     with pytest.raises(DataError, match=r"manifest\.jsonl, line 3 is (damaged|not JSON)"):
         SliceFolder(folder, "train")
+
+
+@pytest.mark.parametrize("name", ["/", "../x.png", "train/a\0.png", "", "/etc/x.png", "train/../../x.png", "a\\..\\x"])
+@pytest.mark.parametrize("key", ["image", "mask"])
+def test_a_line_of_the_manifest_whose_file_lies_elsewhere_is_refused(folder, key, name):
+    line = json.loads((folder / "manifest.jsonl").read_text().splitlines()[0])
+    (folder / "manifest.jsonl").write_text(json.dumps({**line, key: name}) + "\n")
+    with pytest.raises(DataError, match=r"manifest\.jsonl, line 1: the file"):
+        read_manifest(folder)

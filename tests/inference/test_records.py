@@ -104,7 +104,7 @@ def test_a_damaged_line_in_the_middle_of_a_log_is_an_error_with_its_place(tmp_pa
     log.append({}, {"case": "a"})
     whole = log.path.read_bytes()
     log.path.write_bytes(whole + line.encode("utf-8", "surrogateescape") + b"\n" + whole)
-    with pytest.raises(DataError, match=r"jsonl, line \d"):
+    with pytest.raises(DataError, match=r"jsonl(, line \d|: byte \d+ is no text)"):
         read_predictions(tmp_path)
 
 
@@ -179,3 +179,20 @@ def test_logs_count_as_lists_of_predictions_and_indexes_do_not(tmp_path):
     log = PredictionLog(tmp_path / "predictions-part0of4.json")
     assert is_log(log.path.name) and is_predictions_file(log.path.name)
     assert not is_log("cases.jsonl") and not is_log("predictions.jsonl")
+
+
+def test_a_list_and_a_log_may_hold_what_no_text_file_can(tmp_path):
+    record = {"case": "a\ud800", "status": "written", "mask": "a\udcff.nii.gz", "note of a later version": ["\ud800"]}
+    (tmp_path / "predictions.json").write_text(json.dumps({"cases": [record]}))
+    log = PredictionLog(tmp_path / "predictions.json")
+    log.append({"model": "\ud800"}, {**record, "case": "b"})
+    found = read_predictions(tmp_path)
+    assert found.records == {"a\ud800": record, "b": {**record, "case": "b"}}
+
+
+@pytest.mark.parametrize("line", ['{"case": 1, "status": "written"}', '{"about": 3}', "[" * 10**5, "{}", "1e999"])
+def test_a_line_of_a_log_is_checked_as_a_record_in_a_list_is(tmp_path, line):
+    log = PredictionLog(tmp_path / "predictions.json")
+    log.path.write_text(f"{line}\n")
+    with pytest.raises(DataError, match=r"\.jsonl, line 1 is"):
+        read_log(log.path)

@@ -17,10 +17,9 @@ from typing import Any, Self
 
 from verse3d.core.errors import DataError, OutputError
 from verse3d.core.jsontext import parse_json
-from verse3d.core.paths import LONGEST_NAME_BYTES
+from verse3d.core.paths import LONGEST_NAME_BYTES, TEMPORARY_PREFIX
 
 PathOrText = str | os.PathLike[str]
-TEMPORARY_PREFIX = ".verse3d-"
 _ROOM_FOR_PREFIX = 32
 """Bytes of a temporary name for the prefix, the number of the process and the machine."""
 _MACHINE = hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()

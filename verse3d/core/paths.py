@@ -15,6 +15,8 @@ from pathlib import Path
 
 from verse3d.core.errors import DataError
 
+TEMPORARY_PREFIX = ".verse3d-"
+"""So begins what is not yet whole, and is removed where its process was killed: no name from elsewhere may."""
 LONGEST_NAME_BYTES = 255
 """What the file systems in use take (ext4, XFS, APFS, NTFS)."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -67,15 +69,19 @@ def name_problem(name: str) -> str:
         return "is no name"
     if name == ".." or "/" in name or "\\" in name or _DRIVE.match(name):
         return "leads out of its folder"
+    if name.startswith(TEMPORARY_PREFIX):
+        return "begins as verse3d's temporary files do"
     if _CONTROL.search(name):
         return "holds control characters"
+    return _bytes_problem(name) or (_windows_problem(name) if _ON_WINDOWS else "")
+
+
+def _bytes_problem(name: str) -> str:
     try:
         length = len(os.fsencode(name))
     except UnicodeEncodeError:
         return "holds half of a character (a lone surrogate)"
-    if length > LONGEST_NAME_BYTES:
-        return f"has {length} bytes, at most {LONGEST_NAME_BYTES} are possible"
-    return _windows_problem(name) if _ON_WINDOWS else ""
+    return f"has {length} bytes, at most {LONGEST_NAME_BYTES} are possible" if length > LONGEST_NAME_BYTES else ""
 
 
 def _windows_problem(name: str) -> str:

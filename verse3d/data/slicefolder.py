@@ -21,8 +21,9 @@ from verse3d.core.config import load_config
 from verse3d.core.errors import DataError
 from verse3d.core.files import regular_file
 from verse3d.core.labels import LabelScheme, label_scheme
-from verse3d.core.paths import path_below
+from verse3d.core.paths import name_problem, path_below
 from verse3d.core.readers import MEGABYTE, RECORD_CONFIG, numbered_lines, parsed
+from verse3d.core.wording import brief
 from verse3d.data.cases import Split
 from verse3d.data.slices import grey_values
 
@@ -94,8 +95,17 @@ def read_manifest(folder: Path) -> tuple[SliceRow, ...]:
 
 
 def row_of(line: str, place: str) -> SliceRow:
-    """Parse one line of a manifest. Raises ``DataError``, which names the place."""
-    return parsed(line, SliceRow, place, hint="run verse3d slices again")
+    """Parse one line of a manifest.
+
+    Raises:
+        DataError: it is no slice, or its files would lie outside of the folder; names the place.
+    """
+    row = parsed(line, SliceRow, place, hint="run verse3d slices again")
+    for name in (row.image, row.mask):
+        problem = "; ".join(filter(None, map(name_problem, PurePosixPath(name).parts or ("",))))
+        if problem:
+            raise DataError(f"{place}: the file {brief(name)} {problem}", hint="run verse3d slices again")
+    return row
 
 
 def mask_pixels(ids: NDArray[np.uint8], scheme: LabelScheme) -> NDArray[np.uint8]:

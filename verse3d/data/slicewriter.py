@@ -15,10 +15,10 @@ from PIL import Image
 from verse3d.core.caseerrors import CASE_ERRORS, reason_of
 from verse3d.core.config import Config, load_config, parse_config
 from verse3d.core.errors import DataError, Verse3dError
-from verse3d.core.files import TEMPORARY_PREFIX, make_folder, output_error, write_json, write_text
+from verse3d.core.files import make_folder, output_error, write_json, write_text
 from verse3d.core.labels import label_scheme
 from verse3d.core.logs import Progress, logger, no_progress
-from verse3d.core.paths import path_below
+from verse3d.core.paths import TEMPORARY_PREFIX, path_below
 from verse3d.core.readers import Many, Record, read_record
 from verse3d.data.cases import Case
 from verse3d.data.slicefolder import CASE_FILE, CONFIG_FILE, MANIFEST_FILE, SliceRow, mask_pixels

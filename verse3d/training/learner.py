@@ -96,17 +96,7 @@ def restore_learner(learner: Learner, state: dict[str, Any]) -> None:
 
 def _require_same_kind(own: object, stored: object, place: str, skip: Sequence[str] = ()) -> None:
     """Compare what both hold. A scaler is on or off by the device, which may change; so may the number of GPUs."""
-    if isinstance(own, torch.Tensor):
-        same = isinstance(stored, torch.Tensor) and (own.shape, own.dtype) == (stored.shape, stored.dtype)
-    elif isinstance(own, bool | str) or own is None:
-        same = type(own) is type(stored)
-    elif isinstance(own, int | float):
-        same = isinstance(stored, int | float) and not isinstance(stored, bool) and not math.isnan(stored)
-    elif isinstance(own, dict):  # a state dict comes back from its file as a plain one
-        same = isinstance(stored, dict)
-    else:
-        same = isinstance(stored, type(own))
-    if not same:
+    if not _is_like(own, stored):
         raise DataError(f"{place} is {brief(stored)}, expected something like {brief(own)}")
     _require_same_parts(own, stored, place, skip)
 
@@ -121,6 +111,18 @@ def _require_same_parts(own: object, stored: object, place: str, skip: Sequence[
             raise DataError(f"{place} has {len(stored)} parts, expected {len(own)}")
         for number, (mine, theirs) in enumerate(zip(own, stored, strict=True)):
             _require_same_kind(mine, theirs, f"{place}.{number}")
+
+
+def _is_like(own: object, stored: object) -> bool:
+    """Whether a single value is of the kind of our own; what both hold inside is not looked at."""
+    if isinstance(own, torch.Tensor):
+        return isinstance(stored, torch.Tensor) and (own.shape, own.dtype) == (stored.shape, stored.dtype)
+    if isinstance(own, bool | str) or own is None:
+        return type(own) is type(stored)
+    if isinstance(own, int | float):
+        return isinstance(stored, int | float) and not isinstance(stored, bool) and not math.isnan(stored)
+    # A state dict, which is an OrderedDict, comes back from a model file as a plain one.
+    return isinstance(stored, dict if isinstance(own, dict) else type(own))
 
 
 def _require_fitting(optimizer: torch.optim.Optimizer, state: Mapping[int, Mapping[str, object]]) -> None:

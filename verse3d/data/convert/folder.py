@@ -12,7 +12,6 @@ from nibabel.openers import ImageOpener
 
 from verse3d.core.errors import DataError, OutputError
 from verse3d.core.files import (
-    TEMPORARY_PREFIX,
     make_folder,
     output_error,
     regular_file,
@@ -20,7 +19,7 @@ from verse3d.core.files import (
     whole_file,
     write_json,
 )
-from verse3d.core.paths import name_problem, path_below
+from verse3d.core.paths import TEMPORARY_PREFIX, name_problem, path_below
 from verse3d.core.readers import Many, Record, Text, Whole, read_record
 from verse3d.data.converted import MANIFEST
 from verse3d.version import __version__

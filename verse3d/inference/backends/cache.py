@@ -19,8 +19,9 @@ from typing import Any, Self
 import torch
 
 from verse3d.core.errors import DataError, Verse3dError
-from verse3d.core.files import TEMPORARY_PREFIX, sha256_of, write_json
+from verse3d.core.files import sha256_of, write_json
 from verse3d.core.logs import logger
+from verse3d.core.paths import TEMPORARY_PREFIX
 from verse3d.core.readers import Record, Text, read_record
 from verse3d.inference.backends.engine import WEIGHTS, XML
 from verse3d.inference.backends.parity import Parity

@@ -14,7 +14,8 @@ import monai
 import torch
 
 from verse3d.core.errors import DataError, Verse3dError
-from verse3d.core.files import TEMPORARY_PREFIX, is_file, output_error, sha256_of, write_json, write_text
+from verse3d.core.files import is_file, output_error, sha256_of, write_json, write_text
+from verse3d.core.paths import TEMPORARY_PREFIX
 from verse3d.core.readers import Record, Text, read_record
 from verse3d.core.runtime import Precision
 from verse3d.inference.backends import network_of
