@@ -15,6 +15,8 @@ from multiprocessing.process import BaseProcess
 from threading import Event
 from typing import Any
 
+from verse3d.core.processes import without_main
+
 _SPAWN = multiprocessing.get_context("spawn")
 """New processes start empty: a copy of this one could inherit locks that threads (of PyTorch, say) hold."""
 
@@ -83,7 +85,8 @@ def each_in_processes(
 def _start(function: Callable[[Any], Any]) -> _Worker:
     ours, theirs = _SPAWN.Pipe()
     process = _SPAWN.Process(target=_serve, args=(theirs, function), daemon=True)
-    process.start()
+    with without_main():
+        process.start()
     theirs.close()  # so that reading from ours ends when the process does
     return _Worker(process, ours)
 

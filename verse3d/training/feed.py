@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from verse3d.core.config import RuntimeConfig
 from verse3d.core.errors import Verse3dError
+from verse3d.core.processes import small_processes, without_main
 from verse3d.data.patches import BatchStream, PatchDataset, Place
 from verse3d.data.samples.augment import Augment
 from verse3d.data.samples.cut import Box
@@ -75,6 +76,7 @@ class Feed(Iterator[Batch]):
             num_workers=workers,
             collate_fn=_pack,
             pin_memory=device.type == "cuda",
+            multiprocessing_context=small_processes(__name__) if workers else None,
             generator=torch.Generator(),  # a loader draws a number even if nothing is random
         )
         self._augment = augment
@@ -114,7 +116,8 @@ class Feed(Iterator[Batch]):
 
     def _next_packed(self) -> PackedBatch:
         if self._packed is None:
-            self._packed = iter(self._loader)
+            with without_main():
+                self._packed = iter(self._loader)
         packed = next(self._packed)
         if isinstance(packed, Verse3dError):
             raise packed

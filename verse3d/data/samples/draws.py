@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 
 import numpy as np
-from monai.transforms.utils import create_rotate, create_scale, create_shear
 from numpy.typing import NDArray
 
 from verse3d.core.augmenting import AugmentConfig
+from verse3d.data.samples.matrices import rotation, shear
 
 LEFT_RIGHT = 0
 """The axis of the network grid that a mirror turns around."""
@@ -120,8 +120,7 @@ class ChangeDraws:
         angles = random.uniform(-turn, turn, 3 if dims == 3 else 1)
         shears = random.uniform(-augment.shear, augment.shear, _COEFFICIENTS_OF_SHEAR[dims])
         scales = 1 + random.uniform(-augment.scale_fraction, augment.scale_fraction, dims)
-        matrix = create_rotate(dims, tuple(angles)) @ create_shear(dims, tuple(shears))
-        return np.asarray(matrix @ create_scale(dims, tuple(scales)), dtype=np.float64)[:dims, :dims].copy()
+        return rotation(angles) @ shear(dims, shears) @ np.diag(scales)
 
     def _shifts(self, random: np.random.RandomState) -> NDArray[np.float32]:
         largest = np.array([self.augment.elastic_mm / spacing for spacing in self.spacing_mm])

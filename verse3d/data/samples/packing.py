@@ -3,13 +3,14 @@
 | image 0 | label 0 | image 1 | label 1 | ...        boxes differ in size, so they are not stacked
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils.data import get_worker_info
 
 from verse3d.data.samples.cut import Box
 from verse3d.data.samples.draws import Changes
@@ -59,7 +60,7 @@ class PackedBatch:
             image, end = _place(box.image, end)
             label, end = _place(box.label, end)
             places.append((image, label))
-        block = torch.empty(end, dtype=torch.uint8)
+        block = _new_block(end)
         _fill(block.numpy(), boxes, places)
         return cls(block, tuple(places), tuple(box.middle for box in boxes), tuple(box.changes for box in boxes))
 
@@ -77,6 +78,17 @@ class PackedBatch:
             BoxTensors(_view(block, image), _view(block, label), middle, changes)
             for (image, label), middle, changes in zip(self.places, self.middles, self.changes, strict=True)
         ]
+
+
+def _new_block(size: int) -> torch.Tensor:
+    """Bytes; in a worker process they lie in shared memory from the start, as PyTorch's own collating does it.
+
+    Else they would be copied there by another thread, and what that thread frees piles up in the worker.
+    """
+    if get_worker_info() is None:
+        return torch.empty(size, dtype=torch.uint8)
+    new_shared: Callable[[int], torch.UntypedStorage] = torch.UntypedStorage._new_shared  # carries no types
+    return torch.empty(0, dtype=torch.uint8).set_(new_shared(size))
 
 
 def _place(array: NDArray[Any], end: int) -> tuple[_Place, int]:

@@ -1,0 +1,134 @@
+"""The sides of loader.py that run beside verse3d: its own loader, and MONAI's PersistentDataset and CacheDataset."""
+
+import argparse
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from loader_scans import count
+from torch.utils.data import DataLoader
+
+SAMPLES = 4
+
+
+def main() -> None:
+    """Run one side and write its note."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--side", choices=("ours", "monai", "cache"), required=True)
+    for name in ("scans", "prepared", "note"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    for name in ("cases", "workers", "patch"):
+        parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--seconds", type=float, required=True)
+    options = parser.parse_args()
+    batches = ours(options) if options.side == "ours" else monai(options)
+    if batches is not None:
+        count(batches, options.seconds, options.note, options.prepared)
+
+
+def ours(options: argparse.Namespace) -> Iterator[int]:
+    """Batches of four from a prepared store, as training reads them, unchanged."""
+    # Imported here, so that a worker of MONAI's side does not carry them.
+    import verse3d.training.fit  # noqa: F401, PLC0415 - all that a training has loaded when it starts its workers
+    from verse3d.core.config import parse_config, without_augmentation  # noqa: PLC0415
+    from verse3d.core.processes import small_processes, without_main  # noqa: PLC0415
+    from verse3d.data.cases import Case  # noqa: PLC0415
+    from verse3d.data.patches import BatchStream, PatchDataset  # noqa: PLC0415
+    from verse3d.data.samples.cut import PatchCut  # noqa: PLC0415
+    from verse3d.data.samples.packing import PackedBatch  # noqa: PLC0415
+    from verse3d.data.samples.preparation import prepare_cases  # noqa: PLC0415
+    from verse3d.data.samples.prepare import Job  # noqa: PLC0415
+    from verse3d.data.samples.store import open_store  # noqa: PLC0415
+    from verse3d.data.samples.stored import StoredCases  # noqa: PLC0415
+
+    patch = [options.patch] * 3
+    config = parse_config({"grid": {"spacing_mm": 1.0}, "sampling": {"patch_voxels": patch, "batch_size": SAMPLES}})
+    store = open_store(options.prepared)
+    names = [f"{number:03d}" for number in range(options.cases)]
+    scans = options.scans
+    cases = [Case(name, name, scans / f"{name}_ct.nii", scans / f"{name}_msk.nii") for name in names]
+    jobs = [Job.of(store, config.grid, case) for case in cases]
+    prepare_cases(jobs, options.workers)
+    length = 64 * SAMPLES
+    dataset = PatchDataset(
+        StoredCases(jobs, "vertebrae"), PatchCut(without_augmentation(config)), length=length, seed=0
+    )
+    loader = DataLoader(
+        dataset,
+        batch_sampler=BatchStream(length=length, batch_size=SAMPLES),
+        num_workers=options.workers,
+        collate_fn=PackedBatch.of,
+        multiprocessing_context=small_processes("verse3d.training.feed"),
+    )
+    with without_main():
+        batches = iter(loader)
+    return (len(batch) for batch in batches)
+
+
+def monai(options: argparse.Namespace) -> Iterator[int] | None:
+    """Four patches of each case that comes up, as in MONAI's tutorials; None if the cache does not fit."""
+    import torch  # noqa: PLC0415
+    from monai.data import CacheDataset, PersistentDataset, list_data_collate  # noqa: PLC0415
+    from monai.transforms import (  # noqa: PLC0415
+        CastToTyped,
+        Compose,
+        EnsureChannelFirstd,
+        LoadImaged,
+        Orientationd,
+        RandCropByPosNegLabeld,
+        ScaleIntensityRanged,
+        Spacingd,
+    )
+
+    from verse3d.core.memory import free_memory_bytes  # noqa: PLC0415
+
+    both = ("image", "label")
+    chain = Compose(
+        [
+            LoadImaged(keys=both),
+            EnsureChannelFirstd(keys=both),
+            Orientationd(keys=both, axcodes="RAS"),
+            Spacingd(keys=both, pixdim=(1.0, 1.0, 1.0), mode=("bilinear", "nearest")),
+            ScaleIntensityRanged(keys="image", a_min=-250, a_max=1250, b_min=0.0, b_max=1.0, clip=True),
+            CastToTyped(keys=both, dtype=(torch.float32, torch.uint8)),
+            RandCropByPosNegLabeld(
+                keys=both, label_key="label", spatial_size=(options.patch,) * 3, pos=2, neg=1, num_samples=SAMPLES
+            ),
+        ]
+    )
+    files: list[dict[str, Any]] = [
+        {"image": str(options.scans / f"{number:03d}_ct.nii"), "label": str(options.scans / f"{number:03d}_msk.nii")}
+        for number in range(options.cases)
+    ]
+    if options.side == "cache":
+        voxels = sum(path.stat().st_size for path in options.scans.glob("*_msk.nii"))
+        need, free = (
+            5.0 * voxels * options.cases / max(1, len(list(options.scans.glob("*_msk.nii")))),
+            free_memory_bytes(),
+        )
+        if need > 0.8 * free:
+            trouble = f"does not fit: needs {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+            figures = {"patches_s": 0.0, "cpu_ms": 0.0, "worker_mb": 0.0, "disk_gb": 0.0, "trouble": trouble}
+            options.note.write_text(json.dumps({"seconds": 0.0, **figures}))
+            return None
+        dataset: Any = CacheDataset(files, chain, num_workers=options.workers, progress=False)
+    else:
+        dataset = PersistentDataset(files, chain, cache_dir=options.prepared)
+        for number in range(len(files)):
+            dataset[number]  # fills the cache
+    loader = DataLoader(
+        dataset,
+        batch_size=1,
+        shuffle=True,
+        num_workers=options.workers,
+        persistent_workers=True,
+        collate_fn=list_data_collate,
+    )
+    epochs = itertools.chain.from_iterable(iter(loader) for _ in itertools.count())
+    return (int(batch["image"].shape[0]) for batch in epochs)
+
+
+if __name__ == "__main__":
+    main()
