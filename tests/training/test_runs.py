@@ -534,7 +534,7 @@ def test_a_run_begun_by_an_older_version_goes_on_and_says_that_patches_are_drawn
         del content["training"]["standing"][name]
     for row in content["training"]["standing"]["history"]:
         del row["waiting_share"]
-    torch.save(content, tmp_path / "last.pt")
+    scans.save_sealed(content, tmp_path / "last.pt")
     stored = yaml.safe_load((tmp_path / "config.yaml").read_text())
     for section, names in {"runtime": ("compile", "cuda_graph", "deterministic"), "augment": ("elastic",)}.items():
         for name in names:

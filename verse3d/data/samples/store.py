@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from verse3d.core.errors import DataError, OutputError
-from verse3d.core.files import TEMPORARY_PREFIX, output_error, read_json, write_json
+from verse3d.core.files import output_error, read_json, write_json
+from verse3d.core.paths import TEMPORARY_PREFIX
 from verse3d.data.samples.entry import Entry, read_entry
 
 STORE_VERSION = 1
