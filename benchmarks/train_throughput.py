@@ -147,7 +147,7 @@ def whole_loop(options: argparse.Namespace) -> dict[str, Any]:
     import verse3d  # noqa: PLC0415
 
     index = options.work / "cases.jsonl"
-    verse3d.index(options.work / "scans", out=index, validation=1.5 / options.cases)
+    verse3d.index(options.work / "scans", out=index, validation=1 / options.cases)
     started = time.perf_counter()
     out = options.work / "run"
     verse3d.train(

@@ -10,7 +10,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
+import verse3d
 from verse3d.core.geometry import Geometry
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -202,3 +204,49 @@ def test_the_loader_is_compared_with_monai_on_small_scans(tmp_path):
         figures["ours_patches_s"] / figures["persistent_patches_s"], rel=0.02
     )
     assert 0 < figures["ours_worker_mb"] < 400
+
+
+@pytest.fixture
+def throughput(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    return importlib.import_module("train_throughput")
+
+
+def test_the_scans_of_the_throughput_benchmark_are_a_data_set_with_one_for_validation(throughput, tmp_path):
+    scans = throughput.write_scans(tmp_path / "scans", 3, (40, 36, 48))
+    assert len(scans) == 3
+    report = verse3d.index(tmp_path / "scans", out=tmp_path / "cases.jsonl", validation=1 / 3)
+    assert sorted(str(case.split) for case in report.cases) == ["train", "train", "validation"]
+    mask = np.asarray(nib.load(report.cases.cases[0].mask).dataobj)
+    assert set(np.unique(mask)) == {0, 20, 21, 22, 23, 24}
+
+
+def test_the_throughput_benchmark_tells_how_its_loop_compares(throughput):
+    rates = {"step": 500.0, "loop": 450.0, "monai": 60.0}
+    notes = {part: {"patches_per_s": rate} for part, rate in rates.items()}
+    assert throughput.ratios(notes) == {"ratio_step": 0.9, "ratio_monai": 7.5}
+    del notes["monai"]
+    assert throughput.ratios(notes) == {"ratio_step": 0.9}
+    assert math.isnan(throughput.ratios({**notes, "loop": {"trouble": "no GPU"}})["ratio_step"])
+
+
+@pytest.mark.slow
+def test_the_throughput_benchmark_ends_with_one_object_of_figures():
+    small = ["sampling.patch_voxels=[32,32,32]", "sampling.batch_size=2", "optim.steps_per_epoch=3"]
+    command = [sys.executable, str(FOLDER / "train_throughput.py"), "--minutes", "0.2", "--device", "cpu"]
+    command += ["--cases", "3", "--scan", "40x36x48", "--workers", "0"]
+    command += [word for override in small for word in ("--set", override)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=FOLDER.parent)
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert {"step_patches_per_s", "loop_patches_per_s", "monai_patches_per_s", "ratio_step"} <= figures.keys()
+    assert figures["loop_waiting_share"] > 0
+
+
+def test_augmentations_are_compared_on_the_same_patches(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    augmenting = importlib.import_module("augmenting")
+    cpu = torch.device("cpu")
+    for name in ("verse3d", "monai"):
+        for grey in (False, True):
+            job = augmenting.PEERS[name]((12, 12, 12), 2, cpu, grey)
+            assert augmenting.milliseconds(job, 0.01, cpu) > 0

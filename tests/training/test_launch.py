@@ -64,17 +64,18 @@ def test_a_recorded_step_that_was_asked_for_needs_a_gpu():
 
 
 @pytest.mark.parametrize(
-    ("setting", "device", "steps", "compiler", "expected"),
+    ("setting", "where", "expected"),
     [
-        ("auto", "cuda", 6000, True, True),
-        ("auto", "cuda", 100, True, False),
-        ("auto", "cuda", 6000, False, False),
-        ("auto", "cpu", 6000, True, False),
-        ("off", "cuda", 6000, True, False),
-        ("on", "cpu", 1, False, True),
+        ("auto", ("cuda", 6000, True), True),
+        ("auto", ("cuda", 100, True), False),
+        ("auto", ("cuda", 6000, False), False),
+        ("auto", ("cpu", 6000, True), False),
+        ("off", ("cuda", 6000, True), False),
+        ("on", ("cpu", 1, False), True),
     ],
 )
-def test_a_network_is_compiled_where_it_pays(monkeypatch, setting, device, steps, compiler, expected):
+def test_a_network_is_compiled_where_it_pays(monkeypatch, setting, where, expected):
+    device, steps, compiler = where
     monkeypatch.setattr(launch, "_has_compiler", lambda: compiler)
     assert wants_compiling(RuntimeConfig(compile=setting), torch.device(device), steps) == expected
 

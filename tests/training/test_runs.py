@@ -25,8 +25,10 @@ from verse3d.inference.predict import predict_cases
 from verse3d.model import checkpoint as checkpoints
 from verse3d.model.checkpoint import load_checkpoint
 from verse3d.report.evaluation import evaluate_folder
-from verse3d.training import handlers, launch
+from verse3d.training import feed, handlers, launch
+from verse3d.training import step as steps_module
 from verse3d.training.fit import fit
+from verse3d.training.readings import Readings
 from verse3d.training.session import FitOptions
 from verse3d.training.step import StepResult, training_step
 
@@ -170,6 +172,7 @@ class TestAFinishedRun:
             "train/loss_epoch": per_epoch,
             "validation/loss": per_epoch,
             "train/patches_per_s": per_epoch,
+            "train/waiting_share": per_epoch,
             "validation/dice_mean": per_epoch,
             "validation_dice/case3": per_epoch,
         }.items():
@@ -448,6 +451,97 @@ def test_a_loss_or_gradient_that_is_no_number_stops_with_a_clear_message(dataset
     assert all(torch.isfinite(weight).all() for weight in last["network"].values())
     monkeypatch.undo()
     assert train(dataset, tmp_path, resume=True).epochs == 4
+
+
+def test_with_losses_that_are_read_late_nothing_bad_is_saved_either(dataset, tmp_path, monkeypatch):
+    def late(device):
+        readings = Readings(device)
+        readings._every = 4  # as on a GPU
+        return readings
+
+    def step(learner, batch, network):
+        result = training_step(learner, batch, network)
+        done.append(result)
+        return replace(result, loss=torch.tensor(math.nan)) if len(done) == 5 else result
+
+    done = []
+    monkeypatch.setattr(handlers, "Readings", late)
+    monkeypatch.setattr(launch, "training_step", step)
+    with pytest.raises(TrainingError, match="loss became nan in epoch 3, step 5"):
+        train(dataset, tmp_path)
+    assert load(tmp_path / "last.pt")["epoch"] == 2
+    assert len(done) <= 10
+
+
+def test_a_mean_of_the_weights_that_is_no_number_is_neither_validated_nor_saved(dataset, tmp_path, monkeypatch):
+    """The loss is one of the weights themselves, so it tells nothing."""
+    steps = []
+
+    def step(learner, batch, network):
+        result = training_step(learner, batch, network)
+        steps.append(result)
+        if len(steps) == 5:
+            next(learner.average.module.parameters()).data.view(-1)[0] = math.nan
+        return result
+
+    monkeypatch.setattr(launch, "training_step", step)
+    with pytest.raises(TrainingError, match="no longer finite"):
+        train(dataset, tmp_path, tiny_config(optim={"ema_decay": 0.9}))
+    for name in ("last.pt", "best.pt"):
+        assert all(torch.isfinite(weight).all() for weight in load(tmp_path / name)["network"].values())
+
+
+@pytest.mark.parametrize(("most", "words"), [(1, "the largest that does is 1"), (0, "not even a single sample")])
+def test_a_batch_that_does_not_fit_is_refused_with_the_largest_that_does(dataset, tmp_path, monkeypatch, most, words):
+    forward = launch.forward
+
+    def limited(learner, network, image, label):
+        if len(image) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(learner, network, image, label)
+
+    monkeypatch.setattr(launch, "forward", limited)
+    monkeypatch.setattr(steps_module, "forward", limited)
+    with pytest.raises(TrainingError, match=words) as caught:
+        train(dataset, tmp_path)
+    assert "sampling." in caught.value.hint
+
+
+def test_much_waiting_for_data_is_told_once_with_advice(dataset, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(feed.CpuWaiting, "take", lambda _: 1000.0)
+    with caplog.at_level(logging.WARNING):
+        train(dataset, tmp_path)
+    told = [record.getMessage() for record in caplog.records if "waiting for data" in record.getMessage()]
+    assert len(told) == 1 and "runtime.workers" in told[0]
+    assert all(float(row["waiting_share"]) > 1 for row in rows(tmp_path))
+
+
+def test_validations_that_take_too_long_are_left_out_but_never_the_last_one(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(handlers, "validation_fits", lambda *_: False)
+    result = train(dataset, tmp_path)
+    assert [bool(row["validation_dice"]) for row in rows(tmp_path)] == [False, False, False, True]
+    assert (result.best_epoch, result.stopped) == (4, "finished")
+
+
+def test_a_run_begun_by_an_older_version_goes_on_and_says_that_patches_are_drawn_anew(dataset, tmp_path, caplog):
+    config = tiny_config(optim={"ema_decay": 0.5})
+    train(dataset, tmp_path, config, max_epochs=2)
+    content = load(tmp_path / "last.pt")
+    del content["training"]["draws"]
+    for name in ("validation_minutes", "last_validation_minutes"):
+        del content["training"]["standing"][name]
+    for row in content["training"]["standing"]["history"]:
+        del row["waiting_share"]
+    torch.save(content, tmp_path / "last.pt")
+    stored = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    for section, names in {"runtime": ("compile", "cuda_graph", "deterministic"), "augment": ("elastic",)}.items():
+        for name in names:
+            del stored[section][name]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored))
+    with caplog.at_level(logging.WARNING):
+        assert train(dataset, tmp_path, config, resume=True).epochs == 4
+    assert "begun by an older verse3d" in caplog.text
+    assert [row["waiting_share"] != "" for row in rows(tmp_path)] == [False, False, True, True]
 
 
 def test_with_a_loss_scaler_an_infinite_gradient_is_only_a_skipped_step(dataset, tmp_path, monkeypatch):

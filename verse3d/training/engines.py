@@ -20,6 +20,7 @@ from verse3d.training.readings import require_finite
 from verse3d.training.session import Session
 from verse3d.training.step import Batch, StepResult
 
+_MINUTES_WORTH_COMPILING = 5
 Stop = Literal["finished", "time", "epochs", "interrupted"]
 _log = logger(__name__)
 
@@ -82,9 +83,7 @@ class _Loop:
         self.minutes_before = session.standing.minutes
         self.stop: Stop = "finished"
         self.on_disk = session.standing.to_dict()
-        optim = session.config.optim
-        steps_left = (optim.epochs - session.standing.epoch) * optim.steps_per_epoch
-        self.launch = Launcher(session.learner, session.config.runtime, steps_left)
+        self.launch = Launcher(session.learner, session.config.runtime, _steps_to_come(session))
         self.feed = open_feed(session)
         self.losses = Losses(session, monitor)
         self.epoch_end = EpochEnd(session, monitor, self.losses)
@@ -147,6 +146,16 @@ class _Loop:
             return
         _log.info("stopping after epoch %d (%s limit)", epoch, self.stop)
         engine.terminate()
+
+
+def _steps_to_come(session: Session) -> int:
+    """What decides whether compiling pays; the same in every session of a deterministic run."""
+    optim, minutes = session.config.optim, session.options.max_minutes
+    if session.config.runtime.deterministic:
+        return optim.epochs * optim.steps_per_epoch
+    if minutes is not None and minutes < _MINUTES_WORTH_COMPILING:
+        return 0
+    return (optim.epochs - session.standing.epoch) * optim.steps_per_epoch
 
 
 def _too_large(session: Session, batch: Batch) -> TrainingError:
