@@ -181,6 +181,31 @@ def test_a_tall_scan_goes_on_upside_down_with_noise_of_its_own(scans, tmp_path, 
     assert hu[:, :, 40:].std() == pytest.approx(hu[:, :, :10].std(), rel=0.05)
 
 
+def last_line(name: str, *arguments: str):
+    result = subprocess.run(
+        [sys.executable, str(FOLDER / name), *arguments], capture_output=True, text=True, check=True, timeout=300
+    )
+    return json.loads(result.stdout.strip().splitlines()[-1])
+
+
+def test_the_formats_of_the_store_are_compared_on_a_small_volume():
+    rows = last_line("store_formats.py", "--shape", "70x40x50", "--patch", "24", "--reads", "2")
+    assert rows[0]["format"] == "raw memory map"
+    assert all(row["mb"] > 0 for row in rows)
+    assert len([row for row in rows if row["format"].startswith("blosc2")]) == 9
+
+
+@LINUX
+@pytest.mark.slow
+def test_the_loader_is_compared_with_monai_on_small_scans(tmp_path):
+    small = ["--cases", "2", "--scan", "60x50x70", "--patch", "32", "--seconds", "2", "--turns", "1"]
+    figures = last_line("loader.py", *small, "--peers", "monai", "--work", str(tmp_path))
+    assert figures["ratio_persistent"] == pytest.approx(
+        figures["ours_patches_s"] / figures["persistent_patches_s"], rel=0.02
+    )
+    assert 0 < figures["ours_worker_mb"] < 400
+
+
 @pytest.fixture
 def throughput(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)

@@ -44,6 +44,7 @@ class PatchDataset(Dataset[Box]):
         epoch, position = place
         if not 0 <= position < self._length:
             raise IndexError(position)
+        # Four words, not one: runs of a million samples would meet a 32-bit seed twice.
         entropy = np.random.SeedSequence((self._seed, epoch, position)).generate_state(4)
         case = self.cases[int(_order(self._seed, epoch, self._length, len(self.cases))[position])]
         return self._cut(case, np.random.RandomState(entropy))
@@ -88,6 +89,7 @@ class BatchStream(Sampler[list[Place]]):
         epoch, first = self._epoch, self._step * self._batch_size
         while True:
             while first < self._length:
+                # rank 0 of 2:  0 2 4 6,   rank 1:  1 3 5 7
                 positions = range(first + self._rank, first + self._batch_size, self._ranks)
                 yield [Place(epoch, position) for position in positions]
                 first += self._batch_size

@@ -96,7 +96,7 @@ class Feed(Iterator[Batch]):
             DataError: a case cannot be read any more.
         """
         self.waiting.begin()
-        if self._side is None:
+        if self._side is None:  # on a CPU augmenting takes the cores from the step whenever it happens
             batch = self._augment(self._next_packed().on(self._device))
         else:
             batch = self._taken(*(self._ahead or self._brought(self._side)))
@@ -112,7 +112,7 @@ class Feed(Iterator[Batch]):
 
     def close(self) -> None:
         """End the workers."""
-        self._packed = None
+        self._packed = None  # the loader's iterator ends its processes when it goes
 
     def _next_packed(self) -> PackedBatch:
         if self._packed is None:
@@ -175,7 +175,7 @@ class GpuWaiting(CpuWaiting):
 
     def end(self) -> None:
         """See ``CpuWaiting``."""
-        if self._step_end is None:  # nothing was launched before
+        if self._step_end is None:  # nothing was launched before, so the time of this program counts
             super().end()
             return
         self._gaps.append((self._step_end, _marked()))
@@ -186,6 +186,7 @@ class GpuWaiting(CpuWaiting):
 
     def take(self) -> float:
         """See ``CpuWaiting``. Waits for the GPU."""
+        # elapsed_time wants both marks passed; the last one is passed last.
         if self._gaps:
             self._gaps[-1][1].synchronize()
         gaps = math.fsum(before.elapsed_time(after) for before, after in self._gaps) / 1000

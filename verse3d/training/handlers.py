@@ -41,7 +41,7 @@ class Losses:
         """
         self._look_at(self._readings.add(step, result))
         optim = self._session.config.optim
-        epoch = -(-step // optim.steps_per_epoch)
+        epoch = -(-step // optim.steps_per_epoch)  # both count from 1
         loss = f", loss {self._epoch[-1].loss:.3f}" if self._epoch else ""
         what = f"epoch {epoch}/{optim.epochs}{loss}{self._best()}"
         self._session.options.progress(what, step, optim.epochs * optim.steps_per_epoch)

@@ -80,6 +80,7 @@ class Launcher:
     def _compiled(self, batch: Batch) -> StepResult:
         """The first step, through the compiled network if it can be compiled; a failure leaves nothing behind."""
         network = self._learner.network
+        # A backward pass that does not compile comes after a forward pass that has moved running means.
         before = [buffer.clone() for buffer in network.buffers()]
         self._network = torch.compile(network, dynamic=False)  # beside the network: validation sees other shapes
         try:
@@ -140,6 +141,7 @@ def record(learner: Learner, batch: Batch, network: NetworkCall) -> _Recording:
         RuntimeError: something in the step cannot be recorded, or does not fit.
     """
     learner.network.train()
+    # The graph reads these very tensors at every replay, and puts gradients into memory of its own.
     image, label = batch["image"].clone(), batch["label"].clone()
     learner.optimizer.zero_grad(set_to_none=True)
     graph = torch.cuda.CUDAGraph()

@@ -44,6 +44,7 @@ def _build_optimizer(network: torch.nn.Module, optim: OptimConfig, device: torch
     On a GPU so that a step can be recorded: its counts and its rate lie on the device, where they can be changed.
     """
     on_gpu = device.type == "cuda"
+    # A recorded step has its numbers written into it, so what changes (rate, counts) must be read from memory.
     rate = torch.tensor(optim.lr, device=device) if on_gpu else optim.lr
     weights = list(network.parameters())
     if optim.name == "adamw":

@@ -16,5 +16,6 @@ def validation_fits(standing: Standing, config: Config, minutes: float) -> bool:
     """
     if config.runtime.deterministic or config.optim.schedule == "plateau":
         return True
+    # share * minutes is what validating may have taken by now; one more adds to both sides.
     once = standing.last_validation_minutes
     return standing.validation_minutes + once <= config.validation.time_share * (minutes + once)

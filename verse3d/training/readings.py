@@ -91,6 +91,7 @@ class Readings:
         values = torch.stack([torch.stack([one.loss, one.grad_norm]).float() for one in results])
         there = None
         if values.is_cuda:
+            # Into pinned memory the copy is a piece of work like any other: it waits its turn, and nobody waits for it.
             values = torch.empty(values.shape, pin_memory=True).copy_(values, non_blocking=True)
             there = torch.cuda.Event()  # type: ignore[no-untyped-call]
             there.record()
@@ -110,6 +111,7 @@ def require_finite(network: torch.nn.Module) -> None:
         TrainingError: a weight, or a running mean of weights or of a normalisation, is not finite.
     """
     floating = [value for value in network.state_dict().values() if value.is_floating_point()]
+    # A sum is finite only if all of its terms are (float64 holds the sum of any float32); one number to wait for.
     sums = torch.stack([value.detach().sum(dtype=torch.float64) for value in floating])
     if not bool(torch.isfinite(sums).all()):
         raise TrainingError(

@@ -82,14 +82,14 @@ def forward(learner: Learner, network: NetworkCall, image: torch.Tensor, label: 
     image = channels_last(image) if learner.device.type == "cpu" else image
     with learner.precision.autocast(learner.device):
         logits = network(image)
-    return learner.loss(logits.float(), label)
+    return learner.loss(logits.float(), label)  # sums over millions of voxels are no job for 16 bits
 
 
 def backward(learner: Learner, loss: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Change the weights; the loss, and the length of its gradient before clipping."""
     learner.optimizer.zero_grad(set_to_none=True)
     learner.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-    learner.scaler.unscale_(learner.optimizer)
+    learner.scaler.unscale_(learner.optimizer)  # clipping wants true lengths; without fp16 this does nothing
     longest = learner.clip_grad_norm or float("inf")
     grad_norm = nn.utils.clip_grad_norm_(learner.network.parameters(), longest)
     learner.scaler.step(learner.optimizer)

@@ -33,6 +33,7 @@ class Augment:
         first = boxes[0].image
         image = torch.empty((len(boxes), first.shape[0], *self.size), dtype=torch.float32, device=first.device)
         label = torch.empty((len(boxes), 1, *self.size), dtype=torch.uint8, device=first.device)
+        # One by one: some matrix products round differently in a batch, and then a sample would depend on the others.
         for number, box in enumerate(boxes):
             _place_sample(box, image[number], label[number])
             change_grey_values(image[number], box.changes)
@@ -49,7 +50,7 @@ def _place_sample(box: BoxTensors, image: torch.Tensor, label: torch.Tensor) -> 
     else:
         image.copy_(box.image)
         label.copy_(box.label)
-    if box.image.dtype == torch.uint8:
+    if box.image.dtype == torch.uint8:  # a picture, 0 ... 255
         image *= 1 / 255
 
 
@@ -112,7 +113,7 @@ def change_grey_values(image: torch.Tensor, changes: Changes) -> None:
 
 def _curve(image: torch.Tensor, gamma: float) -> None:
     """A power of the grey values between the darkest and the brightest, as MONAI's ``AdjustContrast``."""
-    low, high = torch.aminmax(image)
+    low, high = torch.aminmax(image)  # stay on the device
     span = high - low
     image.sub_(low).div_(span + 1e-7).pow_(gamma).mul_(span).add_(low)
 

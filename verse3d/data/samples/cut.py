@@ -71,6 +71,8 @@ class PatchCut:
         if changes.warp is None:
             start, size = corner, self.patch
         else:
+            #    start        corner           middle                       the box of a turned patch
+            #      |------------|----------------|----------------|------------|
             reach = changes.warp.reach(self.size)
             start = np.floor(corner + half - reach).astype(int)
             size = np.ceil(corner + half + reach).astype(int) + 1 - start
@@ -80,6 +82,7 @@ class PatchCut:
     def _corner(self, centre: NDArray[np.int_], shape: NDArray[np.int_]) -> NDArray[np.int_]:
         """The first voxel of the patch around ``centre``, pushed inside the margin."""
         first, last = -self.margin, shape + self.margin - self.patch
+        # Where the patch is larger than scan and margins there is no choice: it lies in the middle.
         free = np.clip(centre - self.patch // 2, first, np.maximum(first, last))
         return np.where(first <= last, free, -((self.patch - shape) // 2))
 

@@ -30,6 +30,7 @@ class Warp:
     def reach(self, size: tuple[int, ...]) -> NDArray[np.float64]:
         """How far (voxels) from the middle a patch of ``size`` is read along each axis."""
         half = (np.array(size) - 1) / 2
+        # The corner that lies farthest along an axis of the scan: |m0| h0 + |m1| h1 + |m2| h2.
         if self.shifts is not None:
             half = half + np.abs(self.shifts).reshape(len(size), -1).max(axis=1)
         return np.asarray(np.abs(self.matrix) @ half)
@@ -104,6 +105,7 @@ class ChangeDraws:
         return len(self.spacing_mm)
 
     def _warp(self, mirror: bool, random: np.random.RandomState) -> Warp | None:
+        # Both are asked for before anything is drawn for either, so that an elastic setting turns no patch differently.
         turned = _happens(self.augment.affine, random)
         bent = _happens(self.augment.elastic, random)
         if not turned and not bent:
@@ -124,12 +126,13 @@ class ChangeDraws:
 
     def _shifts(self, random: np.random.RandomState) -> NDArray[np.float32]:
         largest = np.array([self.augment.elastic_mm / spacing for spacing in self.spacing_mm])
+        # Even draws, not Gaussian ones: their bound is the margin that has to be read around the patch.
         lattice = random.uniform(-1, 1, (self.dims, *(self.augment.elastic_points,) * self.dims))
         return np.asarray(lattice * largest.reshape(-1, *(1,) * self.dims), dtype=np.float32)
 
     def _thickness(self, random: np.random.RandomState) -> tuple[float, ...]:
         """Of low resolution (all axes alike) and of thick slices (one axis) the coarser."""
-        thickness = np.ones(self.dims)
+        thickness = np.ones(self.dims)  # voxels; 1 is what was stored
         if _happens(self.augment.low_resolution, random):
             thickness *= random.uniform(1, self.augment.low_resolution_factor)
         if _happens(self.augment.thick_slices, random):

@@ -55,7 +55,7 @@ class PackedBatch:
     @classmethod
     def of(cls, boxes: Sequence[Box]) -> Self:
         """Copy boxes into a block."""
-        places, end = [], 0
+        places, end = [], 0  # bytes
         for box in boxes:
             image, end = _place(box.image, end)
             label, end = _place(box.label, end)
@@ -73,7 +73,7 @@ class PackedBatch:
 
     def on(self, device: torch.device) -> list[BoxTensors]:
         """The boxes on a device: one transfer, which does not wait if the block is pinned; else views of the block."""
-        block = self.block.to(device, non_blocking=True)
+        block = self.block.to(device, non_blocking=True)  # on a CPU the block itself
         return [
             BoxTensors(_view(block, image), _view(block, label), middle, changes)
             for (image, label), middle, changes in zip(self.places, self.middles, self.changes, strict=True)
@@ -93,6 +93,7 @@ def _new_block(size: int) -> torch.Tensor:
 
 def _place(array: NDArray[Any], end: int) -> tuple[_Place, int]:
     """Where an array goes that comes after ``end``, and where the next one may begin."""
+    # Rounded up, because a view of bytes as float16 must begin at a multiple of its size, and copies like whole lines.
     return _Place(end, array.shape, array.dtype.name), end + -(-array.nbytes // _ALIGNED) * _ALIGNED
 
 
