@@ -10,6 +10,9 @@ What may happen to an input is a clear error (one of verse3d's own, of the kind 
 answer, which the target compares with an oracle. A finding is everything else: another exception, a wrong answer, too
 much time or memory, a file outside of the output folder, a temporary file or an open file left behind.
 
+Where things are: ``mutate`` damages, ``targets/`` read and compare, ``ticket`` names inputs, ``judge`` runs in the
+workers, ``watch`` looks after them, ``campaign`` hands out the tickets, ``kill`` is the second part.
+
 How to add a target
 -------------------
 

@@ -11,7 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before PyTorch is loaded: worke
 from fuzz import campaign
 from fuzz.target import Target
 from fuzz.targets import TARGETS
-from fuzz.watch import Ticket, Verdict
+from fuzz.ticket import Ticket, Verdict
 
 _EVERY = 1000
 

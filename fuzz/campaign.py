@@ -9,7 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from fuzz.target import Target
-from fuzz.watch import Ticket, Verdict, Worker
+from fuzz.ticket import Ticket, Verdict
+from fuzz.watch import Worker
 
 _LOOK_EVERY_S = 0.02
 

@@ -2,15 +2,17 @@
 
 import gc
 import os
+import random
 import time
 from pathlib import Path
 
 import pytest
 
 from fuzz import campaign, kill, mutate, watch
+from fuzz.judge import LONGEST_MESSAGE
 from fuzz.target import Input, Limits, Target, require
 from fuzz.targets import TARGETS
-from fuzz.watch import LONGEST_MESSAGE, Ticket
+from fuzz.ticket import Ticket
 from verse3d.core.errors import CheckpointError, DataError
 
 _kept = []
@@ -166,7 +168,7 @@ def test_every_target_gets_its_share():
 def test_a_mutation_never_changes_the_original():
     original = {"case": "a", "list": [1, {"b": 2}]}
     for number in range(300):
-        mutate.tree(watch.random.Random(number), original)
+        mutate.tree(random.Random(number), original)
     assert original == {"case": "a", "list": [1, {"b": 2}]}
 
 

@@ -70,7 +70,7 @@ class Predictions(Target):
         except DataError:
             require(not taken, "a mask was taken for the truth, although its list is damaged")
             raise
-        predicted = {record["mask"] for record in records if record["status"] == "written"}
+        predicted = {record.get("mask") for record in records if record["status"] == "written"}
         require(not taken & predicted, "a predicted mask was taken for the truth")
         result = evaluate_folder(room.inputs, self.truth, room.outputs / "scores.json")
         require(len(result.cases) + len(result.failures) == 1, "the case was neither scored nor listed")
