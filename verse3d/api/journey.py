@@ -23,7 +23,7 @@ from verse3d.report.pictures import draw_case
 from verse3d.training.fit import FitResult
 
 DEMO_MARKER = "verse3d-demo.txt"
-_PARTS = ("data", "cases.jsonl", "run", "masks", "scores.json", "scores.csv", "run-against", "compare")
+_PARTS = ("data", "cases.jsonl", "cases.store", "run", "masks", "scores.json", "scores.csv", "run-against", "compare")
 
 
 @dataclass(frozen=True)
