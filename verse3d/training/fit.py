@@ -18,14 +18,14 @@ from verse3d.core.runtime import seed_everything
 from verse3d.data.cases import Case, CaseIndex, write_index
 from verse3d.data.patches import PatchDataset
 from verse3d.data.transforms import PreparedCase, prepare_case
-from verse3d.model.checkpoint import load_checkpoint
+from verse3d.model.checkpoint import Checkpoint, load_checkpoint
 from verse3d.model.modes import get_mode, require_suitable
 from verse3d.model.networks import parameter_count
 from verse3d.training.engines import Stop, run_session
 from verse3d.training.learner import build_learner, restore_learner
 from verse3d.training.monitor import Monitor
 from verse3d.training.runfolder import RunFolder, resume_folder, start_folder
-from verse3d.training.session import FitOptions, Session, StoredRun
+from verse3d.training.session import FitOptions, Session, Standing, StoredRun
 from verse3d.training.validate import ValidationCase, load_validation_case, validation_patches
 
 _log = logger(__name__)
@@ -222,6 +222,7 @@ def _restore(session: Session) -> None:
             )
     try:
         session.standing.restore(state.standing)
+        _require_same_epoch(session.standing, checkpoint)
         restore_learner(session.learner, state.learner)
     except _BAD_STATE as error:  # whatever PyTorch makes of a state that is none
         raise CheckpointError(
@@ -229,6 +230,14 @@ def _restore(session: Session) -> None:
             f"{reason_of(error)}",
             hint=_START_ANEW,
         ) from error
+
+
+def _require_same_epoch(standing: Standing, checkpoint: Checkpoint) -> None:
+    """Otherwise a run that is not finished could be taken for one that is, or train an epoch twice."""
+    if standing.epoch != checkpoint.epoch:
+        raise DataError(
+            f"its state is that after epoch {standing.epoch}, its weights are those after epoch {checkpoint.epoch}"
+        )
 
 
 def _log_start(session: Session, training: Sequence[PreparedCase]) -> None:
