@@ -49,7 +49,7 @@ def test_a_mask_is_never_named_outside_of_its_folder(tmp_path, name):
     assert not has_mask(tmp_path, name)
 
 
-@pytest.mark.parametrize("name", ["a\x01b", "\ud800", "n" * 300])
+@pytest.mark.parametrize("name", ["a\x01b", "n" * 300])  # half a character is refused with its line of the index
 def test_predict_goes_on_around_a_case_whose_name_is_impossible(tmp_path, monkeypatch, cases, name):
     scans.use_threshold_network(monkeypatch)
     model = scans.save_model(tmp_path / "best.pt", tiny_config(grid={"spacing_mm": [2.5, 2.5, 2.5]}))

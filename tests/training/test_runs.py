@@ -286,6 +286,16 @@ def test_a_run_whose_training_state_does_not_fit_is_refused(dataset, tmp_path, p
         train(dataset, tmp_path, resume=True)
 
 
+@pytest.mark.parametrize("epoch", [0, 2, 2**31])
+def test_a_run_whose_state_is_of_another_epoch_than_its_weights_is_refused(dataset, tmp_path, epoch):
+    train(dataset, tmp_path, max_epochs=1)
+    content = load(tmp_path / "last.pt")
+    content["training"]["standing"]["epoch"] = epoch
+    save_sealed(content, tmp_path / "last.pt")
+    with pytest.raises(CheckpointError, match=rf"after epoch {epoch}, its weights are those after epoch 1"):
+        train(dataset, tmp_path, resume=True)
+
+
 def test_no_validation_loss_is_measured_where_none_is_wanted(dataset, tmp_path):
     train(dataset, tmp_path, tiny_config(validation={"loss_batches": 0}), max_epochs=1)
     assert [row["validation_loss"] for row in rows(tmp_path)] == [""]

@@ -20,14 +20,14 @@ from verse3d.data.samples.preparation import preparing
 from verse3d.data.samples.prepare import Job
 from verse3d.data.samples.store import SampleStore, open_store
 from verse3d.data.samples.stored import StoredCases
-from verse3d.model.checkpoint import load_checkpoint
+from verse3d.model.checkpoint import Checkpoint, load_checkpoint
 from verse3d.model.modes import get_mode, require_suitable
 from verse3d.model.networks import parameter_count
 from verse3d.training.engines import Stop, run_session
 from verse3d.training.learner import build_learner, restore_learner
 from verse3d.training.monitor import Monitor
 from verse3d.training.runfolder import RunFolder, resume_folder, start_folder
-from verse3d.training.session import DRAWS, FitOptions, Session, StoredRun
+from verse3d.training.session import DRAWS, FitOptions, Session, Standing, StoredRun
 from verse3d.training.validate import LossBatches, ValidationCase
 
 _log = logger(__name__)
@@ -230,6 +230,7 @@ def _restore(session: Session) -> None:
             )
     try:
         session.standing.restore(state.standing)
+        _require_same_epoch(session.standing, checkpoint)
         restore_learner(session.learner, state.learner)
     except _BAD_STATE as error:  # whatever PyTorch makes of a state that is none
         raise CheckpointError(
@@ -239,6 +240,14 @@ def _restore(session: Session) -> None:
         ) from error
     if state.draws != DRAWS:
         _log.warning("the run was begun by an older verse3d: it goes on, from here with patches drawn in another way")
+
+
+def _require_same_epoch(standing: Standing, checkpoint: Checkpoint) -> None:
+    """Otherwise a run that is not finished could be taken for one that is, or train an epoch twice."""
+    if standing.epoch != checkpoint.epoch:
+        raise DataError(
+            f"its state is that after epoch {standing.epoch}, its weights are those after epoch {checkpoint.epoch}"
+        )
 
 
 def _log_start(session: Session) -> None:
