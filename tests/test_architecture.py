@@ -20,6 +20,7 @@ FLOORS = {
     "data": 1,
     "metrics": 1,
     "model": 2,
+    "labelling": 2,
     "inference": 3,
     "training": 4,
     "report": 5,

@@ -70,7 +70,7 @@ def test_the_json_holds_every_score_of_every_case_and_their_summary(tmp_path, tr
 def test_the_csv_beside_it_holds_one_row_per_case_and_label(tmp_path, truth):
     write_masks(tmp_path / "masks", lambda mask: mask)
     result = evaluate_folder(tmp_path / "masks", truth, tmp_path / "scores.json")
-    assert result.written == (tmp_path / "scores.json", tmp_path / "scores.csv")
+    assert result.written == tuple(tmp_path / f"scores.{suffix}" for suffix in ("json", "csv", "md"))
     with (tmp_path / "scores.csv").open() as table:
         listed = list(csv.DictReader(table))
     assert {"case", "label", *METRICS, *SLICE_METRICS} == listed[0].keys()

@@ -27,6 +27,7 @@ from verse3d.inference.records import PredictionReport
 from verse3d.model.modes import get_mode, require_suitable
 from verse3d.report.evaluation import Evaluation, evaluate_folder
 from verse3d.report.figures import overlay_array
+from verse3d.report.foreign import read_label_map
 from verse3d.report.itksnap import write_label_description
 from verse3d.report.pictures import draw_evaluation
 from verse3d.report.planes import display_centre_mm
@@ -240,17 +241,21 @@ def evaluate(
     out: PathOrText,
     split: Split | None = None,
     scheme: str | None = None,
+    label_map: str | None = None,
     pictures: PathOrText | None = None,
     progress: Progress = no_progress,
 ) -> Evaluation:
     """Score masks against the truth on the grids of the scans: Dice, HD95, ASSD, volume difference, slice-wise Dice.
 
+    Of single vertebrae also VerSe's scorecard: identified, missed and extra ones, shifts, mixed bones.
+
     Args:
-        pred: a folder of masks as ``predict`` writes it.
+        pred: a folder of masks as ``predict``, nnU-Net or TotalSegmentator writes it.
         truth: an index or a folder with masks in VerSe ids.
         out: the scores as JSON; a CSV of the same name is written beside it.
         split: only the cases of that split.
         scheme: "binary" or "vertebrae"; None takes what the predictions say.
+        label_map: which id of another program is which vertebra: a JSON file or "totalsegmentator".
         pictures: folder for a picture of each scored case (CT, truth and prediction) and, if the run folder of the
             model that ``predictions.json`` names is still there, its loss curve.
         progress: told about every case.
@@ -261,7 +266,8 @@ def evaluate(
     """
     cases = load_cases(Path(truth))
     chosen = CaseIndex(tuple(case for case in cases if not split or case.split == split))
-    result = evaluate_folder(Path(pred), chosen, Path(out), scheme=scheme, progress=progress)
+    ids = read_label_map(label_map) if label_map else None
+    result = evaluate_folder(Path(pred), chosen, Path(out), scheme=scheme, label_map=ids, progress=progress)
     if pictures is not None:
         draw_evaluation(result, chosen, Path(pred), make_folder(Path(pictures)))
     return result

@@ -119,6 +119,10 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="JSON file for the scores; a CSV is written beside it.")],
     split: SplitOption = None,
     scheme: Annotated[SchemeName | None, typer.Option(help="What to tell apart; else as predicted.")] = None,
+    label_map: Annotated[
+        str | None,
+        typer.Option(help="JSON of id: level, nnU-Net's dataset.json, or totalsegmentator; else VerSe's ids."),
+    ] = None,
     pictures: Annotated[
         Path | None, typer.Option(help="Folder for a picture per case and the loss curve of the model.")
     ] = None,
@@ -133,6 +137,7 @@ def evaluate(
             out=out,
             split=split.value if split else None,
             scheme=scheme.value if scheme else None,
+            label_map=label_map,
             pictures=pictures,
             progress=progress,
         )

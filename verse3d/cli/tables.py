@@ -218,9 +218,28 @@ def print_scores(out: Console, result: "Evaluation") -> None:
     out.print(rows, soft_wrap=False)
     if result.cases:
         _print_slices(out, result)
+        _print_identification(out, result)
     for case_name, reason in result.failures:
         out.print(f"{one_line(case_name)} was not scored: {reason}")
     out.print(" ".join(str(path) for path in result.written))
+
+
+def _print_identification(out: Console, result: "Evaluation") -> None:
+    """How many vertebrae carry their name, by VerSe's rule, and what a shift of all names would mend."""
+    from verse3d.metrics.identification import names
+
+    if not result.cards:
+        return
+    columns = ("case", "identified", "d_mean (mm)", "missed", "extra", "shift", "mixed bones", "Dice in span")
+    rows = table(*columns, title="names by VerSe's rule")
+    for case, card in result.cards.items():
+        found = card.identification
+        lists = (found.missed, found.extra, card.bones.mixed_bones)
+        missed, extra, mixed = (" ".join(names(ids)) or "-" for ids in lists)
+        rate, distance = f"{len(found.identified)} of {found.true}", f"{found.d_mean_mm:.2f}"
+        shift = f"{found.shift:+d}" if found.shift else "-"
+        rows.add_row(case, rate, distance, missed, extra, shift, mixed, _number(card.bones.union_dice_in_span, "dice"))
+    out.print(rows, soft_wrap=False)
 
 
 def _print_slices(out: Console, result: "Evaluation") -> None:

@@ -1,0 +1,166 @@
+"""From detections to named vertebrae, with how sure that is and what else they could be called."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verse3d.labelling.detections import REGIONS, Detections
+from verse3d.labelling.features import describe
+from verse3d.labelling.levels import LEVELS, SACRUM, anomalies_on, whole_spines
+from verse3d.labelling.priors import Priors, shipped_priors
+from verse3d.labelling.sequence import Path, best_paths, weigh
+from verse3d.labelling.spine_curve import split_spines
+
+KEPT_PATHS = 6
+_LEAST_IN_SECOND_SPINE = 3
+_CLEARLY_REVERSED = -0.3
+_GAP = 1.5
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One way to read a spine.
+
+    Attributes:
+        names: row of the detection -> name, from head to feet; detections that are no vertebra have none.
+        probability: of this reading among all that were found.
+    """
+
+    names: dict[int, str]
+    probability: float
+
+
+@dataclass(frozen=True)
+class NamedSpine:
+    """One spine: its readings, best first, and what follows from them.
+
+    Attributes:
+        order: rows of all its detections from head to feet, the false ones included.
+        readings: the best one and what else it could be, at least one.
+        ambiguous: the best reading is not sure enough to be given without a word; look at the others, too.
+        upside_down: the head lies lower in the world than the feet: the header may be wrong.
+        missed: vertebrae between the first and the last one that have no detection, by the best reading.
+    """
+
+    order: tuple[int, ...]
+    readings: tuple[Reading, ...]
+    ambiguous: bool
+    upside_down: bool
+    missed: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Row of the detection -> name by the best reading."""
+        return self.readings[0].names
+
+    @property
+    def probability(self) -> float:
+        """How sure the best reading is, 0 to 1."""
+        return self.readings[0].probability
+
+    def chances(self, row: int) -> dict[str, float]:
+        """Name -> probability of one detection over all readings, likeliest first; "" means no vertebra."""
+        sums: dict[str, float] = {}
+        for reading in self.readings:
+            name = reading.names.get(row, "")
+            sums[name] = sums.get(name, 0.0) + reading.probability
+        return dict(sorted(sums.items(), key=lambda item: -item[1]))
+
+
+def name_spines(found: Detections, priors: Priors | None = None) -> list[NamedSpine]:
+    """Name every vertebra of a scan.
+
+    Args:
+        found: the detections, in any order. Without any there is no spine and the list is empty.
+        priors: what is known of spines; None: the shipped numbers.
+
+    Returns:
+        One entry per spine, the longest first: usually one, two for two patients. Lone detections beside it and pairs
+        are not spines as long as there is a longer one.
+    """
+    priors = priors or shipped_priors()
+    spines = split_spines(found)
+    kept = [rows for number, rows in enumerate(spines) if not number or len(rows) >= _LEAST_IN_SECOND_SPINE]
+    return [_named(found, rows, priors) for rows in kept]
+
+
+def _named(found: Detections, rows: NDArray[np.intp], priors: Priors) -> NamedSpine:
+    paths = _paths(found.taken(rows), priors)
+    upside_down = False
+    if _reversed(found.taken(rows)):
+        other = _paths(found.taken(rows[::-1]), priors)
+        if upside_down := other[0].score > paths[0].score:
+            paths, rows = other, rows[::-1]
+    readings = _readings(paths, rows)
+    ambiguous = bool(readings[0].names) and readings[0].probability < float(priors.certain[0])
+    missed = _missed(readings[0].names, found.centres_mm)
+    return NamedSpine(tuple(map(int, rows)), readings, ambiguous, upside_down, missed)
+
+
+def _paths(found: Detections, priors: Priors) -> list[Path]:
+    return best_paths(weigh(describe(found), found.centres_mm, priors), priors, KEPT_PATHS)
+
+
+def _reversed(found: Detections) -> bool:
+    """Do the regions run the wrong way: lumbar at the head end, cervical at the feet?"""
+    known = np.nan_to_num(found.regions, nan=0.0)
+    if len(found) < 3 or not known.any():
+        return False
+    region = known @ np.arange(len(REGIONS)) / np.maximum(known.sum(axis=1), 1e-6)
+    place = np.arange(len(found)) - (len(found) - 1) / 2.0
+    size = np.linalg.norm(place) * np.linalg.norm(region - region.mean())
+    return bool(size > 0.3 and place @ (region - region.mean()) / size < _CLEARLY_REVERSED)
+
+
+def _readings(paths: Sequence[Path], rows: NDArray[np.intp]) -> tuple[Reading, ...]:
+    """Paths as readings. Those that contradict no name of a better one are the same reading; S1 is no name.
+
+    So whether a doubtful point at the end is a vertebra does not make the names of the others doubtful.
+    """
+    scores = np.array([path.score for path in paths])
+    shares = np.exp(scores - scores.max())
+    shares /= shares.sum()
+    readings: list[Reading] = []
+    for path, share in zip(paths, shares, strict=True):
+        names = {int(rows[row]): name for row, name in path.names().items() if name != SACRUM}
+        same = next((place for place, other in enumerate(readings) if _agree(other.names, names)), None)
+        if same is None:
+            readings.append(Reading(names, float(share)))
+        else:
+            readings[same] = Reading(readings[same].names, readings[same].probability + float(share))
+    first, *others = readings
+    return (first, *sorted(others, key=lambda reading: -reading.probability))
+
+
+def _agree(one: dict[int, str], other: dict[int, str]) -> bool:
+    """Do two readings name something in common, and everything in common alike?"""
+    shared = one.keys() & other.keys()
+    return bool(shared or one == other) and all(one[row] == other[row] for row in shared)
+
+
+def _missed(names: dict[int, str], centres_mm: NDArray[np.float64]) -> tuple[str, ...]:
+    """What the plainest spine with these names has between the first and the last of them, and is not among them.
+
+    L1 next to T11 without a gap means that the patient has no T12, not that T12 was missed.
+    """
+    named = list(names.values())
+    fitting = [spine for spine in _spine_names() if set(named) <= set(spine)]
+    if not fitting:
+        return ()
+    between = fitting[0][fitting[0].index(named[0]) : fitting[0].index(named[-1])]
+    lacking = [name for name in between if name not in named]
+    if lacking == ["T12"]:
+        steps = np.linalg.norm(np.diff(centres_mm[list(names)], axis=0), axis=1)
+        gap = steps[named.index("T11")]
+        lacking = lacking if gap > _GAP * np.median(steps) else []
+    return tuple(lacking)
+
+
+@cache
+def _spine_names() -> tuple[tuple[str, ...], ...]:
+    """The nine spines by names, the plainest first."""
+    ranked = sorted(whole_spines(), key=lambda spine: (anomalies_on(spine).sum(), spine))
+    return tuple(tuple(LEVELS[level] for level in spine) for spine in ranked)

@@ -1,0 +1,207 @@
+"""The path search: which detections are vertebrae, and which names in which order, with the best few readings.
+
+A path picks some of the detections, from head to feet, and gives each a level of ``levels.LEVELS``:
+
+    detections   o     o     x     o     o           x: passed over, not a vertebra
+    path        T11 - T12 -------- L1 -- L2          start and end anywhere
+
+    score = sum over o of   looks(level) + log p(real)
+          + sum over x of   log p(not real) + skipped
+          + sum over steps of   distance(log d - log expected - size) + missed(number) + anomalies
+          + prior(size of the patient)
+
+The size runs over a grid; the search is a k-best Viterbi search over (detection, level, size), and the paths that it
+finds are scored once more with the size summed out.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
+from scipy.special import logsumexp
+
+from verse3d.labelling.levels import LEVELS, edges
+from verse3d.labelling.priors import SCALES, Priors, scale_scores
+
+MOST_SKIPPED = 5
+"""So many detections in a row may be no vertebra, between two that are."""
+_SEARCH_SCALES = SCALES[::2]
+_NOTHING = -1e30
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the search looks at, for N detections in order from head to feet.
+
+    Attributes:
+        looks: score of each level if it is a vertebra, (N, 27); 0 for the likeliest.
+        real: log probability that it is a vertebra, (N,).
+        false: score of passing it over, (N,).
+        distances_mm: between all of them, (N, N).
+    """
+
+    looks: NDArray[np.float64]
+    real: NDArray[np.float64]
+    false: NDArray[np.float64]
+    distances_mm: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.looks)
+
+
+@dataclass(frozen=True)
+class Path:
+    """One reading: which detections are vertebrae and how they are called.
+
+    Attributes:
+        rows: the detections that it picks, ascending.
+        levels: the level index of each.
+        score: log score, the patient's size summed out.
+    """
+
+    rows: tuple[int, ...]
+    levels: tuple[int, ...]
+    score: float
+
+    def names(self) -> dict[int, str]:
+        """Row -> name."""
+        return {row: LEVELS[level] for row, level in zip(self.rows, self.levels, strict=True)}
+
+
+def weigh(features: NDArray[np.float64], centres_mm: NDArray[np.float64], priors: Priors) -> Evidence:
+    """What features (N, F) and centres (N, 3) of ordered detections say under these priors."""
+    odds = priors.realness(features)
+    real, false = -np.logaddexp(0.0, -odds), -np.logaddexp(0.0, odds)
+    return Evidence(priors.looks(features), real, false + priors.skipped[0], cdist(centres_mm, centres_mm))
+
+
+def best_paths(evidence: Evidence, priors: Priors, count: int = 8) -> list[Path]:
+    """The best readings, best first; at least the one that finds no vertebra at all.
+
+    Args:
+        evidence: from ``weigh``.
+        priors: what steps cost.
+        count: how many are wanted.
+    """
+    costs = step_costs(priors)
+    found: dict[tuple[tuple[int, ...], tuple[int, ...]], float] = {((), ()): path_score((), (), evidence, costs)}
+    if len(evidence):
+        lattice = _searched(evidence, costs, count)
+        for rows, levels in lattice.traced(4 * count):
+            if (rows, levels) not in found:
+                found[rows, levels] = path_score(rows, levels, evidence, costs)
+    ranked = sorted(found.items(), key=lambda item: -item[1])[:count]
+    return [Path(rows, levels, score) for (rows, levels), score in ranked]
+
+
+@dataclass(frozen=True)
+class StepCosts:
+    """What each edge of the graph asks for: its expected log distance in mm and its fixed score, both (E,)."""
+
+    expected: NDArray[np.float64]
+    fixed: NDArray[np.float64]
+    priors: Priors
+
+    def scores(self, distance_mm: float, scales: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The score of each edge at each log size of the patient, (S, E)."""
+        ratio = np.log(max(distance_mm, 1e-3)) - self.expected - scales[:, None]
+        scores: NDArray[np.float64] = self.priors.distance_scores(ratio) + self.fixed
+        return scores
+
+
+def step_costs(priors: Priors) -> StepCosts:
+    """The costs of all edges under these priors."""
+    graph = edges()
+    fixed = priors.missed[graph.missed] + graph.anomalies @ priors.anomalies
+    return StepCosts(priors.ways_mm(), fixed, priors)
+
+
+def path_score(rows: tuple[int, ...], levels: tuple[int, ...], evidence: Evidence, costs: StepCosts) -> float:
+    """The score of one path with the patient's size summed out; the best way is taken where several lead on."""
+    picked = np.isin(np.arange(len(evidence)), rows)
+    total = evidence.false[~picked].sum() + evidence.real[picked].sum()
+    total += sum(evidence.looks[row, level] for row, level in zip(rows, levels, strict=True))
+    by_scale = scale_scores()
+    for upper, lower, a, b in zip(rows, rows[1:], levels, levels[1:], strict=False):
+        ways = np.flatnonzero((edges().start == a) & (edges().end == b))
+        scores = costs.scores(evidence.distances_mm[upper, lower], SCALES)[:, ways]
+        by_scale = by_scale + (scores.max(axis=1) if len(ways) else _NOTHING)
+    return float(total + logsumexp(by_scale))
+
+
+@dataclass
+class _Lattice:
+    """Best scores (N, S, 27, k), and per entry where it came from: (row, level, rank), row -1 at the start."""
+
+    scores: NDArray[np.float64]
+    origin: NDArray[np.int32]
+    rest: NDArray[np.float64]
+
+    def traced(self, count: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Rows and levels of the best ``count`` entries, if the detections after each are passed over."""
+        final = self.scores + self.rest[:, None, None, None]
+        best = np.argsort(-final, axis=None, kind="stable")[: count * len(_SEARCH_SCALES)]
+        ends = [np.unravel_index(flat, final.shape) for flat in best if final.flat[flat] > _NOTHING / 2]
+        return list(dict.fromkeys(self._back(*map(int, end)) for end in ends))
+
+    def _back(self, row: int, scale: int, level: int, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        rows, levels = [], []
+        while row >= 0:
+            rows.append(row)
+            levels.append(level)
+            row, level, rank = (int(value) for value in self.origin[row, scale, level, rank])
+        return tuple(rows[::-1]), tuple(levels[::-1])
+
+
+def _searched(evidence: Evidence, costs: StepCosts, count: int) -> _Lattice:
+    """Fill the lattice from head to feet."""
+    rows, scales, levels = len(evidence), len(_SEARCH_SCALES), len(LEVELS)
+    passed = np.concatenate([[0.0], np.cumsum(evidence.false)])
+    scores = np.full((rows, scales, levels, count), _NOTHING)
+    origin = np.full((rows, scales, levels, count, 3), -1, dtype=np.int32)
+    for row in range(rows):
+        first = np.full((scales, levels, 1), passed[row]) + scale_scores(_SEARCH_SCALES)[:, None, None]
+        sources = [(first, np.full((levels, 1, 3), -1, dtype=np.int32))]
+        for above in range(max(0, row - MOST_SKIPPED - 1), row):
+            skipped = passed[row] - passed[above + 1]
+            steps = costs.scores(evidence.distances_mm[above, row], _SEARCH_SCALES)
+            sources.append(_arrivals(scores[above] + skipped, steps, above))
+        reached = np.concatenate([source for source, _ in sources], axis=2)
+        came_from = np.concatenate([came for _, came in sources], axis=1)
+        own = evidence.looks[row] + evidence.real[row]
+        _keep_best(reached, came_from, own, scores[row], origin[row])
+    return _Lattice(scores, origin, passed[-1] - passed[1:])
+
+
+def _arrivals(
+    above: NDArray[np.float64], steps: NDArray[np.float64], row: int
+) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+    """Scores (S, 27, W k) of coming from ``row`` along each edge into each level, and where they come from."""
+    graph = edges()
+    count = above.shape[2]
+    along = above[:, graph.start] + steps[:, :, None]
+    into = np.where(graph.into[None, :, :, None] >= 0, along[:, graph.into], _NOTHING)
+    scales, levels, width, _ = into.shape
+    origin = np.empty((levels, width, count, 3), dtype=np.int32)
+    origin[..., 0] = row
+    origin[..., 1] = graph.start[graph.into][:, :, None]
+    origin[..., 2] = np.arange(count)
+    return into.reshape(scales, levels, width * count), origin.reshape(levels, width * count, 3)
+
+
+def _keep_best(
+    reached: NDArray[np.float64],
+    came_from: NDArray[np.int32],
+    own: NDArray[np.float64],
+    scores: NDArray[np.float64],
+    origin: NDArray[np.int32],
+) -> None:
+    """Write the best k of ``reached`` (S, 27, many) into ``scores`` (S, 27, k) and ``origin``, with their own score."""
+    count = min(scores.shape[2], reached.shape[2])
+    if reached.shape[2] > count:
+        best = np.argpartition(-reached, count - 1, axis=2)[:, :, :count]
+    else:
+        best = np.broadcast_to(np.arange(count), (*reached.shape[:2], count))
+    scores[:, :, :count] = np.take_along_axis(reached, best, axis=2) + own[None, :, None]
+    origin[:, :, :count] = came_from[np.arange(len(own))[None, :, None], best]

@@ -1,0 +1,142 @@
+"""What happens inside one bone and at the ends of a scan: mixed names, and Dice within the labelled span.
+
+The labelled span. VerSe leaves vertebrae unlabelled that the field of view cuts, and everything below L5 or L6. A mask
+that shows them is not wrong, but Dice over the whole field of view says so. Within the span only voxels count whose
+height in the world (third coordinate, mm) lies between the lowest and the highest voxel of any true label, both
+included. True voxels all do, so only predicted voxels beyond the ends are taken out.
+
+Mixed bones. Of the voxels of a true vertebra that carry any predicted label, the share that does not carry the most
+frequent one. 0: one name in one bone, right or wrong; 0.5: two halves.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verse3d.core.errors import GeometryError
+from verse3d.core.geometry import Geometry
+from verse3d.core.labels import VERTEBRAE
+from verse3d.metrics.overlap import Overlap, dice, joint_counts
+
+MIXED_FROM = 0.1
+"""From this share on a bone counts as mixed: a border that is shifted by a voxel stays below."""
+_IDS = [label.id for label in VERTEBRAE]
+_PIECE_VOXELS = 1 << 21
+
+
+@dataclass(frozen=True)
+class Bones:
+    """Per vertebra of the truth, by VerSe id, in the order of the spine.
+
+    Attributes:
+        dice: over the whole field of view; 0 if missed.
+        dice_in_span: within the labelled span.
+        mixed: the share of another name in the bone; NaN if no voxel of it carries a label.
+        union_dice: all vertebrae together, over the whole field of view; NaN if there are none in either map.
+        union_dice_in_span: the same within the labelled span.
+    """
+
+    dice: dict[int, float]
+    dice_in_span: dict[int, float]
+    mixed: dict[int, float]
+    union_dice: float
+    union_dice_in_span: float
+
+    @property
+    def mixed_bones(self) -> tuple[int, ...]:
+        """Vertebrae with two names in one bone."""
+        return tuple(label for label, share in self.mixed.items() if share >= MIXED_FROM)
+
+
+def score_bones(prediction: NDArray[np.uint8], truth: NDArray[np.uint8], geometry: Geometry) -> Bones:
+    """Score one case.
+
+    Args:
+        prediction: VerSe ids, uint8 (I, J, K).
+        truth: VerSe ids, uint8 (I, J, K).
+        geometry: the grid of both.
+
+    Raises:
+        GeometryError: the shapes differ.
+        DataError: a map is neither uint8 nor bool.
+    """
+    if truth.shape != geometry.shape:
+        raise GeometryError(f"a truth of shape {truth.shape} does not lie on a grid of shape {geometry.shape}")
+    whole = _of_vertebrae(joint_counts(prediction, truth))
+    span = labelled_span_mm(truth, geometry)
+    inside = whole if span is None else _of_vertebrae(_counts_within(prediction, truth, geometry, span))
+    present = [label for label in _IDS if whole[:, label].sum()]
+    return Bones(
+        dice={label: _dice(whole, label) for label in present},
+        dice_in_span={label: _dice(inside, label) for label in present},
+        mixed={label: _mixed(whole[:, label]) for label in present},
+        union_dice=_union_dice(whole),
+        union_dice_in_span=_union_dice(inside),
+    )
+
+
+def labelled_span_mm(truth: NDArray[np.uint8], geometry: Geometry) -> tuple[float, float] | None:
+    """Height in the world of the lowest and the highest true voxel, mm; None if there is none."""
+    ends: list[float] = []
+    for start, slab in _slabs(truth):
+        heights = _heights(geometry, start, slab.shape)[np.isin(slab, _IDS)]
+        if heights.size:
+            ends += [float(heights.min()), float(heights.max())]
+    return (min(ends), max(ends)) if ends else None
+
+
+def _counts_within(
+    prediction: NDArray[np.uint8], truth: NDArray[np.uint8], geometry: Geometry, span: tuple[float, float]
+) -> NDArray[np.int64]:
+    """``joint_counts`` of the voxels within the span; a hair is added, for rounding may put the ends outside."""
+    counts = np.zeros((256, 256), dtype=np.int64)
+    for start, true in _slabs(truth):
+        heights = _heights(geometry, start, true.shape)
+        inside = (heights >= span[0] - 1e-3) & (heights <= span[1] + 1e-3)
+        predicted = prediction[start : start + len(true)]
+        counts += joint_counts(predicted[inside], true[inside])
+    return counts
+
+
+def _slabs(labels: NDArray[np.uint8]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    step = max(1, _PIECE_VOXELS // max(1, labels[:1].size))
+    for start in range(0, len(labels), step):
+        yield start, labels[start : start + step]
+
+
+def _heights(geometry: Geometry, start: int, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """The third world coordinate of each voxel of a slab: a sum of one term per axis."""
+    i, j, k, origin = geometry.affine[2]
+    along = [np.arange(size, dtype=np.float64) for size in shape]
+    heights: NDArray[np.float64] = (
+        origin + i * (start + along[0])[:, None, None] + j * along[1][None, :, None] + k * along[2][None, None, :]
+    )
+    return heights
+
+
+def _of_vertebrae(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The counts with every id that is no vertebra taken for background, in both maps."""
+    kept = np.zeros(len(counts), dtype=bool)
+    kept[_IDS] = True
+    result = counts.copy()
+    result[0] += result[~kept].sum(axis=0) - result[0]
+    result[:, 0] += result[:, ~kept].sum(axis=1) - result[:, 0]
+    others = np.flatnonzero(~kept)[1:]
+    result[others], result[:, others] = 0, 0
+    return result
+
+
+def _dice(counts: NDArray[np.int64], label: int) -> float:
+    return dice(Overlap(int(counts[label, label]), int(counts[label].sum()), int(counts[:, label].sum())))
+
+
+def _union_dice(counts: NDArray[np.int64]) -> float:
+    return dice(Overlap(int(counts[1:, 1:].sum()), int(counts[1:].sum()), int(counts[:, 1:].sum())))
+
+
+def _mixed(predicted: NDArray[np.int64]) -> float:
+    named = predicted[1:]
+    return 1.0 - float(named.max()) / float(named.sum()) if named.sum() else math.nan

@@ -1,0 +1,137 @@
+"""Masks that other programs wrote: where they lie in a folder, and which of their ids is which vertebra.
+
+Looked for, in this order, for a case called CASE:
+
+    CASE_seg-vert_msk.nii.gz                          verse3d, VerSe
+    CASE.nii.gz                                       nnU-Net; TotalSegmentator with --ml
+    CASE/CASE.nii.gz, CASE/segmentations.nii.gz       one folder per case
+    CASE/[segmentations/]vertebrae_L1.nii.gz ...      TotalSegmentator, one file per structure
+
+Ids are VerSe's own unless a label map says otherwise: a JSON file with ``{"27": "L5"}`` or ``{"L5": 27}``, nnU-Net's
+``dataset.json``, or the word ``totalsegmentator``.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from verse3d.core.errors import ConfigError, DataError, GeometryError
+from verse3d.core.files import read_json
+from verse3d.core.labels import VERTEBRAE, vertebra
+from verse3d.core.paths import name_problem
+from verse3d.core.volume import Volume, read_labels
+from verse3d.data.pairs import SAME_GRID_TOLERANCE_MM
+
+LabelMap = Mapping[int, int]
+"""Id in the mask -> VerSe id; ids that it does not hold are background."""
+
+# TotalSegmentator v2, task "total": 27 is L5, counting upwards to 50, C1. It knows neither L6 nor T13.
+_FROM_L5_UP = [label.id for label in reversed(VERTEBRAE) if label.name not in ("L6", "T13")]
+TOTALSEGMENTATOR: LabelMap = dict(zip(range(27, 51), _FROM_L5_UP, strict=True))
+_PRESETS = {"totalsegmentator": TOTALSEGMENTATOR}
+_NAME = re.compile(r"^(?:vertebrae?[_ ])?([CTL]\d{1,2})$", re.IGNORECASE)
+_HINT = 'expected {"27": "L5"}, {"L5": 27}, the dataset.json of nnU-Net, or the word totalsegmentator'
+
+
+def read_label_map(source: str) -> LabelMap:
+    """A preset by name, or a JSON file.
+
+    Raises:
+        ConfigError: neither a preset nor a file.
+        DataError: the file is damaged, names no vertebra, or names one twice.
+    """
+    if source.lower() in _PRESETS:
+        return _PRESETS[source.lower()]
+    path = Path(source)
+    if not path.is_file():
+        raise ConfigError(f"{source} is neither a file nor a known label map", hint=_HINT)
+    content = read_json(path)
+    labels = content.get("labels", content) if isinstance(content, dict) else None
+    if not isinstance(labels, dict):
+        raise DataError(f"{path} holds no label map", hint=_HINT)
+    pairs = [pair for key, value in labels.items() if (pair := _pair(key, value, path))]
+    if not pairs:
+        raise DataError(f"{path} names no vertebra", hint=_HINT)
+    found = dict(pairs)
+    if len(found) != len(pairs) or len(set(found.values())) != len(pairs):
+        raise DataError(f"{path} names an id or a vertebra twice", hint=_HINT)
+    return found
+
+
+def _pair(key: str, value: Any, path: Path) -> tuple[int, int] | None:  # noqa: ANN401 - whatever JSON can hold
+    """(id in the mask, VerSe id), or None for what is no vertebra, such as the background or the sacrum."""
+    number, name = (key, value) if str(key).isdecimal() else (value, key)
+    match = _NAME.match(str(name))
+    if match is None:
+        return None
+    if not str(number).isdecimal() or not 0 < int(number) < 1 << 16:
+        raise DataError(f"{path}: {name!r} has the id {number!r}", hint=_HINT)
+    return int(number), vertebra(match[1]).id
+
+
+def find_mask(folder: Path, case: str, suffix: str) -> Path | None:
+    """The mask of a case, or the folder that holds it as one file per structure; None if there is none."""
+    if name_problem(case + suffix):
+        return None
+    inside = folder / case
+    files = (folder / f"{case}{suffix}", folder / f"{case}.nii.gz", inside / f"{case}.nii.gz")
+    for path in (*files, inside / "segmentations.nii.gz"):
+        if path.is_file():
+            return path
+    for path in (inside, inside / "segmentations"):
+        if _structures(path):
+            return path
+    return None
+
+
+def read_foreign_mask(path: Path, label_map: LabelMap | None = None) -> Volume:
+    """A mask in VerSe ids, uint8, on its own grid.
+
+    Args:
+        path: from ``find_mask``.
+        label_map: which id is which vertebra; None: they are VerSe's. Not used for one file per structure.
+
+    Raises:
+        DataError: a file is damaged or no label map.
+        GeometryError: the files of a folder lie on different grids.
+    """
+    if path.is_dir():
+        return _merged(path)
+    mask = read_labels(path)
+    if label_map is None:
+        return mask
+    table = np.zeros(np.iinfo(mask.array.dtype).max + 1, dtype=np.uint8)
+    for stored, right in label_map.items():
+        if stored < len(table):
+            table[stored] = right
+    return replace(mask, array=table[mask.array])
+
+
+def _structures(folder: Path) -> dict[int, Path]:
+    """VerSe id -> file, of the files that are called after a vertebra."""
+    found = {}
+    for path in sorted(folder.glob("vertebrae_*.nii.gz")) if folder.is_dir() else ():
+        if match := _NAME.match(path.name.removesuffix(".nii.gz")):
+            found[vertebra(match[1]).id] = path
+    return found
+
+
+def _merged(folder: Path) -> Volume:
+    """The files of a folder as one label map; where two overlap, the lower vertebra wins."""
+    files = _structures(folder)
+    order = [label.id for label in VERTEBRAE if label.id in files]
+    result: Volume | None = None
+    for label in order:
+        part = read_labels(files[label])
+        if result is None:
+            result = replace(part, array=np.zeros(part.array.shape, np.uint8, order="F"), path=folder)
+        elif result.geometry.distance_mm(part.geometry) > SAME_GRID_TOLERANCE_MM:
+            raise GeometryError(f"{files[label]} lies on another grid than the other files of its folder")
+        result.array[part.array > 0] = label
+    if result is None:
+        raise DataError(f"{folder} holds no file that is called after a vertebra")
+    return result
