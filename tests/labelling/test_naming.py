@@ -4,7 +4,7 @@ import importlib
 import json
 import sys
 from dataclasses import fields, replace
-from pathlib import Path
+from pathlib import Path as FilePath
 
 import numpy as np
 import pytest
@@ -14,15 +14,17 @@ from verse3d.core.errors import DataError
 from verse3d.labelling.crossval import Judged, fold_of, scores_by_folds, threshold
 from verse3d.labelling.detections import detections
 from verse3d.labelling.fitting import fit_priors
-from verse3d.labelling.keypoints import Spine
+from verse3d.labelling.keypoints import Spine, read_keypoints
 from verse3d.labelling.levels import LEVEL_INDEX, LEVELS
-from verse3d.labelling.naming import NamedSpine, Reading, _missed, name_spines
+from verse3d.labelling.naming import NamedSpine, Reading, _missed, _readings, name_spines
 from verse3d.labelling.optimise import Recipe, _batch, _fresh, _gradient, _reading_gradient
 from verse3d.labelling.priors import SHIPPED, Priors, as_t12, load_priors, save_priors, shipped_priors
 from verse3d.labelling.readings import UNKNOWN, readings_of, true_levels
 from verse3d.labelling.scoring import score_names, summarise_names
+from verse3d.labelling.sequence import Path
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+VID = FilePath(__file__).parents[2] / "../shared/data/vid/vid-training.jsonl.gz"
+BENCHMARKS = FilePath(__file__).parents[2] / "benchmarks"
 
 
 def names_in_order(named: NamedSpine) -> list[str]:
@@ -122,10 +124,30 @@ def test_six_lumbar_vertebrae_are_at_least_among_the_readings():
     assert any([reading.names.get(row) for row in named.order] == names for reading in named.readings)
 
 
+def test_whether_the_lowest_one_is_l6_or_the_sacrum_is_a_doubt_and_a_dropped_point_is_none():
+    def path(names, score, rows=(0, 1, 2)):
+        return Path(rows[: len(names)], tuple(LEVEL_INDEX[name] for name in names), score)
+
+    rows = np.array([5, 6, 7])
+    doubted = _readings([path(["L4", "L5", "S1"], 0.0), path(["L4", "L5", "L6"], 0.0), path(["L4", "L5"], -1.0)], rows)
+    assert [list(reading.names.values()) for reading in doubted] == [["L4", "L5"], ["L4", "L5", "L6"]]
+    assert doubted[0].names == {5: "L4", 6: "L5"}
+    weight = np.exp(-1.0)
+    assert doubted[0].probability == pytest.approx((1 + weight) / (2 + weight))
+
+
 def test_the_shipped_numbers_are_small_and_say_where_they_come_from():
     assert SHIPPED.stat().st_size < 200_000
     with np.load(SHIPPED, allow_pickle=False) as stored:
         assert "CC BY-SA 4.0" in str(stored["provenance"]) and "VID" in str(stored["provenance"])
+
+
+@pytest.mark.skipif(not VID.is_file(), reason="the key points of VID are not here")
+def test_real_key_points_get_their_names():
+    spines = read_keypoints(VID)[::80]
+    scores = summarise_names([score_names(spine, name_spines(spine.found)) for spine in spines])
+    assert scores["scans"] == 25
+    assert scores["id_rate"] > 0.9 and scores["wrong_and_not_ambiguous"] <= 0.08
 
 
 def test_priors_survive_a_file(tmp_path):

@@ -12,6 +12,7 @@ from verse3d.core.labels import VERTEBRAE, vertebra
 from verse3d.core.volume import read_labels
 from verse3d.metrics.bones import labelled_span_mm, score_bones
 from verse3d.metrics.identification import identify, mask_centroids, shifted
+from verse3d.metrics.occupied import occupied
 
 MASKS = Path(__file__).parents[2] / "../shared/data/masks-only"
 REAL = ["sub-verse004", "sub-verse009", "sub-verse010"]
@@ -245,6 +246,22 @@ def test_ids_that_are_no_vertebra_are_background_in_both_maps():
     named = np.isin(prediction, [19, 20, 21, 22])
     true = np.isin(truth, [18, 19, 20, 21, 22])
     assert bones.union_dice == pytest.approx(2 * (named & true).sum() / (named.sum() + true.sum()))
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_occupied_voxels_are_all_that_any_map_holds_slab_by_slab(order, monkeypatch):
+    monkeypatch.setattr("verse3d.metrics.occupied._SLAB_VOXELS", 500)
+    random = np.random.default_rng(0)
+    one, other = (
+        np.array(random.integers(0, 30, (7, 11, 13)) * (random.random((7, 11, 13)) < 0.2), np.uint8, order=order)
+        for _ in range(2)
+    )
+    pieces = list(occupied(one, other))
+    assert len(pieces) > 1
+    indices = np.concatenate([index for index, _ in pieces])
+    assert sorted(map(tuple, indices.tolist())) == sorted(map(tuple, np.argwhere((one > 0) | (other > 0)).tolist()))
+    for index, (first, second) in pieces:
+        assert np.array_equal(first, one[tuple(index.T)]) and np.array_equal(second, other[tuple(index.T)])
 
 
 def test_an_empty_truth_has_no_span_and_no_bones():

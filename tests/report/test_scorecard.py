@@ -8,10 +8,11 @@ import pytest
 
 from tests import scans
 from tests.scans import PIR, spine
+from verse3d.cli import main
 from verse3d.core.errors import ConfigError, DataError, GeometryError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERTEBRAE
-from verse3d.data.cases import Case, CaseIndex
+from verse3d.data.cases import Case, CaseIndex, write_index
 from verse3d.data.centroids import read_centroids
 from verse3d.inference.predict import MASK_SUFFIX, mask_path
 from verse3d.metrics.identification import mask_centroids
@@ -125,6 +126,19 @@ def test_a_multi_label_file_of_totalsegmentator_is_scored(tmp_path, truth):
     )
     assert all(card.identification.all_right for card in result.cards.values()) and len(result.cards) == 2
     assert {score.dice for case in result.cases for score in case.labels.values()} == {1.0}
+
+
+def test_the_command_line_takes_a_label_map_and_prints_the_names_that_are_wrong(tmp_path, truth, capsys):
+    write_index(tmp_path / "cases.jsonl", truth)
+    for number, mask in enumerate((spine(0).mask, called(spine(1).mask, _19=20, _20=21, _21=22))):
+        scans.write_nifti(tmp_path / "masks" / f"c{number}.nii.gz", np.where(mask, mask + 100, 0), PIR.affine)
+    (tmp_path / "map.json").write_text(json.dumps({label.name: label.id + 100 for label in VERTEBRAE}))
+    command = ["evaluate", "--pred", tmp_path / "masks", "--truth", tmp_path / "cases.jsonl"]
+    command += ["--out", tmp_path / "s.json", "--label-map", tmp_path / "map.json"]
+    assert main([str(word) for word in command]) == 0
+    printed = capsys.readouterr().out
+    assert "names by VerSe's rule" in printed and "0 of 3" in printed and "-1" in printed
+    assert main([*map(str, command[:-1]), "nowhere.json"]) == 2
 
 
 @pytest.mark.parametrize("inside", ["c0", "c0/segmentations"])

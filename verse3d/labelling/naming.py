@@ -116,22 +116,25 @@ def _reversed(found: Detections) -> bool:
 
 
 def _readings(paths: Sequence[Path], rows: NDArray[np.intp]) -> tuple[Reading, ...]:
-    """Paths as readings. Those that contradict no name of a better one are the same reading; S1 is no name.
+    """Paths as readings. Those that contradict no name of a better one are the same reading.
 
-    So whether a doubtful point at the end is a vertebra does not make the names of the others doubtful.
+    So whether a doubtful point at the end is a vertebra does not make the names of the others doubtful. S1 is no name,
+    but contradicts L6: whether the lowest vertebra is L6 or the sacrum is a question worth asking.
     """
     scores = np.array([path.score for path in paths])
     shares = np.exp(scores - scores.max())
     shares /= shares.sum()
-    readings: list[Reading] = []
+    sums: list[tuple[dict[int, str], float]] = []
     for path, share in zip(paths, shares, strict=True):
-        names = {int(rows[row]): name for row, name in path.names().items() if name != SACRUM}
-        same = next((place for place, other in enumerate(readings) if _agree(other.names, names)), None)
+        levels = {int(rows[row]): name for row, name in path.names().items()}
+        same = next((place for place, (other, _) in enumerate(sums) if _agree(other, levels)), None)
         if same is None:
-            readings.append(Reading(names, float(share)))
+            sums.append((levels, float(share)))
         else:
-            readings[same] = Reading(readings[same].names, readings[same].probability + float(share))
-    first, *others = readings
+            sums[same] = (sums[same][0], sums[same][1] + float(share))
+    first, *others = [
+        Reading({row: name for row, name in levels.items() if name != SACRUM}, share) for levels, share in sums
+    ]
     return (first, *sorted(others, key=lambda reading: -reading.probability))
 
 

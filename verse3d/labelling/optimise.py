@@ -25,7 +25,7 @@ class Recipe:
         decay: weight decay.
         dropout: share of inputs and of hidden units that are silenced.
         bound: the most that one spine can add to the loss.
-        parts: random parts of each spine, shown in turn with the whole; the whole comes up in ``whole`` of all cases.
+        parts: random parts of each spine, shown in turn with the whole.
         whole: share of the epochs in which a spine is shown whole.
         lost: share of detections that a part loses.
         shaken_mm: by how much the positions of a part are shaken.
@@ -34,14 +34,14 @@ class Recipe:
         seed: of every random draw.
     """
 
-    members: int = 4
-    units: int = 32
+    members: int = 3
+    units: int = 64
     epochs: int = 30
     rate: float = 1e-2
     decay: float = 0.1
-    dropout: float = 0.3
+    dropout: float = 0.4
     bound: float = 6.0
-    parts: int = 2
+    parts: int = 1
     whole: float = 0.8
     lost: float = 0.02
     shaken_mm: float = 0.7

@@ -43,7 +43,7 @@ class Priors:
         step_weight: how much distances count beside looks.
         missed: score of 0, 1, 2 ... vertebrae without a detection between two that have one.
         anomalies: score of each of ``levels.ANOMALIES``.
-        skipped: score of a detection that is no vertebra, beside what ``false_*`` says about it.
+        skipped: score of a detection that is no vertebra, beside what ``real`` says about it.
         mean, spread: of each feature.
         linear, bias: (M, F, 27) and (M, 27), a linear look at the features.
         hidden, hidden_bias, output: (M, F, H), (M, H), (M, H, 27), a second look through one hidden layer.

@@ -24,7 +24,7 @@ from scipy.special import logsumexp
 from verse3d.labelling.levels import LEVELS, edges
 from verse3d.labelling.priors import SCALES, Priors, scale_scores
 
-MOST_SKIPPED = 5
+MOST_SKIPPED = 4
 """So many detections in a row may be no vertebra, between two that are."""
 _SEARCH_SCALES = SCALES[::2]
 _NOTHING = -1e30

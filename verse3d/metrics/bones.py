@@ -10,7 +10,6 @@ frequent one. 0: one name in one bone, right or wrong; 0.5: two halves.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,12 +18,12 @@ from numpy.typing import NDArray
 from verse3d.core.errors import GeometryError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERTEBRAE
+from verse3d.metrics.occupied import occupied
 from verse3d.metrics.overlap import Overlap, dice, joint_counts
 
 MIXED_FROM = 0.1
 """From this share on a bone counts as mixed: a border that is shifted by a voxel stays below."""
 _IDS = [label.id for label in VERTEBRAE]
-_PIECE_VOXELS = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -81,8 +80,8 @@ def score_bones(prediction: NDArray[np.uint8], truth: NDArray[np.uint8], geometr
 def labelled_span_mm(truth: NDArray[np.uint8], geometry: Geometry) -> tuple[float, float] | None:
     """Height in the world of the lowest and the highest true voxel, mm; None if there is none."""
     ends: list[float] = []
-    for start, slab in _slabs(truth):
-        heights = _heights(geometry, start, slab.shape)[np.isin(slab, _IDS)]
+    for indices, (labels,) in occupied(truth):
+        heights = _heights(geometry, indices[np.isin(labels, _IDS)])
         if heights.size:
             ends += [float(heights.min()), float(heights.max())]
     return (min(ends), max(ends)) if ends else None
@@ -91,29 +90,18 @@ def labelled_span_mm(truth: NDArray[np.uint8], geometry: Geometry) -> tuple[floa
 def _counts_within(
     prediction: NDArray[np.uint8], truth: NDArray[np.uint8], geometry: Geometry, span: tuple[float, float]
 ) -> NDArray[np.int64]:
-    """``joint_counts`` of the voxels within the span; a hair is added, for rounding may put the ends outside."""
+    """``joint_counts`` of the labelled voxels within the span, with a hair added at the ends for rounding."""
     counts = np.zeros((256, 256), dtype=np.int64)
-    for start, true in _slabs(truth):
-        heights = _heights(geometry, start, true.shape)
+    for indices, (predicted, true) in occupied(prediction, truth):
+        heights = _heights(geometry, indices)
         inside = (heights >= span[0] - 1e-3) & (heights <= span[1] + 1e-3)
-        predicted = prediction[start : start + len(true)]
         counts += joint_counts(predicted[inside], true[inside])
     return counts
 
 
-def _slabs(labels: NDArray[np.uint8]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    step = max(1, _PIECE_VOXELS // max(1, labels[:1].size))
-    for start in range(0, len(labels), step):
-        yield start, labels[start : start + step]
-
-
-def _heights(geometry: Geometry, start: int, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """The third world coordinate of each voxel of a slab: a sum of one term per axis."""
-    i, j, k, origin = geometry.affine[2]
-    along = [np.arange(size, dtype=np.float64) for size in shape]
-    heights: NDArray[np.float64] = (
-        origin + i * (start + along[0])[:, None, None] + j * along[1][None, :, None] + k * along[2][None, None, :]
-    )
+def _heights(geometry: Geometry, indices: NDArray[np.intp]) -> NDArray[np.float64]:
+    """The third world coordinate of voxels (n, 3)."""
+    heights: NDArray[np.float64] = indices @ geometry.affine[2, :3] + geometry.affine[2, 3]
     return heights
 
 

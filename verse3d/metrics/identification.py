@@ -17,11 +17,11 @@ from scipy.spatial.distance import cdist
 
 from verse3d.core.errors import GeometryError
 from verse3d.core.geometry import Geometry
-from verse3d.core.labels import VERTEBRAE, Label, label_counts, vertebra
+from verse3d.core.labels import VERTEBRAE, Label, vertebra
+from verse3d.metrics.occupied import occupied
 
 LIMIT_MM = 20.0
 LARGEST_SHIFT = 3
-_PIECE_VOXELS = 1 << 21
 
 Centroids = Mapping[int, NDArray[np.float64]]
 """VerSe id -> world RAS+ mm (3,)."""
@@ -70,18 +70,12 @@ def mask_centroids(labels: NDArray[np.uint8], geometry: Geometry) -> dict[int, N
     """
     if labels.shape != geometry.shape:
         raise GeometryError(f"a mask of shape {labels.shape} does not lie on a grid of shape {geometry.shape}")
-    counts = label_counts(labels)
-    sums = np.zeros((3, 256))
-    step = max(1, _PIECE_VOXELS // max(1, labels[:1].size))
-    for start in range(0, len(labels), step):
-        slab = labels[start : start + step]
-        index = np.nonzero(slab)
-        ids = slab[index]
-        for axis in range(3):
-            shift = start if axis == 0 else 0
-            sums[axis] += np.bincount(ids, weights=index[axis] + float(shift), minlength=256)
+    counts, sums = np.zeros(256), np.zeros((256, 3))
+    for indices, (ids,) in occupied(labels):
+        counts += np.bincount(ids, minlength=256)
+        sums += np.column_stack([np.bincount(ids, weights=index, minlength=256) for index in indices.T])
     present = [label.id for label in VERTEBRAE if counts[label.id]]
-    world = geometry.world_from_index((sums[:, present] / np.maximum(counts[present], 1)).T)
+    world = geometry.world_from_index(sums[present] / counts[present, None])
     return dict(zip(present, world, strict=True))
 
 
