@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from verse3d.core.errors import ConfigError, DataError, GeometryError
-from verse3d.core.files import read_json
 from verse3d.core.labels import VERTEBRAE, vertebra
 from verse3d.core.paths import name_problem
+from verse3d.core.readers import MEGABYTE, read_record
 from verse3d.core.volume import Volume, read_labels
 from verse3d.data.pairs import SAME_GRID_TOLERANCE_MM
 
@@ -49,8 +49,8 @@ def read_label_map(source: str) -> LabelMap:
     path = Path(source)
     if not path.is_file():
         raise ConfigError(f"{source} is neither a file nor a known label map", hint=_HINT)
-    content = read_json(path)
-    labels = content.get("labels", content) if isinstance(content, dict) else None
+    content = read_record(path, dict[str, Any], max_bytes=MEGABYTE)
+    labels = content.get("labels", content)
     if not isinstance(labels, dict):
         raise DataError(f"{path} holds no label map", hint=_HINT)
     pairs = [pair for key, value in labels.items() if (pair := _pair(key, value, path))]

@@ -252,13 +252,15 @@ def _require_same_epoch(standing: Standing, checkpoint: Checkpoint) -> None:
 
 def _log_start(session: Session) -> None:
     learner = session.learner
+    cases = session.dataset.cases
+    failed = sum(bool(case.failure) for case in cases.each()) if isinstance(cases, StoredCases) else 0
     _log.info(
         "%s with %.2f million parameters on %s in %s; %d training cases, %d validation cases",
         session.config.network.name,
         parameter_count(learner.network) / 1e6,
         learner.device,
         str(learner.precision.dtype).removeprefix("torch."),
-        len(session.dataset.cases),
+        len(session.case_names["train"]) - failed,
         len(session.validation),
     )
     if session.standing.epoch:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from verse3d.core.config import GridConfig
 from verse3d.core.errors import Verse3dError
 from verse3d.core.geometry import Geometry
+from verse3d.core.jsontext import parse_json
 from verse3d.core.labels import VERSE_IDS, LabelScheme
 from verse3d.data.samples.arrays import ArrayRecord, DamagedEntryError, StoredArray
 from verse3d.data.samples.blocks import LabelBlocks
@@ -35,6 +36,8 @@ scheme "binary" and background to "vertebrae", so that one store gives both exac
 """
 
 ENTRY_FILE = "entry.json"
+_MOST_BYTES = 2**26
+"""Of the longest spine at half a millimetre ``entry.json`` takes a tenth of that."""
 ARRAYS = ("image", "labels", "image-4mm", "labels-4mm")
 
 
@@ -79,7 +82,9 @@ class Entry:
     @classmethod
     def of_text(cls, text: bytes) -> Self:
         """Undo of ``to_text``. Raises ``KeyError``, ``TypeError``, ``ValueError`` or ``DataError`` for others."""
-        outer = json.loads(text)
+        if len(text) > _MOST_BYTES:
+            raise ValueError(f"it has {len(text)} bytes")
+        outer = parse_json(text.decode())
         values = outer["entry"]
         if outer["checksum"] != _checksum(values):
             raise ValueError("it does not have its checksum")

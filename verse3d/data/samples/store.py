@@ -20,10 +20,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from verse3d.core.errors import DataError, OutputError
-from verse3d.core.files import output_error, read_json, write_json
+from verse3d.core.files import output_error, write_json
 from verse3d.core.paths import TEMPORARY_PREFIX
+from verse3d.core.readers import MEGABYTE, Record, Text, Whole, read_record
 from verse3d.data.samples.entry import Entry, read_entry
 
 STORE_VERSION = 1
@@ -34,6 +38,25 @@ _CLAIM, _FAILED = ".claim", ".failed"
 _SILENT_SECONDS = 120
 """A claim of another computer that was not renewed for so long is given up."""
 _ABANDONED_SECONDS = 24 * 3600
+
+
+class _Marker(Record):
+    """What ``store.json`` says."""
+
+    version: Whole
+
+
+class _Claim(Record):
+    """Who is preparing a case."""
+
+    computer: Text
+    process: Annotated[int, Field(ge=1, lt=2**31, strict=True)]
+
+
+class _Failure(Record):
+    """Why a case cannot be prepared."""
+
+    reason: Text
 
 
 @dataclass(frozen=True)
@@ -57,8 +80,8 @@ class SampleStore:
     def failure(self, name: str) -> str:
         """Why the case cannot be prepared; "" if that is not known."""
         try:
-            return str(json.loads((self.folder / f"{name}{_FAILED}").read_bytes())["reason"])
-        except (OSError, ValueError, KeyError, TypeError):
+            return read_record(self.folder / f"{name}{_FAILED}", _Failure, max_bytes=MEGABYTE).reason
+        except DataError:
             return ""
 
     def note_failure(self, name: str, reason: str) -> None:
@@ -195,8 +218,8 @@ def open_store(folder: Path) -> SampleStore:
 
 def _require_known(marker: Path) -> None:
     try:
-        version = int(read_json(marker)["version"])
-    except (KeyError, TypeError, ValueError) as error:
+        version = read_record(marker, _Marker, max_bytes=MEGABYTE).version
+    except DataError as error:
         raise DataError(f"{marker} does not say which version of store this is", hint="remove the folder") from error
     if version > STORE_VERSION:
         raise DataError(
@@ -208,13 +231,11 @@ def _require_known(marker: Path) -> None:
 def _is_given_up(claim: Path) -> bool:
     """Whether who made a claim has ended, or was not heard of for long."""
     try:
-        owner = json.loads(claim.read_bytes())
-        if owner["computer"] == _computer():
-            return not _runs(int(owner["process"]))
-    except FileNotFoundError:
-        return False
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # it is just being written, or damaged
+        owner = read_record(claim, _Claim, max_bytes=MEGABYTE)
+        if owner.computer == _computer():
+            return not _runs(owner.process)
+    except DataError:
+        pass  # it is gone, is just being written, or is damaged
     return _silent_for(claim) > _SILENT_SECONDS
 
 

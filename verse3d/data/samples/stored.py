@@ -69,6 +69,11 @@ class StoredCase:
         return self._job.case
 
     @property
+    def failure(self) -> str:
+        """Why the case cannot be prepared; "" as far as that is known."""
+        return self._job.failure
+
+    @property
     def geometry(self) -> Geometry:
         """The network grid."""
         return self._reading(lambda opened: opened.entry.geometry)
