@@ -93,16 +93,17 @@ def test_a_missed_vertebra_is_counted_and_named():
     names = between("T8", "L5")
     (named,) = name_spines(spine_of(names).taken([row for row, name in enumerate(names) if name != "L2"]))
     assert names_in_order(named) == [name for name in names if name != "L2"]
-    assert named.missed == ("L2",)
+    assert list(named.missed) == ["L2"]
+    assert np.linalg.norm(np.array(named.missed["L2"]) - spine_of(names).centres_mm[names.index("L2")]) < 3.0
 
 
 def test_a_patient_without_t12_has_not_missed_it():
     (named,) = name_spines(spine_of([*between("T6", "T11"), *LUMBAR]))
-    assert names_in_order(named)[5:7] != ["T11", "L1"] or named.missed == ()
+    assert names_in_order(named)[5:7] != ["T11", "L1"] or named.missed == {}
     rows = dict(enumerate([*between("T9", "T11"), *LUMBAR]))
     close, apart = centres_of(list(rows.values())), spine_of(between("T9", "L5")).taken([0, 1, 2, 4, 5, 6, 7, 8])
-    assert _missed(rows, close) == ()
-    assert _missed(rows, apart.centres_mm) == ("T12",)
+    assert _missed(rows, close) == {}
+    assert list(_missed(rows, apart.centres_mm)) == ["T12"]
 
 
 def test_a_spine_upside_down_in_its_header_is_read_and_told():
@@ -220,6 +221,15 @@ def test_a_vertebra_without_a_detection_counts_against_the_id_rate_only():
     assert (score.vertebrae, score.right, score.all_right) == (4, 3, True)
     empty = replace(spine, found=detections([], []))
     assert score_names(empty, []).right == 0 and score_names(empty, []).all_right
+
+
+def test_a_missed_vertebra_counts_where_it_should_lie():
+    spine = spine_with_truth(between("C4", "C7"))
+    fewer = replace(spine, found=spine.found.taken([0, 1, 3]))
+    named = named_as(fewer, ["C4", "C5", "C7"])
+    assert score_names(fewer, [named]).right == 3
+    told = replace(named, missed=_missed(named.names, fewer.found.centres_mm))
+    assert (score_names(fewer, [told]).right, score_names(fewer, [told]).all_right) == (4, True)
 
 
 def test_shares_are_of_scans_and_of_vertebrae():

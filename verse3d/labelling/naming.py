@@ -1,7 +1,7 @@
 """From detections to named vertebrae, with how sure that is and what else they could be called."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
@@ -42,14 +42,15 @@ class NamedSpine:
         readings: the best one and what else it could be, at least one.
         ambiguous: the best reading is not sure enough to be given without a word; look at the others, too.
         upside_down: the head lies lower in the world than the feet: the header may be wrong.
-        missed: vertebrae between the first and the last one that have no detection, by the best reading.
+        missed: name -> where it should lie (world mm), for vertebrae between the first and the last one that have no
+            detection, by the best reading: evenly spaced between their detected neighbours.
     """
 
     order: tuple[int, ...]
     readings: tuple[Reading, ...]
     ambiguous: bool
     upside_down: bool
-    missed: tuple[str, ...] = ()
+    missed: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
 
     @property
     def names(self) -> dict[int, str]:
@@ -144,22 +145,25 @@ def _agree(one: dict[int, str], other: dict[int, str]) -> bool:
     return bool(shared or one == other) and all(one[row] == other[row] for row in shared)
 
 
-def _missed(names: dict[int, str], centres_mm: NDArray[np.float64]) -> tuple[str, ...]:
+def _missed(names: dict[int, str], centres_mm: NDArray[np.float64]) -> dict[str, tuple[float, float, float]]:
     """What the plainest spine with these names has between the first and the last of them, and is not among them.
 
     L1 next to T11 without a gap means that the patient has no T12, not that T12 was missed.
     """
-    named = list(names.values())
-    fitting = [spine for spine in _spine_names() if set(named) <= set(spine)]
-    if not fitting:
-        return ()
-    between = fitting[0][fitting[0].index(named[0]) : fitting[0].index(named[-1])]
-    lacking = [name for name in between if name not in named]
-    if lacking == ["T12"]:
-        steps = np.linalg.norm(np.diff(centres_mm[list(names)], axis=0), axis=1)
-        gap = steps[named.index("T11")]
-        lacking = lacking if gap > _GAP * np.median(steps) else []
-    return tuple(lacking)
+    found = {name: centres_mm[row] for row, name in names.items()}
+    fitting = [spine for spine in _spine_names() if found.keys() <= set(spine)]
+    if not fitting or len(found) < 2:
+        return {}
+    steps = np.linalg.norm(np.diff(list(found.values()), axis=0), axis=1)
+    missed: dict[str, tuple[float, float, float]] = {}
+    for (upper, above), (lower, below), step in zip(found.items(), list(found.items())[1:], steps, strict=False):
+        between = fitting[0][fitting[0].index(upper) + 1 : fitting[0].index(lower)]
+        if between == ("T12",) and step <= _GAP * np.median(steps):
+            continue
+        for place, name in enumerate(between, start=1):
+            x, y, z = above + (below - above) * place / (len(between) + 1)
+            missed[name] = (float(x), float(y), float(z))
+    return missed
 
 
 @cache

@@ -29,9 +29,11 @@ class ScanScore:
 
 
 def score_names(spine: Spine, named: Sequence[NamedSpine]) -> ScanScore:
-    """Score the best readings of one scan against its truth."""
-    outputs = [(row, name) for each in named for row, name in each.names.items()]
-    centres = spine.found.centres_mm[[row for row, _ in outputs]]
+    """Score the best readings of one scan against its truth; missed vertebrae count where they should lie."""
+    named_rows = [(spine.found.centres_mm[row], name) for each in named for row, name in each.names.items()]
+    inferred = [(np.array(centre), name) for each in named for name, centre in each.missed.items()]
+    outputs = named_rows + inferred
+    centres = np.reshape([centre for centre, _ in outputs], (-1, 3))
     right = [
         _name_nearest(centre, centres, [name for _, name in outputs]) == level
         for centre, level in zip(spine.centres_mm, spine.levels, strict=True)
