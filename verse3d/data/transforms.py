@@ -19,14 +19,12 @@ from verse3d.core.caseerrors import CASE_ERRORS
 from verse3d.core.config import Config, GridConfig
 from verse3d.core.geometry import Geometry, Shape
 from verse3d.core.labels import LabelScheme, label_scheme
-from verse3d.core.limits import voxel_count
-from verse3d.core.memory import require_memory
 from verse3d.core.resample import resample_finished, resample_linear, resample_vote
 from verse3d.core.volume import Volume, read_image, read_labels
 from verse3d.data.cases import Case
 from verse3d.data.pairs import relabelled, require_same_grid
 from verse3d.data.samples.blocks import CentreDraw, LabelBlocks
-from verse3d.data.samples.grid import network_geometry, windowing
+from verse3d.data.samples.grid import fitting_geometry, windowing
 from verse3d.data.schemes import require_levels
 
 
@@ -73,14 +71,6 @@ class PreparedCase:
         return self.centres.centre(foreground_fraction, draws, lambda start, size: _cut(self.label[0], start, size))
 
 
-def _fitting_geometry(source: Geometry, grid: GridConfig, bytes_each: int) -> Geometry:
-    """The network grid, if so many bytes for each of its voxels are free. Raises ``MemoryLimitError`` if not."""
-    target = network_geometry(source, grid)
-    size = " x ".join(map(str, target.shape))
-    require_memory(voxel_count(target.shape) * bytes_each, f"the scan on the network grid ({size} voxels)")
-    return target
-
-
 _Voxel = TypeVar("_Voxel", bound=np.generic)
 
 
@@ -124,7 +114,7 @@ class ToNetworkGridd(MapTransform):
         """Volumes in; float32 HU and uint8 network ids out. Raises ``DataError`` for unknown label ids."""
         result = dict(data)
         image: Volume = data["image"]
-        target = _fitting_geometry(image.geometry, self.grid, bytes_each=4 + 1)
+        target = fitting_geometry(image.geometry, self.grid, bytes_each=4 + 1)
         result["geometry"], result["source"] = target, image.geometry
         result["image"] = resample_linear(image.array, image.geometry, target)[None]
         if data.get("label") is not None:
@@ -149,13 +139,13 @@ def preparation(config: Config) -> Compose:
 
 def prepare_image(volume: Volume, grid: GridConfig) -> tuple[NDArray[np.float32], Geometry]:
     """A scan for inference: (I, J, K) float32 0 ... 1 on the network grid, and that grid."""
-    target = _fitting_geometry(volume.geometry, grid, bytes_each=4)
+    target = fitting_geometry(volume.geometry, grid, bytes_each=4)
     return resample_finished(volume.array, volume.geometry, target, np.float32, windowing(grid)), target
 
 
 def prepare_image_float16(volume: Volume, grid: GridConfig) -> tuple[NDArray[np.float16], Geometry]:
     """The image of ``prepare_image`` rounded to float16, as in training; no float32 volume is held meanwhile."""
-    target = _fitting_geometry(volume.geometry, grid, bytes_each=2)
+    target = fitting_geometry(volume.geometry, grid, bytes_each=2)
     return resample_finished(volume.array, volume.geometry, target, np.float16, windowing(grid)), target
 
 

@@ -49,7 +49,10 @@ def read_label_map(source: str) -> LabelMap:
     path = Path(source)
     if not path.is_file():
         raise ConfigError(f"{source} is neither a file nor a known label map", hint=_HINT)
-    content = read_record(path, dict[str, Any], max_bytes=MEGABYTE)
+    try:
+        content = read_record(path, dict[str, Any], max_bytes=MEGABYTE)
+    except DataError as error:
+        raise DataError(f"{path} holds no label map: {error.message}", hint=_HINT) from error
     labels = content.get("labels", content)
     if not isinstance(labels, dict):
         raise DataError(f"{path} holds no label map", hint=_HINT)

@@ -5,7 +5,8 @@ from numpy.typing import NDArray
 
 from verse3d.core.config import GridConfig
 from verse3d.core.geometry import Geometry
-from verse3d.core.limits import require_countable, require_ct_grid
+from verse3d.core.limits import require_countable, require_ct_grid, voxel_count
+from verse3d.core.memory import require_memory
 from verse3d.core.resample import Finish
 
 
@@ -18,6 +19,19 @@ def network_geometry(source: Geometry, grid: GridConfig) -> Geometry:
     require_ct_grid(source)
     target = source.reoriented("RAS").resampled(grid.spacing_mm)
     require_countable(target.shape, "on the network grid the scan")
+    return target
+
+
+def fitting_geometry(source: Geometry, grid: GridConfig, bytes_each: int) -> Geometry:
+    """The network grid of a scan, if so many bytes for each of its voxels are free.
+
+    Raises:
+        GeometryError: as for ``network_geometry``.
+        MemoryLimitError: they are not.
+    """
+    target = network_geometry(source, grid)
+    size = " x ".join(map(str, target.shape))
+    require_memory(voxel_count(target.shape) * bytes_each, f"the scan on the network grid ({size} voxels)")
     return target
 
 

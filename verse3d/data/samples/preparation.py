@@ -14,7 +14,7 @@ from verse3d.core.memory import free_memory_bytes
 from verse3d.core.volume import stored_voxels
 from verse3d.data.samples.arrays import DamagedEntryError
 from verse3d.data.samples.entry import check_entry
-from verse3d.data.samples.grid import network_geometry
+from verse3d.data.samples.grid import fitting_geometry
 from verse3d.data.samples.prepare import Job, ensure_prepared
 from verse3d.data.samples.store import SampleStore
 from verse3d.data.survey_pool import CannotStartError, Failure, each_here, each_in_processes
@@ -230,9 +230,9 @@ def fitting_workers(jobs: Sequence[Job]) -> int:
 def _need(job: Job) -> _Need:
     try:
         stored = stored_voxels(job.case.image_path())
+        target = fitting_geometry(stored.geometry, job.grid, bytes_each=3).shape
     except DataError:
         return _Need(0.0, _BASE_BYTES)  # it will fail for that reason
-    target = network_geometry(stored.geometry, job.grid).shape
     disk = float(target[0]) * target[1] * target[2] * _BYTES_PER_VOXEL
     shape = stored.geometry.shape
     return _Need(disk, float(shape[0]) * shape[1] * shape[2] * stored.bytes_in_memory + disk + _BASE_BYTES)

@@ -24,12 +24,14 @@ from verse3d.data.pairs import read_mask, require_same_geometry
 from verse3d.data.samples.arrays import CHUNK, ArrayRecord, ArrayWriter
 from verse3d.data.samples.blocks import LabelBlocks, counted
 from verse3d.data.samples.entry import COARSE_MM, ENTRY_FILE, UNDECIDED, Entry
-from verse3d.data.samples.grid import network_geometry, windowing
+from verse3d.data.samples.grid import fitting_geometry, network_geometry, windowing
 from verse3d.data.samples.keys import entry_name
 from verse3d.data.samples.store import SampleStore
 from verse3d.data.schemes import scheme_of
 
 _POLL_SECONDS = 0.1
+_BYTES_EACH = 3
+"""Float16 and uint8."""
 Beat = Callable[[], None]
 
 
@@ -120,7 +122,8 @@ def write_entry(case: Case, grid: GridConfig, folder: Path, *, beat: Beat) -> En
         OSError: a file cannot be written.
     """
     source, _ = read_geometry(case.image_path())
-    target, coarse = network_geometry(source, grid), network_geometry(source, _coarse(grid))
+    # It is written in slabs, but whoever validates on it, or predicts, holds it whole.
+    target, coarse = fitting_geometry(source, grid, _BYTES_EACH), network_geometry(source, _coarse(grid))
     place = _Place(folder, source, {"": target, "-4mm": coarse}, beat)
     mask = _checked_mask(case, place)
     scheme = scheme_of(mask)
