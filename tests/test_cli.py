@@ -208,7 +208,7 @@ def test_a_training_interrupted_before_its_first_model_says_so_and_exits_with_13
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("verse3d.training.engines.training_step", interrupted)
+    monkeypatch.setattr("verse3d.training.launch.training_step", interrupted)
     assert train(data, tmp_path / "run", tiny_yaml) == 130
     assert "interrupted after epoch 0: no best.pt yet" in capsys.readouterr().out
     monkeypatch.undo()

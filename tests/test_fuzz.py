@@ -122,7 +122,7 @@ SICK = {"sick": Sick}
 
 @pytest.fixture(scope="module")
 def verdicts():
-    patience, watch._IDLE_S = watch._IDLE_S, 0.5
+    patience, watch._IDLE_S = watch._IDLE_S, 2.0
     tickets = [Ticket.of_past("sick", name) for name in PROBLEMS]
     try:
         return {verdict.ticket.what: verdict for verdict in campaign.replayed(tickets, SICK)}
