@@ -245,6 +245,7 @@ class TestDemo:
         assert result.open_itksnap.startswith("itksnap -g ") and record.mask in result.open_itksnap
         assert str(out / "run" / "tensorboard") in result.open_tensorboard
 
+    @pytest.mark.slow
     def test_sets_a_second_model_against_the_first(self, run, tmp_path, tiny2d_yaml):
         result = run(tmp_path / "demo", against=tiny2d_yaml)
         assert [standing.contestant.name for standing in result.comparison.standings] == ["3d", "2d"]

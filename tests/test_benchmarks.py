@@ -188,6 +188,7 @@ def last_line(name: str, *arguments: str):
     return json.loads(result.stdout.strip().splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_the_formats_of_the_store_are_compared_on_a_small_volume():
     rows = last_line("store_formats.py", "--shape", "70x40x50", "--patch", "24", "--reads", "2")
     assert rows[0]["format"] == "raw memory map"

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from PIL import Image
 
 import verse3d
@@ -13,6 +14,7 @@ from verse3d.data.cases import write_index
 SLICES = {"network": {"name": "classic", "channels": [4, 8], "norm": "batch"}, "slices": {"size_pixels": [32, 32]}}
 
 
+@pytest.mark.slow
 def test_a_volume_and_a_slice_model_are_trained_and_compared(tmp_path, capsys):
     index = tmp_path / "cases.jsonl"
     write_index(index, scans.write_dataset(tmp_path / "data", ("train", "train", "validation", "test")))

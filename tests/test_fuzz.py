@@ -23,7 +23,7 @@ class Sick(Target):
 
     name = "sick"
     share = 1
-    limits = Limits(cpu_s=0.4, memory_mb=60)
+    limits = Limits(cpu_s=2.0, memory_mb=60)
 
     def intact(self, room):
         raise_on_reading = "refuses"
@@ -122,7 +122,7 @@ SICK = {"sick": Sick}
 
 @pytest.fixture(scope="module")
 def verdicts():
-    patience, watch._IDLE_S = watch._IDLE_S, 2.0
+    patience, watch._IDLE_S = watch._IDLE_S, 3.0
     tickets = [Ticket.of_past("sick", name) for name in PROBLEMS]
     try:
         return {verdict.ticket.what: verdict for verdict in campaign.replayed(tickets, SICK)}

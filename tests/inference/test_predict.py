@@ -1,5 +1,6 @@
 """From CT to mask: never move a patient, keep the header, keep or replace what exists, go on after a bad scan."""
 
+import gc
 import gzip
 import hashlib
 import json
@@ -21,6 +22,7 @@ from verse3d.core.errors import DataError, MemoryLimitError, OutputError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERTEBRAE
 from verse3d.core.logs import no_progress
+from verse3d.core.memory import give_back_freed_memory
 from verse3d.core.runtime import choose_precision, peak_rss_mb, rss_mb
 from verse3d.core.volume import Volume, read_image, read_labels
 from verse3d.data.cases import Case
@@ -499,10 +501,12 @@ def test_a_job_knows_what_another_part_or_an_undivided_job_made(tmp_path, many):
 
 def test_a_scan_that_does_not_fit_is_refused_before_it_is_read_and_the_others_are_done(tmp_path, many, monkeypatch):
     big = tmp_path / "scans" / "big_ct.nii.gz"
-    scans.write_nifti(big, np.zeros((300, 300, 300), np.int16), np.eye(4))
+    scans.write_nifti(big, np.zeros((420, 420, 420), np.int16), np.eye(4))
     read = []
     monkeypatch.setattr(predict, "read_image", lambda path: read.append(path) or read_image(path))
     cases = [many[0], Case("big", "big", big), many[1]]
+    gc.collect()
+    give_back_freed_memory()  # of the tests before, or it would be free for the scan
     first, refused, last = run(cases, tmp_path / "out", max_ram_gb=(rss_mb() + 100) / 1000).records
     assert (first.status, refused.status, last.status) == ("written", "failed", "written")
     assert "this needs at least" in refused.error and "--max-ram-gb" in refused.error

@@ -1,6 +1,7 @@
 """The machine: device, precision, random state and the memory used."""
 
 import contextlib
+import os
 import random
 import resource
 import sys
@@ -119,6 +120,10 @@ def rss_mb() -> float:
     return _status_mb("VmRSS") or peak_rss_mb()
 
 
+_highest_mb: dict[int, float] = {}
+"""By process: one that was forked has a peak of its own."""
+
+
 def peak_rss_mb() -> float:
     """Largest resident memory of this process so far, in MB (10^6 bytes).
 
@@ -126,7 +131,9 @@ def peak_rss_mb() -> float:
     begins with the peak of that other one.
     """
     if counted := _status_mb("VmHWM"):
-        return counted
+        # The kernel adds up what its processors have counted, some pages late: the peak must not shrink by them.
+        _highest_mb[os.getpid()] = max(_highest_mb.get(os.getpid(), 0.0), counted)
+        return _highest_mb[os.getpid()]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(peak) / 1e6 if sys.platform == "darwin" else float(peak) * 1024 / 1e6
 
