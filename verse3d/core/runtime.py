@@ -115,13 +115,22 @@ def channels_last(batch: torch.Tensor) -> torch.Tensor:
 _STATUS = Path("/proc/self/status")
 
 
+_highest_mb: dict[int, float] = {}
+"""The most that was ever seen, by process: one that was forked has a peak of its own."""
+
+
+def _seen(memory_mb: float) -> float:
+    # The kernel adds up what its processors have counted, some pages late: a peak could shrink, or a moment exceed it.
+    process = os.getpid()
+    _highest_mb[process] = max(_highest_mb.get(process, 0.0), memory_mb)
+    return _highest_mb[process]
+
+
 def rss_mb() -> float:
     """Resident memory of this process now, in MB (10^6 bytes); where the system does not say (not Linux), the peak."""
-    return _status_mb("VmRSS") or peak_rss_mb()
-
-
-_highest_mb: dict[int, float] = {}
-"""By process: one that was forked has a peak of its own."""
+    if now := _status_mb("VmRSS"):
+        _seen(now)
+    return now or peak_rss_mb()
 
 
 def peak_rss_mb() -> float:
@@ -131,9 +140,7 @@ def peak_rss_mb() -> float:
     begins with the peak of that other one.
     """
     if counted := _status_mb("VmHWM"):
-        # The kernel adds up what its processors have counted, some pages late: the peak must not shrink by them.
-        _highest_mb[os.getpid()] = max(_highest_mb.get(os.getpid(), 0.0), counted)
-        return _highest_mb[os.getpid()]
+        return _seen(counted)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(peak) / 1e6 if sys.platform == "darwin" else float(peak) * 1024 / 1e6
 
