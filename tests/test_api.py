@@ -292,7 +292,7 @@ def test_the_26_levels_go_from_the_phantom_to_the_scores(tmp_path, tiny_yaml):
     overrides = ["labels.scheme=vertebrae", f"grid.spacing_mm={sections['spacing_mm']}", "validation.pictures=1"]
     options = {"config": tiny_yaml, "against": None, "overrides": overrides}
     result = verse3d.demo(out=tmp_path, cases=3, device="cpu", **options)
-    assert {path.name for path in tmp_path.iterdir()} == DEMO_PARTS
+    assert {path.name for path in tmp_path.iterdir()} == DEMO_PARTS | {"scores.md", "scores-centroids"}
     assert result.findings.worst != "error"
     assert result.evaluation.scheme == "vertebrae"
     scores = json.loads((tmp_path / "scores.json").read_text())

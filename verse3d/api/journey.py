@@ -32,6 +32,8 @@ _PARTS = (
     "masks",
     "scores.json",
     "scores.csv",
+    "scores.md",
+    "scores-centroids",
     "run-against",
     "compare",
     "overlay.png",
