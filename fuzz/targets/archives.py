@@ -107,7 +107,7 @@ class Archives(Target):
 
     name = "archives"
     share = 2000
-    limits = Limits(cpu_s=8, memory_mb=250)
+    limits = Limits(cpu_s=15, memory_mb=250)
 
     def intact(self, room: Room) -> Input:
         members = {name: name.encode() for name in GOOD_NAMES}
