@@ -35,9 +35,9 @@ def ours(options: argparse.Namespace) -> Iterator[int]:
     from verse3d.core.config import parse_config, without_augmentation  # noqa: PLC0415
     from verse3d.core.processes import small_processes, without_main  # noqa: PLC0415
     from verse3d.data.cases import Case  # noqa: PLC0415
-    from verse3d.data.patches import BatchStream, PatchDataset  # noqa: PLC0415
     from verse3d.data.samples.cut import PatchCut  # noqa: PLC0415
     from verse3d.data.samples.packing import PackedBatch  # noqa: PLC0415
+    from verse3d.data.samples.patches import BatchStream, PatchDataset  # noqa: PLC0415
     from verse3d.data.samples.preparation import prepare_cases  # noqa: PLC0415
     from verse3d.data.samples.prepare import Job  # noqa: PLC0415
     from verse3d.data.samples.store import open_store  # noqa: PLC0415

@@ -22,9 +22,9 @@ from scans import SPACINGS_MM, make_scan
 from verse3d.api.models import predict
 from verse3d.core.config import parse_config
 from verse3d.data.cases import CaseIndex, write_index
-from verse3d.data.layouts import load_cases
-from verse3d.data.phantom import write_phantom
+from verse3d.data.index.discover import load_cases
 from verse3d.model.checkpoint import load_checkpoint, save_checkpoint
+from verse3d.phantoms import write_phantom
 
 SCHEMES = {2: "binary", 27: "vertebrae"}
 STEPS = {2: 600, 27: 4000}

@@ -35,12 +35,12 @@ from verse3d.core.resample import resample_above, resample_linear, resample_near
 from verse3d.core.runtime import rss_mb
 from verse3d.core.threads import thread_count
 from verse3d.core.volume import Volume, read_image, write_labels
-from verse3d.data.phantom import make_case
 from verse3d.data.samples.grid import network_geometry
-from verse3d.data.transforms import prepare_image_float16
-from verse3d.inference.answers import SeveralLabels
+from verse3d.data.samples.transforms import prepare_image_float16
+from verse3d.inference.aggregator import MulticlassAggregator
 from verse3d.inference.postprocess import clean_up
-from verse3d.inference.streaming import FinishedPlanes
+from verse3d.inference.sliding_window import FinishedPlanes
+from verse3d.phantoms import make_case
 
 SPACING_MM = (0.8, 0.8, 1.0)
 NOISE_HU = 18.0
@@ -134,7 +134,7 @@ def _contests(scan: Volume, mask: NDArray[np.uint8], folder: Path) -> list[Conte
 
 def _home(scores: torch.Tensor, network: Geometry, source: Geometry) -> NDArray[np.uint8]:
     """All planes in lots, as the windows of a prediction finish them."""
-    answer = SeveralLabels(network, source, 2, np.arange(len(scores), dtype=np.uint8))
+    answer = MulticlassAggregator(network, source, 2, np.arange(len(scores), dtype=np.uint8))
     weights = torch.ones(network.shape)
     for first in range(0, network.shape[2], 72):
         here = (scores[..., first : first + 72], weights[..., first : first + 72])

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from verse3d.core.files import whole_file
 from verse3d.core.geometry import Geometry
 from verse3d.core.resample import resample_linear
-from verse3d.data.phantom.profile import profile_of
-from verse3d.data.phantom.render import Density, draw_vertebrae
-from verse3d.data.phantom.shapes import coverage
-from verse3d.data.phantom.skeleton import draw_distractors
-from verse3d.data.phantom.spine import Spine, build_spine
-from verse3d.data.phantom.tissue import draw_soft_tissue
+from verse3d.phantoms.profile import profile_of
+from verse3d.phantoms.render import Density, draw_vertebrae
+from verse3d.phantoms.shapes import coverage
+from verse3d.phantoms.skeleton import draw_distractors
+from verse3d.phantoms.spine import Spine, build_spine
+from verse3d.phantoms.tissue import draw_soft_tissue
 
 SPACINGS_MM = {
     "256x256x200": (1.0, 1.0, 1.5),

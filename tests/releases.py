@@ -9,7 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from verse3d.data.release import ReleasedScan, released_scans
+from verse3d.data.index.verse_release import ReleasedScan, released_scans
 
 NAMES_FILE = Path(__file__).parents[1] / "../shared/data/verse-release-names.tsv"
 """(scan, mask) paths of the complete release, where the machine has them."""

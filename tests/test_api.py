@@ -9,13 +9,12 @@ import pytest
 import verse3d
 from tests import scans
 from tests.scans import TINY, spine, tiny_config
-from verse3d import api
+from verse3d import api, phantoms
 from verse3d.core.errors import CheckpointError, ConfigError, DataError
 from verse3d.core.volume import read_labels
-from verse3d.data import phantom
 from verse3d.data.cases import write_index
-from verse3d.data.layouts import load_cases
-from verse3d.data.phantom import writer
+from verse3d.data.index.discover import load_cases
+from verse3d.phantoms import writer
 
 COMMANDS = (
     "phantom",
@@ -215,8 +214,8 @@ def small_phantom(monkeypatch):
 
     def make_case(seed, index, *, anomaly=None):
         data = spine(seed + index)
-        headers = phantom.make_case.__globals__["Headers"](sform_code=1, qform_code=1)
-        return phantom.PhantomCase(data.hu, data.mask, data.geometry, {}, headers, ("T12", "L1", "L2"))
+        headers = phantoms.make_case.__globals__["Headers"](sform_code=1, qform_code=1)
+        return phantoms.PhantomCase(data.hu, data.mask, data.geometry, {}, headers, ("T12", "L1", "L2"))
 
     monkeypatch.setattr(writer, "make_case", make_case)
 

@@ -17,18 +17,28 @@ FLOORS = {
     "__init__": 0,
     "version": 0,
     "core": 0,
-    "data": 1,
+    "phantoms": 1,
+    "downloads": 1,
     "metrics": 1,
-    "model": 2,
-    "labelling": 2,
-    "inference": 3,
-    "training": 4,
-    "report": 5,
-    "api": 6,
-    "cli": 7,
-    "__main__": 8,
+    "data": 2,
+    "model": 3,
+    "labelling": 3,
+    "inference": 4,
+    "training": 5,
+    "evaluation": 6,
+    "report": 7,
+    "api": 8,
+    "cli": 9,
+    "__main__": 10,
 }
 """A module imports from floors below its own, and on floor 0 and in its own room also from its neighbours."""
+
+WINGS = "data"
+"""The room that is divided into wings: what is not in one of its folders is its hall, which every wing may use."""
+MOST_IN_HALL, MOST_ARROWS = 14, 15
+
+STARTS_ITSELF = {"api", "cli", "__main__"}
+"""Rooms that may start verse3d as a program of its own: below, that would be an arrow that no import shows."""
 
 LAZY = {"__init__", "cli"}
 """Rooms that may import inside functions (and for types only) from anywhere, so that the program starts fast."""
@@ -171,7 +181,58 @@ def long_files(package: Path) -> list[str]:
     return [f"{module} has {lines} lines" for module, lines in lengths.items() if lines > LONGEST_FILE]
 
 
-RULES = [unknown_rooms, wrong_edges, hidden_imports, circles, prints, long_files]
+def wing(module: str) -> str:
+    """The wing of the divided room that a module lies in: "" for its hall."""
+    parts = module.split(".")
+    return parts[2] if len(parts) > 3 else ""
+
+
+def wrong_wings(package: Path) -> list[str]:
+    """A crowded hall, a hall that leans on a wing, too many arrows between wings, or a circle of them."""
+    known = [module for module in modules(package) if room(module) == WINGS and module.count(".") > 1]
+    folders = {wing(module) for module in known} - {""}
+    hall = [module for module in known if not wing(module) and module.split(".")[2] not in folders]
+    wrong = [f"the hall of {WINGS} holds {len(hall)} modules"] if len(hall) > MOST_IN_HALL - 1 else []
+    arrows: dict[str, set[str]] = {name: set() for name in folders}
+    between = []
+    for edge in imports(package):
+        if room(edge.importer) == room(edge.imported) == WINGS:
+            here, there = wing(edge.importer), wing(edge.imported)
+            if here != there and there and not here and edge.importer.split(".")[2:3] != [there]:
+                wrong.append(f"{edge}: the hall leans on a wing")
+            elif here and there and here != there:
+                arrows[here].add(there)
+                between.append(str(edge))
+    if len(set(between)) > MOST_ARROWS:
+        wrong.append(f"{len(set(between))} arrows between the wings of {WINGS}: {'; '.join(sorted(set(between)))}")
+    try:
+        graphlib.TopologicalSorter(arrows).prepare()
+    except graphlib.CycleError as error:
+        wrong.append(f"circle of wings: {' <- '.join(error.args[1])} in {WINGS}: {'; '.join(between)}")
+    return wrong
+
+
+def started_programs(package: Path) -> list[str]:
+    """Other programs, or this one by its name, started below ``api``."""
+    found = []
+    for module, path in modules(package).items():
+        if room(module) in STARTS_ITSELF:
+            continue
+        for node, _ in with_place(parsed(path)):
+            line = getattr(node, "lineno", 0)
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = (
+                    [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+                )
+                if "subprocess" in names:
+                    found.append(f"{module}:{line} can start programs")
+            elif isinstance(node, ast.Attribute) and ast.unparse(node) in PROGRAM_STARTERS:
+                found.append(f"{module}:{line} starts a program with {ast.unparse(node)}")
+    return found
+
+
+PROGRAM_STARTERS = {"os.system", "os.popen", "os.execv", "os.execvp", "os.spawnv", "os.posix_spawn", "sys.executable"}
+RULES = [unknown_rooms, wrong_edges, hidden_imports, circles, prints, long_files, wrong_wings, started_programs]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -199,8 +260,14 @@ GOOD_HOUSE = {
     "data/__init__.py": "",
     "data/cases.py": "from verse3d.core import labels, volume",
     "data/checks.py": "from .cases import Case\n\ndef check():\n    from os import path\n    return path",
+    "data/index/__init__.py": "",
+    "data/index/build.py": "from verse3d.data.cases import Case",
+    "data/samples/__init__.py": "",
+    "data/samples/store.py": "from verse3d.data.cases import Case\nfrom verse3d.data.index.build import build",
     "metrics/__init__.py": "",
     "metrics/scores.py": "from ..core import labels",
+    "labelling/__init__.py": "",
+    "labelling/names.py": "from verse3d.metrics import scores",
     "model/__init__.py": "from verse3d.model.modes import Mode",
     "model/modes.py": "import verse3d.data.cases as cases",
     "api.py": "from verse3d.model import Mode\nfrom verse3d.metrics.scores import score",
@@ -230,8 +297,8 @@ CRACKS = [
         "up the stairs",
         id="up, by name",
     ),
-    pytest.param(wrong_edges, "data/cases.py", "from verse3d.metrics import scores", "sideways", id="sideways"),
-    pytest.param(wrong_edges, "metrics/scores.py", "import verse3d.data.cases", "sideways", id="sideways, back"),
+    pytest.param(wrong_edges, "model/modes.py", "from verse3d.labelling import names", "sideways", id="sideways"),
+    pytest.param(wrong_edges, "labelling/names.py", "import verse3d.model.modes", "sideways", id="sideways, back"),
     pytest.param(circles, "core/labels.py", "from verse3d.core.volume import read", "circle", id="circle"),
     pytest.param(circles, "model/modes.py", "from verse3d.model import Mode", "circle", id="circle with a package"),
     pytest.param(circles, "data/cases.py", "from . import checks", "circle", id="circle, relative"),
@@ -247,6 +314,23 @@ CRACKS = [
     ),
     pytest.param(prints, "api.py", "def f():\n    print('done')", "prints", id="prints"),
     pytest.param(long_files, "api.py", "x = 1\n" * 400, "401 lines", id="long"),
+    pytest.param(
+        wrong_wings, "data/cases.py", "from verse3d.data.index import build", "leans on a wing", id="hall on a wing"
+    ),
+    pytest.param(
+        wrong_wings, "data/index/build.py", "from verse3d.data.samples.store import x", "circle of wings", id="wings"
+    ),
+    pytest.param(started_programs, "data/cases.py", "import subprocess", "can start programs", id="subprocess"),
+    pytest.param(
+        started_programs, "model/modes.py", "from subprocess import run", "can start programs", id="subprocess, a name"
+    ),
+    pytest.param(
+        started_programs,
+        "data/cases.py",
+        "import os, sys\ndef f():\n    os.execv(sys.executable, ['-m', 'verse3d'])",
+        "starts a program",
+        id="itself, by name",
+    ),
     pytest.param(unknown_rooms, "attic.py", "", "no floor", id="a module outside of the plan"),
     pytest.param(unknown_rooms, "attic/box.py", "", "no floor", id="a folder outside of the plan"),
 ]
@@ -256,7 +340,7 @@ CRACKS = [
 def house(tmp_path):
     for name, content in GOOD_HOUSE.items():
         path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(textwrap.dedent(content) + "\n")
     return tmp_path
 

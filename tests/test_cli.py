@@ -27,8 +27,8 @@ from verse3d.cli.terminal import LayoutName, Mode, SchemeName, SplitName
 from verse3d.core.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
 from verse3d.core.labels import label_scheme
 from verse3d.data.cases import SPLITS, Case, CaseIndex, read_index, write_index
-from verse3d.data.checks import CaseFacts, CheckReport
-from verse3d.data.findings import Finding
+from verse3d.data.quality.checks import CaseFacts, CheckReport
+from verse3d.data.quality.findings import Finding
 from verse3d.model.modes import MODES
 
 COMMANDS = (

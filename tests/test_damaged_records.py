@@ -12,11 +12,11 @@ from tests.scans import tiny_config
 from verse3d.core.errors import DataError
 from verse3d.data.centroids import parse_centroids
 from verse3d.data.converted import _origins
-from verse3d.data.fetch.download import LOCK_FILE, Locked, _read_lock
-from verse3d.data.fetch.parts import Origin, _read_note
-from verse3d.data.nnunet import _corrections
-from verse3d.data.overrides import read_overrides
+from verse3d.data.index.overrides import read_overrides
+from verse3d.data.nnunet_labels import _corrections
 from verse3d.data.predictions import read_predictions
+from verse3d.downloads.job import LOCK_FILE, Locked, _read_lock
+from verse3d.downloads.parts import Origin, _read_note
 from verse3d.inference.backends.cache import ModelCache
 from verse3d.inference.backends.parity import Parity
 from verse3d.training.learner import build_learner, learner_state, restore_learner

@@ -14,7 +14,7 @@ from tests.core.grids import hounsfield, label_map, save_scan, sheared_grid
 from tests.data.convert.conftest import GRIDS, write_case
 from tests.scans import spine, write_nifti
 from verse3d.data.cases import Case, CaseIndex, write_index
-from verse3d.data.phantom import write_phantom
+from verse3d.phantoms import write_phantom
 
 ROOT = Path(__file__).parents[1]
 BARE = ("nnunetv2", "acvl-utils", "batchgenerators")

@@ -19,11 +19,11 @@ from verse3d.cli.tables import table
 from verse3d.cli.terminal import SafeConsole
 from verse3d.core import logs
 from verse3d.data.cases import Case
-from verse3d.data.examine.record import CaseSurvey
-from verse3d.data.fixes import Fix, _table
-from verse3d.data.overrides import apply_overrides, read_overrides
+from verse3d.data.index.overrides import apply_overrides, read_overrides
+from verse3d.data.quality.fixes import Fix, _table
+from verse3d.data.quality.record import CaseSurvey
+from verse3d.report.dataset_stats import CaseStats, write_table
 from verse3d.report.pictures import draw_case
-from verse3d.report.stats import CaseStats, write_table
 from verse3d.training.monitor import Monitor
 from verse3d.training.validate import ValidationResult
 

@@ -14,7 +14,7 @@ import verse3d
 from tests.scans import save_model, tiny_config, write_dataset
 from verse3d.cli import main
 from verse3d.data.cases import CaseIndex, read_index, write_index
-from verse3d.data.checks import check_cases
+from verse3d.data.quality.checks import check_cases
 
 LONG = "n" * 300
 STRANGE = {

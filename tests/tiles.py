@@ -5,11 +5,11 @@ import torch
 
 from verse3d.core.geometry import Geometry
 from verse3d.core.runtime import Precision
-from verse3d.inference.answers import OneLabel, SeveralLabels
+from verse3d.inference.aggregator import BinaryAggregator, MulticlassAggregator
 from verse3d.inference.backends import torch_backend
-from verse3d.inference.placement import Placement
-from verse3d.inference.streaming import segment
-from verse3d.inference.voices import Voices
+from verse3d.inference.ensemble import Ensemble
+from verse3d.inference.oom_fallback import Placement
+from verse3d.inference.sliding_window import segment
 
 CPU = torch.device("cpu")
 FULL = Precision(torch.float32, scales_loss=False)
@@ -49,20 +49,20 @@ class FunctionBackend:
 
 def placed(*functions, mirrored=False) -> Placement:
     """Functions or networks, asked together."""
-    return Placement(Voices([FunctionBackend(function) for function in functions], mirrored))
+    return Placement(Ensemble([FunctionBackend(function) for function in functions], mirrored))
 
 
 def placed_network(network) -> Placement:
-    return Placement(Voices([torch_backend(network.eval(), CPU, FULL)]))
+    return Placement(Ensemble([torch_backend(network.eval(), CPU, FULL)]))
 
 
 def segmented(image, tiling, placement, *, channels, settings, **options) -> np.ndarray:
     """What the network says on its own grid: the foreground probability, or network ids."""
     grid = Geometry(tiling.shape, np.eye(4))
     if channels == 1:
-        answer = OneLabel(grid, grid, 1)
+        answer = BinaryAggregator(grid, grid, 1)
         segment(image, tiling, placement, settings=settings, take=answer.take, **options)
         return answer.probability
-    answer = SeveralLabels(grid, grid, tiling.axis, np.arange(channels, dtype=np.uint8))
+    answer = MulticlassAggregator(grid, grid, tiling.axis, np.arange(channels, dtype=np.uint8))
     segment(image, tiling, placement, settings=settings, take=answer.take, **options)
     return answer.mask()

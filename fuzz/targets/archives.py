@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from fuzz import mutate
 from fuzz.target import Dice, Input, Limits, Room, Target, require
 from verse3d.core.errors import DataError
-from verse3d.data.archives import list_members, unpack
-from verse3d.data.building import IndexOptions, build_index
+from verse3d.data.index.archives import list_members, unpack
+from verse3d.data.index.build import IndexOptions, build_index
 
 GOOD_NAMES = (
     "sub-1_ct.nii.gz",

@@ -10,10 +10,10 @@ from fuzz.target import Dice, Input, Limits, Room, Target, require
 from fuzz.targets.tables import json_bombs, written
 from verse3d.data.cases import read_index, write_index
 from verse3d.data.converted import origin_of
-from verse3d.data.fetch.download import LOCK_FILE, download_archives
-from verse3d.data.fetch.mirrors import Archive
-from verse3d.data.layouts import discover
-from verse3d.data.slicefolder import read_manifest
+from verse3d.data.index.discover import discover
+from verse3d.data.samples.slice_folder import read_manifest
+from verse3d.downloads.job import LOCK_FILE, download_archives
+from verse3d.downloads.mirrors import Archive
 
 _SMALL = Limits(cpu_s=2, memory_mb=120)
 ARCHIVE = Archive(19, "training")

@@ -14,7 +14,7 @@ from fuzz.target import Dice, Input, Limits, Room, Target, require
 from verse3d.core.errors import DataError
 from verse3d.core.preview import read_preview
 from verse3d.core.volume import read_geometry, read_image, read_labels, write_labels
-from verse3d.data.probe import probe
+from verse3d.data.index.probe import probe
 
 SHAPE = (7, 5, 6)
 FIELDS = {

@@ -13,12 +13,12 @@ from fuzz.targets.tables import json_bombs, text_file, written
 from verse3d.api.models import predict
 from verse3d.core.errors import DataError
 from verse3d.data.cases import Case, CaseIndex, write_index
-from verse3d.data.checks import check_cases
-from verse3d.data.layouts import load_cases
+from verse3d.data.index.discover import load_cases
 from verse3d.data.predictions import read_predictions
-from verse3d.data.survey import cache_path, survey_cases
-from verse3d.report.evaluation import evaluate_folder
-from verse3d.report.stats import CaseStats, summarise, write_table
+from verse3d.data.quality.checks import check_cases
+from verse3d.data.quality.survey import cache_path, survey_cases
+from verse3d.evaluation.score_folder import evaluate_folder
+from verse3d.report.dataset_stats import CaseStats, summarise, write_table
 
 _MARK = 12.5
 """An angle that no scan here has: it can only come from the cache."""

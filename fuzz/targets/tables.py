@@ -13,7 +13,7 @@ from fuzz.target import Dice, Input, Limits, Room, Target, require
 from verse3d.core.geometry import Geometry
 from verse3d.data.cases import read_index, write_index
 from verse3d.data.centroids import read_centroids
-from verse3d.data.overrides import apply_overrides, read_overrides
+from verse3d.data.index.overrides import apply_overrides, read_overrides
 from verse3d.training.runfolder import read_history, write_history
 
 _SMALL = Limits(cpu_s=2, memory_mb=120)

@@ -267,8 +267,8 @@ def raw_file(path, stored, scale, kind=nib.Nifti1Image):
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("dtype", STORED)
 def test_every_voxel_has_bit_for_bit_the_value_that_nibabel_gives_it(tmp_path, monkeypatch, kind, suffix, dtype):
-    monkeypatch.setattr("verse3d.core.voxels._PIECE_VOXELS", 23)  # many pieces, the last one not full
-    monkeypatch.setattr("verse3d.core.voxels._PIECE_BYTES", 100)
+    monkeypatch.setattr("verse3d.core.nifti_bytes._PIECE_VOXELS", 23)  # many pieces, the last one not full
+    monkeypatch.setattr("verse3d.core.nifti_bytes._PIECE_BYTES", 100)
     stored = (hounsfield() % 120).astype(dtype)
     if stored.dtype.kind == "f":
         stored += np.asarray(1 / 3, dtype)
@@ -286,7 +286,7 @@ def test_every_voxel_has_bit_for_bit_the_value_that_nibabel_gives_it(tmp_path, m
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("dtype", STORED)
 def test_labels_of_any_dtype_and_scale_are_those_that_nibabel_reads(tmp_path, monkeypatch, suffix, dtype, scale):
-    monkeypatch.setattr("verse3d.core.voxels._PIECE_VOXELS", 23)
+    monkeypatch.setattr("verse3d.core.nifti_bytes._PIECE_VOXELS", 23)
     path = raw_file(tmp_path / f"mask{suffix}", label_map().astype(dtype), scale)
     ours = read_labels(path).array
     assert ours.dtype == (np.uint16 if scale[1] else np.uint8)
@@ -294,7 +294,7 @@ def test_labels_of_any_dtype_and_scale_are_those_that_nibabel_reads(tmp_path, mo
 
 
 def test_an_id_above_255_in_a_late_piece_keeps_all_earlier_ones(tmp_path, monkeypatch):
-    monkeypatch.setattr("verse3d.core.voxels._PIECE_VOXELS", 64)
+    monkeypatch.setattr("verse3d.core.nifti_bytes._PIECE_VOXELS", 64)
     labels = label_map().astype(np.int16)
     labels[-1, -1, -2] = 40_000 - 2**16 + 2**15  # 7232
     volume = read_labels(save_scan(tmp_path / "mask.nii.gz", labels, MATRIX))

@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 
-from verse3d.data.examine.case import survey_case
+from verse3d.data.quality.examine import survey_case
 
 
 def behave(task: str) -> str:

@@ -21,7 +21,7 @@ from verse3d.data.centroids import (
     world_from_miccai,
     world_from_voxels,
 )
-from verse3d.data.examine.case import survey_case
+from verse3d.data.quality.examine import survey_case
 
 IDS = (18, 19, 28, 20)
 ROOMY = (29, 23, 41)

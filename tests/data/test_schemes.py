@@ -23,17 +23,17 @@ from verse3d.core.volume import (
     write_labels,
 )
 from verse3d.data.cases import Case, CaseIndex, write_index
-from verse3d.data.checks import check_cases
 from verse3d.data.convert import convert_cases, nnunet_format, verse_format
-from verse3d.data.fixes import write_fixes
+from verse3d.data.quality.checks import check_cases
+from verse3d.data.quality.fixes import write_fixes
+from verse3d.data.quality.survey import survey_cases
 from verse3d.data.samples.prepare import Job
 from verse3d.data.samples.store import open_store
 from verse3d.data.samples.stored import StoredCase
+from verse3d.data.samples.transforms import prepare_case
 from verse3d.data.schemes import require_levels, scheme_of
-from verse3d.data.survey import survey_cases
-from verse3d.data.transforms import prepare_case
-from verse3d.report.evaluation import evaluate_folder
-from verse3d.report.stats import CaseStats, summarise, write_table
+from verse3d.evaluation.score_folder import evaluate_folder
+from verse3d.report.dataset_stats import CaseStats, summarise, write_table
 from verse3d.training.validate import ValidationCase
 
 FLIPPED = orientation((2, 0, 1), (-1, 1, -1), (2.5, 3.0, 4.0), (26, 30, 18))

@@ -12,12 +12,12 @@ from verse3d.core.geometry import Geometry
 from verse3d.core.runtime import Precision
 from verse3d.data.cases import Case
 from verse3d.inference.backends import torch_backend
-from verse3d.inference.members import open_predictor
-from verse3d.inference.placement import Placement
+from verse3d.inference.ensemble import Ensemble
+from verse3d.inference.loading import open_predictor
+from verse3d.inference.oom_fallback import Placement
 from verse3d.inference.predict import predict_cases
 from verse3d.inference.predictor import Predictor
-from verse3d.inference.streaming import StreamSettings
-from verse3d.inference.voices import Voices
+from verse3d.inference.sliding_window import StreamSettings
 from verse3d.model.checkpoint import Checkpoint, save_checkpoint
 from verse3d.model.tilings import SliceTiling, WindowTiling
 
@@ -121,13 +121,13 @@ def test_an_overflow_of_a_lower_precision_is_noticed(dtype):
 
     backend = torch_backend(Overflowing(), CPU, Precision(dtype, scales_loss=False))
     with pytest.raises(NotFiniteError, match=str(dtype).removeprefix("torch.")):
-        segmented(picture(), windows(), Placement(Voices([backend])), channels=1, settings=StreamSettings())
+        segmented(picture(), windows(), Placement(Ensemble([backend])), channels=1, settings=StreamSettings())
 
 
 def test_a_window_that_is_noticed_keeps_the_others_from_being_asked():
     backend = FunctionBackend(SpoiltAt(1, 0, np.nan))
     with pytest.raises(NotFiniteError):
-        segmented(picture((90, 12, 16)), windows((90, 12, 16)), Placement(Voices([backend])), channels=1,
+        segmented(picture((90, 12, 16)), windows((90, 12, 16)), Placement(Ensemble([backend])), channels=1,
                   settings=StreamSettings())  # fmt: skip
     assert len(backend.seen) <= 3
 

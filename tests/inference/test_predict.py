@@ -28,12 +28,12 @@ from verse3d.core.volume import Volume, read_image, read_labels
 from verse3d.data.cases import Case
 from verse3d.data.predictions import read_predictions
 from verse3d.inference import predict
+from verse3d.inference.ensemble import Ensemble
 from verse3d.inference.guards import Maker, require_maker
-from verse3d.inference.members import described, models_sha256
+from verse3d.inference.loading import described, models_sha256
 from verse3d.inference.pipeline import overlapped
 from verse3d.inference.predict import PredictOptions, mask_path, predict_cases
 from verse3d.inference.predictor import Predictor
-from verse3d.inference.voices import Voices
 
 CPU = torch.device("cpu")
 WINDOW = {"window_hu": [0, 1000]}
@@ -280,7 +280,7 @@ def test_masks_of_another_model_are_neither_kept_in_silence_nor_lost(tmp_path, b
 def test_masks_made_with_other_settings_are_not_kept_in_silence(tmp_path, batch, change):
     out, (model,) = tmp_path / "out", models(tmp_path, "one.pt")
     by = predictor(cut=0.35)
-    voices = Voices(by.placement.voices.backends, ask_mirrored=True)
+    voices = Ensemble(by.placement.voices.backends, ask_mirrored=True)
     others = {
         "mirror image": Predictor.of_voices(voices, by.config),
         "all windows": replace(by, skip_air=False),

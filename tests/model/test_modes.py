@@ -13,10 +13,10 @@ from verse3d.core.geometry import Geometry
 from verse3d.core.labels import label_scheme
 from verse3d.core.runtime import choose_precision
 from verse3d.core.volume import read_geometry, read_image, read_labels
-from verse3d.data.patches import PatchDataset
 from verse3d.data.samples.augment import Augment
 from verse3d.data.samples.packing import PackedBatch
-from verse3d.data.transforms import PreparedCase
+from verse3d.data.samples.patches import PatchDataset
+from verse3d.data.samples.transforms import PreparedCase
 from verse3d.inference.predictor import Predictor
 from verse3d.model.checkpoint import Checkpoint, load_checkpoint, load_weights, save_checkpoint
 from verse3d.model.modes import MODES, get_mode, require_suitable

@@ -8,13 +8,13 @@ from rich.console import Console
 
 from tests.scans import tiny_config
 from verse3d.cli.tables import print_comparison
-from verse3d.report.compare import METRICS, Comparison, Standing
+from verse3d.evaluation.comparison import METRICS, Comparison, Standing
+from verse3d.evaluation.fairness import Contestant, Member
+from verse3d.evaluation.paired_tests import paired_difference
+from verse3d.evaluation.verdict import verdicts
 from verse3d.report.compare_figure import compare_figure
 from verse3d.report.compare_text import csv_text, markdown
-from verse3d.report.contestants import Contestant, Member
 from verse3d.report.figures import figure_array
-from verse3d.report.statistics import paired_difference
-from verse3d.report.verdict import verdicts
 from verse3d.training.trained import TrainedModel
 
 

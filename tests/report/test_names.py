@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from verse3d.core.planes import PlaneSlice
 from verse3d.report.names import place_names, spread
-from verse3d.report.planes import PlaneSlice
 
 SIZES = {"line_mm": 6.0, "letter_mm": 3.0, "margin_mm": 10.0}
 

@@ -11,9 +11,9 @@ import torch
 from tests.data.samples.test_cut import prepared
 from verse3d.core.config import RuntimeConfig, parse_config
 from verse3d.core.errors import DataError
-from verse3d.data.patches import BatchStream, PatchDataset
 from verse3d.data.samples.augment import Augment
 from verse3d.data.samples.cut import PatchCut
+from verse3d.data.samples.patches import BatchStream, PatchDataset
 from verse3d.training import feed as feeds
 from verse3d.training.feed import CpuWaiting, Feed, choose_workers
 

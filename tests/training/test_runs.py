@@ -21,11 +21,11 @@ from verse3d.core.config import Config, load_config
 from verse3d.core.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
 from verse3d.core.logs import no_progress
 from verse3d.data.cases import CaseIndex, read_index, write_index
-from verse3d.inference.members import open_predictor
+from verse3d.evaluation.score_folder import evaluate_folder
+from verse3d.inference.loading import open_predictor
 from verse3d.inference.predict import predict_cases
 from verse3d.model import checkpoint as checkpoints
 from verse3d.model.checkpoint import load_checkpoint
-from verse3d.report.evaluation import evaluate_folder
 from verse3d.training import feed, handlers, launch
 from verse3d.training import step as steps_module
 from verse3d.training.fit import fit

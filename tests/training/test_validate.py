@@ -16,9 +16,9 @@ from verse3d.data.cases import Case, CaseIndex
 from verse3d.data.samples.prepare import Job
 from verse3d.data.samples.store import open_store
 from verse3d.data.samples.stored import StoredCases
+from verse3d.evaluation.score_folder import evaluate_folder
 from verse3d.inference.predict import predict_cases
 from verse3d.inference.predictor import Predictor
-from verse3d.report.evaluation import evaluate_folder
 from verse3d.training.validate import ValidationCase, validate
 
 CPU = torch.device("cpu")

@@ -3,17 +3,19 @@
 from dataclasses import replace
 from pathlib import Path
 
+from verse3d.api import programs
 from verse3d.core.errors import ConfigError, DataError
 from verse3d.core.files import PathOrText, make_folder, write_json, write_text
 from verse3d.core.logs import Progress, no_progress
 from verse3d.core.runtime import DeviceName, choose_device
 from verse3d.data.cases import Case, Split
-from verse3d.data.layouts import load_cases
-from verse3d.report.compare import CompareOptions, Comparison, check_fairness, compare_contestants
+from verse3d.data.index.discover import load_cases
+from verse3d.evaluation.comparison import CompareOptions, Comparison, check_fairness, compare_contestants
+from verse3d.evaluation.fairness import load_contestants
 from verse3d.report.compare_figure import compare_figure
 from verse3d.report.compare_text import csv_text, json_dict, markdown
-from verse3d.report.contestants import load_contestants
 from verse3d.report.figures import save_figure
+from verse3d.report.pictures import draw_folder
 
 
 def compare(
@@ -60,8 +62,16 @@ def compare(
     choose_device(device)  # refuses a GPU that is not there before anything is read
     contestants = load_contestants(runs)
     cases = _cases(Path(data), None if folds else split or "test")
-    options = CompareOptions(allow_different, folds, pictures, device, progress)
-    check_fairness(contestants, cases, options)
+    check_fairness(contestants, cases, allow_different=allow_different, folds=folds)
+    options = CompareOptions(
+        allow_different=allow_different,
+        folds=folds,
+        pictures=pictures,
+        run=programs.run_verse3d,
+        painter=draw_folder,
+        device=device,
+        progress=progress,
+    )
     folder = make_folder(Path(out))
     return _written(compare_contestants(contestants, cases, folder, options), folder)
 

@@ -9,18 +9,18 @@ from verse3d.core.errors import ConfigError
 from verse3d.core.files import PathOrText, write_json
 from verse3d.core.logs import Progress, no_progress
 from verse3d.core.volume import NIFTI_SUFFIXES
-from verse3d.data.archives import ARCHIVE_SUFFIX
-from verse3d.data.building import IndexOptions, IndexReport, build_index
 from verse3d.data.cases import Split, write_index
-from verse3d.data.checks import CheckReport, check_cases
 from verse3d.data.convert import Conversion, convert_cases, nnunet_format, verse_format
-from verse3d.data.fetch.download import DownloadReport, download_archives
-from verse3d.data.fetch.mirrors import MIRRORS, RELEASE_SPLITS, YEARS, MirrorName, archives, sources
-from verse3d.data.fixes import require_no_table, write_fixes
-from verse3d.data.layouts import is_index, load_cases
-from verse3d.data.overrides import read_overrides
-from verse3d.data.phantom import write_phantom
-from verse3d.data.survey import cache_path
+from verse3d.data.index.archives import ARCHIVE_SUFFIX
+from verse3d.data.index.build import IndexOptions, IndexReport, build_index
+from verse3d.data.index.discover import is_index, load_cases
+from verse3d.data.index.overrides import read_overrides
+from verse3d.data.quality.checks import CheckReport, check_cases
+from verse3d.data.quality.fixes import require_no_table, write_fixes
+from verse3d.data.quality.survey import cache_path
+from verse3d.downloads.job import DownloadReport, download_archives
+from verse3d.downloads.mirrors import MIRRORS, RELEASE_SPLITS, YEARS, MirrorName, archives, sources
+from verse3d.phantoms import write_phantom
 
 
 def phantom(
@@ -111,7 +111,7 @@ def index(
     """Find all cases below some folders, merge copies, divide them by subject, and write the list as JSON lines.
 
     Args:
-        roots: folders, zips or single NIfTI files, in any of the layouts of ``verse3d.data.layouts``.
+        roots: folders, zips or single NIfTI files, in any of the layouts of ``verse3d.data.index.discover``.
         out: the list, e.g. ``cases.jsonl``.
         seed: decides who is drawn into validation, test and folds.
         validation: share of subjects for choosing the best epoch, where the data set does not say.
@@ -120,7 +120,7 @@ def index(
         assign: subjects or cases that must go to a split, e.g. ``{"sub-verse008": "test"}``.
         folds: divide the cases to train on into so many folds as well; 0 makes none.
         exclude_gl: leave the "gl" subjects of VerSe'20 out.
-        overrides: CSVs of corrections (see ``verse3d.data.overrides``).
+        overrides: CSVs of corrections (see ``verse3d.data.index.overrides``).
         unpack: folder into which zips are unpacked first; without it their content is listed but cannot be read.
         progress: told about every header and every file unpacked.
 

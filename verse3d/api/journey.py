@@ -14,11 +14,11 @@ from verse3d.core.errors import DataError
 from verse3d.core.files import PathOrText, regular_file, write_text
 from verse3d.core.logs import Progress, no_progress
 from verse3d.core.runtime import DeviceName
-from verse3d.data.checks import CheckReport
+from verse3d.data.quality.checks import CheckReport
+from verse3d.evaluation.comparison import Comparison
+from verse3d.evaluation.score_folder import Evaluation
 from verse3d.inference.predict import mask_path
 from verse3d.inference.records import PredictionReport
-from verse3d.report.compare import Comparison
-from verse3d.report.evaluation import Evaluation
 from verse3d.report.itksnap import open_command
 from verse3d.report.pictures import draw_case
 from verse3d.training.fit import FitResult

@@ -12,25 +12,25 @@ from verse3d.core.errors import ConfigError, DataError
 from verse3d.core.files import PathOrText, make_folder
 from verse3d.core.labels import Label
 from verse3d.core.logs import Progress, no_progress
+from verse3d.core.planes import display_centre_mm
 from verse3d.core.runtime import DeviceName, choose_device
 from verse3d.core.volume import NIFTI_SUFFIXES, Volume
 from verse3d.data.cases import Case, CaseIndex, Split
-from verse3d.data.layouts import load_cases
-from verse3d.data.merge import merge_series
-from verse3d.data.roles import scan_name
+from verse3d.data.index.deduplicate import merge_series
+from verse3d.data.index.discover import load_cases
+from verse3d.data.index.file_roles import scan_name
 from verse3d.data.samples.store import store_beside
 from verse3d.data.splits import hold_out_fold, split_by_subject
+from verse3d.evaluation.foreign import read_label_map
+from verse3d.evaluation.score_folder import Evaluation, evaluate_folder
 from verse3d.inference.backends import BackendName
-from verse3d.inference.members import described, models_sha256, open_predictor
+from verse3d.inference.loading import described, models_sha256, open_predictor
 from verse3d.inference.predict import PredictOptions, predict_cases
 from verse3d.inference.records import PredictionReport
 from verse3d.model.modes import get_mode, require_suitable
-from verse3d.report.evaluation import Evaluation, evaluate_folder
 from verse3d.report.figures import overlay_array
-from verse3d.report.foreign import read_label_map
 from verse3d.report.itksnap import write_label_description
 from verse3d.report.pictures import draw_evaluation
-from verse3d.report.planes import display_centre_mm
 from verse3d.training.fit import FitResult, fit
 from verse3d.training.runfolder import RunFolder, find_run
 from verse3d.training.session import FitOptions

@@ -10,15 +10,15 @@ from verse3d.core.logs import Progress, no_progress
 from verse3d.core.preview import Preview, read_preview
 from verse3d.core.volume import NIFTI_SUFFIXES, Volume
 from verse3d.data.cases import Case, CaseIndex
-from verse3d.data.layouts import is_index, load_cases
+from verse3d.data.index.discover import is_index, load_cases
 from verse3d.data.pairs import relabelled, require_same_grid
+from verse3d.data.quality.survey import cache_path, survey_cases
 from verse3d.data.schemes import scheme_of
-from verse3d.data.survey import cache_path, survey_cases
 from verse3d.report.appearance import is_label_map
 from verse3d.report.charts import draw_charts
+from verse3d.report.dataset_stats import CaseStats, SplitSummary, summarise, write_table
 from verse3d.report.figures import save_figure
 from verse3d.report.look import DPI, look_figure
-from verse3d.report.stats import CaseStats, SplitSummary, summarise, write_table
 
 STATS_TABLE = "stats.csv"
 _LIST_AT_MOST = 12

@@ -6,7 +6,7 @@ from pathlib import Path
 from verse3d.core.config import load_config
 from verse3d.core.files import PathOrText
 from verse3d.core.logs import Progress, no_progress
-from verse3d.data.layouts import load_cases
+from verse3d.data.index.discover import load_cases
 from verse3d.data.samples.listing import StoredState, list_store, prune_store
 from verse3d.data.samples.preparation import Preparation, prepare_cases
 from verse3d.data.samples.prepare import Job

@@ -9,7 +9,7 @@ from verse3d.core.errors import DataError
 from verse3d.core.files import PathOrText
 from verse3d.core.logs import Progress, no_progress
 from verse3d.data.cases import Split
-from verse3d.data.slicewriter import SliceReport, write_slices
+from verse3d.data.samples.slice_writer import SliceReport, write_slices
 
 
 def slices(

@@ -59,7 +59,7 @@ def download(
     Goes on where it was interrupted. Exit code 3 if an archive is still missing.
     """
     from verse3d import api
-    from verse3d.data.fetch.mirrors import RELEASE_SPLITS, YEARS, by_hand
+    from verse3d.downloads.mirrors import RELEASE_SPLITS, YEARS, by_hand
 
     with bars() as progress:
         report = api.download(

@@ -11,7 +11,7 @@ from verse3d.cli.tables import table
 from verse3d.core.escapes import one_line
 
 if TYPE_CHECKING:
-    from verse3d.data.building import IndexReport
+    from verse3d.data.index.build import IndexReport
 
 _SHOWN_COPIES = 10
 _SPLITS = ("train", "validation", "test", None)

@@ -22,7 +22,7 @@ from verse3d.cli.terminal import (
 from verse3d.core.escapes import one_line
 
 if TYPE_CHECKING:
-    from verse3d.data.slicewriter import SliceReport
+    from verse3d.data.samples.slice_writer import SliceReport
 
 
 @app.command(context_settings=MORE_SETTINGS)

@@ -12,13 +12,13 @@ from verse3d.core.escapes import one_line
 
 if TYPE_CHECKING:
     from verse3d.api.pictures import StatsResult
-    from verse3d.data.checks import CheckReport
     from verse3d.data.convert import Conversion
-    from verse3d.data.fetch.download import DownloadReport
-    from verse3d.data.findings import Finding
+    from verse3d.data.quality.checks import CheckReport
+    from verse3d.data.quality.findings import Finding
+    from verse3d.downloads.job import DownloadReport
+    from verse3d.evaluation.comparison import Comparison
+    from verse3d.evaluation.score_folder import Evaluation
     from verse3d.inference.records import PredictionReport
-    from verse3d.report.compare import Comparison
-    from verse3d.report.evaluation import Evaluation
     from verse3d.training.fit import FitResult
 
 _COLUMNS = {
@@ -105,7 +105,7 @@ def _print_fixes(out: Console, report: "CheckReport") -> None:
 
 def print_downloads(out: Console, report: "DownloadReport") -> None:
     """One row per archive, what went wrong with the others, what the licence asks for, and the next step."""
-    from verse3d.data.fetch.mirrors import CITATIONS, LICENCE
+    from verse3d.downloads.mirrors import CITATIONS, LICENCE
 
     rows = table("archive", "status", "GB", "sha256", "from", title=str(report.folder))
     for record in report.records:
@@ -259,9 +259,9 @@ def _print_slices(out: Console, result: "Evaluation") -> None:
 
 def print_comparison(out: Console, result: "Comparison") -> None:
     """The scores of all runs, what is to be said about them, and what was left out or is not equal."""
-    from verse3d.report.compare import METRICS
+    from verse3d.evaluation.comparison import METRICS
+    from verse3d.evaluation.verdict import verdicts
     from verse3d.report.compare_text import score_cell
-    from verse3d.report.verdict import verdicts
 
     rows = table("mean ± sd", *(standing.contestant.name for standing in result.standings))
     for key, metric in METRICS.items():

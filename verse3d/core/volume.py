@@ -17,7 +17,7 @@ from verse3d.core.geometry import Geometry
 from verse3d.core.labels import SchemeName
 from verse3d.core.limits import require_whole_file, voxel_count
 from verse3d.core.memory import require_memory
-from verse3d.core.voxels import READ_ERRORS, all_values, holds, is_scaled, read_voxels, voxel_pieces, write_bytes
+from verse3d.core.nifti_bytes import READ_ERRORS, all_values, holds, is_scaled, read_voxels, voxel_pieces, write_bytes
 from verse3d.version import __version__
 
 LABEL_DESCRIPTION = b"verse3d"

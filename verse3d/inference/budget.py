@@ -11,7 +11,7 @@ from verse3d.core.memory import give_back_freed_memory
 from verse3d.core.runtime import rss_mb
 from verse3d.core.volume import StoredVoxels
 from verse3d.data.samples.grid import network_geometry
-from verse3d.inference.plan import Demand, Limit, Plan, make_plan
+from verse3d.inference.memory_plan import Demand, Limit, Plan, make_plan
 from verse3d.inference.predictor import Predictor
 
 

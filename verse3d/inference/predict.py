@@ -27,7 +27,7 @@ from verse3d.core.volume import StoredVoxels, read_image, stored_voxels, write_l
 from verse3d.data.cases import Case
 from verse3d.data.predictions import predictions_file
 from verse3d.data.samples.grid import network_geometry
-from verse3d.inference.answers import Answer
+from verse3d.inference.aggregator import Answer
 from verse3d.inference.budget import Budget
 from verse3d.inference.guards import (
     Maker,
@@ -37,8 +37,8 @@ from verse3d.inference.guards import (
     require_maker,
     require_mask_of,
 )
+from verse3d.inference.memory_plan import Plan
 from verse3d.inference.pipeline import Stages, one_by_one, overlapped
-from verse3d.inference.plan import Plan
 from verse3d.inference.postprocess import clean_up
 from verse3d.inference.predictor import Look, Predictor
 from verse3d.inference.records import PredictionRecord, PredictionReport, RecordList, log_record

@@ -17,14 +17,14 @@ from verse3d.core.logs import Progress, no_progress
 from verse3d.core.peak_memory import MemoryWatch
 from verse3d.core.runtime import Precision, rss_mb
 from verse3d.core.volume import Volume
-from verse3d.data.transforms import prepare_image_float16
-from verse3d.inference.answers import Answer, OneLabel, SeveralLabels
+from verse3d.data.samples.transforms import prepare_image_float16
+from verse3d.inference.aggregator import Answer, BinaryAggregator, MulticlassAggregator
 from verse3d.inference.backends import Backend, torch_backend
-from verse3d.inference.body import Body
-from verse3d.inference.placement import Placement
+from verse3d.inference.body_mask import Body
+from verse3d.inference.ensemble import Ensemble
+from verse3d.inference.oom_fallback import Placement
 from verse3d.inference.postprocess import clean_up
-from verse3d.inference.streaming import StreamSettings, segment
-from verse3d.inference.voices import Voices
+from verse3d.inference.sliding_window import StreamSettings, segment
 from verse3d.model.modes import get_mode
 from verse3d.model.tilings import Tiling
 
@@ -45,7 +45,7 @@ class Look:
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """Voices with everything needed to label whole volumes.
+    """Ensemble with everything needed to label whole volumes.
 
     Attributes:
         placement: the networks, and where they run.
@@ -58,14 +58,14 @@ class Predictor:
     skip_air: bool = True
 
     @classmethod
-    def of_voices(cls, voices: Voices, config: Config, *, skip_air: bool = True) -> Self:
+    def of_voices(cls, voices: Ensemble, config: Config, *, skip_air: bool = True) -> Self:
         """The voices where they are now."""
         return cls(Placement(voices), config, skip_air)
 
     @classmethod
     def of_network(cls, network: nn.Module, config: Config, device: torch.device, precision: Precision) -> Self:
         """A single network on ``device``, in evaluation mode, run by PyTorch."""
-        return cls.of_voices(Voices([torch_backend(network, device, precision)]), config)
+        return cls.of_voices(Ensemble([torch_backend(network, device, precision)]), config)
 
     @property
     def scheme(self) -> LabelScheme:
@@ -130,9 +130,9 @@ class Predictor:
         wanted = self._wanted(image, tiling)
         self.placement.start_volume()
         answer: Answer = (
-            OneLabel(grid, source, int(ids[1]))
+            BinaryAggregator(grid, source, int(ids[1]))
             if self.scheme.output_channels == 1
-            else SeveralLabels(grid, source, tiling.axis, ids)
+            else MulticlassAggregator(grid, source, tiling.axis, ids)
         )
         seconds = segment(
             image, tiling, self.placement, settings=settings, take=answer.take, wanted=wanted, progress=progress

@@ -10,7 +10,7 @@ from verse3d.core.errors import ConfigError
 from verse3d.core.geometry import Geometry, Shape
 from verse3d.core.labels import label_scheme
 from verse3d.data.samples.cut import Cut, PatchCut
-from verse3d.data.slices import SliceCut
+from verse3d.data.samples.slices import SliceCut
 from verse3d.model.losses import build_loss
 from verse3d.model.networks import build_network
 from verse3d.model.tilings import SliceTiling, Tiling, WindowTiling

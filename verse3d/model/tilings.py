@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from verse3d.core.config import Config
 from verse3d.core.geometry import Geometry, Shape
-from verse3d.data.slices import slice_axis, slice_stack
+from verse3d.data.samples.slices import slice_axis, slice_stack
 from verse3d.model.windows import Computed, window_starts, window_weights
 
 Region = tuple[slice, slice, slice]

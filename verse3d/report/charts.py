@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from verse3d.core.labels import VERTEBRAE
-from verse3d.report.stats import NO_SPLIT, WORLD_AXES, CaseStats, bin_edges_hu, splits_of
+from verse3d.report.dataset_stats import NO_SPLIT, WORLD_AXES, CaseStats, bin_edges_hu, splits_of
 
 _COLOURS = {"train": "#3b78b5", "validation": "#f0932b", "test": "#4da167", NO_SPLIT: "#8d99a6"}
 _INSIDE, _OUTSIDE = "#c0392b", "#5d6d7e"

@@ -6,10 +6,10 @@ from dataclasses import asdict
 from typing import Any
 
 from verse3d.core.escapes import csv_table, markdown_text
+from verse3d.evaluation.comparison import METRICS, Comparison, Standing
+from verse3d.evaluation.paired_tests import PairedDifference
+from verse3d.evaluation.verdict import Verdict, interval_text, p_text, verdicts
 from verse3d.metrics.scores import statistics_of, without_nan
-from verse3d.report.compare import METRICS, Comparison, Standing
-from verse3d.report.statistics import PairedDifference
-from verse3d.report.verdict import Verdict, interval_text, p_text, verdicts
 from verse3d.training.trained import TrainedModel
 
 _PER_CASE = ("dice", "hd95_mm", "slice_dice_all", "slice_dice_occupied", "consistency")

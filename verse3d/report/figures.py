@@ -20,7 +20,7 @@ from verse3d.core.escapes import figure_text
 from verse3d.core.files import whole_file
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import Label
-from verse3d.report.planes import PLANES, PlaneSlice, display_centre_mm, plane_slice
+from verse3d.core.planes import PLANES, PlaneSlice, display_centre_mm, plane_slice
 
 WindowHu = tuple[float, float]
 
@@ -64,7 +64,7 @@ def three_planes(
             empty; else the middle of the volume.
 
     Returns:
-        A figure with an Agg canvas; all panels share one scale in mm. See ``verse3d.report.planes`` for which side is
+        A figure with an Agg canvas; all panels share one scale in mm. See ``verse3d.core.planes`` for which side is
         which. Beside views of the volumes this holds one bool copy of a mask while the centre is sought.
 
     Raises:

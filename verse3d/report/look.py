@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from verse3d.core.errors import DataError, GeometryError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERSE_IDS, Label
+from verse3d.core.planes import PLANES, PlaneSlice, plane_slice
 from verse3d.core.preview import Preview
 from verse3d.data.schemes import MaskScheme
 from verse3d.report.appearance import Window, choose_window, has_hounsfield_units, label_table
@@ -30,7 +31,6 @@ from verse3d.report.cuts import (
 )
 from verse3d.report.figures import outline_segments
 from verse3d.report.names import PlacedName, Side, place_names
-from verse3d.report.planes import PLANES, PlaneSlice, plane_slice
 from verse3d.report.sheet import BESIDE, Sheet, arrange
 
 DPI = 100

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from verse3d.report.planes import PlaneSlice
+from verse3d.core.planes import PlaneSlice
 
 Side = Literal["left", "right"]
 _OTHER: Mapping[Side, Side] = {"left": "right", "right": "left"}

@@ -9,7 +9,7 @@ from ignite.engine import Engine, Events
 
 from verse3d.core.errors import TrainingError
 from verse3d.core.logs import logger
-from verse3d.data.patches import BatchStream
+from verse3d.data.samples.patches import BatchStream
 from verse3d.training.feed import Feed, choose_workers
 from verse3d.training.handlers import EpochEnd, Losses
 from verse3d.training.keeping import save_epoch, save_last

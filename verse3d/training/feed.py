@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader, Dataset
 from verse3d.core.config import RuntimeConfig
 from verse3d.core.errors import Verse3dError
 from verse3d.core.processes import small_processes, without_main
-from verse3d.data.patches import BatchStream, PatchDataset, Place
 from verse3d.data.samples.augment import Augment
 from verse3d.data.samples.cut import Box
 from verse3d.data.samples.packing import PackedBatch
+from verse3d.data.samples.patches import BatchStream, PatchDataset, Place
 from verse3d.training.launch import side_stream
 
 _MOST_WORKERS = 16

@@ -14,8 +14,8 @@ from verse3d.core.logs import log_to_file, logger, stop_logging
 from verse3d.core.readers import checked
 from verse3d.core.runtime import seed_everything
 from verse3d.data.cases import CaseIndex, write_index
-from verse3d.data.patches import PatchDataset
 from verse3d.data.samples.augment import Augment
+from verse3d.data.samples.patches import PatchDataset
 from verse3d.data.samples.preparation import preparing
 from verse3d.data.samples.prepare import Job
 from verse3d.data.samples.store import SampleStore, open_store

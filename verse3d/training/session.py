@@ -12,9 +12,9 @@ from pydantic import ConfigDict, Field
 from verse3d.core.config import Config
 from verse3d.core.logs import Progress, no_progress
 from verse3d.core.readers import Record, Text, checked
-from verse3d.data.patches import PatchDataset
 from verse3d.data.samples.augment import Augment
 from verse3d.data.samples.packing import PackedBatch
+from verse3d.data.samples.patches import PatchDataset
 from verse3d.training.runfolder import RunFolder
 from verse3d.training.step import Learner
 from verse3d.training.validate import Painter, ValidationCase

@@ -16,9 +16,9 @@ from verse3d.core.logs import logger
 from verse3d.core.volume import Volume, read_image
 from verse3d.data.cases import Case
 from verse3d.data.pairs import read_mask
-from verse3d.data.patches import PatchDataset
 from verse3d.data.samples.augment import Augment
 from verse3d.data.samples.packing import PackedBatch
+from verse3d.data.samples.patches import PatchDataset
 from verse3d.data.samples.source import PatchSource, PatchSources
 from verse3d.data.schemes import require_levels
 from verse3d.inference.predictor import Predictor

@@ -14,7 +14,7 @@ from tests.data.convert.conftest import GRIDS, tree, write_case
 from tests.scans import spine, write_nifti
 from verse3d.data.cases import SPLITS, Case, CaseIndex
 from verse3d.data.convert import convert_cases, verse_format
-from verse3d.data.layouts import discover
+from verse3d.data.index.discover import discover
 from verse3d.data.pairs import read_mask
 
 RELEASE = Path(__file__).parents[3] / "../shared/data/verse-release-names.tsv"

@@ -13,7 +13,7 @@ from verse3d.data.samples.cut import Box
 from verse3d.data.samples.draws import UNCHANGED, ChangeDraws, Changes, Warp
 from verse3d.data.samples.filters import axis_filter, filter_axis
 from verse3d.data.samples.packing import PackedBatch
-from verse3d.data.transforms import PreparedCase
+from verse3d.data.samples.transforms import PreparedCase
 
 CPU = torch.device("cpu")
 DEVICES = [

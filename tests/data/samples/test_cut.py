@@ -8,7 +8,7 @@ import pytest
 from verse3d.core.config import parse_config
 from verse3d.core.geometry import Geometry
 from verse3d.data.samples.cut import PatchCut
-from verse3d.data.transforms import PreparedCase
+from verse3d.data.samples.transforms import PreparedCase
 
 STILL = dict.fromkeys(("mirror_left_right", "affine", "noise", "blur", "contrast"), 0.0)
 LABELS = (1, 7, 19, 26, 20)

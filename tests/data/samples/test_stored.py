@@ -11,7 +11,7 @@ from verse3d.core.geometry import Geometry
 from verse3d.data.cases import Case
 from verse3d.data.samples.entry import UNDECIDED
 from verse3d.data.samples.stored import StoredCases
-from verse3d.data.transforms import prepare_case
+from verse3d.data.samples.transforms import prepare_case
 
 GRIDS = {"PIR": PIR, "oblique": OBLIQUE, "long": LONG}
 

@@ -18,7 +18,7 @@ from verse3d.data.convert.folder import OutputFolder
 from verse3d.data.convert.names import alphanumeric, plain_name, unique_name
 from verse3d.data.convert.records import CaseRecord, FileRecord, Format, Plan
 from verse3d.data.convert.sources import trusted_mask
-from verse3d.data.release import PARTS, split_of_folder
+from verse3d.data.index.verse_release import PARTS, split_of_folder
 
 _FOLDERS = {
     "train": "dataset-01training",

@@ -12,12 +12,12 @@ from verse3d.core.errors import DataError, OutputError
 from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.core.memory import free_memory_bytes
 from verse3d.core.volume import stored_voxels
+from verse3d.core.worker_pool import CannotStartError, Failure, each_here, each_in_processes
 from verse3d.data.samples.arrays import DamagedEntryError
 from verse3d.data.samples.entry import check_entry
 from verse3d.data.samples.grid import fitting_geometry
 from verse3d.data.samples.prepare import Job, ensure_prepared
 from verse3d.data.samples.store import SampleStore
-from verse3d.data.survey_pool import CannotStartError, Failure, each_here, each_in_processes
 
 _log = logger(__name__)
 _BYTES_PER_VOXEL = 1.3

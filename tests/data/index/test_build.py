@@ -1,0 +1,187 @@
+"""From folders as downloaded to an index, step by step, and back from the findings of the check."""
+
+import zipfile
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import verse3d
+from tests.core.grids import affine, hounsfield, label_map, save_scan
+from verse3d.core.errors import ConfigError, DataError
+from verse3d.core.volume import read_image
+from verse3d.data.cases import read_index
+from verse3d.data.index.build import IndexOptions, build_index
+from verse3d.data.pairs import read_mask, require_same_grid
+
+SHAPE = (9, 11, 14)
+
+
+def turned(path, codes):
+    """The same file with its voxels stored along other axes."""
+    image = nib.load(path)
+    start, target = nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(codes)
+    other = image.as_reoriented(nib.orientations.ornt_transform(start, target))
+    voxels = np.asarray(other.dataobj)
+    return save_scan(path, voxels, other.affine)
+
+
+def test_a_turned_mask_is_carried_over_on_request_and_used_through_the_overrides(tmp_path):
+    data, fixes = tmp_path / "data", tmp_path / "fixes"
+    data.mkdir()
+    scan = save_scan(data / "a.nii.gz", hounsfield(SHAPE), affine("PIR"))
+    wanted = label_map(SHAPE)
+    mask = turned(save_scan(data / "a_seg.nii.gz", wanted, affine("PIR")), "RAS")
+    before = mask.read_bytes()
+
+    verse3d.index(data, out=tmp_path / "cases.jsonl")
+    report = verse3d.check(tmp_path / "cases.jsonl", fixes=fixes)
+    assert "mask-orientation" in {finding.code for finding in report.findings}
+
+    verse3d.index(data, out=tmp_path / "fixed.jsonl", overrides=[fixes / "fixes.csv"])
+    (case,) = read_index(tmp_path / "fixed.jsonl")
+    assert case.mask.parent == fixes
+    assert "override: regrid" in case.notes[0]
+    require_same_grid(read_image(scan), read_mask(case))
+    assert np.array_equal(read_mask(case).array, wanted)
+    assert mask.read_bytes() == before
+    codes = {finding.code for finding in verse3d.check(tmp_path / "fixed.jsonl").findings}
+    assert not codes & {"mask-orientation", "mask-shape", "mask-affine"}
+
+
+def test_layouts_are_told_apart_and_may_be_mixed(tmp_path):
+    names = [
+        "verse/dataset-01training/rawdata/sub-verse500/sub-verse500_ct.nii.gz",
+        "miccai/verse501_CT-iso.nii.gz",
+        "nnunet/imagesTr/x_0000.nii.gz",
+        "one/case7/ct.nii.gz",
+        "flat/images/y.nii.gz",
+        "z.nii.gz",
+    ]
+    for number, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        save_scan(tmp_path / name, hounsfield(SHAPE, seed=number), affine("PIR"))
+    layouts = build_index([tmp_path], IndexOptions()).layouts
+    assert layouts == {
+        "VerSe subject-based": 1,
+        "VerSe MICCAI": 1,
+        "nnU-Net raw": 1,
+        "one folder per case": 1,
+        "folders of images and labels": 1,
+        "side by side": 1,
+    }
+
+
+def test_an_index_without_the_gl_subjects_must_hold_others(tmp_path):
+    save_scan(tmp_path / "GL003.nii.gz", hounsfield(SHAPE), affine("PIR"))
+    with pytest.raises(DataError, match="without the gl subjects no case is left"):
+        build_index([tmp_path], IndexOptions(exclude_gl=True))
+
+
+def test_progress_counts_the_headers(tmp_path):
+    for name in "abc":
+        save_scan(tmp_path / f"{name}.nii.gz", hounsfield(SHAPE), affine("PIR"))
+    told = []
+    build_index([tmp_path], IndexOptions(), lambda *step: told.append(step))
+    assert told == [("headers", number, 3) for number in range(4)]
+
+
+def test_a_fix_keeps_the_corrections_of_ids_in_any_order(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    save_scan(data / "a.nii.gz", hounsfield(SHAPE), affine("PIR"))
+    turned(save_scan(data / "a_seg.nii.gz", label_map(SHAPE, ids=(0, 19)), affine("PIR")), "LAS")
+    mine = tmp_path / "mine.csv"
+    mine.write_text("case,action,value\na,relabel,T12>L1\n")
+    for first in ([], [mine]):
+        listed, fixes = tmp_path / f"{len(first)}.jsonl", tmp_path / f"fixes{len(first)}"
+        verse3d.index(data, out=listed, overrides=first)
+        verse3d.check(listed, fixes=fixes)
+        for both in ([mine, fixes / "fixes.csv"], [fixes / "fixes.csv", mine]):
+            report = verse3d.index(data, out=listed, overrides=both)
+            assert np.unique(read_mask(report.cases.cases[0]).array).tolist() == [0, 20]
+
+
+def test_a_conversion_to_nnunet_brings_subjects_splits_and_folds_back(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    for number, name in enumerate(("p1a", "p1b", "p2", "p3", "p4")):
+        save_scan(data / f"{name}.nii.gz", hounsfield(SHAPE, seed=number), affine("PIR"))
+        save_scan(data / f"{name}_seg.nii.gz", label_map(SHAPE, ids=(0, 20, 28)), affine("PIR"))
+    (tmp_path / "fixes.csv").write_text("case,action,value\np1a,subject,P1\np1b,subject,P1\n")
+    options = {"overrides": [tmp_path / "fixes.csv"], "folds": 2, "assign": {"p4": "test"}, "seed": 3}
+    before = verse3d.index(data, out=tmp_path / "cases.jsonl", **options).cases
+    raw = verse3d.convert(tmp_path / "cases.jsonl", to="nnunet", out=tmp_path / "raw").folder
+    after = verse3d.index(raw, out=tmp_path / "again.jsonl", seed=9).cases
+
+    def known(cases):
+        return {case.case: (case.subject, case.split, case.fold, sorted(ids_of(case))) for case in cases}
+
+    def ids_of(case):
+        return np.unique(read_mask(case).array).tolist()
+
+    assert known(after) == known(before)
+
+
+def test_an_original_is_kept_rather_than_its_nnunet_copy(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    save_scan(data / "sub-verse004_ct.nii.gz", hounsfield(SHAPE), affine("PIR"))
+    save_scan(data / "sub-verse004_seg-vert_msk.nii.gz", label_map(SHAPE, ids=(0, 20, 21)), affine("PIR"))
+    verse3d.index(data, out=tmp_path / "cases.jsonl", validation=0.0)
+    verse3d.convert(tmp_path / "cases.jsonl", to="nnunet", out=data, scheme="binary", links=False)
+    report = verse3d.index(data, out=tmp_path / "again.jsonl", validation=0.0)
+    assert [case.image.name for case in report.cases] == ["sub-verse004_ct.nii.gz"]
+
+
+def test_an_unpacked_scan_keeps_its_name_beside_its_zip(tmp_path):
+    (tmp_path / "rel").mkdir()
+    scan = save_scan(tmp_path / "rel" / "sub-verse004_ct.nii.gz", hounsfield(SHAPE), affine("PIR"))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        packed.write(scan, "sub-verse004_ct.nii.gz")
+    (tmp_path / "miccai").mkdir()
+    save_scan(tmp_path / "miccai" / "verse004.nii.gz", hounsfield(SHAPE), affine("RAS"))
+    (case,) = build_index([tmp_path], IndexOptions()).cases
+    assert (case.case, case.image) == ("sub-verse004", scan)
+
+
+def test_a_subject_in_two_splits_can_be_mended_by_corrections(tmp_path):
+    for number, part in enumerate(("01training", "03test")):
+        folder = tmp_path / "data" / f"dataset-{part}" / "rawdata" / "sub-mine01"
+        folder.mkdir(parents=True)
+        save_scan(folder / f"sub-mine01_run-{number}_ct.nii.gz", hounsfield(SHAPE, seed=number), affine("PIR"))
+    with pytest.raises(DataError, match="different splits: sub-mine01"):
+        verse3d.index(tmp_path / "data", out=tmp_path / "cases.jsonl")
+    (tmp_path / "fixes.csv").write_text("case,action,value\nsub-mine01,split,test\n")
+    report = verse3d.index(tmp_path / "data", out=tmp_path / "cases.jsonl", overrides=[tmp_path / "fixes.csv"])
+    assert {case.split for case in report.cases} == {"test"}
+
+
+def test_gl_scans_under_derived_names_are_left_out_too(tmp_path):
+    for number, name in enumerate(("GL003_CT-ax_resampled", "sub-GL016_x", "mine")):
+        save_scan(tmp_path / f"{name}.nii.gz", hounsfield(SHAPE, seed=number), affine("PIR"))
+    report = build_index([tmp_path], IndexOptions(exclude_gl=True))
+    assert [case.case for case in report.cases] == ["mine"]
+    assert report.excluded_gl == 2
+
+
+@pytest.mark.parametrize("name", ["scan_seg.nii.gz", "mask.nii", "data.zip"])
+def test_a_list_never_takes_the_name_of_data(tmp_path, name):
+    scan = save_scan(tmp_path / "scan.nii.gz", hounsfield(SHAPE), affine("PIR"))
+    with pytest.raises(ConfigError, match="is the name of data"):
+        verse3d.index(scan, out=tmp_path / name)
+    verse3d.index(scan, out=tmp_path / "cases.jsonl")
+    listed = (tmp_path / "cases.jsonl").read_bytes()
+    for out in (tmp_path / name, tmp_path / "cases.jsonl"):
+        with pytest.raises(ConfigError, match="is the name of data"):
+            verse3d.check(tmp_path / "cases.jsonl", json=out)
+    assert (tmp_path / "cases.jsonl").read_bytes() == listed
+
+
+def test_a_header_without_sense_is_damage_and_no_crash(tmp_path):
+    path = save_scan(tmp_path / "a.nii", hounsfield(SHAPE), affine("PIR"))
+    content = bytearray(path.read_bytes())
+    content[108:112] = np.float32(np.inf).tobytes()  # vox_offset
+    path.write_bytes(content)
+    ((case, problem),) = build_index([tmp_path], IndexOptions()).damaged
+    assert (case, str(path) in problem) == ("a", True)

@@ -1,0 +1,109 @@
+"""A plan that fits is kept, one that does not is made smaller, and the smallest that does not is refused in words."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.scans import tiny_config
+from verse3d.core.errors import MemoryLimitError
+from verse3d.core.runtime import rss_mb
+from verse3d.inference.memory_plan import CARRYING_MB, Demand, Limit, make_plan
+from verse3d.inference.sliding_window import StreamSettings, batches, open_planes
+from verse3d.model.tilings import WindowTiling
+
+SHAPE = (273, 273, 333)
+PLANES = np.prod(SHAPE[:2]) * 96 / 1e6
+"""Million voxels in the 96 planes that windows of 96 voxels keep open."""
+
+
+def demand(channels=27, pieces=4, source_bytes=2, shape=SHAPE, piece_mb=300.0) -> Demand:
+    config = tiny_config(sampling={"patch_voxels": [96, 96, 96]}, inference={"overlap": 0.25})
+    return Demand(
+        source_voxels=512 * 512 * 500,
+        source_bytes=source_bytes,
+        tiling=WindowTiling.of(config, shape),
+        channels=channels,
+        piece_mb=piece_mb,
+        pieces_per_batch=pieces,
+    )
+
+
+def plan(one, limit_mb, held_mb=500.0):
+    return make_plan(one, Limit(limit_mb, asked_for=True), held_mb)
+
+
+def test_with_memory_to_spare_the_wishes_of_the_config_are_kept():
+    found = plan(demand(), 20_000)
+    assert found.settings == StreamSettings(4, torch.float32)
+
+
+def test_the_parts_of_a_plan_are_what_they_say():
+    mask_mb = 512 * 512 * 500 / 1e6
+    network = np.prod(SHAPE) * 2 / 1e6 + mask_mb + CARRYING_MB + PLANES * 97 / 96 * (27 * 4 + 4) + 4 * 300 + 60
+    found = plan(demand(), 20_000)
+    assert found.stages_mb["network"] == pytest.approx(network)
+    assert found.peak_mb == pytest.approx(500 + network)
+    one_channel = demand(channels=1)
+    assert one_channel.network_mb(StreamSettings(1)) == pytest.approx(np.prod(SHAPE) * 6 / 1e6 + PLANES * 8 + 300 + 60)
+    assert one_channel.reading_mb > 512 * 512 * 500 * 2 / 1e6
+    assert demand(source_bytes=4).reading_mb > demand().reading_mb + 250
+
+
+def test_first_the_batch_shrinks_then_the_sums_are_held_in_half_precision():
+    most = plan(demand(), 20_000).peak_mb
+    found = [plan(demand(), most - saved).settings for saved in (1, 601, 901, 1200)]
+    assert [one.pieces_per_batch for one in found[:3]] == [2, 1, 2]
+    assert [one.sums_dtype for one in found] == [torch.float32, torch.float32, torch.float16, torch.float16]
+    for saved in (1, 601, 901, 1200):
+        assert plan(demand(), most - saved).peak_mb <= most - saved
+
+
+def test_what_does_not_fit_is_refused_with_what_would():
+    with pytest.raises(MemoryLimitError) as caught:
+        plan(demand(pieces=1), 1000)
+    assert "this needs at least 1.6 GB of memory, --max-ram-gb 1 allows" in caught.value.message
+    allowed = float(caught.value.hint.removeprefix("allow --max-ram-gb "))
+    assert plan(demand(pieces=1), allowed * 1000).peak_mb <= allowed * 1000
+
+
+def test_without_a_limit_of_the_users_the_free_memory_is_named():
+    with pytest.raises(MemoryLimitError, match=r"1\.0 GB is free") as caught:
+        make_plan(demand(), Limit(1000, asked_for=False), 500)
+    assert "--max-ram-gb" not in str(caught.value)
+
+
+def test_more_classes_cost_only_their_open_planes():
+    settings = StreamSettings(1)
+    grown = demand(channels=27).network_mb(settings) - demand(channels=2).network_mb(settings)
+    assert grown == pytest.approx(25 * 4 * PLANES * 97 / 96)
+    longer = demand(shape=(273, 273, 1000)).network_mb(settings) - demand().network_mb(settings)
+    assert longer == pytest.approx(2 * 273 * 273 * 667 / 1e6), "the scan's length costs no scores"
+
+
+def test_the_limit_is_the_users_or_what_is_free(monkeypatch):
+    assert Limit.of(2.5) == Limit(2500, asked_for=True)
+    monkeypatch.setattr("verse3d.inference.memory_plan.free_memory_bytes", lambda: 10_000_000_000)
+    assert Limit.of(None).mb == pytest.approx(rss_mb() + 9000, abs=50)
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 3, 7, 64, 200])
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.7])
+@pytest.mark.parametrize("margin", [0, 5])
+def test_as_many_planes_are_planned_as_the_streaming_will_open_at_most(pieces, overlap, margin):
+    config = tiny_config(sampling={"patch_voxels": [8, 8, 12], "margin_voxels": margin}, inference={"overlap": overlap})
+    for shape in ((9, 14, 23), (30, 11, 8), (50, 3, 3)):
+        tiling = WindowTiling.of(config, shape)
+        regions, axis = tiling.regions, tiling.axis
+        opened = open_planes(regions, axis, batches(regions, axis, range(len(regions)), pieces))
+        one = Demand(1000, 2, tiling, 3, 1.0, pieces)
+        planned = one._sums_mb(StreamSettings(pieces)) / one._plane_mb(StreamSettings(pieces))
+        assert opened <= round(planned) <= shape[axis]
+        if pieces == 1:
+            assert opened == round(planned)
+
+
+def test_a_plan_for_an_absurd_volume_is_refused_at_once():
+    with pytest.raises(MemoryLimitError, match="this needs at least"):
+        plan(demand(shape=(20_000, 18_000, 24_000)), 2000)
+    with pytest.raises(MemoryLimitError):
+        plan(demand(shape=(10**7, 10**7, 10**7), channels=1), 2000)

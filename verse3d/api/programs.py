@@ -1,0 +1,53 @@
+"""verse3d's own command line, started as a program of its own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryFile
+
+from verse3d.core.errors import OutputError
+
+_POLL_SECONDS = 0.5
+
+
+def run_verse3d(arguments: Sequence[str], watch: Callable[[], None]) -> tuple[int, str]:
+    """Run the command line in a new process; its exit code (negative: killed by a signal) and what it complained about.
+
+    Raises:
+        OutputError: it cannot be started.
+        KeyboardInterrupt: it was interrupted.
+    """
+    package = str(Path(__file__).absolute().parents[2])
+    path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+    with TemporaryFile() as complaints:
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "verse3d", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=complaints,
+                env={**os.environ, "PYTHONPATH": path},
+            )
+        except OSError as error:
+            raise OutputError(f"cannot start {sys.executable}: {error}") from error
+        code = _wait(process, watch)
+        complaints.seek(0)
+        complaint = complaints.read().decode(errors="replace").strip()
+    if code == 130:
+        raise KeyboardInterrupt
+    return code, complaint
+
+
+def _wait(process: "subprocess.Popen[bytes]", watch: Callable[[], None]) -> int:
+    try:
+        while True:
+            try:
+                return process.wait(_POLL_SECONDS)
+            except subprocess.TimeoutExpired:
+                watch()
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()

@@ -1,0 +1,197 @@
+"""From folders as downloaded to an index: unpack, find, merge copies, correct, divide."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from verse3d.core.errors import DataError, OutputError
+from verse3d.core.logs import Progress, logger, no_progress
+from verse3d.core.paths import path_below, same_on_disk
+from verse3d.data.cases import Case, CaseIndex, Split
+from verse3d.data.index.archives import Unpacked, archive_above, find_archives, list_members, unpack
+from verse3d.data.index.deduplicate import LeftOut, merge_content, merge_series
+from verse3d.data.index.discover import find_cases
+from verse3d.data.index.group import layout_of, unique_names
+from verse3d.data.index.overrides import Override, apply_overrides
+from verse3d.data.index.probe import Probe, probe
+from verse3d.data.index.verse_names import is_gl
+from verse3d.data.index.verse_release import PartReport, release_report
+from verse3d.data.splits import assign_folds, assign_splits, split_by_subject
+
+_log = logger(__name__)
+
+
+@dataclass(frozen=True)
+class IndexOptions:
+    """How an index is made.
+
+    Attributes:
+        unpack_to: folder into which zips are unpacked first; None only lists what they hold.
+        exclude_gl: leave the 30 "gl" subjects out (their licence is disputed, see docs/data.md).
+        overrides: corrections, applied in order.
+        assign: subjects or cases that must go to a split.
+        resplit: forget the release's splits.
+        seed: decides who is drawn into splits and folds.
+        validation: share of subjects for choosing the best epoch.
+        test: share of undivided subjects kept for testing.
+        folds: how many cross-validation folds; 0 makes none.
+    """
+
+    unpack_to: Path | None = None
+    exclude_gl: bool = False
+    overrides: tuple[Override, ...] = ()
+    assign: Mapping[str, Split] = field(default_factory=dict)
+    resplit: bool = False
+    seed: int = 0
+    validation: float = 0.2
+    test: float = 0.0
+    folds: int = 0
+
+
+@dataclass(frozen=True)
+class IndexReport:
+    """An index and what happened on the way to it.
+
+    Attributes:
+        cases: the index.
+        layouts: how many cases came in which layout.
+        release: the parts of the VerSe release, if any of its scans were found.
+        left_out: copies of scans that are in the index under another name.
+        damaged: (case, what is wrong) for files that cannot be what they say. They stay in the index.
+        packed: how many cases still lie in zips.
+        excluded_gl: how many cases ``exclude_gl`` removed; None if it was not asked for.
+        excluded: names of the cases that corrections removed.
+        unmatched: names in the corrections that no case has.
+        unpacked: what became of each zip.
+        failures: (zip, reason) for zips that could not be read or unpacked.
+    """
+
+    cases: CaseIndex
+    layouts: Mapping[str, int]
+    release: tuple[PartReport, ...]
+    left_out: tuple[LeftOut, ...]
+    damaged: tuple[tuple[str, str], ...]
+    packed: int
+    excluded_gl: int | None
+    excluded: tuple[str, ...]
+    unmatched: tuple[str, ...]
+    unpacked: tuple[Unpacked, ...]
+    failures: tuple[tuple[Path, str], ...]
+
+
+def build_index(roots: Sequence[Path], options: IndexOptions, progress: Progress = no_progress) -> IndexReport:
+    """Find all cases below ``roots``. Reads headers only; memory grows with the number of cases, not with voxels.
+
+    Raises:
+        DataError: a root is missing, no case is found, or splits, folds or corrections make no sense.
+        OutputError: a zip cannot be unpacked because the disk is full or not writable.
+    """
+    unpacked, failures = _unpack_all(roots, options.unpack_to, progress)
+    found = find_cases([*roots, *_unpack_folder(options, unpacked)], without=[done.archive for done in unpacked])
+    probes = _probe_all(found, progress)
+    one_each, copies = merge_series(found, probes)
+    merged, same_content = merge_content(one_each, probes)
+    named = unique_names(merged)
+    wanted = _without_gl(named) if options.exclude_gl else named
+    corrected = apply_overrides(wanted, options.overrides)
+    index = _divided(CaseIndex(corrected.cases), options)
+    return IndexReport(
+        cases=index,
+        layouts=Counter(layout_of(case) for case in index),
+        release=release_report(named),
+        left_out=(*copies, *same_content),
+        damaged=tuple(_damaged(index, probes)),
+        packed=sum(_is_packed(case) for case in index),
+        excluded_gl=len(named) - len(wanted) if options.exclude_gl else None,
+        excluded=corrected.excluded,
+        unmatched=corrected.unmatched,
+        unpacked=tuple(unpacked),
+        failures=tuple(failures),
+    )
+
+
+def _unpack_folder(options: IndexOptions, unpacked: Sequence[Unpacked]) -> list[Path]:
+    return [options.unpack_to] if options.unpack_to and unpacked else []
+
+
+def _unpack_all(
+    roots: Sequence[Path], target: Path | None, progress: Progress
+) -> tuple[list[Unpacked], list[tuple[Path, str]]]:
+    """Each zip goes into a folder of its own; one that is refused does not stop the others.
+
+    Without a target the zips are only looked into.
+    """
+    unpacked: list[Unpacked] = []
+    failures: list[tuple[Path, str]] = []
+    taken: set[str] = set()
+    for archive in find_archives(root for root in roots if root.exists()):
+        try:
+            if target is None:
+                list_members(archive)
+                continue
+            folder = path_below(target, _free_name(archive.stem, taken))  # the stem of "...zip" is ".."
+            unpacked.append(unpack(archive, folder, progress))
+        except OutputError:
+            raise
+        except DataError as error:
+            failures.append((archive, error.message))
+    for done in unpacked:
+        for member, reason in done.refused:
+            _log.error("%s: %s %s: not unpacked", done.archive, member, reason)
+    return unpacked, failures
+
+
+def _free_name(stem: str, taken: set[str]) -> str:
+    """The stem, or with 2, 3, ... behind it: two zips of one name do not share a folder."""
+    name, number = stem, 2
+    while same_on_disk(name) in taken:
+        name, number = f"{stem}-{number}", number + 1
+    taken.add(same_on_disk(name))
+    return name
+
+
+def _probe_all(cases: Sequence[Case], progress: Progress) -> dict[Path, Probe]:
+    """What the headers and lengths of all files say; those in zips are left out."""
+    probes: dict[Path, Probe] = {}
+    for number, case in enumerate(cases):
+        progress("headers", number, len(cases))
+        for path in (case.image, case.mask):
+            if path is not None and archive_above(path) is None:
+                probes[path] = probe(path)
+    progress("headers", len(cases), len(cases))
+    return probes
+
+
+def _damaged(index: CaseIndex, probes: Mapping[Path, Probe]) -> Iterator[tuple[str, str]]:
+    for case in index:
+        for path in (case.image, case.mask):
+            seen = probes.get(path) if path else None
+            if seen and seen.problem:
+                yield case.case, seen.problem
+
+
+def _is_packed(case: Case) -> bool:
+    return any(path is not None and archive_above(path) is not None for path in (case.image, case.mask))
+
+
+def _without_gl(cases: Sequence[Case]) -> tuple[Case, ...]:
+    kept = tuple(case for case in cases if not any(map(is_gl, _names(case))))
+    if not kept:
+        raise DataError("without the gl subjects no case is left")
+    return kept
+
+
+def _names(case: Case) -> tuple[str, ...]:
+    files = [path.name for path in (case.image, case.mask) if path is not None]
+    return (case.case, case.subject, case.series, *files)
+
+
+def _divided(index: CaseIndex, options: IndexOptions) -> CaseIndex:
+    assigned = assign_splits(index, options.assign)
+    divided = split_by_subject(
+        assigned, seed=options.seed, validation=options.validation, test=options.test, resplit=options.resplit
+    )
+    if options.resplit:
+        divided = assign_splits(divided, options.assign)
+    return assign_folds(divided, options.folds, seed=options.seed) if options.folds else divided

@@ -1,0 +1,1 @@
+"""Scores of masks, and comparisons of what made them: computed here, drawn in ``report``."""

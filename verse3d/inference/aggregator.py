@@ -1,0 +1,201 @@
+"""What a network says about a scan: collected plane by plane on its own grid, and carried to the grid of the scan.
+
+Classes x volume exists on neither grid. One label is kept as a probability and carried when it is complete. Of several
+labels only the winner is kept; near a border between labels, where the winner on the finer grid is not plain, the
+probabilities of all are interpolated while the planes that hold them are open.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from verse3d.core.axismaps import axis_maps
+from verse3d.core.geometry import Geometry
+from verse3d.core.resample import resample_above
+from verse3d.inference.label_interpolation import LabelInterpolation, best_channel
+from verse3d.inference.sliding_window import FinishedPlanes
+
+_VOXELS_AT_ONCE = 2**15
+"""Whose scores become probabilities at once."""
+
+
+class Answer(Protocol):
+    """Takes planes in their order; gives the mask when all have been taken."""
+
+    seconds_home: float
+    """What it took so far to carry voxels to the grid of the scan."""
+
+    def take(self, planes: FinishedPlanes) -> None:
+        """Keep what is needed of planes whose memory will be used again. What is never given is background."""
+        ...
+
+    def mask(self) -> NDArray[np.uint8]:
+        """The labels on the grid of the scan (I, J, K), in memory as in a NIfTI file. Once, at the end."""
+        ...
+
+
+class BinaryAggregator:
+    """Where the probability, interpolated linearly, exceeds 0.5.
+
+    Args:
+        grid: of the network.
+        source: of the scan.
+        label: the id that is written there.
+    """
+
+    def __init__(self, grid: Geometry, source: Geometry, label: int) -> None:
+        self._grid, self._source, self._label = grid, source, label
+        self.probability: NDArray[np.float32] | None = np.zeros(grid.shape, np.float32)
+        self.seconds_home = 0.0
+
+    def take(self, planes: FinishedPlanes) -> None:
+        """See ``Answer``."""
+        probability = _once(self.probability)
+        mean = planes.scores[0].float() / planes.weights
+        spoken = planes.weights > 0
+        values = torch.where(spoken, torch.sigmoid(mean) if planes.are_logits else mean, 0.0)
+        probability[planes.place] = values.cpu().numpy()
+
+    def mask(self) -> NDArray[np.uint8]:
+        """See ``Answer``."""
+        probability, self.probability = _once(self.probability), None
+        start = time.perf_counter()
+        mask = resample_above(probability, self._grid, self._source, 0.5)
+        if self._label != 1:
+            mask *= np.uint8(self._label)
+        self.seconds_home += time.perf_counter() - start
+        return mask
+
+
+class MulticlassAggregator:
+    """The label with the largest probability, where all of them are interpolated linearly.
+
+    That is what inverting the resampling of the probabilities and ``argmax`` give, without their volume.
+
+    Args:
+        grid: of the network.
+        source: of the scan.
+        axis: of the network grid, along which planes come.
+        ids: the id that is written for each channel, uint8 (channels,): first 0, none of them 255.
+    """
+
+    def __init__(self, grid: Geometry, source: Geometry, axis: int, ids: NDArray[np.uint8]) -> None:
+        turn, maps = axis_maps(grid, source)
+        # The mask is filled as it lies in memory: its last axis is the slowest.
+        self._turn, self._maps = turn[::-1], maps[::-1]
+        self._axis, self._along, self._shape = axis, self._turn.index(axis), grid.shape
+        self._ids = ids
+        self._mask: NDArray[np.uint8] | None = np.zeros(source.shape[::-1], np.uint8)
+        self._edge = self._air(0)
+        self._reached = 0
+        self.seconds_home = 0.0
+
+    def take(self, planes: FinishedPlanes) -> None:
+        """See ``Answer``."""
+        if planes.first < self._reached:
+            raise ValueError(f"plane {planes.first} comes after plane {self._reached - 1}")
+        known = _Planes.of(planes, self._turn, self._along)
+        start = time.perf_counter()
+        self._pass_over(planes.first)
+        self._fill(known)
+        self._edge = known.last()
+        self.seconds_home += time.perf_counter() - start
+
+    def mask(self) -> NDArray[np.uint8]:
+        """See ``Answer``."""
+        start = time.perf_counter()
+        self._pass_over(self._shape[self._axis])
+        mask, self._mask = _once(self._mask), None
+        self.seconds_home += time.perf_counter() - start
+        return mask.T
+
+    def _pass_over(self, until: int) -> None:
+        """Take the planes before ``until`` that were not given as background."""
+        if self._reached < until:
+            between = until - self._reached
+            self._fill(self._air(1))
+            self._edge = self._air(1)
+            self._reached += between - 1
+
+    def _air(self, count: int) -> "_Planes":
+        """Planes that no network has spoken about."""
+        shape = [count if axis == self._axis else self._shape[axis] for axis in self._turn]
+        scores = torch.zeros(()).expand(self._ids.size, *shape)
+        return _Planes(np.zeros(shape, np.uint8), scores, torch.zeros(()).expand(shape), False, self._along)
+
+    def _fill(self, planes: "_Planes") -> None:
+        """Fill what lies between the plane before and these planes, which follow."""
+        first = self._reached - self._edge.count
+        self._reached += planes.count
+        maps = [axis.moved(-first) if number == self._along else axis for number, axis in enumerate(self._maps)]
+        labels = np.concatenate([self._edge.labels, planes.labels], axis=self._along)
+        LabelInterpolation(labels, partial(_Planes.probabilities, planes, self._edge), self._ids).fill(
+            _once(self._mask), maps
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Planes:
+    """Planes of the network grid, with their axes in the order of the mask.
+
+    Attributes:
+        labels: the winners, channel numbers, uint8 (a, b, c).
+        scores, weights, are_logits: as of ``FinishedPlanes``.
+        along: the axis that they are stacked along.
+    """
+
+    labels: NDArray[np.uint8]
+    scores: torch.Tensor
+    weights: torch.Tensor
+    are_logits: bool
+    along: int
+
+    @classmethod
+    def of(cls, planes: FinishedPlanes, turn: Sequence[int], along: int) -> Self:
+        """Decide the winners."""
+        labels = best_channel(planes.scores).cpu().numpy().transpose(turn)
+        scores = planes.scores.permute(0, *(1 + axis for axis in turn))
+        return cls(labels, scores, planes.weights.permute(*turn), planes.are_logits, along)
+
+    @property
+    def count(self) -> int:
+        """How many planes there are."""
+        return int(self.labels.shape[self.along])
+
+    def last(self) -> "_Planes":
+        """The last plane, in memory of its own."""
+        at = self.count - 1
+        labels, weights = self.labels.take([at], self.along), self.weights.narrow(self.along, at, 1).clone()
+        return _Planes(labels, self.scores.narrow(1 + self.along, at, 1).clone(), weights, self.are_logits, self.along)
+
+    def probabilities(self, before: "_Planes", places: Sequence[NDArray[np.intp]]) -> torch.Tensor:
+        """Float32 (n, channels) on the CPU at places counted from the first plane of ``before``, which these follow."""
+        found = torch.empty(len(places[0]), len(self.scores))
+        behind = places[self.along] >= before.count
+        for planes, here, moved in ((before, ~behind, 0), (self, behind, before.count)):
+            for some in np.array_split(numbers := np.flatnonzero(here), 1 + numbers.size // _VOXELS_AT_ONCE):
+                at = [place[some] - (moved if axis == self.along else 0) for axis, place in enumerate(places)]
+                found[torch.from_numpy(some)] = planes._probabilities(at)
+        return found
+
+    def _probabilities(self, places: Sequence[NDArray[np.intp]]) -> torch.Tensor:
+        i, j, k = (torch.from_numpy(place).to(self.scores.device) for place in places)
+        weights = self.weights[i, j, k][:, None]
+        scores = self.scores[:, i, j, k].T.float() / weights
+        known = torch.softmax(scores, 1) if self.are_logits else scores
+        silent = known.isnan().any(1)  # so are 0 / 0, and what a network spoils
+        known[silent] = 0
+        known[silent, 0] = 1
+        return known.cpu()
+
+
+def _once(kept: NDArray[Any] | None) -> NDArray[Any]:
+    if kept is None:
+        raise ValueError("the mask was made already")
+    return kept

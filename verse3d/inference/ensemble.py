@@ -1,0 +1,65 @@
+"""Who is asked about a piece: one network, or several networks and mirror images whose probabilities are averaged."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from verse3d.inference.backends import Backend
+
+
+@dataclass(frozen=True, eq=False)
+class Ensemble:
+    """The networks that judge a piece together.
+
+    One network by itself gives logits, which is what MONAI's sliding window blends. Several opinions (networks, or
+    the mirror image of the patient) are averaged piece by piece as probabilities, and those are blended.
+
+    Attributes:
+        backends: at least one, all with the same channels and pieces.
+        ask_mirrored: whether every network is also asked about the piece with left and right exchanged.
+    """
+
+    backends: Sequence[Backend]
+    ask_mirrored: bool = False
+
+    @property
+    def give_probabilities(self) -> bool:
+        """Whether the scores are probabilities, not logits."""
+        return self.ask_mirrored or len(self.backends) > 1
+
+    @property
+    def device(self) -> torch.device:
+        """Where pieces are taken and scores are returned."""
+        return self.backends[0].device
+
+    def to(self, device: torch.device) -> "Ensemble":
+        """The same voices on another device."""
+        return Ensemble([backend.to(device) for backend in self.backends], self.ask_mirrored)
+
+    def scores(
+        self,
+        pieces: torch.Tensor,
+        mirrored: Callable[[torch.Tensor], torch.Tensor],
+        mirrored_back: Callable[[torch.Tensor], torch.Tensor],
+    ) -> torch.Tensor:
+        """Logits as the backend gives them or float32 probabilities, (B, channels, *spatial) of (B, n, *spatial)."""
+        if not self.give_probabilities:
+            return self.backends[0](pieces)
+        mean = torch.zeros(())
+        for backend in self.backends:
+            mean = _added(mean, _probabilities(backend(pieces)))
+            if self.ask_mirrored:
+                mean = _added(mean, mirrored_back(_probabilities(backend(mirrored(pieces).contiguous()))))
+        return mean.div_(len(self.backends) * (1 + self.ask_mirrored))
+
+
+def _added(total: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
+    return total.add_(more) if total.dim() else more.clone()
+
+
+def _probabilities(logits: torch.Tensor) -> torch.Tensor:
+    """Of the one foreground label, or of all channels; NaN where a logit is infinite, which it would hide."""
+    values = logits.float()
+    known = torch.sigmoid(values) if logits.shape[1] == 1 else torch.softmax(values, 1)
+    return known.add_(values - values)

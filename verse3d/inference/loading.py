@@ -1,0 +1,134 @@
+"""Opening one model, or several that judge together."""
+
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from verse3d.core.config import Config
+from verse3d.core.errors import ConfigError
+from verse3d.core.files import sha256_of
+from verse3d.core.memory import keep_freed_memory
+from verse3d.core.runtime import choose_precision
+from verse3d.inference.backends import Backend, open_backend
+from verse3d.inference.ensemble import Ensemble
+from verse3d.inference.predictor import Predictor
+from verse3d.model.checkpoint import Checkpoint, load_checkpoint
+from verse3d.version import __version__
+
+_NAMED = ("torch", "monai", "numpy", "nibabel", "openvino")
+
+
+def open_predictor(
+    paths: Sequence[Path],
+    device: torch.device,
+    *,
+    backend: str = "auto",
+    tta: bool = False,
+    skip_air: bool = True,
+) -> Predictor:
+    """Read one or several model files.
+
+    Args:
+        paths: of the models; of several the probabilities are averaged.
+        device: where they run.
+        backend: see ``backends.open_backend``.
+        tta: also ask about the mirror image (left and right exchanged).
+        skip_air: see ``Predictor``.
+
+    Raises:
+        CheckpointError: a file is damaged, unsafe, of another version, or not a model.
+        ConfigError: the models cannot judge together, the mirror image is the same, or the backend cannot be had.
+    """
+    if device.type == "cpu":
+        keep_freed_memory()
+    checkpoints = [load_checkpoint(path) for path in paths]
+    first = checkpoints[0].config
+    for path, checkpoint in zip(paths, checkpoints, strict=True):
+        _require_same_work(first, checkpoint.config, paths[0], path)
+    voices = Ensemble([_opened(*member, device, backend) for member in zip(checkpoints, paths, strict=True)], tta)
+    predictor = Predictor.of_voices(voices, first, skip_air=skip_air)
+    if tta and not predictor.mirror_differs:
+        raise ConfigError(
+            "--tta asks about the mirror image, but a sagittal slice looks the same with left and right exchanged",
+            hint="leave --tta out, or use a 3d or 2.5d model",
+        )
+    return predictor
+
+
+def _opened(checkpoint: Checkpoint, path: Path, device: torch.device, backend: str) -> Backend:
+    return open_backend(backend, checkpoint, path, device, choose_precision(_amp_on(checkpoint.config, device), device))
+
+
+def _amp_on(config: Config, device: torch.device) -> str:
+    """The run's precision where the device has it; a model trained in fp16 on a GPU also runs on a CPU."""
+    return "auto" if config.runtime.amp == "fp16" and device.type == "cpu" else config.runtime.amp
+
+
+def _require_same_work(one: Config, other: Config, one_path: Path, other_path: Path) -> None:
+    """Models are averaged piece by piece, so they must see the same pieces and give the same answers.
+
+    Raises:
+        ConfigError: says in which settings they differ.
+    """
+    here, there = _work(one), _work(other)
+    common = [key for key in here if key in there]  # windows and slices have settings of their own
+    different = [f"  - {key}: {here[key]} and {there[key]}" for key in common if here[key] != there[key]]
+    if different:
+        raise ConfigError(
+            "\n".join([f"{one_path} and {other_path} cannot be averaged, they differ in", *different]),
+            hint="predict with each of them by itself",
+        )
+
+
+def _work(config: Config) -> dict[str, object]:
+    inference = config.inference
+    windows = {
+        "sampling.patch_voxels": config.sampling.patch_voxels,
+        "sampling.margin_voxels": config.sampling.margin_voxels,
+        "inference.overlap": inference.overlap,
+        "inference.blending": inference.blending,
+    }
+    slices = {f"slices.{key}": value for key, value in config.slices.model_dump().items()}
+    return {
+        "labels.scheme": config.labels.scheme,
+        "grid.spacing_mm": config.grid.spacing_mm,
+        "grid.window_hu": config.grid.window_hu,
+        "mode": config.mode,
+        **(windows if config.mode == "3d" else slices),
+        "inference.min_component_ml": inference.min_component_ml,
+        "inference.largest_component_only": inference.largest_component_only,
+    }
+
+
+def models_sha256(paths: Sequence[Path]) -> str:
+    """The SHA-256 of the model files, joined by "+"."""
+    return "+".join(sha256_of(path) for path in paths)
+
+
+def described(predictor: Predictor, paths: Sequence[Path]) -> dict[str, Any]:
+    """What the list of predictions says about a call as a whole; plain values."""
+    backend = predictor.backend
+    return {
+        "verse3d": __version__,
+        "model": str(paths[0]),
+        "models": [str(path) for path in paths],
+        "scheme": predictor.scheme.name,
+        "device": str(backend.device),
+        "backends": [one.record() for one in predictor.placement.voices.backends],
+        "tta": predictor.placement.voices.ask_mirrored,
+        "skip_air": predictor.skip_air,
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _NAMED}},
+        "config": predictor.config.to_dict(),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

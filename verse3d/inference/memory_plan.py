@@ -1,0 +1,186 @@
+"""How much memory a prediction will take, and how it is made to fit."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from verse3d.core.errors import MemoryLimitError
+from verse3d.core.limits import voxel_count
+from verse3d.core.memory import SHARE_OF_FREE, free_memory_bytes
+from verse3d.core.runtime import rss_mb
+from verse3d.inference.sliding_window import StreamSettings
+from verse3d.model.tilings import Tiling
+
+_IMAGE_BYTES = 2  # float16
+_WORKING_MB = 60.0
+"""What is held for a moment: pieces and buffers, planes and slabs while grids change and files are read and written."""
+CARRYING_MB = 100.0
+"""What ``MulticlassAggregator`` takes at worst beside its planes, which is where all voxels are near borders."""
+_CLEANING_BYTES = 1
+"""For each voxel of the mask: four bytes a run of voxels, if a quarter of them begins one. See ``clean_up``."""
+_WINDOW_BYTES = 200
+"""Lists of windows: their numbers, and the batches they are shown in. Counts from a few thousand windows on."""
+_SUMS_DTYPES = (torch.float32, torch.float16)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How much memory the whole process may hold, MB (10^6 bytes), and whether the user said so."""
+
+    mb: float
+    asked_for: bool
+
+    @classmethod
+    def of(cls, max_ram_gb: float | None) -> "Limit":
+        """The user's limit, or what is held now with nine tenths of what is free."""
+        if max_ram_gb is not None:
+            return cls(max_ram_gb * 1000, asked_for=True)
+        return cls(rss_mb() + SHARE_OF_FREE * free_memory_bytes() / 1e6, asked_for=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Demand:
+    """What one scan needs, beyond what the program holds anyway.
+
+    Attributes:
+        source_voxels: of the scan.
+        source_bytes: of a voxel as it is held in memory.
+        tiling: of the volume on the network grid.
+        channels: of the network.
+        piece_mb: what the network takes for one piece.
+        pieces_per_batch: as the config wants it.
+    """
+
+    source_voxels: int
+    source_bytes: int
+    tiling: Tiling
+    channels: int
+    piece_mb: float
+    pieces_per_batch: int
+
+    @property
+    def reading_mb(self) -> float:
+        """While the scan is read and carried to the network grid."""
+        return self.source_voxels * self.source_bytes / 1e6 + self._image_mb + _WORKING_MB
+
+    def network_mb(self, settings: StreamSettings) -> float:
+        """While the network looks at it: the prepared volume, the answer so far, the open planes, one batch."""
+        carrying_mb = CARRYING_MB + self._plane_mb(settings) if self.channels > 1 else 0.0
+        return (
+            self._image_mb
+            + self._answer_mb
+            + carrying_mb
+            + self._sums_mb(settings)
+            + self.piece_mb * settings.pieces_per_batch
+            + len(self.tiling.regions) * _WINDOW_BYTES // 10**6
+            + _WORKING_MB
+        )
+
+    @property
+    def finishing_mb(self) -> float:
+        """While the answer is carried to the grid of the scan, cleaned (at worst in all of it) and written."""
+        mask_mb = self.source_voxels / 1e6
+        carrying_mb = self._answer_mb + mask_mb if self.channels == 1 else mask_mb
+        return max(carrying_mb, mask_mb * (1 + _CLEANING_BYTES)) + _WORKING_MB
+
+    @property
+    def _image_mb(self) -> float:
+        return voxel_count(self.tiling.shape) * _IMAGE_BYTES / 1e6
+
+    @property
+    def _answer_mb(self) -> float:
+        """One probability on the network grid, or labels on the grid of the scan."""
+        return voxel_count(self.tiling.shape) * 4 / 1e6 if self.channels == 1 else self.source_voxels / 1e6
+
+    def _sums_mb(self, settings: StreamSettings) -> float:
+        return self._open_planes(settings.pieces_per_batch) * self._plane_mb(settings)
+
+    def _plane_mb(self, settings: StreamSettings) -> float:
+        """The sums of a plane, and their weights."""
+        voxels = voxel_count(self.tiling.shape) // self.tiling.shape[self.tiling.axis]
+        return voxels * (settings.sums_dtype.itemsize * self.channels + 4) / 1e6
+
+    def _open_planes(self, pieces_per_batch: int) -> int:
+        """How many ``streaming.open_planes`` finds at most, without a walk over the windows.
+
+        A batch spans no more planes than its thickest piece, or than it has pieces, see ``streaming.batches``.
+        """
+        return min(max(self.tiling.thickness, pieces_per_batch), self.tiling.shape[self.tiling.axis])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a scan is predicted, and what that takes.
+
+    Attributes:
+        settings: of the streaming.
+        held_mb: what the program held when the plan was made: libraries, networks, neighbouring scans.
+        stages_mb: what each stage adds to that.
+        limit_mb: what the process may hold at most.
+    """
+
+    settings: StreamSettings
+    held_mb: float
+    stages_mb: Mapping[str, float]
+    limit_mb: float
+
+    @property
+    def peak_mb(self) -> float:
+        """The largest resident memory that is expected."""
+        return self.held_mb + max(self.stages_mb.values())
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values, for the list of predictions."""
+        return {
+            "windows_per_batch": self.settings.pieces_per_batch,
+            "sums": str(self.settings.sums_dtype).removeprefix("torch."),
+            "held_mb": round(self.held_mb, 1),
+            "stages_mb": {stage: round(mb, 1) for stage, mb in self.stages_mb.items()},
+            "peak_mb": round(self.peak_mb, 1),
+            "limit_mb": round(self.limit_mb, 1),
+        }
+
+
+def make_plan(demand: Demand, limit: Limit, held_mb: float) -> Plan:
+    """The plan closest to the config's wishes that stays below the limit.
+
+    First the batch shrinks, then the sums are held in float16.
+
+    Raises:
+        MemoryLimitError: the smallest plan does not fit either; says what would.
+    """
+    smallest = None
+    for dtype in _SUMS_DTYPES:
+        batch = demand.pieces_per_batch
+        while batch >= 1:
+            smallest = _plan(demand, StreamSettings(batch, dtype), limit, held_mb)
+            if smallest.peak_mb <= limit.mb:
+                return smallest
+            batch //= 2
+    if smallest is None:
+        raise ValueError("a batch holds at least one piece")
+    raise _does_not_fit(smallest, limit)
+
+
+def _plan(demand: Demand, settings: StreamSettings, limit: Limit, held_mb: float) -> Plan:
+    stages = {
+        "reading": demand.reading_mb,
+        "network": demand.network_mb(settings),
+        "finishing": demand.finishing_mb,
+    }
+    return Plan(settings, held_mb, stages, limit.mb)
+
+
+def _does_not_fit(plan: Plan, limit: Limit) -> MemoryLimitError:
+    stage, mb = max(plan.stages_mb.items(), key=lambda item: item[1])
+    allowed = f"--max-ram-gb {limit.mb / 1000:g} allows" if limit.asked_for else "is free"
+    needed = plan.peak_mb / 1000
+    return MemoryLimitError(
+        f"this needs at least {needed:.1f} GB of memory, {'' if limit.asked_for else f'{limit.mb / 1000:.1f} GB '}"
+        f"{allowed}: {plan.held_mb / 1000:.1f} GB for the program and the model, {mb / 1000:.1f} GB for {stage}",
+        hint=f"allow --max-ram-gb {np.ceil(needed * 10) / 10:g}"
+        if limit.asked_for
+        else "close other programs, or cut the scan to the spine",
+    )

@@ -1,0 +1,53 @@
+"""On which device voices and sums are, and how they give way when its memory does not suffice."""
+
+import torch
+
+from verse3d.core.logs import logger
+from verse3d.inference.ensemble import Ensemble
+from verse3d.model.tilings import Tiling
+
+_CPU = torch.device("cpu")
+_log = logger(__name__)
+
+
+class Placement:
+    """Where the work is done. It gives way for good, except that every volume tries its sums on the GPU again.
+
+    Attributes:
+        voices: who is asked.
+        pieces_at_once: how many pieces they have been found to manage together; None before any trouble.
+        sums_device: where the sums of scores are held.
+    """
+
+    def __init__(self, voices: Ensemble) -> None:
+        self.voices = voices
+        self.pieces_at_once: int | None = None
+        self.sums_device = voices.device
+
+    def start_volume(self) -> None:
+        """The sums of a new volume may fit again."""
+        self.sums_device = self.voices.device
+
+    def scores(self, pieces: torch.Tensor, tiling: Tiling) -> torch.Tensor:
+        """Ask the voices; pieces come from the CPU, scores are left on their device."""
+        return self.voices.scores(pieces.to(self.voices.device), tiling.mirrored, tiling.mirrored_back)
+
+    def give_way(self, error: torch.OutOfMemoryError, asked: int) -> None:
+        """Take the next smaller step: fewer pieces at once, the sums on the CPU, at last the network on the CPU.
+
+        Raises:
+            torch.OutOfMemoryError: there is no smaller step.
+        """
+        if asked > 1:
+            self.pieces_at_once = asked // 2
+            _log.warning("the GPU's memory does not suffice: going on with %d windows at once", self.pieces_at_once)
+        elif self.sums_device.type != "cpu":
+            self.sums_device = _CPU
+            _log.warning("the GPU's memory does not suffice: the scores of this scan are summed on the CPU")
+        elif self.voices.device.type != "cpu":
+            self.voices = self.voices.to(_CPU)
+            _log.warning("the GPU's memory does not suffice for one window: going on with the CPU")
+        else:
+            raise error
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

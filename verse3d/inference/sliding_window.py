@@ -1,0 +1,280 @@
+"""A volume segmented piece by piece while only the planes that pieces still touch are held as scores.
+
+The pieces come in the order of one axis. Their scores are weighted and summed in the open planes; a plane that no later
+piece touches is finished: it is given away, and its memory is used again. Classes x volume never exists. Pieces,
+weights and padding are those of MONAI's ``sliding_window_inference``, so the scores are the same within rounding.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from verse3d.core.geometry import Shape
+from verse3d.core.logs import Progress, no_progress
+from verse3d.inference.finite import FiniteCheck
+from verse3d.inference.oom_fallback import Placement
+from verse3d.model.tilings import Region, Tiling
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """What may be chosen without changing the method.
+
+    Attributes:
+        pieces_per_batch: shown to the network at once.
+        sums_dtype: of the open planes; float16 halves their memory, and rounds the sums to three digits.
+    """
+
+    pieces_per_batch: int = 1
+    sums_dtype: torch.dtype = torch.float32
+
+
+@dataclass(frozen=True)
+class FinishedPlanes:
+    """Planes of the network grid that no later piece touches. Their memory is used again afterwards.
+
+    Attributes:
+        axis: that they are stacked along.
+        first: index of the first one.
+        scores: (channels, I, J, K) weighted sums, with ``count`` planes along ``axis``; float32 or float16.
+        weights: (I, J, K) what to divide them by, float32; 0 where no piece spoke.
+        are_logits: whether the scores are logits, not probabilities.
+    """
+
+    axis: int
+    first: int
+    scores: torch.Tensor
+    weights: torch.Tensor
+    are_logits: bool
+
+    @property
+    def count(self) -> int:
+        """How many planes there are."""
+        return self.weights.shape[self.axis]
+
+    @property
+    def place(self) -> Region:
+        """Where they are in the volume."""
+        i, j, k = (
+            slice(self.first, self.first + size) if axis == self.axis else slice(0, size)
+            for axis, size in enumerate(self.weights.shape)
+        )
+        return i, j, k
+
+
+def segment(
+    image: NDArray[np.floating],
+    tiling: Tiling,
+    placement: Placement,
+    *,
+    settings: StreamSettings,
+    take: Callable[[FinishedPlanes], None],
+    wanted: Sequence[int] | None = None,
+    progress: Progress = no_progress,
+) -> float:
+    """Segment a prepared volume on the network grid.
+
+    Args:
+        image: (I, J, K) grey values 0 ... 1.
+        tiling: of the image.
+        placement: whose voices are asked, and where.
+        settings: see there.
+        take: gets the planes in their order as they are finished. Planes that no piece touches are not given.
+        wanted: the pieces to look at; None means all.
+        progress: told about the pieces as "windows".
+
+    Returns:
+        The seconds that the networks took. (A GPU may still be at work when it is asked for the scores.)
+
+    Raises:
+        torch.OutOfMemoryError: even one piece at a time does not fit, on the CPU.
+        NotFiniteError: a network answers NaN or infinity.
+    """
+    numbers = range(len(tiling.regions)) if wanted is None else wanted
+    sweep = _Sweep(image, tiling, placement, settings, progress)
+    with torch.inference_mode():
+        for planes in sweep.finished_planes(numbers):
+            take(planes)
+    return sweep.seconds
+
+
+def batches(regions: Sequence[Region], axis: int, numbers: Sequence[int], size: int) -> list[list[int]]:
+    """Pieces that are shown together: at most ``size``, and not so far apart that many more planes must be open."""
+    widest = max((regions[number][axis].stop - regions[number][axis].start for number in numbers), default=0)
+    together: list[list[int]] = []
+    for number in numbers:
+        fits = together and len(together[-1]) < size
+        if fits and regions[number][axis].stop - regions[together[-1][0]][axis].start <= max(widest, size):
+            together[-1].append(number)
+        else:
+            together.append([number])
+    return together
+
+
+def open_planes(regions: Sequence[Region], axis: int, groups: Sequence[Sequence[int]]) -> int:
+    """How many planes must be open at once for these batches."""
+    reached, most = 0, 0
+    for group in groups:
+        reached = max(reached, *(regions[number][axis].stop for number in group))
+        most = max(most, reached - regions[group[0]][axis].start)
+    return most
+
+
+@dataclass(eq=False)
+class _Sweep:
+    """One pass along a volume."""
+
+    image: NDArray[np.floating]
+    tiling: Tiling
+    placement: Placement
+    settings: StreamSettings
+    progress: Progress
+    sums: "_OpenSums | None" = None
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.regions = self.tiling.regions
+        backend = self.placement.voices.backends[0]
+        self.check = FiniteCheck(self.tiling, f"{backend.name} in {backend.precision} on {backend.device}")
+
+    def finished_planes(self, numbers: Sequence[int]) -> Iterator[FinishedPlanes]:
+        """The planes in their order; each lot is good until the next is asked for."""
+        axis, total, done = self.tiling.axis, len(numbers), 0
+        groups = batches(self.regions, axis, numbers, self.settings.pieces_per_batch)
+        planes = open_planes(self.regions, axis, groups)
+        self.progress("windows", 0, total)
+        for group in groups:
+            yield from self._finish(self.regions[group[0]][axis].start)
+            self._look_at(group, planes)
+            done += len(group)
+            self.progress("windows", done, total)
+        yield from self._finish(self.tiling.shape[axis])
+
+    def _finish(self, until: int) -> Iterator[FinishedPlanes]:
+        """The planes before ``until``, if all that was added to them is finite."""
+        for planes in self.sums.finish(until) if self.sums is not None else ():
+            for number in self.check.suspects():
+                piece = torch.from_numpy(self.tiling.cut(self.image, number))[None]
+                self.check.refuse(number, self.placement.scores(piece, self.tiling))
+            yield planes
+
+    def _look_at(self, group: Sequence[int], planes: int) -> None:
+        cut = [torch.from_numpy(self.tiling.cut(self.image, number))[None] for number in group]
+        pieces = cut[0] if len(cut) == 1 else torch.cat(cut)
+        done = 0
+        while done < len(group):
+            part = group[done : done + (self.placement.pieces_at_once or len(group))]
+            try:
+                answers = self._answers(pieces[done : done + len(part)], part, planes)
+            except torch.OutOfMemoryError as error:
+                self.placement.give_way(error, len(part))
+                if self.sums is not None:
+                    self.sums.move(self.placement.sums_device)
+                continue
+            for number, answer in zip(part, answers, strict=True):
+                self._opened().add(self.regions[number], answer, self.tiling.weights(number))
+            done += len(part)
+
+    def _answers(self, pieces: torch.Tensor, part: Sequence[int], planes: int) -> list[torch.Tensor]:
+        """All that needs new memory; what is added afterwards is never added twice."""
+        start = time.perf_counter()
+        scores = self.placement.scores(pieces, self.tiling)
+        self.seconds += time.perf_counter() - start
+        self.check.note(part, scores)
+        if self.sums is None:
+            first = self.regions[part[0]][self.tiling.axis].start
+            self.sums = _OpenSums(
+                self.tiling, slice(first, first + planes), self.settings.sums_dtype, self.placement, like=scores
+            )
+        spread = [self.tiling.spread(answer, number) for number, answer in zip(part, scores, strict=True)]
+        return [self._opened().taken(answer) for answer in spread]
+
+    def _opened(self) -> "_OpenSums":
+        if self.sums is None:
+            raise RuntimeError("no plane is open")
+        return self.sums
+
+
+class _OpenSums:
+    """Weighted sums of scores (channels, ...) in the planes that are open, laid out in memory as the scores are."""
+
+    def __init__(
+        self, tiling: Tiling, planes: slice, dtype: torch.dtype, placement: Placement, *, like: torch.Tensor
+    ) -> None:
+        self._axis, self._first, self._size = tiling.axis, planes.start, tiling.shape[tiling.axis]
+        self._logits = not placement.voices.give_probabilities
+        shape = _with_planes(tiling.shape, tiling.axis, planes.stop - planes.start)
+        channels, device = like.shape[1], placement.sums_device
+        if channels > 1 and like.stride(1) == 1:
+            self._sums = torch.zeros((*shape, channels), dtype=dtype, device=device).movedim(-1, 0)
+        else:
+            self._sums = torch.zeros((channels, *shape), dtype=dtype, device=device)
+        self._weights = torch.zeros(shape, device=device)
+
+    def move(self, device: torch.device) -> None:
+        """Go on with the sums on another device."""
+        self._sums = self._sums.to(device)
+        self._weights = self._weights.to(device)
+
+    def taken(self, scores: torch.Tensor) -> torch.Tensor:
+        """Scores as they can be added: on the device of the sums; on a GPU also in their format."""
+        if self._sums.device.type == "cpu":
+            return scores.to(self._sums.device)
+        return scores.to(self._sums.device, self._sums.dtype)
+
+    def add(self, region: Region, scores: torch.Tensor, weights: torch.Tensor | None) -> None:
+        """Count the scores (channels, *region) of a piece."""
+        place = self._local(region)
+        sums = self._sums[(slice(None), *place)]
+        if weights is None:
+            sums.add_(scores)
+        else:
+            weights = weights.to(self._sums.device)
+            _add_weighted(sums, scores, weights.to(self._sums.dtype))
+        self._weights[place] += 1 if weights is None else weights
+
+    def finish(self, until: int) -> Iterator[FinishedPlanes]:
+        """Give the planes before ``until`` and open as many behind the others."""
+        count = min(until - self._first, self._weights.shape[self._axis], self._size - self._first)
+        if count > 0:
+            scores = self._sums.narrow(1 + self._axis, 0, count)
+            weights = self._weights.narrow(self._axis, 0, count)
+            yield FinishedPlanes(self._axis, self._first, scores, weights, self._logits)
+            _drop(self._sums, 1 + self._axis, count)
+            _drop(self._weights, self._axis, count)
+        self._first = max(self._first, until)
+
+    def _local(self, region: Region) -> Region:
+        i, j, k = (
+            slice(along.start - self._first, along.stop - self._first) if axis == self._axis else along
+            for axis, along in enumerate(region)
+        )
+        return i, j, k
+
+
+def _add_weighted(sums: torch.Tensor, scores: torch.Tensor, weights: torch.Tensor) -> None:
+    """``sums += scores * weights``. Scores in another format are converted in pieces that fit the processor's cache."""
+    if scores.dtype is sums.dtype:
+        sums.addcmul_(scores, weights)
+        return
+    slowest = max(range(scores.dim()), key=scores.stride)
+    for number, (into, part) in enumerate(zip(sums.unbind(slowest), scores.unbind(slowest), strict=True)):
+        into.addcmul_(part.to(sums.dtype), weights if slowest == 0 else weights.select(slowest - 1, number))
+
+
+def _drop(planes: torch.Tensor, axis: int, count: int) -> None:
+    """Move all planes ``count`` to the front; those that come in at the end are 0. Within the same memory."""
+    size = planes.shape[axis]
+    for start in range(0, size - count, count):
+        length = min(count, size - count - start)
+        planes.narrow(axis, start, length).copy_(planes.narrow(axis, start + count, length))
+    planes.narrow(axis, size - count, count).zero_()
+
+
+def _with_planes(shape: Shape, axis: int, planes: int) -> Shape:
+    i, j, k = (planes if number == axis else size for number, size in enumerate(shape))
+    return i, j, k

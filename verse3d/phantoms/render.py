@@ -1,0 +1,171 @@
+"""Vertebrae onto a voxel grid: how much of each voxel is bone, how dense it is, and whose it is."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import label
+
+from verse3d.core.geometry import Geometry
+from verse3d.core.labels import vertebra as label_of
+from verse3d.phantoms.grid import Block, block_around, refinement
+from verse3d.phantoms.shapes import Array, Points, coverage
+from verse3d.phantoms.spine import PosedVertebra, Spine
+from verse3d.phantoms.vertebra import Distances, vertebra_sdf
+
+FAR_MM = 9.0
+_CELL_MM = 4.0
+_TOUCHES = 0.02
+
+
+@dataclass(frozen=True)
+class Density:
+    """How dense one person's bone is (HU) and how thick its shell (mm)."""
+
+    core_hu: float
+    shell_hu: float
+    shell_mm: float
+    joint_mm: float
+
+
+@dataclass
+class Bones:
+    """What the vertebrae leave on a grid; all arrays have the grid's shape.
+
+    Attributes:
+        share: part (0-1) of each voxel that is bone, float32.
+        hu: HU of that bone times its share, float32.
+        mask: VerSe ids, uint8; 0 where no fully visible vertebra fills half of the voxel.
+        distance: mm to the nearest vertebra (at most ``FAR_MM``), float32.
+        labelled: names of the vertebrae that lie wholly in the grid.
+    """
+
+    share: Array
+    hu: Array
+    mask: NDArray[np.uint8]
+    distance: Array
+    labelled: tuple[str, ...] = ()
+
+
+@dataclass
+class _Drawn:
+    vertebra: PosedVertebra
+    block: Block
+    sdf: Distances
+
+
+def draw_vertebrae(spine: Spine, geometry: Geometry, density: Density) -> Bones:
+    """Draw every vertebra that reaches into the grid; neighbours are kept ``density.joint_mm`` apart."""
+    drawn = [_drawn(vertebra, geometry) for vertebra in spine.vertebrae]
+    for upper, lower in pairwise(drawn):
+        if upper is not None and lower is not None:
+            _open_joint(upper, lower, density.joint_mm)
+    bones = _no_bones(geometry)
+    best = np.zeros(geometry.shape, np.float32)
+    for item in drawn:
+        if item is not None:
+            _add(bones, best, item, geometry, density)
+    return bones
+
+
+def _no_bones(geometry: Geometry) -> Bones:
+    zeros = np.zeros(geometry.shape, np.float32)
+    far = np.full(geometry.shape, FAR_MM, np.float32)
+    return Bones(zeros, zeros.copy(), np.zeros(geometry.shape, np.uint8), far)
+
+
+def _drawn(vertebra: PosedVertebra, geometry: Geometry) -> _Drawn | None:
+    block = block_around(geometry, vertebra.cloud_mm(), 4.0, refinement(geometry))
+    return None if block.empty else _Drawn(vertebra, block, _evaluate(vertebra, geometry, block))
+
+
+def _evaluate(vertebra: PosedVertebra, geometry: Geometry, block: Block) -> Distances:
+    """Distances on all samples of the block: exact near and in the bone, ``FAR_MM`` elsewhere."""
+    near = _near(vertebra, geometry, block)
+    points = block.points(geometry, vertebra.pose)
+    found = vertebra_sdf(vertebra.shape, Points(*(axis[near] for axis in points)))
+    bone, body = (np.full(block.shape, FAR_MM, np.float32) for _ in range(2))
+    bone[near], body[near] = np.minimum(found.bone, FAR_MM), np.minimum(found.body, FAR_MM)
+    return Distances(bone, body)
+
+
+def _near(vertebra: PosedVertebra, geometry: Geometry, block: Block) -> NDArray[np.bool_]:
+    """Which samples may lie close to the bone, found on a lattice of about 4 mm."""
+    sample_mm = float(np.mean(np.array(geometry.spacing_mm) / block.refine))
+    every = max(round(_CELL_MM / sample_mm), 1)
+    coarse = vertebra_sdf(vertebra.shape, block.points(geometry, vertebra.pose, every)).bone < 2.2 * _CELL_MM
+    for axis in range(3):
+        # Samples beyond the last lattice point take that point's answer.
+        index = np.minimum(np.arange(block.shape[axis]) // every, coarse.shape[axis] - 1)
+        coarse = np.take(coarse, index, axis=axis)
+    return np.asarray(coarse)
+
+
+def _open_joint(a: _Drawn, b: _Drawn, gap_mm: float) -> None:
+    """Carve both bones along the surface halfway between them."""
+    start, stop = np.maximum(a.block.start, b.block.start), np.minimum(a.block.stop, b.block.stop)
+    if np.any(stop <= start):
+        return
+    first, second = (_window(item, start, stop) for item in (a, b))
+    half = (first - second) * 0.5
+    np.maximum(first, half + 0.5 * gap_mm, out=first)
+    np.maximum(second, 0.5 * gap_mm - half, out=second)
+
+
+def _window(item: _Drawn, start: NDArray[np.int64], stop: NDArray[np.int64]) -> Array:
+    low, high = (start - item.block.start) * item.block.refine, (stop - item.block.start) * item.block.refine
+    return item.sdf.bone[tuple(slice(int(i), int(j)) for i, j in zip(low, high, strict=True))]
+
+
+def _add(bones: Bones, best: Array, item: _Drawn, geometry: Geometry, density: Density) -> None:
+    where = item.block.slices
+    width = 0.9 * float(np.mean(np.array(geometry.spacing_mm) / item.block.refine))
+    filled = coverage(item.sdf.bone, width)
+    share, hu = item.block.averaged(filled), item.block.averaged(filled * _bone_hu(item, geometry, density))
+    wholly = bool((share >= 0.5).any()) and not _touches_border(share, item.block, geometry)
+    if wholly:
+        crumbs = _crumbs(share >= 0.5)
+        share[crumbs] = hu[crumbs] = 0.0
+        bones.labelled += (item.vertebra.name,)
+    bones.share[where] += share
+    bones.hu[where] += hu
+    np.minimum(bones.distance[where], item.block.averaged(item.sdf.bone), out=bones.distance[where])
+    mine = (share >= 0.5) & (share > best[where])
+    best[where] = np.maximum(best[where], share)
+    bones.mask[where][mine] = label_of(item.vertebra.name).id if wholly else 0
+
+
+def _crumbs(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """What a carved joint may have cut off: all voxels that do not hang together with the largest part."""
+    parts, _ = label(inside)
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    return np.asarray(inside & (parts != sizes.argmax()))
+
+
+def _touches_border(share: Array, block: Block, geometry: Geometry) -> bool:
+    """Whether bone reaches a face of the grid, so that the vertebra may go on outside."""
+    for axis in range(3):
+        first, last = np.take(share, 0, axis), np.take(share, -1, axis)
+        at_start = block.start[axis] == 0 and first.max() > _TOUCHES
+        at_stop = block.stop[axis] == geometry.shape[axis] and last.max() > _TOUCHES
+        if at_start or at_stop:
+            return True
+    return False
+
+
+def _bone_hu(item: _Drawn, geometry: Geometry, density: Density) -> Array:
+    """Dense shell around a spongy core; the processes have a thicker shell and a denser core than the body."""
+    process = np.clip(item.sdf.body * 0.3, 0.0, 1.0)
+    core = density.core_hu * (1.0 + _texture(item, geometry)) + process * 90.0
+    shell = np.clip(0.5 + (item.sdf.bone + density.shell_mm * (1.0 + 0.5 * process)) * 1.25, 0.0, 1.0)
+    return np.asarray(core + shell * (density.shell_hu - core))
+
+
+def _texture(item: _Drawn, geometry: Geometry) -> Array:
+    """Slow waves (about +-15 %) of the core's density, in the vertebra's own frame."""
+    p = item.block.points(geometry, item.vertebra.pose)
+    a, b, c = item.vertebra.shape.phases
+    waves = np.sin(p.x * 0.55 + p.y * 0.2 + a) + np.sin(p.y * 0.6 - p.z * 0.25 + b) + np.sin(p.z * 0.5 + p.x * 0.3 + c)
+    return np.asarray(0.05 * waves)

@@ -1,0 +1,78 @@
+"""What a CT scanner does to the body: blur, metal streaks, noise, whole HU."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
+
+from verse3d.core.geometry import Geometry
+from verse3d.phantoms.grid import block_around, whole
+from verse3d.phantoms.shapes import Array, Plate, coverage
+from verse3d.phantoms.spine import PosedVertebra
+
+METAL_HU = 3000.0
+_LOWEST_HU, _HIGHEST_HU = -1024, 3071
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Blur (standard deviation, mm), noise (standard deviation, HU) and its grain (voxels)."""
+
+    blur_mm: float
+    noise_hu: float
+    grain_voxels: float
+
+    @classmethod
+    def drawn(cls, rng: np.random.Generator) -> "Protocol":
+        """A random but sensible protocol."""
+        return cls(float(rng.uniform(0.4, 0.75)), float(rng.uniform(8, 30)), float(rng.uniform(0.4, 0.8)))
+
+
+def scanned(hu: Array, geometry: Geometry, protocol: Protocol, rng: np.random.Generator) -> NDArray[np.int16]:
+    """The image (int16 HU) of a body given as float32 HU on the same grid."""
+    blurred = hu
+    for axis, spacing in enumerate(geometry.spacing_mm):
+        sigma = max(protocol.blur_mm / spacing, 0.3)  # the slice profile
+        blurred = gaussian_filter1d(blurred, sigma, axis=axis, truncate=3.0, mode="nearest")
+    noisy = blurred + _noise(hu.shape, protocol, rng)
+    return np.asarray(np.clip(np.rint(noisy), _LOWEST_HU, _HIGHEST_HU), dtype=np.int16)
+
+
+def _noise(shape: tuple[int, ...], protocol: Protocol, rng: np.random.Generator) -> Array:
+    grain = rng.standard_normal(shape, dtype=np.float32)
+    for axis in range(3):
+        grain = gaussian_filter1d(grain, protocol.grain_voxels, axis=axis, truncate=2.0, mode="wrap")
+    return np.asarray(grain * (protocol.noise_hu / float(grain.std(dtype=np.float64))), dtype=np.float32)
+
+
+def add_screws(hu: Array, geometry: Geometry, holders: list[PosedVertebra]) -> None:
+    """Put a metal screw through each pedicle of these vertebrae (in place), with streaks in the axial plane."""
+    for vertebra in holders:
+        for side in (-1.0, 1.0):
+            _screw(hu, geometry, vertebra, side)
+
+
+def _screw(hu: Array, geometry: Geometry, vertebra: PosedVertebra, side: float) -> None:
+    v, pose = vertebra.shape, vertebra.pose
+    head = (side * (v.pillar_x + 3.0), v.rear_y - 9.0, v.pedicle_z + 1.0)
+    tip = (side * 0.18 * v.size.width, 0.22 * v.size.depth, v.pedicle_z)
+    block = block_around(geometry, pose.to_world(np.array([head, tip])), 10.0)
+    if block.empty:
+        return
+    points = block.points(geometry, pose)
+    shaft, cap = (
+        Plate(head, tip, (2.8, 2.2)).sdf(points),
+        Plate(head, (head[0], head[1] - 6.0, head[2]), (6.0, 6.0)).sdf(points),
+    )
+    part = hu[block.slices]
+    part += coverage(np.minimum(shaft, cap), 1.0) * (METAL_HU - part)
+    _streaks(hu, geometry, vertebra, head)
+
+
+def _streaks(hu: Array, geometry: Geometry, vertebra: PosedVertebra, centre: tuple[float, float, float]) -> None:
+    """Dark and bright rays that fade with the distance from the metal, only at its height."""
+    p = whole(geometry).points(geometry, vertebra.pose.with_centre(centre))
+    distance = np.sqrt(p.x * p.x + p.y * p.y) + 4.0
+    rays = np.cos(np.arctan2(p.y, p.x) * 9.0)
+    hu += 900.0 * rays / distance * np.exp(-(p.z * p.z) * (1.0 / 30.0)) * (hu > -700)

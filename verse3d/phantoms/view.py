@@ -1,0 +1,116 @@
+"""What the scanner's operator chose: which part of the spine, how wide, how fine, in which axis order, how tilted."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verse3d.core.geometry import Geometry
+from verse3d.phantoms.levels import Anomaly
+from verse3d.phantoms.spine import PosedVertebra, Spine, rotation_matrix
+
+Vector = NDArray[np.float64]
+
+_REGIONS = ("lumbar", "cervicothoracic", "thoracolumbar", "thoracic")
+_FIRST = {
+    "lumbar": ("T10", "T11", "T12", "L1"),
+    "cervicothoracic": ("C1", "C2", "C3", "C4"),
+    "thoracolumbar": ("T6", "T7", "T8", "T9"),
+    "thoracic": ("T1", "T2", "T3", "T4"),
+}
+_LAST = {
+    "lumbar": ("L4", "L5", "L5"),
+    "cervicothoracic": ("T1", "T2", "T3"),
+    "thoracolumbar": ("L1", "L2", "L3"),
+    "thoracic": ("T9", "T10", "T11"),
+}
+_ORDERS = (("PIR", 0.35), ("LAS", 0.2), ("LPS", 0.15), ("RAS", 0.1), ("ASR", 0.1), ("PIL", 0.1))
+_MAX_VOXELS = 4.5e6
+
+
+@dataclass(frozen=True)
+class Headers:
+    """NIfTI codes of the two places that can hold the affine; 0 means "not set"."""
+
+    sform_code: int
+    qform_code: int
+
+
+@dataclass(frozen=True)
+class View:
+    """A field of view: the grid, the vertebrae it was aimed at, and how the header will state it."""
+
+    geometry: Geometry
+    aimed_at: tuple[str, ...]
+    headers: Headers
+
+
+def levels_in_view(rng: np.random.Generator, index: int, names: list[str], anomaly: Anomaly | None) -> tuple[str, ...]:
+    """Names of the vertebrae, head to tail, that the scan is aimed at; regions take turns with ``index``."""
+    region = _REGIONS[index % len(_REGIONS)]
+    if anomaly in ("l6", "screw"):
+        region = "lumbar"
+    if anomaly in ("t13", "t12-missing"):
+        region = "thoracolumbar"
+    first, last = str(rng.choice(_FIRST[region])), str(rng.choice(_LAST[region]))
+    last = "L6" if anomaly == "l6" else last
+    first = "T11" if first not in names else first
+    return tuple(names[names.index(first) : names.index(last) + 1])
+
+
+def choose_view(rng: np.random.Generator, spine: Spine, aimed_at: tuple[str, ...]) -> View:
+    """A random scan of those vertebrae."""
+    frame = _tilt(rng)
+    targets = [spine.named(name) for name in aimed_at]
+    low, high = _extent(rng, targets, frame)
+    codes = str(rng.choice([code for code, _ in _ORDERS], p=[share for _, share in _ORDERS]))
+    spacing = _spacing(rng, codes, high - low)
+    return View(_geometry(low, high, frame, codes, spacing), aimed_at, _headers(rng))
+
+
+def _tilt(rng: np.random.Generator) -> Vector:
+    """Directions (3, 3) of right, front and up for this scan: half of all scans are tilted by up to 12 degrees."""
+    angles = rng.uniform(-1.0, 1.0, 3) * np.array([11.0, 5.0, 5.0])
+    return rotation_matrix(*angles) if rng.random() < 0.5 else np.eye(3)
+
+
+def _extent(rng: np.random.Generator, targets: list[PosedVertebra], frame: Vector) -> tuple[Vector, Vector]:
+    """Bounds (mm) of the scan along the frame's axes."""
+    cloud = np.concatenate([vertebra.cloud_mm() for vertebra in targets]) @ frame
+    low, high = cloud.min(axis=0), cloud.max(axis=0)
+    wide = rng.random() < 0.35
+    side = rng.uniform(30.0, 95.0) if wide else rng.uniform(4.0, 16.0)
+    front, rear = (rng.uniform(30, 120), rng.uniform(20, 60)) if wide else (rng.uniform(8, 25), rng.uniform(4, 14))
+    ends = rng.uniform(1.5, 12.0, 2)
+    if targets[-1].name in ("L5", "L6"):
+        # The sacrum is never labelled, so the scan may show as much of it as it likes.
+        ends[0] += rng.uniform(0.0, 35.0)
+    other_side = side * rng.uniform(0.8, 1.0)
+    return low - np.array([side, rear, ends[0]]), high + np.array([other_side, front, ends[1]])
+
+
+def _spacing(rng: np.random.Generator, codes: str, extent: Vector) -> Vector:
+    """Millimetres along right, front, up; slices are stacked along the last stored axis."""
+    spacing = np.full(3, rng.uniform(0.8, 1.3))
+    thick = {"R": 0, "L": 0, "A": 1, "P": 1}.get(codes[2], 2)
+    spacing[thick] = max(rng.choice([1.0, 1.25, 1.5, 2.0, 2.5, 3.0], p=[0.25, 0.15, 0.2, 0.25, 0.1, 0.05]), spacing[0])
+    voxels = float(np.prod(extent / spacing))
+    return np.asarray(np.round(spacing * max(voxels / _MAX_VOXELS, 1.0) ** (1 / 3), 4))
+
+
+def _geometry(low: Vector, high: Vector, frame: Vector, codes: str, spacing: Vector) -> Geometry:
+    affine, shape, origin = np.eye(4), [], np.zeros(3)
+    for column, code in enumerate(codes):
+        axis = {"R": 0, "L": 0, "A": 1, "P": 1}.get(code, 2)
+        sign = 1.0 if code in "RAS" else -1.0
+        affine[:3, column] = sign * spacing[axis] * frame[:, axis]
+        origin[axis] = low[axis] if sign > 0 else high[axis]
+        shape.append(int(np.ceil((high[axis] - low[axis]) / spacing[axis])) + 1)
+    affine[:3, 3] = frame @ origin
+    i, j, k = shape
+    return Geometry((i, j, k), affine)
+
+
+def _headers(rng: np.random.Generator) -> Headers:
+    codes = ((0, 1), (1, 1), (2, 0), (1, 0))
+    return Headers(*codes[int(rng.choice(4, p=[0.4, 0.3, 0.15, 0.15]))])

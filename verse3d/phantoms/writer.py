@@ -1,0 +1,119 @@
+"""Phantom cases on disk, in VerSe's own folders and names."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from verse3d.core.errors import DataError, OutputError
+from verse3d.core.files import make_folder
+from verse3d.core.paths import path_below
+from verse3d.phantoms.case import PhantomCase, make_case
+from verse3d.phantoms.levels import Anomaly
+
+_TRAINING, _VALIDATION, _TEST = "dataset-01training", "dataset-02validation", "dataset-03test"
+_FIRST_SUBJECT = 900
+_MOST_CASES = 100
+
+
+def write_phantom(
+    out: Path, *, cases: int = 6, seed: int = 0, anomalies: bool = False, on_case: Callable[[str], None] | None = None
+) -> tuple[Path, ...]:
+    """Write synthetic spine CTs with masks and centroids, laid out and named like VerSe (subject-based).
+
+    About 30 % of the cases become test cases and 15 % validation cases (at least one each from three cases on). Case
+    ``i`` depends on ``seed`` and ``i`` alone: a longer series begins with the same images, perhaps in other folders.
+
+    Args:
+        out: folder to fill; made if it does not exist.
+        cases: how many, 1 to 100; the subjects are called sub-verse900, sub-verse901, ...
+        seed: same seed, same bytes.
+        anomalies: let the cases show, in turns, an L6, a T13, a missing T12, a collapsed body, metal screws.
+        on_case: called with the subject's name after each case is whole on disk.
+
+    Returns:
+        Paths of the images, in the order of their subjects.
+
+    Raises:
+        DataError: ``cases`` is out of range or ``seed`` is negative.
+        OutputError: the folder already holds a ``dataset-0...`` folder, or cannot be written.
+    """
+    if not 1 <= cases <= _MOST_CASES:
+        raise DataError(f"cases must be 1 to {_MOST_CASES}, got {cases}", hint="ask for 6 cases to try things out")
+    _refuse_to_overwrite(out)
+    make_folder(out)  # before the first case is drawn, which takes seconds
+    written = []
+    for index, split in enumerate(splits(cases)):
+        name = f"sub-verse{_FIRST_SUBJECT + index}"
+        case = make_case(seed, index, anomaly=_anomaly(index) if anomalies else None)
+        written.append(_write_case(path_below(out, split), name, case))
+        if on_case is not None:
+            on_case(name)
+    return tuple(written)
+
+
+def splits(cases: int) -> list[str]:
+    """The dataset folder of each case: training first, then validation, then test."""
+    test = max(1, round(0.3 * cases)) if cases > 1 else 0
+    validation = max(1, round(0.15 * cases)) if cases > 2 else 0
+    return [_TRAINING] * (cases - test - validation) + [_VALIDATION] * validation + [_TEST] * test
+
+
+def _anomaly(index: int) -> Anomaly:
+    known: tuple[Anomaly, ...] = get_args(Anomaly)
+    return known[index % len(known)]
+
+
+def _refuse_to_overwrite(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is a file, but the phantom needs a folder", hint="name another folder")
+    if present := sorted(path.name for path in out.glob("dataset-0*")):
+        raise OutputError(f"{out} already holds {', '.join(present)}", hint="name a new folder, or delete these first")
+
+
+def _write_case(folder: Path, name: str, case: PhantomCase) -> Path:
+    """Write the four files of a case; the image comes last, so that a case with an image is whole."""
+    raw, derived = folder / "rawdata" / name, folder / "derivatives" / name
+    image = raw / f"{name}_ct.nii.gz"
+    try:
+        for directory in (raw, derived):
+            directory.mkdir(parents=True, exist_ok=True)
+        _write_json(derived / f"{name}_seg-subreg_ctd.json", _centroid_list(case))
+        _write_json(
+            raw / f"{name}_ct.json", {"KVP": 120, "Manufacturer": "verse3d", "ManufacturerModelName": "phantom"}
+        )
+        _write_nifti(derived / f"{name}_seg-vert_msk.nii.gz", case.mask, case)
+        _write_nifti(image, case.image_hu, case)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {name} into {folder}: {error}", hint="check the disk's space and rights"
+        ) from error
+    return image
+
+
+def _centroid_list(case: PhantomCase) -> list[dict[str, Any]]:
+    points = [
+        {"label": label, **{axis: round(value, 1) for axis, value in zip("XYZ", centroid, strict=True)}}
+        for label, centroid in case.centroids.items()
+    ]
+    return [{"direction": list(case.geometry.axis_codes)}, *points]
+
+
+def _write_json(path: Path, content: object) -> None:
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(json.dumps(content), encoding="utf-8")
+    temporary.replace(path)
+
+
+def _write_nifti(path: Path, array: NDArray[np.int16] | NDArray[np.uint8], case: PhantomCase) -> None:
+    image = nib.Nifti1Image(array, case.geometry.affine, dtype=array.dtype)
+    image.header.set_xyzt_units("mm")
+    image.set_qform(case.geometry.affine, code=case.headers.qform_code)
+    image.set_sform(case.geometry.affine, code=case.headers.sform_code)
+    temporary = path.with_name(f".{path.name}")
+    nib.save(image, temporary)
+    temporary.replace(path)
