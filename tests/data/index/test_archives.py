@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.releases import released_paths, tiny_mask, tiny_scan, write_subject_based
+from verse3d.core import zips
 from verse3d.core.errors import DataError, OutputError
 from verse3d.core.files import FileBatch
 from verse3d.core.volume import read_image
-from verse3d.data.index import archives, zips
+from verse3d.data.index import archives
 from verse3d.data.index.archives import archive_above, find_archives, list_members, unpack
 from verse3d.data.index.build import IndexOptions, build_index
 
