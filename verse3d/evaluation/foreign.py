@@ -3,7 +3,7 @@
 Looked for, in this order, for a case called CASE:
 
     CASE_seg-vert_msk.nii.gz                          verse3d, VerSe
-    CASE.nii.gz                                       nnU-Net; TotalSegmentator with --ml
+    CASE.nii.gz                                       nnU-Net; TotalSegmentator, all structures in one file
     CASE/CASE.nii.gz, CASE/segmentations.nii.gz       one folder per case
     CASE/[segmentations/]vertebrae_L1.nii.gz ...      TotalSegmentator, one file per structure
 

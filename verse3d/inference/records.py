@@ -83,7 +83,7 @@ def log_record(record: PredictionRecord) -> None:
     if record.status == "failed":
         _log.error("%s: %s", record.case, record.error)
     elif record.status == "skipped":
-        _log.info("%s: kept %s, which exists (--overwrite replaces it)", record.case, record.mask)
+        _log.info("%s: kept %s, which exists (`overwrite` replaces it)", record.case, record.mask)
     else:
         _log.info("%s: %s in %.1f s, peak %.0f MB", record.case, record.mask, record.seconds, record.peak_rss_mb)
     for warning in record.warnings:

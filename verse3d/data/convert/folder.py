@@ -71,7 +71,7 @@ def _link(target: Path, source: Path) -> None:
         target.symlink_to(source.resolve())
     except OSError as error:
         problem = output_error(target, error)
-        hint = problem.hint or "this file system may have no links: use --copy"
+        hint = problem.hint or "this file system may have no links: use `links=False`"
         raise OutputError(problem.message, hint=hint) from error
 
 
@@ -127,7 +127,9 @@ def _refuse_sources_inside(root: Path, sources: Iterable[Path]) -> None:
     real = root.resolve()
     inside = sorted(folder for folder in {path.parent for path in sources} if resolved(folder).is_relative_to(real))
     if inside:
-        raise DataError(f"{inside[0]}, which is to be read, lies in {root}", hint="choose another --out folder")
+        raise DataError(
+            f"{inside[0]}, which is to be read, lies in {root}", hint="choose another folder as `out`", option="out"
+        )
 
 
 class _File(Record):
@@ -144,7 +146,9 @@ class _Manifest(Record):
 def _earlier_files(root: Path, *, overwrite: bool) -> dict[str, Any]:
     """The manifest's files (path -> its row) of the conversion that the folder holds."""
     foreign = OutputError(
-        f"{root} holds files that no conversion wrote", hint="choose a new or empty --out folder; nothing was changed"
+        f"{root} holds files that no conversion wrote",
+        hint="choose a new or empty folder as `out`; nothing was changed",
+        option="out",
     )
     if not (root / MANIFEST).is_file():
         raise foreign
@@ -157,7 +161,8 @@ def _earlier_files(root: Path, *, overwrite: bool) -> dict[str, Any]:
         raise foreign
     if not overwrite:
         state = "a conversion" if manifest.finished else "an unfinished conversion"
-        raise OutputError(f"{root} already holds {state}", hint="use --overwrite or another --out folder")
+        hint = "use `overwrite` or another folder as `out`"
+        raise OutputError(f"{root} already holds {state}", hint=hint, option="overwrite")
     return files
 
 
@@ -173,7 +178,8 @@ def _refuse_foreign(root: Path, earlier: Mapping[str, Any], planned: Sequence[st
         raise OutputError(
             f"{root / foreign[0]} was not written by the earlier conversion, or has changed since"
             + (f" (and {len(foreign) - 1} more)" if foreign[1:] else ""),
-            hint="move such files away, or choose another --out folder; nothing was changed",
+            hint="move such files away, or choose another folder as `out`; nothing was changed",
+            option="out",
         )
 
 
