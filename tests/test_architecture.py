@@ -6,6 +6,7 @@ import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -74,8 +75,12 @@ def room(module: str) -> str:
     return module.split(".")[1] if "." in module else "__init__"
 
 
+parsed_text = lru_cache(maxsize=None)(ast.parse)
+"""Every rule looks at every file; parsing is most of the work."""
+
+
 def parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+    return parsed_text(path.read_text(encoding="utf-8"))
 
 
 def with_place(node: ast.AST, place: str = "module") -> Iterator[tuple[ast.AST, str]]:

@@ -23,9 +23,10 @@ from verse3d.data.convert.itk import copy_with_header, itk_problem, repaired
 from verse3d.data.convert.names import plain_name, unique_name
 from verse3d.data.convert.records import CaseRecord, FileRecord, Format, Plan
 from verse3d.data.convert.sources import trusted_mask
+from verse3d.data.nnunet_labels import DATASET_FILE, dataset_labels
 
 _ENDING = ".nii.gz"
-_DATASET, _SPLITS, _README = "dataset.json", "splits_final.json", "README.md"
+_SPLITS, _README = "splits_final.json", "README.md"
 _README_TEMPLATE = Path(__file__).with_name("nnunet_readme.md")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -62,7 +63,7 @@ def nnunet_format(
         folder=folder,
         options={"scheme": scheme, "dataset_id": dataset_id, "name": name},
         plans=tuple(_plan(case, unique_name(plain_name(case.case), taken)) for case in index),
-        extra=(_DATASET, _SPLITS, _README),
+        extra=(DATASET_FILE, _SPLITS, _README),
         write_case=partial(_write_case, chosen),
         finish=partial(_finish, chosen),
     )
@@ -116,7 +117,7 @@ def _write_image(image: Volume, path: str, out: OutputFolder) -> tuple[FileRecor
 def _finish(scheme: LabelScheme, folder: Path, records: Sequence[CaseRecord]) -> tuple[str, ...]:
     """Write ``dataset.json``, ``splits_final.json`` and ``README.md``."""
     trained = [record for record in records if any(file.path.startswith("labelsTr/") for file in record.files)]
-    write_json(folder / _DATASET, _dataset(scheme, len(trained), folder.name))
+    write_json(folder / DATASET_FILE, _dataset(scheme, len(trained), folder.name))
     write_text(folder / _README, _readme(scheme, folder.name))
     folds, notes = _folds(trained)
     if folds:
@@ -127,11 +128,10 @@ def _finish(scheme: LabelScheme, folder: Path, records: Sequence[CaseRecord]) ->
 
 
 def _dataset(scheme: LabelScheme, training_cases: int, name: str) -> dict[str, object]:
-    ids = {"background": 0} | {label.name: number for number, label in enumerate(scheme.labels, start=1)}
     return {
         "name": name,
         "channel_names": {"0": "CT"},
-        "labels": ids,
+        "labels": dataset_labels(scheme),
         "numTraining": training_cases,
         "file_ending": _ENDING,
         "label_scheme": scheme.name,
