@@ -68,7 +68,7 @@ def test_the_zip_alone_says_the_split_where_its_content_does_not(tmp_path, relea
 def test_a_packed_scan_says_how_to_unpack_it_when_it_is_read(zipped):
     path = build_index([zipped.parent], IndexOptions()).cases.cases[0].image_path()
     assert archive_above(path) == zipped
-    with pytest.raises(DataError, match=rf"still packed in {PART}\.zip\n.*--unpack"):
+    with pytest.raises(DataError, match=rf"still packed in {PART}\.zip\n.*unpack=FOLDER"):
         read_image(path)
 
 

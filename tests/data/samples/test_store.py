@@ -199,7 +199,7 @@ def test_on_a_read_only_disk_a_missing_case_or_store_is_an_error_with_advice(tmp
     refuse_all_writing(monkeypatch)
     with pytest.raises(OutputError, match="read-only"):
         StoredCases([made], "vertebrae")[0]
-    with pytest.raises(OutputError, match="--store DIR"):
+    with pytest.raises(OutputError, match="a folder with `store`"):
         open_store(tmp_path / "other.store")
 
 
