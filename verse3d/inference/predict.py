@@ -20,12 +20,11 @@ from verse3d.core.geometry import Geometry
 from verse3d.core.labels import label_counts
 from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.core.memory import give_back_freed_memory
-from verse3d.core.paths import path_below
 from verse3d.core.peak_memory import MemoryWatch, Peak
 from verse3d.core.runtime import peak_rss_mb
 from verse3d.core.volume import StoredVoxels, read_image, stored_voxels, write_labels
 from verse3d.data.cases import Case
-from verse3d.data.predictions import predictions_file
+from verse3d.data.predictions import MASK_SUFFIX, mask_path, predictions_file
 from verse3d.data.samples.grid import network_geometry
 from verse3d.inference.aggregator import Answer
 from verse3d.inference.budget import Budget
@@ -43,7 +42,6 @@ from verse3d.inference.postprocess import clean_up
 from verse3d.inference.predictor import Look, Predictor
 from verse3d.inference.records import PredictionRecord, PredictionReport, RecordList, log_record
 
-MASK_SUFFIX = "_seg-vert_msk.nii.gz"
 _log = logger(__name__)
 
 
@@ -63,23 +61,6 @@ class PredictOptions:
     parts: int = 1
     max_ram_gb: float | None = None
     overlap: bool = True
-
-
-def mask_path(out: Path, case: str) -> Path:
-    """Where the mask of a case is written.
-
-    Raises:
-        DataError: the case's name is none for a file.
-    """
-    return path_below(out, f"{case}{MASK_SUFFIX}")
-
-
-def has_mask(out: Path, case: str) -> bool:
-    """Whether there is a mask of that case; there is none under a name that cannot be written."""
-    try:
-        return mask_path(out, case).is_file()
-    except DataError:
-        return False
 
 
 def predict_cases(

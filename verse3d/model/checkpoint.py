@@ -14,10 +14,10 @@ Format version 2 (version 1 has neither ``networks`` nor ``sha256``, and is stil
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import monai
 import numpy as np
 import torch
 
@@ -249,6 +249,6 @@ def _versions() -> dict[str, str]:
         "verse3d": __version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "monai": str(monai.__version__),
+        "monai": version("monai"),
         "numpy": str(np.__version__),
     }
