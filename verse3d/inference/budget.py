@@ -73,7 +73,7 @@ class Budget:
             source_voxels=voxel_count(stored.geometry.shape),
             source_bytes=stored.bytes_in_memory,
             tiling=self.predictor.tiling(network_geometry(stored.geometry, config.grid).shape, stored.geometry),
-            channels=self.predictor.scheme.output_channels,
+            channels=self.predictor.network_scheme.output_channels,
             piece_mb=self.piece_mb,
             pieces_per_batch=config.inference.windows_per_batch,
         )

@@ -69,8 +69,13 @@ class Predictor:
 
     @property
     def scheme(self) -> LabelScheme:
-        """What the network tells apart."""
+        """What masks tell apart."""
         return label_scheme(self.config.labels.scheme)
+
+    @property
+    def network_scheme(self) -> LabelScheme:
+        """What the network tells apart; the same, unless vertebrae are named by their sequence."""
+        return self.config.labels.network_scheme
 
     @property
     def mask_settings(self) -> dict[str, Any]:
@@ -125,13 +130,13 @@ class Predictor:
             progress: told about the pieces.
         """
         if ids is None:
-            ids = self.scheme.file_from_network(self._network_ids)
+            ids = self.network_scheme.file_from_network(self._network_ids)
         tiling = self.tiling(grid.shape, source)
         wanted = self._wanted(image, tiling)
         self.placement.start_volume()
         answer: Answer = (
             BinaryAggregator(grid, source, int(ids[1]))
-            if self.scheme.output_channels == 1
+            if self.network_scheme.output_channels == 1
             else MulticlassAggregator(grid, source, tiling.axis, ids)
         )
         seconds = segment(
@@ -141,7 +146,7 @@ class Predictor:
 
     @property
     def _network_ids(self) -> NDArray[np.uint8]:
-        return np.arange(1 + len(self.scheme.labels), dtype=np.uint8)
+        return np.arange(1 + len(self.network_scheme.labels), dtype=np.uint8)
 
     def _wanted(self, image: NDArray[np.floating], tiling: Tiling) -> Sequence[int]:
         regions = tiling.regions
@@ -179,7 +184,7 @@ class Predictor:
         """
         shape = self.tiling((1, 1, 1), _SMALLEST).piece_shape
         halves = self.config.network.channels[0] / 2.0 ** len(shape[1:])
-        return (shape[0] + 1 + self.scheme.output_channels + halves) * math.prod(shape[1:]) * 4 / 1e6
+        return (shape[0] + 1 + self.network_scheme.output_channels + halves) * math.prod(shape[1:]) * 4 / 1e6
 
     def piece_mb(self) -> float:
         """Memory that one piece takes on its way through the network, MB, measured with an empty one.
@@ -195,7 +200,7 @@ class Predictor:
             for _ in range(2):
                 self.placement.voices.scores(empty, _as_it_is, _as_it_is)
             peak_mb = peak.mb
-        proof_mb = _LOGITS_IN_PROOF * self.scheme.output_channels * float(np.prod(shape[1:])) * 4 / 1e6
+        proof_mb = _LOGITS_IN_PROOF * self.network_scheme.output_channels * float(np.prod(shape[1:])) * 4 / 1e6
         to_prove = any(backend.has_to_prove_itself for backend in self.placement.voices.backends)
         return max(0.0, peak_mb - before) + (proof_mb if to_prove else 0.0)
 
