@@ -26,6 +26,7 @@ from verse3d.core.errors import ConfigError, DataError
 from verse3d.core.files import is_file
 from verse3d.core.labels import PARTS, LabelScheme, SchemeName, label_scheme
 from verse3d.core.readers import read_text
+from verse3d.core.scouting import ScoutConfig
 from verse3d.core.section import Section as _Section
 from verse3d.core.wording import brief, clipped
 from verse3d.core.yaml12 import MAX_CHARACTERS, MAX_DEPTH, parse_yaml
@@ -245,6 +246,7 @@ class Config(_Section):
     runtime: RuntimeConfig = RuntimeConfig()
     validation: ValidationConfig = ValidationConfig()
     inference: InferenceConfig = InferenceConfig()
+    scout: ScoutConfig = ScoutConfig()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and words, as they go into YAML and checkpoints."""

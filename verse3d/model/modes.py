@@ -12,6 +12,7 @@ from verse3d.data.samples.cut import Cut, PatchCut
 from verse3d.data.samples.slices import SliceCut
 from verse3d.model.losses import build_loss
 from verse3d.model.networks import build_network
+from verse3d.model.scout import ScoutNetwork, build_scout
 from verse3d.model.tilings import SliceTiling, Tiling, WindowTiling
 
 
@@ -30,6 +31,7 @@ class Mode:
             network will look at, and how its answers are put together.
         loss: config -> callable (logits (B, channels, ...), network ids (B, 1, ...)) -> scalar. Raises ``ConfigError``
             if it does not suit the labels.
+        scout: config -> a tiny network that finds the spine in the whole field of view; None where nothing is cropped.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Mode:
     network: Callable[[Config], nn.Module]
     tiling: Callable[[Config, Geometry, Shape], Tiling]
     loss: Callable[[Config], nn.Module]
+    scout: Callable[[Config], ScoutNetwork] | None = None
 
 
 def _volume_network(config: Config) -> nn.Module:
@@ -94,7 +97,7 @@ def _cut_without(problems: list[str], config: Config) -> Cut:
 MODES: dict[str, Mode] = {
     mode.name: mode
     for mode in (
-        Mode("3d", "unet3d", PatchCut, _volume_network, _windows, build_loss),
+        Mode("3d", "unet3d", PatchCut, _volume_network, _windows, build_loss, build_scout),
         Mode("2d", "slices2d", _single_slices, _slice_network, SliceTiling.of, build_loss),
         Mode("2.5d", "slices25d", _slices_between_neighbours, _slice_network, SliceTiling.of, build_loss),
     )

@@ -27,9 +27,6 @@ from verse3d.data.samples.arrays import ArrayRecord, DamagedEntryError, StoredAr
 from verse3d.data.samples.blocks import LabelBlocks
 from verse3d.data.samples.keys import PREPARATION_VERSION
 
-COARSE_MM = 4.0
-"""Spacing of the small copy of each case."""
-
 UNDECIDED = 255
 """Stored where several vertebrae together outweigh the background, but none of them by itself. It is a vertebra to the
 scheme "binary" and background to "vertebrae", so that one store gives both exactly what they would get by themselves.

@@ -9,6 +9,9 @@ from verse3d.core.limits import require_countable, require_ct_grid, voxel_count
 from verse3d.core.memory import require_memory
 from verse3d.core.resample import Finish
 
+COARSE_MM = 4.0
+"""Spacing of the small copy of each case in the store, which the scout learns from."""
+
 
 def network_geometry(source: Geometry, grid: GridConfig) -> Geometry:
     """The network grid of a scan: RAS axes (as near as its own allow), ``grid.spacing_mm``, the same first voxel.
