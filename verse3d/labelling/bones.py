@@ -138,5 +138,5 @@ def _cut_areas(numbers: NDArray[np.uint8], start: tuple[int, int, int], geometry
         face_mm2 = 1000.0 * geometry.voxel_ml / geometry.spacing_mm[axis]
         last = geometry.shape[axis] - start[axis] - 1
         for at in {-start[axis], last} & set(range(numbers.shape[axis])):
-            areas = np.maximum(areas, label_counts(numbers.take(at, axis)) * face_mm2)
+            areas = np.maximum(areas, label_counts(np.take(numbers, [at], axis)) * face_mm2)
     return areas
