@@ -62,20 +62,22 @@ class Budget:
         peak_mb = (
             self.held_mb
             + max((demand.reading_mb for demand in demands), default=0.0)
-            + max((demand.network_mb(settings) for demand in demands), default=0.0)
+            + max((max(demand.scouting_mb, demand.network_mb(settings)) for demand in demands), default=0.0)
             + max((demand.finishing_mb for demand in demands), default=0.0)
         )
         return peak_mb <= self.limit.mb
 
     def _demand(self, stored: StoredVoxels) -> Demand:
         config = self.predictor.config
+        grid = network_geometry(stored.geometry, config.grid)
         return Demand(
             source_voxels=voxel_count(stored.geometry.shape),
             source_bytes=stored.bytes_in_memory,
-            tiling=self.predictor.tiling(network_geometry(stored.geometry, config.grid).shape, stored.geometry),
+            tiling=self.predictor.tiling(grid.shape, stored.geometry),
             channels=self.predictor.network_scheme.output_channels,
             piece_mb=self.piece_mb,
             pieces_per_batch=config.inference.windows_per_batch,
+            scout_mb=self.predictor.scouts.megabytes(grid),
         )
 
 

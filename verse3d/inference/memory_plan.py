@@ -51,6 +51,7 @@ class Demand:
         channels: of the network.
         piece_mb: what the network takes for one piece.
         pieces_per_batch: as the config wants it.
+        scout_mb: what the scouts take while they look for the spine.
     """
 
     source_voxels: int
@@ -59,6 +60,12 @@ class Demand:
     channels: int
     piece_mb: float
     pieces_per_batch: int
+    scout_mb: float = 0.0
+
+    @property
+    def scouting_mb(self) -> float:
+        """While scouts look for the spine in the prepared volume."""
+        return self._image_mb + self.scout_mb + _WORKING_MB
 
     @property
     def reading_mb(self) -> float:
@@ -167,6 +174,7 @@ def make_plan(demand: Demand, limit: Limit, held_mb: float) -> Plan:
 def _plan(demand: Demand, settings: StreamSettings, limit: Limit, held_mb: float) -> Plan:
     stages = {
         "reading": demand.reading_mb,
+        "scouting": demand.scouting_mb,
         "network": demand.network_mb(settings),
         "finishing": demand.finishing_mb,
     }

@@ -235,7 +235,12 @@ class _Job:
             scan.take_image(), scan.grid, scan.stored.geometry, scan.plan.settings, progress=self.progress
         )
         whole, network, home = time.perf_counter() - start, scan.look.seconds, scan.answer.seconds_home
-        scan.seconds_of |= {"network": round(network, 3), "stitch": round(whole - network - home, 3)}
+        scouting = scan.look.crop.seconds
+        scan.seconds_of |= {"network": round(network, 3), "stitch": round(whole - network - home - scouting, 3)}
+        if scouting:
+            scan.seconds_of["scout"] = round(scouting, 3)
+        if scan.look.crop.why:
+            _log.info("%s: all of the scan is looked at: %s", scan.record.case, scan.look.crop.why)
         return scan
 
     def write(self, scan: _Scan) -> PredictionRecord:
@@ -326,6 +331,7 @@ def _written(scan: _Scan, labels: NDArray[np.uint8], predictor: Predictor) -> Pr
         plan=scan.plan.to_dict(),
         windows=scan.look.pieces,
         windows_left_out=scan.look.of - scan.look.pieces,
+        scout=scan.look.crop.to_dict(),
         voxels=int(labels.size),
         labelled_voxels=int(voxels[1:].sum()),
         levels=names,

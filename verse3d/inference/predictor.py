@@ -1,8 +1,9 @@
 """From a scan to labels on its own grid, step by step, with everything that was needed to open the model."""
 
 import math
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from verse3d.core.axismaps import Box
 from verse3d.core.config import Config
 from verse3d.core.geometry import Geometry, Shape
 from verse3d.core.labels import LabelScheme, label_scheme
@@ -25,8 +27,17 @@ from verse3d.inference.ensemble import Ensemble
 from verse3d.inference.oom_fallback import Placement
 from verse3d.inference.postprocess import clean_up
 from verse3d.inference.sliding_window import StreamSettings, segment
+from verse3d.inference.spine_crop import (
+    NO_SCOUTS,
+    CropRecord,
+    Part,
+    PastedAnswer,
+    Scouts,
+    SpineRegion,
+    covered_share,
+)
 from verse3d.model.modes import get_mode
-from verse3d.model.tilings import Tiling
+from verse3d.model.tilings import Region, Tiling
 
 
 @dataclass(frozen=True)
@@ -36,11 +47,13 @@ class Look:
     Attributes:
         pieces, of: these two.
         seconds: that the networks took.
+        crop: what the scouts did.
     """
 
     pieces: int
     of: int
     seconds: float = 0.0
+    crop: CropRecord = field(default_factory=CropRecord)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,16 +64,18 @@ class Predictor:
         placement: the networks, and where they run.
         config: of the run that trained the (first) network.
         skip_air: whether pieces that hold nothing of the patient are left out (see ``Body``); they are background.
+        scouts: say where the spine is; the rest is background.
     """
 
     placement: Placement
     config: Config
     skip_air: bool = True
+    scouts: Scouts = NO_SCOUTS
 
     @classmethod
-    def of_voices(cls, voices: Ensemble, config: Config, *, skip_air: bool = True) -> Self:
+    def of_voices(cls, voices: Ensemble, config: Config, *, skip_air: bool = True, scouts: Scouts = NO_SCOUTS) -> Self:
         """The voices where they are now."""
-        return cls(Placement(voices), config, skip_air)
+        return cls(Placement(voices), config, skip_air, scouts)
 
     @classmethod
     def of_network(cls, network: nn.Module, config: Config, device: torch.device, precision: Precision) -> Self:
@@ -131,29 +146,58 @@ class Predictor:
         """
         if ids is None:
             ids = self.network_scheme.file_from_network(self._network_ids)
-        tiling = self.tiling(grid.shape, source)
-        wanted = self._wanted(image, tiling)
+        started = time.perf_counter()
+        spine = self.scouts.find(image, grid)
+        scouting = time.perf_counter() - started if self.scouts.networks else 0.0
+        part = Part.whole(grid, source) if spine is None else self._part(spine, grid, source)
+        image, tiling = image[part.box], self.tiling(part.grid.shape, source)
+        wanted = self._wanted(image, tiling, part, spine)
         self.placement.start_volume()
         answer: Answer = (
-            BinaryAggregator(grid, source, int(ids[1]))
+            BinaryAggregator(part.grid, part.source, int(ids[1]))
             if self.network_scheme.output_channels == 1
-            else MulticlassAggregator(grid, source, tiling.axis, ids)
+            else MulticlassAggregator(part.grid, part.source, tiling.axis, ids)
         )
         seconds = segment(
             image, tiling, self.placement, settings=settings, take=answer.take, wanted=wanted, progress=progress
         )
-        return answer, Look(len(wanted), len(tiling.regions), seconds)
+        if part.source.shape != source.shape:
+            answer = PastedAnswer(answer, source.shape, part.source_box)
+        skipped = 1.0 - covered_share((tiling.regions[number] for number in wanted), part.box, grid.shape)
+        crop = CropRecord(
+            box=[(along.start, along.stop) for along in part.box] if spine is not None else (),
+            why=self._why_everywhere(spine),
+            skipped=skipped,
+            seconds=scouting,
+        )
+        return answer, Look(len(wanted), len(self.tiling(grid.shape, source).regions), seconds, crop)
+
+    def _part(self, spine: SpineRegion, grid: Geometry, source: Geometry) -> Part:
+        sampling = self.config.sampling
+        return Part.of(spine.crop(grid.shape, sampling.patch_voxels, sampling.margin_voxels), grid, source)
+
+    def _why_everywhere(self, spine: SpineRegion | None) -> str:
+        if spine is not None or not self.skip_air:
+            return ""
+        return "no spine was found at 4 mm" if self.scouts.networks else self.scouts.absence
 
     @property
     def _network_ids(self) -> NDArray[np.uint8]:
         return np.arange(1 + len(self.network_scheme.labels), dtype=np.uint8)
 
-    def _wanted(self, image: NDArray[np.floating], tiling: Tiling) -> Sequence[int]:
+    def _wanted(
+        self, image: NDArray[np.floating], tiling: Tiling, part: Part, spine: SpineRegion | None
+    ) -> Sequence[int]:
+        """The pieces of the image of a part that hold something of the patient, and if that is known of the spine."""
         regions = tiling.regions
         if not self.skip_air:
             return range(len(regions))
         body = Body.of(image, self.config.grid)
-        return [number for number, region in enumerate(regions) if body.touches(region)]
+        return [
+            number
+            for number, region in enumerate(regions)
+            if body.touches(region) and (spine is None or spine.touches(_moved(region, part.box)))
+        ]
 
     def network_ids(self, image: NDArray[np.floating], grid: Geometry, source: Geometry) -> NDArray[np.uint8]:
         """Segment a prepared image (I, J, K) on the network ``grid``; cleaned network ids, uint8, on ``source``."""
@@ -208,6 +252,12 @@ class Predictor:
 _LOGITS_IN_PROOF = 4
 _PIECE_WATCH_SECONDS = 0.001
 _SMALLEST = Geometry((1, 1, 1), np.eye(4))
+
+
+def _moved(region: Region, box: Box) -> Region:
+    """A region of a box, counted from the first voxel of the whole."""
+    i, j, k = (slice(one.start + all_.start, one.stop + all_.start) for one, all_ in zip(region, box, strict=True))
+    return i, j, k
 
 
 def _as_it_is(pieces: torch.Tensor) -> torch.Tensor:

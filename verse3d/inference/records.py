@@ -26,12 +26,13 @@ class PredictionRecord:
         case, image, mask: its name, the path of the scan, the name of the mask in the folder.
         status, error: see above, and why it failed.
         seconds: from reading the scan to the mask on disk, without waiting for a neighbour.
-        seconds_of: the same by stage: read, prepare, network, stitch, home, clean, write.
+        seconds_of: the same by stage: read, prepare, scout, network, stitch, home, clean, write.
         peak_rss_mb: largest resident memory of the program while the scan was worked on, see ``core.peak_memory``. If
             neighbours are worked on meanwhile, their memory is part of it.
         process_peak_rss_mb: that of the program since it was started, as the system tells it.
         plan: the plan of memory, see ``Plan.to_dict``.
-        windows, windows_left_out: pieces that the network saw, and those that were only air.
+        windows, windows_left_out: pieces that the network saw, and those that were only air or far from the spine.
+        scout: what was looked at and why, see ``spine_crop.CropRecord``.
         voxels, labelled_voxels, levels: what is in the mask.
         warnings: for the user.
         model_sha256: of the model file (of several: joined by "+"); empty for a skipped scan, whose mask may be
@@ -54,6 +55,7 @@ class PredictionRecord:
     plan: Mapping[str, Any] = field(default_factory=dict)
     windows: int = 0
     windows_left_out: int = 0
+    scout: Mapping[str, Any] = field(default_factory=dict)
     voxels: int = 0
     labelled_voxels: int = 0
     levels: tuple[str, ...] = ()

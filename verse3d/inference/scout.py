@@ -20,6 +20,7 @@ SPINE_THRESHOLD = 0.3
 """Below a half: a spine that is missed costs a vertebra, a voxel too many costs little time."""
 _PLANES, _SHARED_PLANES = 96, 32
 """Of a window along k, 38 cm: longer ones would need more memory than a window of the fine network."""
+_BYTES_IN_WINDOW, _ROUNDED_TO = 200, 16
 _PLANES_AT_ONCE = 16
 """Whose 27 channels are held at once, where only the spine is wanted."""
 
@@ -81,6 +82,14 @@ def at_scout_spacing(image: NDArray[np.floating], geometry: Geometry) -> tuple[F
     """A prepared image on the scout's grid (float32), and that grid."""
     grid = geometry.resampled((SCOUT_MM,) * 3)
     return resample_linear(image, geometry, grid), grid
+
+
+def scout_megabytes(geometry: Geometry) -> float:
+    """What ``look_for_spine`` takes at most for a volume on the network grid ``geometry``, MB (measured)."""
+    i, j, k = geometry.resampled((SCOUT_MM,) * 3).shape
+    i, j, planes = (size + -size % _ROUNDED_TO for size in (i, j, min(k, _PLANES)))
+    head = i * j * _PLANES_AT_ONCE * CHANNELS * 4 * 3  # logits, probabilities, and these on the CPU
+    return float(i * j * planes * _BYTES_IN_WINDOW + head + i * j * k * 4 * 4) / 1e6
 
 
 def _shown(network: ScoutNetwork, coarse: FloatArray) -> Iterator[tuple[slice, FloatArray, FloatArray]]:

@@ -20,6 +20,10 @@ from verse3d.core.config import Config
 from verse3d.core.labels import VERTEBRAE
 from verse3d.data.samples.grid import COARSE_MM
 
+SCOUT = "scout"
+"""Its name among the further networks of a model file ..."""
+USABLE = "usable"
+"""... and the score that says whether it missed nothing of any validation spine: 1 or 0."""
 SCOUT_MM = COARSE_MM
 """Spacing of the scout's grid along all axes."""
 LEVEL_IDS: tuple[int, ...] = tuple(label.id for label in VERTEBRAE)
