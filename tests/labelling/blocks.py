@@ -15,7 +15,7 @@ from verse3d.labelling.vertebrae import NamedBones, name_bones
 from verse3d.model.parts import parts_of
 
 SPACING_MM = (2.0, 2.5, 2.0)
-MARGIN_MM = np.array([30.0, 30.0, 14.0])
+MARGIN_MM = np.array([30.0, 30.0, 20.0])
 NETWORK_ID = {label.id: number for number, label in enumerate(BONES.labels, start=1)}
 
 

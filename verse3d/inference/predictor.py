@@ -24,6 +24,7 @@ from verse3d.inference.aggregator import Answer, BinaryAggregator, MulticlassAgg
 from verse3d.inference.backends import Backend, torch_backend
 from verse3d.inference.body_mask import Body
 from verse3d.inference.ensemble import Ensemble
+from verse3d.inference.naming import LevelMaps, SequenceNaming
 from verse3d.inference.oom_fallback import Placement
 from verse3d.inference.postprocess import clean_up
 from verse3d.inference.sliding_window import StreamSettings, segment
@@ -36,6 +37,7 @@ from verse3d.inference.spine_crop import (
     SpineRegion,
     covered_share,
 )
+from verse3d.labelling.vertebrae import NamedBones
 from verse3d.model.modes import get_mode
 from verse3d.model.tilings import Region, Tiling
 
@@ -48,12 +50,14 @@ class Look:
         pieces, of: these two.
         seconds: that the networks took.
         crop: what the scouts did.
+        levels: what networks that see the whole scan say about levels; None if nobody asked, or nothing was seen.
     """
 
     pieces: int
     of: int
     seconds: float = 0.0
     crop: CropRecord = field(default_factory=CropRecord)
+    levels: LevelMaps | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,17 +69,27 @@ class Predictor:
         config: of the run that trained the (first) network.
         skip_air: whether pieces that hold nothing of the patient are left out (see ``Body``); they are background.
         scouts: say where the spine is; the rest is background.
+        naming: how bones get their names, if that follows from their sequence.
     """
 
     placement: Placement
     config: Config
     skip_air: bool = True
     scouts: Scouts = NO_SCOUTS
+    naming: SequenceNaming | None = None
 
     @classmethod
-    def of_voices(cls, voices: Ensemble, config: Config, *, skip_air: bool = True, scouts: Scouts = NO_SCOUTS) -> Self:
+    def of_voices(
+        cls,
+        voices: Ensemble,
+        config: Config,
+        *,
+        skip_air: bool = True,
+        scouts: Scouts = NO_SCOUTS,
+        naming: SequenceNaming | None = None,
+    ) -> Self:
         """The voices where they are now."""
-        return cls(Placement(voices), config, skip_air, scouts)
+        return cls(Placement(voices), config, skip_air, scouts, naming)
 
     @classmethod
     def of_network(cls, network: nn.Module, config: Config, device: torch.device, precision: Precision) -> Self:
@@ -101,6 +115,7 @@ class Predictor:
             "skip_air": self.skip_air,
             "min_component_ml": inference.min_component_ml,
             "largest_component_only": inference.largest_component_only,
+            **(self.naming.mask_settings if self.naming else {}),
         }
 
     @property
@@ -147,8 +162,9 @@ class Predictor:
         if ids is None:
             ids = self.network_scheme.file_from_network(self._network_ids)
         started = time.perf_counter()
+        levels = self.naming.look(image, grid) if self.naming else None
         spine = self.scouts.find(image, grid)
-        scouting = time.perf_counter() - started if self.scouts.networks else 0.0
+        scouting = time.perf_counter() - started if self.scouts.networks or self.naming else 0.0
         part = Part.whole(grid, source) if spine is None else self._part(spine, grid, source)
         image, tiling = image[part.box], self.tiling(part.grid.shape, source)
         wanted = self._wanted(image, tiling, part, spine)
@@ -170,7 +186,7 @@ class Predictor:
             skipped=skipped,
             seconds=scouting,
         )
-        return answer, Look(len(wanted), len(self.tiling(grid.shape, source).regions), seconds, crop)
+        return answer, Look(len(wanted), len(self.tiling(grid.shape, source).regions), seconds, crop, levels)
 
     def _part(self, spine: SpineRegion, grid: Geometry, source: Geometry) -> Part:
         sampling = self.config.sampling
@@ -202,13 +218,26 @@ class Predictor:
     def network_ids(self, image: NDArray[np.floating], grid: Geometry, source: Geometry) -> NDArray[np.uint8]:
         """Segment a prepared image (I, J, K) on the network ``grid``; cleaned network ids, uint8, on ``source``."""
         answer, _ = self.segment(image, grid, source, self.settings, ids=self._network_ids)
-        return clean_up(answer.mask(), source, self.config.inference)
+        labels = answer.mask()
+        return labels if self.config.labels.by_sequence else clean_up(labels, source, self.config.inference)
 
     def label(self, volume: Volume, progress: Progress = no_progress) -> NDArray[np.uint8]:
         """The labels of a scan as file ids, uint8 (I, J, K) on the source grid."""
         image, grid = self.prepare(volume)
-        answer, _ = self.segment(image, grid, volume.geometry, self.settings, progress=progress)
-        return clean_up(answer.mask(), volume.geometry, self.config.inference)
+        answer, seen = self.segment(image, grid, volume.geometry, self.settings, progress=progress)
+        labels = answer.mask()
+        self.finish(labels, volume.geometry, seen.levels)
+        return labels
+
+    def finish(self, labels: NDArray[np.uint8], source: Geometry, levels: LevelMaps | None) -> NamedBones | None:
+        """Clean labels (I, J, K) on the grid ``source``, or name their bones, in place; the names, if they are new.
+
+        Where bones are named, what is too small is left out while they are grouped: a part of a bone may be small.
+        """
+        if self.config.labels.by_sequence:
+            return (self.naming or SequenceNaming()).name(labels, source, levels)
+        clean_up(labels, source, self.config.inference)
+        return None
 
     def forward(self, pieces: torch.Tensor) -> torch.Tensor:
         """Float32 logits (B, channels, ...) on the CPU of what the network looks at once, (B, n, ...)."""

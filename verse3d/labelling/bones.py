@@ -11,6 +11,7 @@ from verse3d.core.geometry import Geometry
 from verse3d.core.labels import label_counts
 from verse3d.labelling.growing import FREE
 
+CORE = 2
 COARSE_MM = 1.2
 _BODY_DEPTH = 0.6
 _CUT_AREA = 0.2
@@ -90,9 +91,15 @@ class CoarseGrid:
         return np.ascontiguousarray(fine[::i, ::j, ::k])
 
     def hand_out(
-        self, coarse: NDArray[np.uint8], owners: NDArray[np.uint8], only: NDArray[np.bool_] | None = None
+        self, coarse: NDArray[np.uint8], owners: NDArray[np.uint8], cores: NDArray[np.uint8] | None = None
     ) -> None:
-        """Give ``FREE`` voxels to whoever owns the coarse voxel that they belong to, in the padded map ``owners``."""
+        """Give ``FREE`` voxels to whoever owns the coarse voxel that they belong to, in place.
+
+        Args:
+            coarse: owners on the coarse grid.
+            owners: of every voxel, with a plane of 0 around.
+            cores: a map of parts; only its cores are given away.
+        """
         inside = owners[1:-1, 1:-1, 1:-1]
         i, j, k = self.step
         for plane in range(coarse.shape[0]):
@@ -100,8 +107,8 @@ class CoarseGrid:
             own = coarse[plane].repeat(j, 0).repeat(k, 1)[: inside.shape[1], : inside.shape[2]]
             target = inside[thick]
             given = (target == FREE) & (own > 0)
-            if only is not None:
-                given &= only[thick]
+            if cores is not None:
+                given &= cores[thick] == CORE
             np.copyto(target, np.broadcast_to(own, target.shape), where=given)
 
 

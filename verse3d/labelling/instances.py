@@ -22,10 +22,9 @@ from scipy import ndimage
 from verse3d.core.errors import DataError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import label_counts
-from verse3d.labelling.bones import BoneMap, CoarseGrid, measured_bones
+from verse3d.labelling.bones import CORE, BoneMap, CoarseGrid, measured_bones
 from verse3d.labelling.growing import FREE, grow
 
-CORE = 2
 LEAST_CORE_ML, LEAST_BONE_ML, LEAST_WITHOUT_CORE_ML = 0.3, 1.0, 2.5
 JOIN_MM = 4.0
 MOST_BONES = 200
@@ -55,10 +54,13 @@ def group_bones(parts: NDArray[np.uint8], geometry: Geometry) -> BoneMap:
     inside = parts[box]
     if int(inside.max()) > CORE:
         raise DataError(f"a map of parts holds 0, 1 and 2, this one also {int(inside.max())}")
-    owners = np.pad(np.where(inside > 0, np.uint8(FREE), np.uint8(0)), 1)
+    i, j, k = inside.shape
+    owners = np.zeros((i + 2, j + 2, k + 2), np.uint8)
+    for target, plane in zip(owners[1:-1, 1:-1, 1:-1], inside, strict=True):
+        target[plane > 0] = FREE
     coarse = CoarseGrid.of(geometry)
     seeds = _seeds(inside, coarse)
-    coarse.hand_out(seeds, owners, only=inside == CORE)
+    coarse.hand_out(seeds, owners, cores=inside)
     grow(owners, geometry.spacing_mm)
     joined = _settle_fragments(owners, coarse, int(seeds.max(initial=0)), geometry)
     dropped = _drop_small(owners, geometry.voxel_ml)
@@ -156,7 +158,8 @@ def _settle_fragments(owners: NDArray[np.uint8], coarse: CoarseGrid, highest: in
         joined_voxels = _join_near(own, sampled, labelled, coarse)
         coarse.hand_out(own, owners)
         grow(owners, geometry.spacing_mm)
-    inside[inside == FREE] = 0
+    for plane in inside:
+        plane[plane == FREE] = 0
     return joined_voxels * coarse.voxel_ml
 
 
@@ -187,5 +190,8 @@ def _drop_small(owners: NDArray[np.uint8], voxel_ml: float) -> float:
     small = np.flatnonzero((volumes > 0) & (volumes < LEAST_BONE_ML))
     small = small[small > 0]
     if small.size:
-        owners[np.isin(owners, small)] = 0
+        kept = np.arange(256, dtype=np.uint8)
+        kept[small] = 0
+        for plane in owners:
+            plane[...] = kept[plane]
     return float(volumes[small].sum())
