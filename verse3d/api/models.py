@@ -79,7 +79,7 @@ def train(
         TrainingError: the loss is no longer a number.
     """
     if resume and overwrite:
-        raise ConfigError("--resume and --overwrite exclude each other")
+        raise ConfigError("`resume` and `overwrite` exclude each other", option="resume")
     settings = training_config(mode, config, overrides, resumed=Path(out) if resume else None)
     options = FitOptions(
         device=choose_device(device),
@@ -124,7 +124,9 @@ def training_config(
         settings = load_config(Path(config) if config is not None else default, overrides)
     if mode and settings.mode != mode:
         what = f"{resumed} is a run of" if resumed is not None and config is None else "the config is for"
-        raise ConfigError(f"{what} --mode {settings.mode}, not {mode}", hint="leave --mode out, or name the right one")
+        raise ConfigError(
+            f"{what} mode {settings.mode}, not {mode}", hint="leave `mode` out, or name the right one", option="mode"
+        )
     require_suitable(settings)
     return settings
 
@@ -207,7 +209,7 @@ def _refuse_options(models: Sequence[Path], parts: int, part: int, max_ram_gb: f
     if parts < 1 or not 0 <= part < parts:
         raise ConfigError(f"part {part} of {parts} parts does not exist", hint="parts are counted from 0")
     if max_ram_gb is not None and max_ram_gb <= 0:
-        raise ConfigError(f"--max-ram-gb must be above 0, got {max_ram_gb:g}")
+        raise ConfigError(f"`max_ram_gb` must be above 0, got {max_ram_gb:g}", option="max_ram_gb")
 
 
 def _cases_to_predict(scans: Sequence[Path], split: Split | None) -> list[Case]:

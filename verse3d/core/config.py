@@ -296,7 +296,7 @@ def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Conf
         raise ConfigError(f"{path} must hold sections such as 'optim:', found {type(values).__name__}")
     problems = _apply_overrides(values, overrides)
     if problems:
-        raise ConfigError(_join("--set", problems))
+        raise ConfigError(_join("`overrides`", problems), option="overrides")
     return parse_config(values, source=str(path))
 
 

@@ -5,6 +5,7 @@ coccyx (27) have an id but are never labelled in VerSe, so verse3d treats them a
 """
 
 import colorsys
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -166,6 +167,7 @@ def present_ids(ids: NDArray[np.integer]) -> set[int]:
     return present
 
 
+_CALLED = re.compile(r"^(?:vertebrae?[_ ])?([CTL]\d{1,2})$", re.IGNORECASE)
 _SCHEMES: dict[str, LabelScheme] = {
     "binary": LabelScheme("binary", (Label(1, "vertebrae", (255, 200, 60)),), undecided=1),
     # The network id equals the VerSe id for 1-25; only T13 moves, from 28 to 26.
@@ -177,6 +179,16 @@ PARTS = LabelScheme("vertebrae", (Label(1, "vertebra", (255, 200, 60)), Label(2,
 
 BONES = LabelScheme("vertebrae", _SCHEMES["vertebrae"].labels, undecided=len(VERTEBRAE) + 1)
 """What such a network learns from: which bone is which decides where ``PARTS`` lie, whatever the bone is called."""
+
+
+def level_called(text: str) -> Label | None:
+    """The vertebra that other programs call "L1", "vertebrae_L1" or "Vertebra L1"; None for a name of another kind.
+
+    Raises:
+        DataError: it is a name of that kind, but of no vertebra that VerSe knows, such as "L9".
+    """
+    match = _CALLED.match(text)
+    return None if match is None else vertebra(match[1])
 
 
 def label_scheme(name: str) -> LabelScheme:

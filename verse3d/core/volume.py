@@ -298,7 +298,7 @@ def _not_a_file(path: Path) -> DataError:
     if archive is not None:
         return DataError(
             f"{path} is still packed in {archive.name}",
-            hint="unpack it with: verse3d index DATA --unpack FOLDER -o cases.jsonl",
+            hint="unpack it with `verse3d.index(DATA, unpack=FOLDER, out='cases.jsonl')`",
         )
     return DataError(f"{path} is not a file" if path.exists() else f"{path} does not exist")
 

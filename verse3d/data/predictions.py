@@ -10,6 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from verse3d.core.files import write_json
 from verse3d.core.readers import checked, read_record
 from verse3d.data.prediction_format import HINT, StoredList
 from verse3d.data.prediction_log import is_log, logs_in, newest, read_log
@@ -62,6 +63,15 @@ def read_predictions(folder: Path) -> Predictions:
         log = read_log(path)
         about, records = log.about or about, newest(records, log.records)
     return Predictions(about, records)
+
+
+def write_prediction_list(path: Path, predictions: Predictions) -> None:
+    """Write one list, whole or not at all.
+
+    Raises:
+        OutputError: the file system refuses.
+    """
+    write_json(path, {**predictions.about, "cases": list(predictions.records.values())})
 
 
 def read_prediction_list(path: Path) -> Predictions:

@@ -85,8 +85,9 @@ class Budget:
 def _require_room(held_mb: float, limit: Limit, what: str) -> None:
     if held_mb <= limit.mb:
         return
-    allowed = f"--max-ram-gb allows {limit.mb / 1000:g}" if limit.asked_for else f"{limit.mb / 1000:.2f} GB may be used"
+    allowed = f"`max_ram_gb` allows {limit.mb / 1000:g}" if limit.asked_for else f"{limit.mb / 1000:.2f} GB may be used"
     raise MemoryLimitError(
         f"{what} hold {held_mb / 1000:.2f} GB, {allowed}",
-        hint=f"a scan comes on top: allow --max-ram-gb {math.ceil(held_mb / 100) / 10 + 0.5:.1f} or more",
+        hint=f"a scan comes on top: allow `max_ram_gb={math.ceil(held_mb / 100) / 10 + 0.5:.1f}` or more",
+        option="max_ram_gb",
     )

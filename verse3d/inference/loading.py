@@ -61,8 +61,9 @@ def open_predictor(
     predictor = Predictor.of_voices(voices, first, skip_air=skip_air, scouts=scouts, naming=naming)
     if tta and not predictor.mirror_differs:
         raise ConfigError(
-            "--tta asks about the mirror image, but a sagittal slice looks the same with left and right exchanged",
-            hint="leave --tta out, or use a 3d or 2.5d model",
+            "`tta` asks about the mirror image, but a sagittal slice looks the same with left and right exchanged",
+            hint="leave `tta` out, or use a 3d or 2.5d model",
+            option="tta",
         )
     return predictor
 

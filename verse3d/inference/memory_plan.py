@@ -187,12 +187,13 @@ def _plan(demand: Demand, settings: StreamSettings, limit: Limit, held_mb: float
 
 def _does_not_fit(plan: Plan, limit: Limit) -> MemoryLimitError:
     stage, mb = max(plan.stages_mb.items(), key=lambda item: item[1])
-    allowed = f"--max-ram-gb {limit.mb / 1000:g} allows" if limit.asked_for else "is free"
+    allowed = f"`max_ram_gb={limit.mb / 1000:g}` allows" if limit.asked_for else "is free"
     needed = plan.peak_mb / 1000
     return MemoryLimitError(
         f"this needs at least {needed:.1f} GB of memory, {'' if limit.asked_for else f'{limit.mb / 1000:.1f} GB '}"
         f"{allowed}: {plan.held_mb / 1000:.1f} GB for the program and the model, {mb / 1000:.1f} GB for {stage}",
-        hint=f"allow --max-ram-gb {np.ceil(needed * 10) / 10:g}"
+        hint=f"allow `max_ram_gb={np.ceil(needed * 10) / 10:g}`"
         if limit.asked_for
         else "close other programs, or cut the scan to the spine",
+        option="max_ram_gb",
     )

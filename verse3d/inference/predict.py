@@ -302,7 +302,7 @@ class _Job:
             require_maker(target, made_by, self.maker)
             if made_by.is_known or not self.maker.is_known:
                 raise _MaskIsKept
-            raise _MaskIsKept(f"no record tells which model made {target.name}: --overwrite makes it anew")
+            raise _MaskIsKept(f"no record tells which model made {target.name}: `overwrite` makes it anew")
         refuse_foreign_mask(target)
 
 

@@ -21,8 +21,8 @@ class Mode:
     """How patches are drawn, learnt from and put together again.
 
     Attributes:
-        name: as in ``--mode``.
-        default_config: name of the shipped config used without ``--config``.
+        name: as ``config.mode`` says it: "3d", "2d" or "2.5d".
+        default_config: name of the shipped config that is used when none is given.
         cut: config -> what a worker does: from a ``PatchSource`` and a random state to a ``Box``, which ``Augment``
             makes a sample of on the training device. Raises ``ConfigError`` if settings contradict each other in
             this mode.
@@ -64,7 +64,7 @@ def _slice_network(config: Config) -> nn.Module:
 def _single_slices(config: Config) -> Cut:
     problems = _slice_problems(config)
     if config.slices.neighbours:
-        problems.append("slices.neighbours: mode 2d sees one slice at a time; --mode 2.5d sees its neighbours, too")
+        problems.append("slices.neighbours: mode 2d sees one slice at a time; mode 2.5d sees its neighbours, too")
     return _cut_without(problems, config)
 
 
@@ -88,9 +88,7 @@ def _slice_problems(config: Config) -> list[str]:
 
 def _cut_without(problems: list[str], config: Config) -> Cut:
     if problems:
-        raise ConfigError(
-            "\n".join([f"the config does not suit --mode {config.mode}:", *(f"  - {p}" for p in problems)])
-        )
+        raise ConfigError("\n".join([f"the config does not suit mode {config.mode}:", *(f"  - {p}" for p in problems)]))
     return SliceCut(config)
 
 

@@ -58,8 +58,13 @@ def open_backend(name: str, checkpoint: Checkpoint, path: Path, device: torch.de
 def _require_openvino(installed: bool, device: torch.device) -> None:
     if device.type != "cpu":
         raise ConfigError(
-            f"--backend openvino computes on the CPU, not on device {device.type!r}",
-            hint="use --backend torch on a GPU, or --device cpu",
+            f"the backend openvino computes on the CPU, not on device {device.type!r}",
+            hint="use `backend=torch` on a GPU, or `device=cpu`",
+            option="backend",
         )
     if not installed:
-        raise ConfigError("--backend openvino needs the package openvino", hint="pip install 'verse3d[openvino]'")
+        raise ConfigError(
+            "the backend openvino needs the package openvino",
+            hint="pip install 'verse3d[openvino]'",
+            option="backend",
+        )
