@@ -69,15 +69,16 @@ class Budget:
 
     def _demand(self, stored: StoredVoxels) -> Demand:
         config = self.predictor.config
-        grid = network_geometry(stored.geometry, config.grid)
+        grid, naming = network_geometry(stored.geometry, config.grid), self.predictor.naming
         return Demand(
             source_voxels=voxel_count(stored.geometry.shape),
             source_bytes=stored.bytes_in_memory,
             tiling=self.predictor.tiling(grid.shape, stored.geometry),
-            channels=self.predictor.scheme.output_channels,
+            channels=self.predictor.network_scheme.output_channels,
             piece_mb=self.piece_mb,
             pieces_per_batch=config.inference.windows_per_batch,
-            scout_mb=self.predictor.scouts.megabytes(grid),
+            scout_mb=max(self.predictor.scouts.megabytes(grid), naming.megabytes(grid) if naming else 0.0),
+            grouped=config.labels.by_sequence,
         )
 
 

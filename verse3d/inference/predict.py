@@ -20,10 +20,12 @@ from verse3d.core.geometry import Geometry
 from verse3d.core.labels import label_counts
 from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.core.memory import give_back_freed_memory
+from verse3d.core.paths import path_below
 from verse3d.core.peak_memory import MemoryWatch, Peak
 from verse3d.core.runtime import peak_rss_mb
 from verse3d.core.volume import StoredVoxels, read_image, stored_voxels, write_labels
 from verse3d.data.cases import Case
+from verse3d.data.centroids import CENTROID_SUFFIX, write_centroids
 from verse3d.data.predictions import MASK_SUFFIX, mask_path, predictions_file
 from verse3d.data.samples.grid import network_geometry
 from verse3d.inference.aggregator import Answer
@@ -37,8 +39,8 @@ from verse3d.inference.guards import (
     require_mask_of,
 )
 from verse3d.inference.memory_plan import Plan
+from verse3d.inference.naming import centroids_in_mask, naming_record
 from verse3d.inference.pipeline import Stages, one_by_one, overlapped
-from verse3d.inference.postprocess import clean_up
 from verse3d.inference.predictor import Look, Predictor
 from verse3d.inference.records import PredictionRecord, PredictionReport, RecordList, log_record
 
@@ -61,6 +63,15 @@ class PredictOptions:
     parts: int = 1
     max_ram_gb: float | None = None
     overlap: bool = True
+
+
+def centroid_path(out: Path, case: str) -> Path:
+    """Where the centroids of the vertebrae of a case are written, as VerSe does.
+
+    Raises:
+        DataError: the case's name is none for a file.
+    """
+    return path_below(out, f"{case}{CENTROID_SUFFIX}")
 
 
 def predict_cases(
@@ -232,10 +243,14 @@ class _Job:
         scan.seconds_of["home"] = round(answer.seconds_home, 3)
         del answer
         with scan.timed("clean"):
-            clean_up(labels, scan.stored.geometry, self.predictor.config.inference)
+            named = self.predictor.finish(labels, scan.stored.geometry, scan.look.levels)
         with scan.timed("write"):
             write_labels(scan.target, labels, like=scan.stored.header, scheme=self.predictor.scheme.name)
-        return _written(scan, labels, self.predictor)
+        if named is None:
+            return _written(scan, labels, self.predictor)
+        write_centroids(centroid_path(self.out, scan.record.case), centroids_in_mask(named), scan.stored.geometry)
+        record = _written(scan, labels, self.predictor)
+        return replace(record, **naming_record(named), warnings=(*record.warnings, *named.notes))
 
     def ended(self, case: Case, error: Exception) -> PredictionRecord:
         """The record of a scan whose mask is kept, or cannot be had."""

@@ -39,6 +39,8 @@ class PredictionRecord:
         windows, windows_left_out: pieces that the network saw, and those that were only air or far from the spine.
         scout: what was looked at and why, see ``spine_crop.CropRecord``.
         voxels, labelled_voxels, levels: what is in the mask.
+        vertebrae: where bones were named by their sequence, from head to feet; see ``NamedVertebra.to_dict``.
+        naming: how sure that is: "ambiguous", the "readings" with their probabilities, and what is "missed".
         warnings: for the user.
         model_sha256: of the model file (of several: joined by "+"); empty for a skipped scan, whose mask may be
             another model's.
@@ -64,6 +66,8 @@ class PredictionRecord:
     voxels: int = 0
     labelled_voxels: int = 0
     levels: tuple[str, ...] = ()
+    vertebrae: tuple[Mapping[str, Any], ...] = ()
+    naming: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     model_sha256: str = ""
     models: tuple[str, ...] = ()

@@ -8,7 +8,7 @@ from torch import nn
 
 from verse3d.core.config import Config
 from verse3d.core.errors import ConfigError
-from verse3d.core.labels import label_scheme
+from verse3d.model.parts import PartsLoss
 
 
 class BinaryCrossEntropy(nn.Module):
@@ -22,10 +22,12 @@ class BinaryCrossEntropy(nn.Module):
 def build_loss(config: Config) -> nn.Module:
     """The configured loss; for one foreground label the cross-entropy of ``dice_ce`` is the binary one.
 
+    If vertebrae are named by their sequence, it takes ids of bones (see ``core.labels.BONES``) instead of network ids.
+
     Raises:
         ConfigError: ``bce`` was chosen for several labels.
     """
-    several = label_scheme(config.labels.scheme).output_channels > 1
+    several = config.labels.network_scheme.output_channels > 1
     if config.loss.name == "bce":
         if several:
             raise ConfigError(
@@ -38,4 +40,4 @@ def build_loss(config: Config) -> nn.Module:
     activation = {"softmax": True, "to_onehot_y": True, "include_background": False} if several else {"sigmoid": True}
     # batch=True: the overlap is taken over the batch, so that a patch without vertebrae does not weigh like a full one.
     loss: nn.Module = {"dice": DiceLoss, "dice_ce": DiceCELoss}[config.loss.name](batch=True, **activation)
-    return loss
+    return PartsLoss(loss, config.grid.spacing_mm) if config.labels.by_sequence else loss

@@ -8,7 +8,6 @@ from torch import nn
 from verse3d.core.config import Config, size_problems
 from verse3d.core.errors import ConfigError
 from verse3d.core.geometry import Geometry, Shape
-from verse3d.core.labels import label_scheme
 from verse3d.data.samples.cut import Cut, PatchCut
 from verse3d.data.samples.slices import SliceCut
 from verse3d.model.losses import build_loss
@@ -45,7 +44,7 @@ class Mode:
 
 
 def _volume_network(config: Config) -> nn.Module:
-    channels = label_scheme(config.labels.scheme).output_channels
+    channels = config.labels.network_scheme.output_channels
     return build_network(config.network, spatial_dims=3, output_channels=channels)
 
 
@@ -58,7 +57,7 @@ def _slice_network(config: Config) -> nn.Module:
         config.network,
         spatial_dims=2,
         input_channels=2 * config.slices.neighbours + 1,
-        output_channels=label_scheme(config.labels.scheme).output_channels,
+        output_channels=config.labels.network_scheme.output_channels,
     )
 
 
@@ -80,6 +79,8 @@ def _slice_problems(config: Config) -> list[str]:
     problems = [
         f"slices.size_pixels: {problem}" for problem in size_problems(config.network, config.slices.size_pixels)
     ]
+    if config.labels.by_sequence:
+        problems.append("labels.naming: slices do not show which voxels are one bone, it must be direct")
     if any(config.sampling.margin_voxels):
         problems.append("sampling.margin_voxels: slices show all of the scan and nothing beyond, it must be 0")
     return problems

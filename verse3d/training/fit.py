@@ -184,12 +184,13 @@ def _session(
     cut = get_mode(config.mode).cut(config)
     length = config.optim.steps_per_epoch * config.sampling.batch_size
     scheme, drawn = label_scheme(config.labels.scheme), config.validation.pictures if options.paint else 0
-    whole = StoredCases([] if all(job.failure for job in validation) else validation, scheme.name)
+    cut_as = config.labels.trained_on
+    whole = StoredCases([] if all(job.failure for job in validation) else validation, cut_as)
     session = Session(
         config=config,
         folder=folder,
         learner=build_learner(config, options.device),
-        dataset=PatchDataset(StoredCases(training, scheme.name), cut, length=length, seed=config.runtime.seed),
+        dataset=PatchDataset(StoredCases(training, cut_as), cut, length=length, seed=config.runtime.seed),
         augment=Augment(cut.size),
         validation=[
             ValidationCase(case.files, case, scheme, drawn=number < drawn) for number, case in enumerate(whole.each())

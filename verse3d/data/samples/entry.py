@@ -143,7 +143,7 @@ def network_table(scheme: LabelScheme) -> NDArray[np.uint8]:
     table = np.zeros(256, np.uint8)
     known = np.array([0, *VERSE_IDS], np.uint8)
     table[known] = scheme.network_from_verse(known)
-    table[UNDECIDED] = 1 if scheme.output_channels == 1 else 0
+    table[UNDECIDED] = scheme.undecided
     return table
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from verse3d.core.caseerrors import CASE_ERRORS
 from verse3d.core.config import Config, GridConfig
 from verse3d.core.geometry import Geometry, Shape
-from verse3d.core.labels import LabelScheme, label_scheme
+from verse3d.core.labels import LabelScheme, training_scheme
 from verse3d.core.resample import resample_linear, resample_vote
 from verse3d.core.volume import Volume, read_image, read_labels
 from verse3d.data.cases import Case
@@ -131,7 +131,7 @@ def preparation(config: Config) -> Compose:
     return Compose(
         [
             ReadCased(),
-            ToNetworkGridd(config.grid, label_scheme(config.labels.scheme)),
+            ToNetworkGridd(config.grid, training_scheme(config.labels.trained_on)),
             ScaleIntensityRanged(keys="image", a_min=low, a_max=high, b_min=0.0, b_max=1.0, clip=True),
         ]
     )
