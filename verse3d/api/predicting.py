@@ -1,6 +1,5 @@
 """Masks of scans by one model, or by several together."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from verse3d.inference.backends import BackendName
 from verse3d.inference.loading import described, models_sha256, open_predictor
 from verse3d.inference.predict import PredictOptions, predict_cases
 from verse3d.inference.records import PredictionReport
+from verse3d.model.locate import model_files
 from verse3d.report.itksnap import write_label_description
 
 LABEL_FILE = "itksnap_labels.txt"
@@ -41,7 +41,7 @@ def predict(
 
     Args:
         scans: NIfTI files, folders or indexes.
-        model: ``best.pt`` (or ``last.pt``) of a run folder; nothing else is needed. Several are averaged.
+        model: a run folder, or a ``best.pt`` or ``last.pt``; nothing else is needed. Several are averaged.
         out: folder for the masks, ``predictions.json`` and an ITK-SNAP label file.
         split: only the cases of that split.
         device: where to compute.
@@ -65,8 +65,8 @@ def predict(
         CheckpointError: the model is damaged, unsafe, or of another version.
         OutputError: the folder cannot be written to.
     """
-    models = [Path(model)] if isinstance(model, str | os.PathLike) else [Path(one) for one in model]
-    _refuse_options(models, parts, part, max_ram_gb)
+    models = model_files(model)
+    _refuse_options(parts, part, max_ram_gb)
     cases = _cases_to_predict([Path(scan) for scan in scans], split)
     predictor = open_predictor(models, choose_device(device), backend=backend, tta=tta, skip_air=skip_air)
     folder = Path(out)
@@ -83,11 +83,7 @@ def predict(
     return report
 
 
-def _refuse_options(models: Sequence[Path], parts: int, part: int, max_ram_gb: float | None) -> None:
-    if not models:
-        raise ConfigError("no model was given")
-    if len({path.resolve() for path in models}) < len(models):
-        raise ConfigError("the same model was given twice: it would count twice in the average")
+def _refuse_options(parts: int, part: int, max_ram_gb: float | None) -> None:
     if parts < 1 or not 0 <= part < parts:
         raise ConfigError(f"part {part} of {parts} parts does not exist", hint="parts are counted from 0")
     if max_ram_gb is not None and max_ram_gb <= 0:
