@@ -18,7 +18,7 @@ DOCUMENTED = [
     "core.resample",
     "core.yaml12",
     "data.convert.names",
-    "data.naming",
+    "data.index.verse_names",
     "model.windows",
 ]
 ROOT = Path(__file__).parents[1]

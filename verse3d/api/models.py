@@ -1,13 +1,12 @@
 """The jobs about models, one function each."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from verse3d.core.config import Config, load_config
+from verse3d.core.config import Config, changed_config, load_config
 from verse3d.core.errors import ConfigError, DataError
 from verse3d.core.files import PathOrText, make_folder
 from verse3d.core.labels import Label
@@ -28,10 +27,12 @@ from verse3d.inference.loading import described, models_sha256, open_predictor
 from verse3d.inference.predict import PredictOptions, predict_cases
 from verse3d.inference.records import PredictionReport
 from verse3d.model.modes import get_mode, require_suitable
+from verse3d.model.starter import model_file, model_files
 from verse3d.report.figures import overlay_array
 from verse3d.report.itksnap import write_label_description
 from verse3d.report.pictures import draw_evaluation
 from verse3d.training.fit import FitResult, fit
+from verse3d.training.initial import InitialWeights, read_initial
 from verse3d.training.runfolder import RunFolder, find_run
 from verse3d.training.session import FitOptions
 
@@ -44,6 +45,7 @@ def train(
     out: PathOrText,
     mode: str | None = None,
     config: PathOrText | Config | None = None,
+    from_model: PathOrText | None = None,
     overrides: Sequence[str] = (),
     resume: bool = False,
     overwrite: bool = False,
@@ -60,7 +62,9 @@ def train(
         data: an index with splits, or a folder (whose undivided subjects are then divided by ``runtime.seed``).
         out: the run folder.
         mode: which way of segmenting, "3d", "2d" or "2.5d"; None takes that of the config, else "3d".
-        config: path or name of a YAML file, or a ``Config``; None takes the mode's own, or that of a resumed run.
+        config: path or name of a YAML file, or a ``Config``; None takes the mode's own, or that of a resumed run
+            or of ``from_model``.
+        from_model: begin with the weights of this model file, or with "starter", those that come with verse3d.
         overrides: ``"section.key=value"`` on top of it.
         resume: go on with the run in ``out`` exactly where it stood.
         overwrite: replace the run in ``out``.
@@ -76,10 +80,17 @@ def train(
         ConfigError: the config holds mistakes (all are listed), or contradicts the run to resume.
         DataError: no training case can be used, the index lacks the fold, or the folder holds a run already.
         OutputError: the run folder or the store cannot be written to, or the disk is too small for the store.
+        CheckpointError: ``from_model`` is damaged, or of another network.
         TrainingError: the loss is no longer a number.
     """
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite exclude each other")
+    initial = _initial(from_model, resume=resume)
+    if initial and config is None:
+        config, overrides = (
+            changed_config(initial.config.to_dict(), overrides, source=f"the config of {initial.path}"),
+            (),
+        )
     settings = training_config(mode, config, overrides, resumed=Path(out) if resume else None)
     options = FitOptions(
         device=choose_device(device),
@@ -90,9 +101,18 @@ def train(
         paint=_paint,
         progress=progress,
         store=_store(Path(data), Path(out), store, resume=resume),
+        initial=initial,
     )
     cases = divided(Path(data), settings.runtime.seed)
     return fit(settings, cases if fold is None else hold_out_fold(cases, fold), Path(out), options)
+
+
+def _initial(model: PathOrText | None, *, resume: bool) -> InitialWeights | None:
+    if model is None:
+        return None
+    if resume:
+        raise ConfigError("a resumed run goes on with its own weights: `from_model` and `resume` exclude each other")
+    return read_initial(model_file(model))
 
 
 def _store(data: Path, out: Path, store: PathOrText | None, *, resume: bool) -> Path | None:
@@ -139,7 +159,7 @@ def _paint(
 
 def predict(
     *scans: PathOrText,
-    model: PathOrText | Sequence[PathOrText],
+    model: PathOrText | Sequence[PathOrText] | None = None,
     out: PathOrText,
     split: Split | None = None,
     device: DeviceName = "auto",
@@ -157,7 +177,8 @@ def predict(
 
     Args:
         scans: NIfTI files, folders or indexes.
-        model: ``best.pt`` (or ``last.pt``) of a run folder; nothing else is needed. Several are averaged.
+        model: ``best.pt`` (or ``last.pt``) of a run folder; nothing else is needed. Several are averaged. None for the
+            starter weights that come with verse3d.
         out: folder for the masks, ``predictions.json`` and an ITK-SNAP label file.
         split: only the cases of that split.
         device: where to compute.
@@ -178,10 +199,10 @@ def predict(
         ConfigError: the options contradict each other, the models cannot be averaged, or the backend cannot be had.
         DataError: there is nothing to predict.
         MemoryLimitError: the program and the model alone exceed ``max_ram_gb``.
-        CheckpointError: the model is damaged, unsafe, or of another version.
+        CheckpointError: a model is damaged, unsafe, or of another version.
         OutputError: the folder cannot be written to.
     """
-    models = [Path(model)] if isinstance(model, str | os.PathLike) else [Path(one) for one in model]
+    models = model_files(model)
     _refuse_options(models, parts, part, max_ram_gb)
     cases = _cases_to_predict([Path(scan) for scan in scans], split)
     predictor = open_predictor(models, choose_device(device), backend=backend, tta=tta, skip_air=skip_air)
