@@ -1,7 +1,7 @@
 """The commands about models: training, predicting, scoring, and the demo of everything."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +9,7 @@ from verse3d.cli import tables
 from verse3d.cli.terminal import (
     EXIT_INTERRUPTED,
     EXIT_PARTIAL,
+    EXIT_TERMINATED,
     MORE_SETTINGS,
     Backend,
     Device,
@@ -23,6 +24,9 @@ from verse3d.cli.terminal import (
     merged_overrides,
     out_console,
 )
+
+if TYPE_CHECKING:
+    from verse3d.training.fit import FitResult
 
 
 @app.command(context_settings=MORE_SETTINGS)
@@ -39,7 +43,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on exactly where the run in --out stands.")] = False,
     overwrite: OverwriteOption = False,
     max_minutes: Annotated[
-        float | None, typer.Option(help="Stop after the first epoch that ends later than this.")
+        float | None, typer.Option(help="Stop after so many minutes; the learning rate falls to 0 by then.")
     ] = None,
     max_epochs: Annotated[int | None, typer.Option(min=1, help="Stop after this epoch of the schedule.")] = None,
     fold: Annotated[int | None, typer.Option(help="Validate on this fold of the index, train on the others.")] = None,
@@ -67,10 +71,14 @@ def train(
             progress=progress,
         )
     tables.print_training(out_console, result)
-    if result.stopped == "interrupted":
-        raise typer.Exit(EXIT_INTERRUPTED)
-    if result.failures:
-        raise typer.Exit(EXIT_PARTIAL)
+    if code := _exit_code(result):
+        raise typer.Exit(code)
+
+
+def _exit_code(result: "FitResult") -> int:
+    """130 and 75 say that a run is not finished; 3 that it is, without some of its cases."""
+    stops = {"interrupted": EXIT_INTERRUPTED, "terminated": EXIT_TERMINATED}
+    return stops.get(result.stopped, EXIT_PARTIAL if result.failures else 0)
 
 
 @app.command()

@@ -29,6 +29,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 75
+"""Exit code when a cluster wanted its machine back: everything is saved, start the same job again (EX_TEMPFAIL)."""
 EXIT_PARTIAL = DataError.exit_code
 """Exit code when a batch was finished but some of its cases failed."""
 
