@@ -104,15 +104,21 @@ class SliceCut:
 
     @property
     def size(self) -> tuple[int, ...]:
-        """See ``Cut``."""
+        """Rows and columns of a slice."""
         return self.slices.size_pixels
 
     def __call__(self, source: PatchSource, random: np.random.RandomState) -> Box:
-        """See ``Cut``: image (2 x neighbours + 1, *size) uint8, which is all of the slice."""
+        """The box of one slice, which is all of it: image (2 x neighbours + 1, *size) uint8, label (1, *size) uint8."""
         axis = slice_axis(self.slices.plane, source.source)
         index = int(source.draw_centre(self.foreground_fraction, random)[axis])
         mirrored = random.random_sample() < self.augment.mirror_left_right
         image, label = cut_slice(source, axis, index, neighbours=self.slices.neighbours, size=self.slices.size_pixels)
+        # The neighbours are channels, so that image and label are mirrored along axes of their own:
+        #
+        #    plane       channels     rows      columns          left and right are
+        #    sagittal    right/left   head/feet front/back       the channels
+        #    coronal     front/back   head/feet right/left       the columns
+        #    axial       head/feet    front/back right/left      the columns
         if mirrored:  # across sagittal slices left and right are neighbours, else columns
             image = np.flip(image, 0 if axis == _LEFT_RIGHT else 2)
             label = label if axis == _LEFT_RIGHT else np.flip(label, 2)
