@@ -12,7 +12,6 @@ from verse3d.cli.terminal import (
     EXIT_TERMINATED,
     MORE_SETTINGS,
     Backend,
-    Device,
     DeviceOption,
     Mode,
     OverwriteOption,
@@ -48,7 +47,7 @@ def train(
     max_epochs: Annotated[int | None, typer.Option(min=1, help="Stop after this epoch of the schedule.")] = None,
     fold: Annotated[int | None, typer.Option(help="Validate on this fold of the index, train on the others.")] = None,
     store: Annotated[Path | None, typer.Option(help="Folder for prepared cases; else beside --data.")] = None,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
 ) -> None:
     """Train a network, e.g. [bold]verse3d train --data cases.jsonl --out runs/a[/]."""
     from verse3d import api
@@ -57,7 +56,7 @@ def train(
         result = api.train(
             data=data,
             out=out,
-            mode=mode.value if mode else None,
+            mode=mode,
             config=config,
             from_model=from_,
             overrides=merged_overrides(set_, context),
@@ -67,7 +66,7 @@ def train(
             max_epochs=max_epochs,
             fold=fold,
             store=store,
-            device=device.value,
+            device=device,
             progress=progress,
         )
     tables.print_training(out_console, result)
@@ -89,8 +88,8 @@ def predict(
         list[Path] | None, typer.Option(help="best.pt of a run folder; several are averaged. Else the starter weights.")
     ] = None,
     split: SplitOption = None,
-    device: DeviceOption = Device.auto,
-    backend: Annotated[Backend, typer.Option(help="What runs the network.")] = Backend.auto,
+    device: DeviceOption = "auto",
+    backend: Annotated[Backend, typer.Option(help="What runs the network.")] = "auto",
     max_ram_gb: Annotated[float | None, typer.Option(help="Largest memory to take; else what is free.")] = None,
     tta: Annotated[bool, typer.Option("--tta", help="Average with the mirror image; twice the time.")] = False,
     no_skip: Annotated[bool, typer.Option("--no-skip", help="Look at windows that hold only air, too.")] = False,
@@ -109,9 +108,9 @@ def predict(
             *scans,
             model=model,
             out=out,
-            split=split.value if split else None,
-            device=device.value,
-            backend=backend.value,
+            split=split,
+            device=device,
+            backend=backend,
             tta=tta,
             skip_air=not no_skip,
             max_ram_gb=max_ram_gb,
@@ -149,8 +148,8 @@ def evaluate(
             pred=pred,
             truth=truth,
             out=out,
-            split=split.value if split else None,
-            scheme=scheme.value if scheme else None,
+            split=split,
+            scheme=scheme,
             label_map=label_map,
             pictures=pictures,
             progress=progress,
@@ -170,7 +169,7 @@ def demo(
     against: Annotated[str, typer.Option(help="Config of a second model to compare with; none for none.")] = "demo2d",
     set_: SetOption = None,
     max_minutes: Annotated[float | None, typer.Option(help="Longest time to train.")] = None,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
 ) -> None:
     """The whole journey on synthetic scans, in 3D and against 2D: make, check, train, predict, score, compare."""
@@ -185,7 +184,7 @@ def demo(
             against=None if against == "none" else against,
             overrides=merged_overrides(set_, context),
             max_minutes=max_minutes,
-            device=device.value,
+            device=device,
             overwrite=overwrite,
             progress=progress,
         )
