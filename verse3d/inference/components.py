@@ -2,7 +2,7 @@
 
 A mask of vertebrae is tidy: its lines hold few runs of equal voxels, and runs are joined far faster than voxels. The
 mask of a network that is unsure is noise, in which nearly every voxel begins a run; there a list of runs would be
-larger than the mask and slower than cc3d, which looks at every voxel once (Silversmith, doi:10.5281/zenodo.5535250).
+larger than the mask and slower than cc3d, which looks at every voxel once.
 
 Planes are looked at in chunks, each with the plane that follows it:
 
