@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from verse3d.core.axismaps import Box, axis_maps
 from verse3d.core.geometry import Geometry
 from verse3d.core.resample import resample_above
-from verse3d.inference.label_interpolation import LabelInterpolation, best_channel
+from verse3d.inference.best_channel import best_channel
+from verse3d.inference.label_interpolation import LabelInterpolation
 from verse3d.inference.sliding_window import FinishedPlanes
 
 _VOXELS_AT_ONCE = 2**15
@@ -193,9 +194,10 @@ class _Planes:
     def _box(self, box: Box) -> torch.Tensor:
         scores = self.scores[(slice(None), *box)].float() / self.weights[box]
         known = torch.softmax(scores, 0) if self.are_logits else scores
-        silent = known.isnan().any(0)  # so are 0 / 0, and what a network spoils
-        known.masked_fill_(silent, 0)
-        known[0].masked_fill_(silent, 1)
+        silent = known.sum(0).isnan()  # so are 0 / 0, and what a network spoils
+        if bool(silent.any()):
+            known.masked_fill_(silent, 0)
+            known[0].masked_fill_(silent, 1)
         return known
 
     def at_points(self, before: "_Planes", places: Sequence[NDArray[np.intp]]) -> torch.Tensor:

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from verse3d.core.axismaps import AxisMap
+from verse3d.inference.best_channel import best_channel
 
 
 def fill_densely(
@@ -39,7 +40,7 @@ def fill_densely(
     for number, (lower, upper) in enumerate(zip(planes.lower.tolist(), planes.upper.tolist(), strict=True)):
         ready = {at: ready[at] if at in ready else down @ across[:, at] for at in (lower, upper)}
         torch.lerp(ready[lower], ready[upper], float(planes.weight[number]), out=carried)
-        target[number] = ids[_best(carried)]
+        target[number] = ids[best_channel(carried[:, :, None])[:, 0].cpu().numpy()]
 
 
 def _matrix(axis_map: AxisMap, size: int) -> torch.Tensor:
@@ -53,16 +54,3 @@ def _matrix(axis_map: AxisMap, size: int) -> torch.Tensor:
     matrix[axis_map.lower, targets] = 1 - axis_map.weight
     matrix[axis_map.upper, targets] += axis_map.weight  # at the last voxel both are the same one
     return torch.from_numpy(matrix)
-
-
-def _best(scores: torch.Tensor) -> NDArray[np.integer]:
-    """The channel with the largest score of (C, J, K)."""
-    if scores.device.type != "cpu":
-        return np.asarray(scores.argmax(0).cpu())
-    # The largest score first, then who has it: vectorised on every processor, which argmax over channels is not. The
-    # first channel has the highest rank, so that it wins among equal ones.
-    known, channels = scores.numpy(), len(scores)
-    ranks = np.arange(channels, 0, -1, dtype=np.uint8)[:, None, None]
-    is_best = known == known.max(0)
-    rank: NDArray[np.uint8] = (is_best.view(np.uint8) * ranks).max(0)
-    return channels - rank

@@ -21,8 +21,6 @@ from numpy.typing import NDArray
 from verse3d.core.axismaps import AxisMap, Box
 from verse3d.inference.dense_interpolation import fill_densely
 
-_ROWS_AT_ONCE = 2**18
-"""Voxels decided at once, so that their scores stay in the processor's cache."""
 _BOX_VOXELS = 2**21
 _BOX_NUMBERS = 2**22
 _TARGET_VOXELS = 2**20
@@ -38,28 +36,6 @@ _UNDECIDED = 255
 """Stands for a voxel near a border until its label is known; no label has this id."""
 _SURELY_LESS = 0.9
 """Times the least share of a winner: weights in float16 are rounded."""
-
-
-def best_channel(scores: torch.Tensor) -> torch.Tensor:
-    """The channel with the largest score, uint8 (I, J, K) of (channels, I, J, K); of equal ones the first."""
-    result = torch.empty(scores.shape[1:], dtype=torch.uint8, device=scores.device)
-    rows = max(1, _ROWS_AT_ONCE // max(1, scores.shape[2] * scores.shape[3]))
-    for start in range(0, scores.shape[1], rows):
-        part = scores[:, start : start + rows]
-        if scores.stride(0) == 1:
-            result[start : start + rows] = part.max(0).indices
-        else:
-            _keep_best(part, result[start : start + rows])
-    return result
-
-
-def _keep_best(scores: torch.Tensor, result: torch.Tensor) -> None:
-    """``scores.argmax(0)`` channel by channel: three times as fast where a channel lies in one piece."""
-    best = scores[0].clone()
-    result.zero_()
-    for channel in range(1, scores.shape[0]):
-        result.masked_fill_(scores[channel] > best, channel)
-        torch.maximum(best, scores[channel], out=best)
 
 
 @dataclass(frozen=True, eq=False)
