@@ -23,10 +23,12 @@ from verse3d.data.samples.stored import StoredCases
 from verse3d.model.checkpoint import Checkpoint, load_checkpoint
 from verse3d.model.modes import get_mode, require_suitable
 from verse3d.model.networks import parameter_count
+from verse3d.model.scout import SCOUT
 from verse3d.training.engines import Stop, run_session
 from verse3d.training.learner import build_learner, restore_learner
 from verse3d.training.monitor import Monitor
 from verse3d.training.runfolder import RunFolder, resume_folder, start_folder
+from verse3d.training.scout import scout_of_run
 from verse3d.training.session import DRAWS, FitOptions, Session, Standing, StoredRun
 from verse3d.training.validate import LossBatches, ValidationCase
 
@@ -185,11 +187,12 @@ def _session(
     length = config.optim.steps_per_epoch * config.sampling.batch_size
     scheme, drawn = label_scheme(config.labels.scheme), config.validation.pictures if options.paint else 0
     whole = StoredCases([] if all(job.failure for job in validation) else validation, scheme.name)
+    dataset = PatchDataset(StoredCases(training, scheme.name), cut, length=length, seed=config.runtime.seed)
     session = Session(
         config=config,
         folder=folder,
         learner=build_learner(config, options.device),
-        dataset=PatchDataset(StoredCases(training, scheme.name), cut, length=length, seed=config.runtime.seed),
+        dataset=dataset,
         augment=Augment(cut.size),
         validation=[
             ValidationCase(case.files, case, scheme, drawn=number < drawn) for number, case in enumerate(whole.each())
@@ -200,6 +203,7 @@ def _session(
             "validation": [job.case.case for job in validation],
         },
         options=options,
+        scout=scout_of_run(config, StoredCases(training, scheme.name), whole, dataset.case_order(1), options.device),
     )
     if options.resume:
         _restore(session)
@@ -232,6 +236,8 @@ def _restore(session: Session) -> None:
         session.standing.restore(state.standing)
         _require_same_epoch(session.standing, checkpoint)
         restore_learner(session.learner, state.learner)
+        if session.scout is not None and state.scout:
+            session.scout.restore(state.scout, checkpoint.networks.get(SCOUT))
     except _BAD_STATE as error:  # whatever PyTorch makes of a state that is none
         raise CheckpointError(
             f"{session.folder.last} cannot be gone on with, it is damaged or was trained by another version or config: "
