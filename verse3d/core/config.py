@@ -24,7 +24,7 @@ from pydantic import (
 from verse3d.core.augmenting import NO_AUGMENTATION, AugmentConfig
 from verse3d.core.errors import ConfigError, DataError
 from verse3d.core.files import is_file
-from verse3d.core.labels import SchemeName
+from verse3d.core.labels import PARTS, LabelScheme, SchemeName, label_scheme
 from verse3d.core.readers import read_text
 from verse3d.core.scouting import ScoutConfig
 from verse3d.core.section import Section as _Section
@@ -74,9 +74,34 @@ Margin = Annotated[tuple[_NotNegative, _NotNegative, _NotNegative], BeforeValida
 
 
 class LabelsConfig(_Section):
-    """What is told apart: any vertebra (``binary``) or the 26 levels (``vertebrae``)."""
+    """What masks tell apart: any vertebra (``binary``) or the 26 levels (``vertebrae``), and where names come from."""
 
     scheme: SchemeName = "binary"
+    naming: Literal["direct", "sequence"] = "direct"
+    """``direct``: the network has a channel for every level. ``sequence``: it finds bones without names, and the whole
+    spine is named at once, from what a second network sees of it."""
+
+    @field_validator("naming")
+    @classmethod
+    def _there_are_names(cls, naming: str, info: ValidationInfo) -> str:
+        if naming == "sequence" and info.data.get("scheme") == "binary":
+            raise ValueError("sequence names vertebrae, which the scheme binary does not; set labels.scheme: vertebrae")
+        return naming
+
+    @property
+    def by_sequence(self) -> bool:
+        """Whether names are given to the whole spine at once."""
+        return self.naming == "sequence"
+
+    @property
+    def network_scheme(self) -> LabelScheme:
+        """What the network tells apart; ``scheme`` is what masks do."""
+        return PARTS if self.by_sequence else label_scheme(self.scheme)
+
+    @property
+    def trained_on(self) -> Literal["binary", "vertebrae", "bones"]:
+        """The name of the scheme that patches are cut in. The loss makes ``PARTS`` of ``BONES``."""
+        return "bones" if self.by_sequence else self.scheme
 
 
 class GridConfig(_Section):
@@ -269,10 +294,15 @@ def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Conf
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold sections such as 'optim:', found {type(values).__name__}")
+    return changed_config(values, overrides, source=str(path))
+
+
+def changed_config(values: dict[str, Any], overrides: Sequence[str], *, source: str) -> Config:
+    """Plain values, changed by overrides as in ``load_config``; raises as that."""
     problems = _apply_overrides(values, overrides)
     if problems:
-        raise ConfigError(_join("--set", problems))
-    return parse_config(values, source=str(path))
+        raise ConfigError(_join("`overrides`", problems), option="overrides")
+    return parse_config(values, source=source)
 
 
 def _patch_problems(values: Mapping[str, Any]) -> list[str]:

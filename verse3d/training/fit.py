@@ -25,6 +25,7 @@ from verse3d.model.modes import get_mode, require_suitable
 from verse3d.model.networks import parameter_count
 from verse3d.model.scout import SCOUT
 from verse3d.training.engines import Stop, run_session
+from verse3d.training.initial import begin_with
 from verse3d.training.learner import build_learner, restore_learner
 from verse3d.training.monitor import Monitor
 from verse3d.training.runfolder import RunFolder, resume_folder, start_folder
@@ -141,7 +142,7 @@ def _consider_validation(config: Config, validation: Sequence[Job]) -> None:
         if config.optim.schedule == "plateau":
             raise DataError(
                 "optim.schedule plateau follows the validation, and there is no validation case",
-                hint="give the index one (verse3d index --validation 0.2), or use --set optim.schedule=cosine",
+                hint="give the index one (`verse3d.index(validation=0.2)`), or use `optim.schedule=cosine`",
             )
         _log.warning("there is no validation case: best.pt will be the last epoch")
 
@@ -186,8 +187,9 @@ def _session(
     cut = get_mode(config.mode).cut(config)
     length = config.optim.steps_per_epoch * config.sampling.batch_size
     scheme, drawn = label_scheme(config.labels.scheme), config.validation.pictures if options.paint else 0
-    whole = StoredCases([] if all(job.failure for job in validation) else validation, scheme.name)
-    dataset = PatchDataset(StoredCases(training, scheme.name), cut, length=length, seed=config.runtime.seed)
+    cut_as = config.labels.trained_on
+    whole = StoredCases([] if all(job.failure for job in validation) else validation, cut_as)
+    dataset = PatchDataset(StoredCases(training, cut_as), cut, length=length, seed=config.runtime.seed)
     session = Session(
         config=config,
         folder=folder,
@@ -203,10 +205,12 @@ def _session(
             "validation": [job.case.case for job in validation],
         },
         options=options,
-        scout=scout_of_run(config, StoredCases(training, scheme.name), whole, dataset.case_order(1), options.device),
+        scout=scout_of_run(config, StoredCases(training, cut_as), whole, dataset.case_order(1), options.device),
     )
     if options.resume:
         _restore(session)
+    elif options.initial:
+        begin_with(session.learner, options.initial, config)
     return session
 
 
@@ -214,8 +218,8 @@ def _restore(session: Session) -> None:
     checkpoint = load_checkpoint(session.folder.last)
     if checkpoint.config.mode != session.config.mode:
         raise CheckpointError(
-            f"{session.folder.last} is a model of --mode {checkpoint.config.mode}, "
-            f"the run in {session.folder.path} is of --mode {session.config.mode}",
+            f"{session.folder.last} is a model of mode {checkpoint.config.mode}, "
+            f"the run in {session.folder.path} is of mode {session.config.mode}",
             hint="was it copied from another run?",
         )
     if not checkpoint.training:
@@ -230,7 +234,8 @@ def _restore(session: Session) -> None:
         if names != session.case_names[split]:
             raise DataError(
                 f"the run in {session.folder.path} used other {split} cases ({', '.join(names) or 'none'})",
-                hint=f"resume it with --data {session.folder.cases}",
+                hint=f"resume it with `data={session.folder.cases}`",
+                option="data",
             )
     try:
         session.standing.restore(state.standing)
