@@ -165,6 +165,8 @@ class Loop:
                 raise _too_large(self.session, batch)
             self.standing.step += 1
             self.losses.add(self.standing.step, result)
+            if self.session.scout is not None:
+                self.session.scout.after_batch(self.standing.step, 60 * self._minutes())
             self._in_step = False
         self.feed.bring_next()
         return result
