@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from verse3d.api.exporting import ExportResult, export
     from verse3d.api.journey import DemoResult, demo
     from verse3d.api.models import LABEL_FILE, evaluate, predict, train
+    from verse3d.api.naming import relabel
     from verse3d.api.pictures import LookResult, StatsResult, look, stats
     from verse3d.api.preparing import prepare, prepared, prune
     from verse3d.api.slicing import slices
@@ -39,6 +40,7 @@ __all__ = [
     "prepare",
     "prepared",
     "prune",
+    "relabel",
     "slices",
     "stats",
     "train",
@@ -51,6 +53,7 @@ _HOME = {
     **dict.fromkeys(("DemoResult", "demo"), "journey"),
     **dict.fromkeys(("ExportResult", "export"), "exporting"),
     "compare": "comparison",
+    "relabel": "naming",
     "slices": "slicing",
 }
 

@@ -58,6 +58,13 @@ out_console = SafeConsole(width=_width, soft_wrap=True)
 err_console = SafeConsole(stderr=True)
 
 
+class Partial(enum.StrEnum):
+    """What is done with vertebrae that the scan cuts."""
+
+    drop = "drop"
+    keep = "keep"
+
+
 class Mode(enum.StrEnum):
     """Ways to segment."""
 
