@@ -42,7 +42,7 @@ MOST_IN_HALL, MOST_ARROWS = 14, 15
 STARTS_ITSELF = {"api", "cli", "__main__"}
 """Rooms that may start verse3d as a program of its own: below, that would be an arrow that no import shows."""
 
-LAZY = {"__init__", "cli"}
+LAZY = {"__init__", "api", "cli"}
 """Rooms that may import inside functions (and for types only) from anywhere, so that the program starts fast."""
 
 PRINTS = {"cli"}

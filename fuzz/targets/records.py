@@ -10,7 +10,7 @@ from typing import Any
 from fuzz import mutate, scans
 from fuzz.target import Dice, Input, Limits, Room, Target, require
 from fuzz.targets.tables import json_bombs, text_file, written
-from verse3d.api.models import predict
+from verse3d.api.predicting import predict
 from verse3d.core.errors import DataError
 from verse3d.data.cases import Case, CaseIndex, write_index
 from verse3d.data.index.discover import load_cases

@@ -14,8 +14,7 @@ from verse3d.core.files import write_json
 from verse3d.core.labels import vertebra
 from verse3d.core.volume import read_labels, write_labels
 from verse3d.data.centroids import parse_centroids, write_centroids
-from verse3d.data.predictions import read_predictions
-from verse3d.inference.predict import centroid_path, mask_path
+from verse3d.data.predictions import centroid_path, mask_path, read_predictions
 from verse3d.inference.relabelling import relabel_mask
 from verse3d.labelling.shifting import shifted_ids
 

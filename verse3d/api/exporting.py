@@ -4,6 +4,7 @@ from pathlib import Path
 
 from verse3d.core.files import PathOrText
 from verse3d.inference.export import ExportResult, FormatName, export_model
+from verse3d.model.locate import model_file
 
 __all__ = ["ExportResult", "export"]
 
@@ -14,7 +15,7 @@ def export(*, model: PathOrText, to: FormatName, out: PathOrText, overwrite: boo
     What was written is loaded again by that runtime and compared with PyTorch, in float32, on a synthetic scan.
 
     Args:
-        model: ``best.pt`` (or ``last.pt``) of a run folder.
+        model: a run folder, or a ``best.pt`` or ``last.pt``.
         to: "onnx" (needs ``verse3d[onnx]``), "openvino" (needs ``verse3d[openvino]``) or "torchscript".
         out: the folder to make: the model, ``labels.json``, ``export.json`` and ``README.md``.
         overwrite: replace an earlier export there; nothing else is ever replaced.
@@ -29,4 +30,4 @@ def export(*, model: PathOrText, to: FormatName, out: PathOrText, overwrite: boo
         Verse3dError: the network cannot be exported, or what was written computes something else. Nothing is left.
         OutputError: the folder cannot be written.
     """
-    return export_model(Path(model), to, Path(out), overwrite=overwrite)
+    return export_model(model_file(Path(model)), to, Path(out), overwrite=overwrite)

@@ -8,17 +8,19 @@ from pathlib import Path
 
 from verse3d.api.comparison import compare
 from verse3d.api.data import check, index, phantom
-from verse3d.api.models import LABEL_FILE, evaluate, predict, train, training_config
+from verse3d.api.evaluating import evaluate
+from verse3d.api.models import train, training_config
+from verse3d.api.predicting import LABEL_FILE, predict
 from verse3d.api.programs import command_line
 from verse3d.core.config import Config
 from verse3d.core.errors import DataError
 from verse3d.core.files import PathOrText, regular_file, write_text
 from verse3d.core.logs import Progress, no_progress
 from verse3d.core.runtime import DeviceName
+from verse3d.data.predictions import mask_path
 from verse3d.data.quality.checks import CheckReport
 from verse3d.evaluation.comparison import Comparison
 from verse3d.evaluation.score_folder import Evaluation
-from verse3d.inference.predict import mask_path
 from verse3d.inference.records import PredictionReport
 from verse3d.report.itksnap import open_command
 from verse3d.report.pictures import draw_case

@@ -199,24 +199,12 @@ def _options(
 @contextmanager
 def bars() -> Iterator["Progress"]:
     """Progress bars on stderr, one per kind of work, and the log above them."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
+    from verse3d.api.progress import progress_bars
     from verse3d.core.logs import log_to_terminal
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(24), MofNCompleteColumn())
     log_to_terminal(err_console, _level, in_flags)
-    times = (TimeElapsedColumn(), TimeRemainingColumn())
-    with Bars(*columns, *times, console=err_console, disable=_level > logging.INFO) as bars:
-        tasks: dict[str, Any] = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            kind = what.split(maxsplit=1)[0] if what.split(maxsplit=1)[0] in ("epoch", "phantom") else what
-            if kind not in tasks:
-                tasks[kind] = bars.add_task(what, total=total)
-            bars.update(tasks[kind], description=what, completed=done, total=total)
-
-        yield show
+    with progress_bars(err_console, enabled=_level <= logging.INFO) as progress:
+        yield progress
 
 
 MORE_SETTINGS = {"allow_extra_args": True}

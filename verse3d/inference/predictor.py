@@ -19,7 +19,7 @@ from verse3d.core.logs import Progress, no_progress
 from verse3d.core.peak_memory import MemoryWatch
 from verse3d.core.runtime import Precision, rss_mb
 from verse3d.core.volume import Volume
-from verse3d.data.samples.transforms import prepare_image_float16
+from verse3d.data.samples.grid import prepare_image_float16
 from verse3d.inference.aggregator import Answer, BinaryAggregator, MulticlassAggregator
 from verse3d.inference.backends import Backend, torch_backend
 from verse3d.inference.body_mask import Body

@@ -19,9 +19,8 @@ from verse3d.core.labels import VERSE_IDS, VERTEBRAE, label_counts, vertebra
 from verse3d.core.readers import Many, Number, Record, checked
 from verse3d.core.volume import Volume, read_labels, stored_scheme, write_labels
 from verse3d.data.centroids import parse_centroids, write_centroids
-from verse3d.data.predictions import PREDICTIONS_FILE, read_predictions
+from verse3d.data.predictions import PREDICTIONS_FILE, centroid_path, mask_path, read_predictions
 from verse3d.inference.guards import refuse_foreign_mask
-from verse3d.inference.predict import centroid_path, mask_path
 from verse3d.inference.records import RecordList
 from verse3d.labelling.shifting import MOST_PLACES, shifted_ids
 

@@ -121,7 +121,7 @@ def _parted(seeds: NDArray[np.uint8], spacing_mm: Sequence[float]) -> NDArray[np
 def _waist_parts(bone: NDArray[np.bool_], spacing_mm: Sequence[float]) -> NDArray[np.int32]:
     """The parts of a bone, 1, 2 ..., that come apart if it is made thinner; all 1 if it stays in one piece.
 
-     o--o       o  o     both ends are a good part of what is left, so the bridge was a mistake; a process
+     o==o       o  o     both ends are a good part of what is left, so the bridge was a mistake; a process
     (    ) ->  (    )    that comes off is too small for that, and goes with the body again
     """
     depth = ndimage.distance_transform_edt(np.pad(bone, 1), sampling=spacing_mm)[1:-1, 1:-1, 1:-1]

@@ -1,7 +1,9 @@
-"""Losses by name. All take logits (B, channels, ...) and network ids (B, 1, ...) uint8, and return a scalar."""
+"""Losses by name. All take logits (B, channels, ...) and network ids (B, 1, ...) uint8, and return a scalar.
+
+MONAI is imported when a loss is built: it takes seconds, and a mode, which names its loss, is needed to predict, too.
+"""
 
 import torch
-from monai.losses import DiceCELoss, DiceLoss
 from torch import nn
 
 from verse3d.core.config import Config
@@ -33,6 +35,8 @@ def build_loss(config: Config) -> nn.Module:
                 hint="use dice_ce",
             )
         return BinaryCrossEntropy()
+    from monai.losses import DiceCELoss, DiceLoss
+
     activation = {"softmax": True, "to_onehot_y": True, "include_background": False} if several else {"sigmoid": True}
     # batch=True: the overlap is taken over the batch, so that a patch without vertebrae does not weigh like a full one.
     loss: nn.Module = {"dice": DiceLoss, "dice_ce": DiceCELoss}[config.loss.name](batch=True, **activation)

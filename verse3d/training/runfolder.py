@@ -206,3 +206,19 @@ def _is_number(cell: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def run_folder_of(checkpoint: Path) -> RunFolder | None:
+    """The run folder that a checkpoint lies in; None if it lies somewhere else."""
+    folder = RunFolder(checkpoint.absolute().parent)
+    inside = checkpoint.name in (folder.best.name, folder.last.name)
+    return folder if inside and folder.config.is_file() and folder.history.is_file() else None
+
+
+def history_of(checkpoint: Path) -> tuple[Mapping[str, float], ...]:
+    """The history of the run that a checkpoint belongs to; nothing if it is not known or damaged."""
+    folder = run_folder_of(checkpoint)
+    try:
+        return tuple(read_history(folder.history)) if folder else ()
+    except DataError:
+        return ()

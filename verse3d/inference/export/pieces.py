@@ -11,8 +11,9 @@ from verse3d.core.labels import training_scheme
 from verse3d.core.resample import resample_vote
 from verse3d.core.volume import Volume
 from verse3d.data.samples.augment import Augment
+from verse3d.data.samples.grid import prepare_image
 from verse3d.data.samples.packing import PackedBatch
-from verse3d.data.samples.transforms import PreparedCase, prepare_image
+from verse3d.data.samples.transforms import PreparedCase
 from verse3d.model.modes import get_mode
 from verse3d.phantoms import make_case
 
