@@ -33,6 +33,9 @@ def train(
     out: Annotated[Path, typer.Option(help="The run folder.")],
     mode: Annotated[Mode | None, typer.Option(help="Way of segmenting; else that of the config, else 3d.")] = None,
     config: Annotated[str | None, typer.Option(help="YAML file, or the name of a shipped one, e.g. unet3d.")] = None,
+    from_: Annotated[
+        Path | None, typer.Option("--from", help="Begin with the weights of this model; starter: those of verse3d.")
+    ] = None,
     set_: SetOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on exactly where the run in --out stands.")] = False,
     overwrite: OverwriteOption = False,
@@ -53,6 +56,7 @@ def train(
             out=out,
             mode=mode.value if mode else None,
             config=config,
+            from_model=from_,
             overrides=merged_overrides(set_, context),
             resume=resume,
             overwrite=overwrite,
@@ -73,8 +77,10 @@ def train(
 @app.command()
 def predict(
     scans: Annotated[list[Path], typer.Argument(help="NIfTI files, folders or indexes.")],
-    model: Annotated[list[Path], typer.Option(help="best.pt of a run folder; several are averaged.")],
     out: Annotated[Path, typer.Option(help="Folder for the masks.")],
+    model: Annotated[
+        list[Path] | None, typer.Option(help="best.pt of a run folder; several are averaged. Else the starter weights.")
+    ] = None,
     split: SplitOption = None,
     device: DeviceOption = Device.auto,
     backend: Annotated[Backend, typer.Option(help="What runs the network.")] = Backend.auto,
@@ -91,7 +97,7 @@ def predict(
     ] = False,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Write a mask per scan on its own grid, e.g. [bold]verse3d predict ct.nii.gz --model best.pt --out masks[/]."""
+    """Write a mask per scan on its own grid, e.g. [bold]verse3d predict ct.nii.gz --out masks[/]."""
     from verse3d import api
 
     with bars() as progress:

@@ -263,10 +263,15 @@ def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Conf
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold sections such as 'optim:', found {type(values).__name__}")
+    return changed_config(values, overrides, source=str(path))
+
+
+def changed_config(values: dict[str, Any], overrides: Sequence[str], *, source: str) -> Config:
+    """Plain values, changed by overrides as in ``load_config``; raises as that."""
     problems = _apply_overrides(values, overrides)
     if problems:
         raise ConfigError(_join("`overrides`", problems), option="overrides")
-    return parse_config(values, source=str(path))
+    return parse_config(values, source=source)
 
 
 def _patch_problems(values: Mapping[str, Any]) -> list[str]:

@@ -28,7 +28,7 @@ from verse3d.core.labels import LabelScheme
 from verse3d.model.checksum import as_plain, content_sha256
 from verse3d.model.plainfile import damaged, load_plain
 from verse3d.model.stored import StoredCheckpoint, StoredPart, read_stored
-from verse3d.model.weights import load_weights, require_sound_weights
+from verse3d.model.weights import in_float32, load_weights, require_sound_weights
 from verse3d.version import __version__
 
 __all__ = [
@@ -224,7 +224,7 @@ def _described(content: object) -> str:
 def _checkpoint(stored: StoredCheckpoint, path: Path) -> Checkpoint:
     return Checkpoint(
         config=_config(stored, f"the config inside {path}"),
-        network=stored.network,
+        network=in_float32(stored.network),
         epoch=stored.epoch,
         scores=stored.scores,
         training=stored.training,

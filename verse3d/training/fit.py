@@ -24,6 +24,7 @@ from verse3d.model.checkpoint import Checkpoint, load_checkpoint
 from verse3d.model.modes import get_mode, require_suitable
 from verse3d.model.networks import parameter_count
 from verse3d.training.engines import Stop, run_session
+from verse3d.training.initial import begin_with
 from verse3d.training.learner import build_learner, restore_learner
 from verse3d.training.monitor import Monitor
 from verse3d.training.runfolder import RunFolder, resume_folder, start_folder
@@ -204,6 +205,8 @@ def _session(
     )
     if options.resume:
         _restore(session)
+    elif options.initial:
+        begin_with(session.learner, options.initial, config)
     return session
 
 

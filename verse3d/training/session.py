@@ -15,6 +15,7 @@ from verse3d.core.readers import Record, Text, checked
 from verse3d.data.samples.augment import Augment
 from verse3d.data.samples.packing import PackedBatch
 from verse3d.data.samples.patches import PatchDataset
+from verse3d.training.initial import InitialWeights
 from verse3d.training.runfolder import RunFolder
 from verse3d.training.step import Learner
 from verse3d.training.validate import Painter, ValidationCase
@@ -36,6 +37,7 @@ class FitOptions:
         paint: draws validation pictures, or None for none.
         progress: told about every batch.
         store: folder of prepared cases; None for the one that the run used before, or one in the run folder.
+        initial: a model to begin with; None for a network as it is drawn. A resumed run goes on with its own weights.
     """
 
     device: torch.device
@@ -46,6 +48,7 @@ class FitOptions:
     paint: Painter | None = None
     progress: Progress = no_progress
     store: Path | None = None
+    initial: InitialWeights | None = None
 
 
 @dataclass
