@@ -29,6 +29,7 @@ TINY = {
     "validation": {"every_epochs": 1, "pictures": 0, "time_share": 1.0},
     "inference": {"min_component_ml": 0.0},
     "runtime": {"amp": "off", "workers": 0},
+    "scout": {"enabled": False, "channels": [4, 8, 8]},
 }
 
 

@@ -115,6 +115,8 @@ class _Loop:
 
     def after_batch(self, engine: Engine) -> None:
         self.losses.add(engine.state.iteration, engine.state.output)
+        if self.session.scout is not None:
+            self.session.scout.after_batch(engine.state.iteration, 60 * self._minutes())
 
     def after_epoch(self, engine: Engine) -> None:
         standing = self.session.standing

@@ -23,11 +23,13 @@ from verse3d.data.samples.stored import StoredCases
 from verse3d.model.checkpoint import Checkpoint, load_checkpoint
 from verse3d.model.modes import get_mode, require_suitable
 from verse3d.model.networks import parameter_count
+from verse3d.model.scout import SCOUT
 from verse3d.training.engines import Stop, run_session
 from verse3d.training.initial import begin_with
 from verse3d.training.learner import build_learner, restore_learner
 from verse3d.training.monitor import Monitor
 from verse3d.training.runfolder import RunFolder, resume_folder, start_folder
+from verse3d.training.scout import scout_of_run
 from verse3d.training.session import DRAWS, FitOptions, Session, Standing, StoredRun
 from verse3d.training.validate import LossBatches, ValidationCase
 
@@ -187,11 +189,12 @@ def _session(
     scheme, drawn = label_scheme(config.labels.scheme), config.validation.pictures if options.paint else 0
     cut_as = config.labels.trained_on
     whole = StoredCases([] if all(job.failure for job in validation) else validation, cut_as)
+    dataset = PatchDataset(StoredCases(training, cut_as), cut, length=length, seed=config.runtime.seed)
     session = Session(
         config=config,
         folder=folder,
         learner=build_learner(config, options.device),
-        dataset=PatchDataset(StoredCases(training, cut_as), cut, length=length, seed=config.runtime.seed),
+        dataset=dataset,
         augment=Augment(cut.size),
         validation=[
             ValidationCase(case.files, case, scheme, drawn=number < drawn) for number, case in enumerate(whole.each())
@@ -202,6 +205,7 @@ def _session(
             "validation": [job.case.case for job in validation],
         },
         options=options,
+        scout=scout_of_run(config, StoredCases(training, scheme.name), whole, dataset.case_order(1), options.device),
     )
     if options.resume:
         _restore(session)
@@ -237,6 +241,8 @@ def _restore(session: Session) -> None:
         session.standing.restore(state.standing)
         _require_same_epoch(session.standing, checkpoint)
         restore_learner(session.learner, state.learner)
+        if session.scout is not None and state.scout:
+            session.scout.restore(state.scout, checkpoint.networks.get(SCOUT))
     except _BAD_STATE as error:  # whatever PyTorch makes of a state that is none
         raise CheckpointError(
             f"{session.folder.last} cannot be gone on with, it is damaged or was trained by another version or config: "

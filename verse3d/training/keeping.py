@@ -2,7 +2,8 @@
 
 import math
 
-from verse3d.model.checkpoint import Checkpoint, save_checkpoint
+from verse3d.model.checkpoint import Checkpoint, TrainedNetwork, save_checkpoint
+from verse3d.model.scout import SCOUT
 from verse3d.training.learner import best_network, learner_state
 from verse3d.training.session import DRAWS, Session
 from verse3d.training.validate import ValidationResult
@@ -15,6 +16,8 @@ def save_epoch(session: Session, validation: ValidationResult | None) -> None:
         OutputError: a checkpoint cannot be written.
     """
     standing = session.standing
+    if session.scout is not None and (validation is not None or not session.validation):
+        session.scout.assess()
     if not session.validation:
         standing.best_epoch = standing.epoch
         save_checkpoint(session.folder.best, _checkpoint(session, {}))
@@ -36,10 +39,14 @@ def save_last(session: Session) -> None:
         "standing": standing.to_dict(),
         "cases": session.case_names,
         "draws": DRAWS,
+        "scout": session.scout.to_dict() if session.scout else {},
     }
     weights = best_network(session.learner).state_dict()
     scores = {} if math.isnan(standing.best_dice) else {"best_validation_dice": standing.best_dice}
-    save_checkpoint(session.folder.last, Checkpoint(session.config, weights, standing.epoch, scores, state))
+    save_checkpoint(
+        session.folder.last,
+        Checkpoint(session.config, weights, standing.epoch, scores, state, networks=_further(session)),
+    )
 
 
 def _better(new: float, best: float) -> bool:
@@ -49,4 +56,10 @@ def _better(new: float, best: float) -> bool:
 
 def _checkpoint(session: Session, scores: dict[str, float]) -> Checkpoint:
     weights = best_network(session.learner).state_dict()
-    return Checkpoint(session.config, weights, session.standing.epoch, scores)
+    return Checkpoint(session.config, weights, session.standing.epoch, scores, networks=_further(session))
+
+
+def _further(session: Session) -> dict[str, TrainedNetwork]:
+    """The scout as it was last assessed, if it was."""
+    assessed = session.scout.assessed if session.scout else None
+    return {} if assessed is None else {SCOUT: assessed}

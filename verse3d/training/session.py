@@ -17,6 +17,7 @@ from verse3d.data.samples.packing import PackedBatch
 from verse3d.data.samples.patches import PatchDataset
 from verse3d.training.initial import InitialWeights
 from verse3d.training.runfolder import RunFolder
+from verse3d.training.scout import ScoutTraining
 from verse3d.training.step import Learner
 from verse3d.training.validate import Painter, ValidationCase
 
@@ -101,12 +102,14 @@ class StoredRun(Record):
         learner: see ``learner.learner_state``.
         standing: see ``Standing.to_dict``.
         draws: see ``DRAWS``; runs from before it was noted are of the first way.
+        scout: see ``ScoutTraining.to_dict``; empty where none learns.
     """
 
     cases: dict[Literal["train", "validation"], list[Text]]
     learner: dict[str, Any]
     standing: dict[str, Any]
     draws: int = 1
+    scout: dict[str, Any] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +127,7 @@ class Session:
         loss_batches: unchanging patches of them for the validation loss; gives none if it is not wanted.
         case_names: of the training and the validation cases, by split and in order.
         standing: how far the run is.
+        scout: what learns beside the network to find the spine; None if nothing does.
     """
 
     config: Config
@@ -136,3 +140,4 @@ class Session:
     loss_batches: Iterable[PackedBatch]
     case_names: dict[str, list[str]]
     standing: Standing = field(default_factory=Standing)
+    scout: ScoutTraining | None = None

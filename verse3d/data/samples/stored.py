@@ -15,7 +15,7 @@ from verse3d.core.logs import logger
 from verse3d.data.cases import Case
 from verse3d.data.samples.arrays import DamagedEntryError, StoredArray
 from verse3d.data.samples.blocks import CentreDraw
-from verse3d.data.samples.entry import ARRAYS, Entry, network_table, open_array, unchecked
+from verse3d.data.samples.entry import ARRAYS, UNDECIDED, Entry, network_table, open_array, unchecked
 from verse3d.data.samples.prepare import Job, ensure_prepared
 
 _log = logger(__name__)
@@ -103,6 +103,23 @@ class StoredCase:
             DataError: the entry is damaged and cannot be prepared again.
         """
         return self._reading(lambda opened: self._both(opened, "-4mm", (0, 0, 0), opened.entry.coarse.shape))
+
+    def read_coarse_levels(self) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
+        """The 4 mm copy, all of it: grey values 0 ... 1 and VerSe ids, whatever the label scheme of this case is.
+
+        What is some vertebra but none by itself is ``UNDECIDED``; in a binary mask that is every vertebra.
+
+        Raises:
+            DataError: the entry is damaged and cannot be prepared again.
+        """
+
+        def read(opened: OpenEntry) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
+            start, size = (0, 0, 0), opened.entry.coarse.shape
+            image = opened.arrays["image-4mm"].read_padded(start, size)
+            ids = opened.arrays["labels-4mm"].read_padded(start, size)
+            return image, np.where(ids > 0, np.uint8(UNDECIDED), ids) if opened.entry.binary else ids
+
+        return self._reading(read)
 
     def draw_centre(self, foreground_fraction: float, random: np.random.RandomState) -> NDArray[np.int_]:
         """A voxel (i, j, k): with that probability any labelled one, else any unlabelled one."""

@@ -180,13 +180,13 @@ def _named_bones(config: Config) -> str:
 The network finds bones and no names. `core` is bone with no other vertebra within {NEAR_MM:g} mm, `vertebra` all other
 bone.
 
-1. Parts of `core` that are connected (over faces, on a grid of about {COARSE_MM:g} mm), of {LEAST_CORE_ML:g} ml or more,
-   are the seeds. Every voxel of either label goes to the seed that is nearest on a way through these labels.
-2. What no seed reaches is a bone of its own from {LEAST_WITHOUT_CORE_ML:g} ml on; less joins a bone within {JOIN_MM:g} mm,
-   or is left out. So are bones below {LEAST_BONE_ML:g} ml.
+1. Connected parts of `core` (over faces, on a grid of about {COARSE_MM:g} mm) of {LEAST_CORE_ML:g} ml or more are the
+   seeds. Every voxel of either label goes to the seed that is nearest on a way through these labels.
+2. What no seed reaches is a bone of its own from {LEAST_WITHOUT_CORE_ML:g} ml on; less joins a bone within
+   {JOIN_MM:g} mm, or is left out. So are bones below {LEAST_BONE_ML:g} ml.
 3. Names follow from all bones together: verse3d searches for the most probable row of names (C1 ... C7, T1 ... T11,
-   perhaps T12 and T13, L1 ... L4, perhaps L5 and L6) given the distances between the thickest parts of the bones and the
-   mean probability of each level over the voxels of each bone, which a second network gives at 4 mm
+   perhaps T12 and T13, L1 ... L4, perhaps L5 and L6) given the distances between the thickest parts of the bones and
+   the mean probability of each level over the voxels of each bone, which a second network gives at 4 mm
    (`verse3d.labelling.vertebrae.name_bones`). That network and the search are not part of this export: without them
    the bones can be counted, but not named for certain.
 """
