@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from verse3d.api.journey import DemoResult, demo
     from verse3d.api.model import Model, Segmentation, load_model
     from verse3d.api.models import train
+    from verse3d.api.naming import relabel
     from verse3d.api.pictures import LookResult, StatsResult, look, stats
     from verse3d.api.predicting import LABEL_FILE, predict
     from verse3d.api.preparing import prepare, prepared, prune
@@ -48,6 +49,7 @@ __all__ = [
     "prepared",
     "progress_bars",
     "prune",
+    "relabel",
     "slices",
     "stats",
     "train",
@@ -62,6 +64,7 @@ _HOME = {
     **dict.fromkeys(("ExportResult", "export"), "exporting"),
     "compare": "comparison",
     "evaluate": "evaluating",
+    "relabel": "naming",
     "train": "models",
     "progress_bars": "progress",
     "slices": "slicing",

@@ -22,6 +22,7 @@ from verse3d.inference.budget import Budget
 from verse3d.inference.loading import open_predictor
 from verse3d.inference.memory_plan import Limit
 from verse3d.inference.segment import segment_volume
+from verse3d.labelling.vertebrae import NamedVertebra
 from verse3d.model.locate import model_files
 
 _IN_MEMORY = Path("(the image in memory)")
@@ -42,7 +43,7 @@ class Segmentation:
     labels: NDArray[np.uint8]
     affine: NDArray[np.float64]
     levels: tuple[str, ...]
-    vertebrae: tuple[Any, ...] | None
+    vertebrae: tuple[NamedVertebra, ...] | None
     warnings: tuple[str, ...]
     _header: nib.Nifti1Header
     _scheme: LabelScheme
@@ -116,15 +117,17 @@ class Model:
         volume, shape = _volume(scan, affine)
         limit = Limit.of(self._max_ram_gb)
         budget = replace(self._budget, limit=limit, held_mb=rss_mb())
-        labels = segment_volume(budget, volume, progress)
+        labels, named = segment_volume(budget, volume, progress)
         voxels = label_counts(labels)
         found: list[Label] = [label for label in self._scheme.labels if voxels[label.id]]
-        warnings = () if found else ("no vertebra was found: the mask is empty",)
+        warnings: tuple[str, ...] = () if found else ("no vertebra was found: the mask is empty",)
+        if named is not None:
+            warnings = (*warnings, *named.notes)
         return Segmentation(
             labels.reshape(shape),
             volume.geometry.affine.copy(),
             tuple(label.name for label in found),
-            None,
+            None if named is None else named.vertebrae,
             warnings,
             volume.header,
             self._scheme,

@@ -17,6 +17,7 @@ from verse3d.data.schemes import scheme_of
 from verse3d.report.appearance import is_label_map
 from verse3d.report.charts import draw_charts
 from verse3d.report.dataset_stats import CaseStats, SplitSummary, summarise, write_table
+from verse3d.report.doubts import Doubts, doubts_about
 from verse3d.report.figures import save_figure
 from verse3d.report.look import DPI, look_figure
 
@@ -100,6 +101,8 @@ def look(
         case = replace(case, mask=Path(mask), relabel=())
     shown = read_preview(case.image or case.mask_path())
     marked, alone = _labels(case, shown)
+    labelled = case.mask or case.image
+    doubts = doubts_about(labelled) if labelled is not None else Doubts()
     drawn = look_figure(
         shown,
         mask=None if marked is None else marked.array,
@@ -108,7 +111,8 @@ def look(
         at_mm=at,
         level=level,
         window=window,
-        remarks=case.notes,
+        remarks=(*case.notes, *doubts.remarks),
+        marks=doubts.marks,
         scheme=None if marked is None else scheme_of(marked),
     )
     save_figure(drawn.figure, path, dpi=DPI)

@@ -15,6 +15,7 @@ from verse3d.cli.terminal import (
     DeviceOption,
     Mode,
     OverwriteOption,
+    Partial,
     SchemeName,
     SetOption,
     SplitOption,
@@ -93,6 +94,9 @@ def predict(
     max_ram_gb: Annotated[float | None, typer.Option(help="Largest memory to take; else what is free.")] = None,
     tta: Annotated[bool, typer.Option("--tta", help="Average with the mirror image; twice the time.")] = False,
     no_skip: Annotated[bool, typer.Option("--no-skip", help="Look at windows that hold only air, too.")] = False,
+    partial: Annotated[
+        Partial, typer.Option(help="Vertebrae that the scan cuts, in masks named by sequence.")
+    ] = "drop",
     num_parts: Annotated[int, typer.Option(min=1, help="Divide the scans among so many jobs.")] = 1,
     part: Annotated[int, typer.Option(min=0, help="Which of them this is, counted from 0.")] = 0,
     one_by_one: Annotated[
@@ -113,6 +117,7 @@ def predict(
             backend=backend,
             tta=tta,
             skip_air=not no_skip,
+            partial=partial,
             max_ram_gb=max_ram_gb,
             parts=num_parts,
             part=part,

@@ -68,6 +68,7 @@ Device = Literal["auto", "cpu", "cuda"]
 Backend = Literal["auto", "torch", "openvino"]
 SplitName = Literal["train", "validation", "test"]
 SchemeName = Literal["binary", "vertebrae"]
+Partial = Literal["drop", "keep"]
 LayoutName = Literal["nnunet", "verse"]
 
 

@@ -20,13 +20,12 @@ from verse3d.core.geometry import Geometry
 from verse3d.core.labels import label_counts
 from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.core.memory import give_back_freed_memory
-from verse3d.core.paths import path_below
 from verse3d.core.peak_memory import MemoryWatch, Peak
 from verse3d.core.runtime import peak_rss_mb
 from verse3d.core.volume import StoredVoxels, read_image, stored_voxels, write_labels
 from verse3d.data.cases import Case
-from verse3d.data.centroids import CENTROID_SUFFIX, write_centroids
-from verse3d.data.predictions import MASK_SUFFIX, mask_path, predictions_file
+from verse3d.data.centroids import write_centroids
+from verse3d.data.predictions import MASK_SUFFIX, centroid_path, mask_path, predictions_file
 from verse3d.data.samples.grid import network_geometry
 from verse3d.inference.aggregator import Answer
 from verse3d.inference.budget import Budget
@@ -63,15 +62,6 @@ class PredictOptions:
     parts: int = 1
     max_ram_gb: float | None = None
     overlap: bool = True
-
-
-def centroid_path(out: Path, case: str) -> Path:
-    """Where the centroids of the vertebrae of a case are written, as VerSe does.
-
-    Raises:
-        DataError: the case's name is none for a file.
-    """
-    return path_below(out, f"{case}{CENTROID_SUFFIX}")
 
 
 def predict_cases(

@@ -1,7 +1,7 @@
 """A picture of a scan or a mask as a viewer would show it: three planes at one scale, names, letters, scale bar."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,7 @@ def look_figure(
     level: str | None = None,
     window: tuple[float, float] | None = None,
     remarks: Sequence[str] = (),
+    marks: Mapping[int, str] | None = None,
     scheme: MaskScheme | None = None,
 ) -> LookFigure:
     """Draw a sagittal, a coronal and an axial slice with the mask over them.
@@ -80,6 +81,7 @@ def look_figure(
         level: name of the vertebra to cut.
         window: the values shown black and white; else chosen by the values.
         remarks: more to write below the picture.
+        marks: id -> what follows its name, e.g. "?".
         scheme: what the ids of the mask mean; of a binary one no level is named.
 
     Raises:
@@ -115,7 +117,7 @@ def look_figure(
         if mask is not None:
             cut = plane_slice(mask, geometry, back.plane, centre)
             _draw_labels(axes, cut, table, filled=labels_alone)
-            names = _draw_names(axes, cut, table, sheet.scale)
+            names = _draw_names(axes, cut, _marked(table, marks or {}), sheet.scale)
         _draw_surroundings(axes, back, names, sheet)
         _draw_cuts(axes, back, geometry, centre, sheet.scale)
     write_around(figure, sheet, heading(title, places, table), words, notes)
@@ -179,6 +181,10 @@ def _draw_labels(axes: Axes, mask: PlaneSlice, table: Mapping[int, Label], *, fi
     in_mm = list(segments * np.array(mask.pixel_mm[::-1]))
     edges = colours[np.searchsorted(ids, owners)]
     axes.add_collection(LineCollection(in_mm, colors=edges, linewidths=1.0, capstyle="round"))
+
+
+def _marked(table: Mapping[int, Label], marks: Mapping[int, str]) -> dict[int, Label]:
+    return {number: replace(label, name=label.name + marks.get(label.id, "")) for number, label in table.items()}
 
 
 def _draw_names(axes: Axes, mask: PlaneSlice, table: Mapping[int, Label], scale: float) -> tuple[PlacedName, ...]:
