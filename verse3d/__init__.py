@@ -71,7 +71,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module attribute
-    """Load the API (and with it PyTorch) when it is first used, so that ``verse3d --help`` stays quick."""
+    """Load the API (and with it PyTorch) when it is first used, so that asking the program for help stays quick."""
     if name not in __all__:
         raise AttributeError(f"module 'verse3d' has no attribute {name!r}")
     from verse3d import api  # noqa: PLC0415

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from verse3d.api.comparison import compare
     from verse3d.api.data import check, convert, download, index, phantom
+    from verse3d.api.evaluating import evaluate
     from verse3d.api.exporting import ExportResult, export
     from verse3d.api.journey import DemoResult, demo
     from verse3d.api.model import Model, Segmentation, load_model
-    from verse3d.api.models import LABEL_FILE, evaluate, predict, train
+    from verse3d.api.models import train
     from verse3d.api.pictures import LookResult, StatsResult, look, stats
+    from verse3d.api.predicting import LABEL_FILE, predict
     from verse3d.api.preparing import prepare, prepared, prune
     from verse3d.api.progress import progress_bars
     from verse3d.api.slicing import slices
@@ -53,12 +55,14 @@ __all__ = [
 _HOME = {
     **dict.fromkeys(("check", "convert", "download", "index", "phantom"), "data"),
     **dict.fromkeys(("LookResult", "StatsResult", "look", "stats"), "pictures"),
-    **dict.fromkeys(("LABEL_FILE", "evaluate", "predict", "train"), "models"),
+    **dict.fromkeys(("LABEL_FILE", "predict"), "predicting"),
     **dict.fromkeys(("Model", "Segmentation", "load_model"), "model"),
     **dict.fromkeys(("prepare", "prepared", "prune"), "preparing"),
     **dict.fromkeys(("DemoResult", "demo"), "journey"),
     **dict.fromkeys(("ExportResult", "export"), "exporting"),
     "compare": "comparison",
+    "evaluate": "evaluating",
+    "train": "models",
     "progress_bars": "progress",
     "slices": "slicing",
 }

@@ -93,7 +93,7 @@ def look(
     path = Path(out)
     _require_free(path, overwrite=overwrite)
     if at is not None and level is not None:
-        raise ConfigError("--at and --level exclude each other")
+        raise ConfigError("`at` and `level` exclude each other", option="level")
     case = _named(Path(scan), str(scan), data)
     if mask is not None:
         case = replace(case, mask=Path(mask), relabel=())
@@ -118,11 +118,15 @@ def look(
 def _require_free(path: Path, *, overwrite: bool) -> None:
     """Who mistypes a name gets no new folder, and loses no picture."""
     if path.suffix.lower() != ".png":
-        raise ConfigError(f"pictures are written as PNG, but {path} ends otherwise", hint="e.g. look.png")
+        raise ConfigError(
+            f"pictures are written as PNG, but {path} ends otherwise", hint="e.g. `out=look.png`", option="out"
+        )
     if not path.parent.is_dir():
         raise OutputError(f"there is no folder {path.parent} for {path.name}", hint="make it first, or name another")
     if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists already", hint="choose another name, or replace it with `overwrite`")
+        raise OutputError(
+            f"{path} exists already", hint="choose another name, or replace it with `overwrite`", option="overwrite"
+        )
 
 
 def _named(path: Path, name: str, data: PathOrText | None) -> Case:
@@ -134,7 +138,8 @@ def _named(path: Path, name: str, data: PathOrText | None) -> Case:
     if data is None:
         raise ConfigError(
             f"{name} is no file; to look at a case by its name, say where it is listed",
-            hint=f"verse3d look {name} --data cases.jsonl -o look.png",
+            hint=f"`verse3d.look({name!r}, data='cases.jsonl', out='look.png')`",
+            option="data",
         )
     return _find(load_cases(Path(data)), name, Path(data))
 
@@ -146,7 +151,7 @@ def _only_case(folder: Path) -> Case:
         names = ", ".join(case.case for case in cases[:_LIST_AT_MOST])
         raise DataError(
             f"{folder} holds {len(cases)} cases: {names}{' ...' if len(cases) > _LIST_AT_MOST else ''}",
-            hint=f"name one of them, and the folder as its `data`: verse3d look {cases[0].case} --data {folder}",
+            hint=f"name one of them, for example `verse3d.look({cases[0].case}, data={folder})`",
         )
     return cases[0]
 

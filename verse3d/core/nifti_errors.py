@@ -31,7 +31,7 @@ def not_a_file(path: Path) -> DataError:
     if archive is not None:
         return DataError(
             f"{path} is still packed in {archive.name}",
-            hint="unpack it with: verse3d index DATA --unpack FOLDER -o cases.jsonl",
+            hint="unpack it with `verse3d.index(DATA, unpack=FOLDER, out='cases.jsonl')`",
         )
     # os.path says no to names that the system refuses, where Path raises.
     if os.path.isdir(path):  # noqa: PTH112

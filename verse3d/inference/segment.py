@@ -7,11 +7,13 @@ from verse3d.core.logs import Progress, no_progress
 from verse3d.core.volume import StoredVoxels, Volume
 from verse3d.data.samples.grid import network_geometry
 from verse3d.inference.budget import Budget
-from verse3d.inference.postprocess import clean_up
+from verse3d.labelling.vertebrae import NamedBones
 
 
-def segment_volume(budget: Budget, volume: Volume, progress: Progress = no_progress) -> NDArray[np.uint8]:
-    """The cleaned labels of a scan, file ids, uint8 (I, J, K) on the scan's grid.
+def segment_volume(
+    budget: Budget, volume: Volume, progress: Progress = no_progress
+) -> tuple[NDArray[np.uint8], NamedBones | None]:
+    """The finished labels of a scan, file ids, uint8 (I, J, K) on the scan's grid; and its vertebrae if they are named.
 
     Args:
         budget: the predictor, and the memory that it may take.
@@ -27,6 +29,7 @@ def segment_volume(budget: Budget, volume: Volume, progress: Progress = no_progr
     plan = budget.plan(StoredVoxels(volume.geometry, volume.header, volume.array.dtype.itemsize))
     grid = network_geometry(volume.geometry, predictor.config.grid)
     image, _ = predictor.prepare(volume)
-    answer, _ = predictor.segment(image, grid, volume.geometry, plan.settings, progress=progress)
+    answer, look = predictor.segment(image, grid, volume.geometry, plan.settings, progress=progress)
     del image
-    return clean_up(answer.mask(), volume.geometry, predictor.config.inference)
+    labels = answer.mask()
+    return labels, predictor.finish(labels, volume.geometry, look.levels)

@@ -194,13 +194,19 @@ def test_a_mask_that_is_named_like_a_scan_is_told(tmp_path, capsys):
     (tmp_path / "data").mkdir()
     labels, hu = np.zeros(SHAPE, np.uint8), hounsfield(SHAPE)
     labels[2:6, 3:7, 5:9] = 21
-    made = {"a": labels, "b": (labels * 1).astype(np.int16)[::-1], "c": hu, "d": hu * 0, "e": hu.astype(np.float32) / 3}
-    made |= {"f": labels[:, ::-1], "f_seg": labels}  # a scan with a mask has proved its role
+    made = {
+        "a": labels,
+        "b": labels.astype(np.int16) - labels // 21,
+        "c": hu,
+        "d": hu * 0,
+        "e": hu.astype(np.float32) / 3,
+    }
+    made |= {"f": labels // 7, "f_seg": labels}  # a scan with a mask has proved its role
     for name, array in made.items():
         save_scan(tmp_path / "data" / f"{name}.nii.gz", array, affine("PIR"))
     report = verse3d.index(tmp_path / "data", out=tmp_path / "cases.jsonl")
     assert {case: path.name for case, path, _ in report.look_like_masks} == {"a": "a.nii.gz", "b": "b.nii.gz"}
-    assert {values for _, _, values in report.look_like_masks} == {(0, 21)}
+    assert [values for _, _, values in report.look_like_masks] == [(0, 21), (0, 20)]
     assert main(["index", str(tmp_path / "data"), "-o", str(tmp_path / "again.jsonl")]) == 0
     assert "call it a_seg.nii.gz, or put it into a folder labels/" in capsys.readouterr().out
 
