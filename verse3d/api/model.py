@@ -118,16 +118,15 @@ class Model:
         volume, shape = _volume(scan, affine)
         limit = Limit.of(self._max_ram_gb)
         budget = replace(self._budget, limit=limit, held_mb=rss_mb())
-        labels, named = segment_volume(budget, volume, progress)
-        voxels = label_counts(labels)
+        segmented = segment_volume(budget, volume, progress)
+        voxels = label_counts(segmented.labels)
         found: list[Label] = [label for label in self._scheme.labels if voxels[label.id]]
-        empty = () if found else ("no vertebra was found: the mask is empty",)
         return Segmentation(
-            labels.reshape(shape),
+            segmented.labels.reshape(shape),
             volume.geometry.affine.copy(),
             tuple(label.name for label in found),
-            None if named is None else tuple(named.vertebrae),
-            (*empty, *(named.notes if named else ())),
+            None if segmented.named is None else tuple(segmented.named.vertebrae),
+            segmented.warnings,
             volume.header,
             self._scheme,
         )

@@ -4,6 +4,7 @@ import math
 
 from verse3d.model.checkpoint import Checkpoint, save_checkpoint
 from verse3d.training.learner import best_network, learner_state
+from verse3d.training.seen import seen_by
 from verse3d.training.session import DRAWS, Session
 from verse3d.training.validate import ValidationResult
 
@@ -39,7 +40,8 @@ def save_last(session: Session) -> None:
     }
     weights = best_network(session.learner).state_dict()
     scores = {} if math.isnan(standing.best_dice) else {"best_validation_dice": standing.best_dice}
-    save_checkpoint(session.folder.last, Checkpoint(session.config, weights, standing.epoch, scores, state))
+    last = Checkpoint(session.config, weights, standing.epoch, scores, state, trained_on=seen_by(session))
+    save_checkpoint(session.folder.last, last)
 
 
 def _better(new: float, best: float) -> bool:
@@ -49,4 +51,4 @@ def _better(new: float, best: float) -> bool:
 
 def _checkpoint(session: Session, scores: dict[str, float]) -> Checkpoint:
     weights = best_network(session.learner).state_dict()
-    return Checkpoint(session.config, weights, session.standing.epoch, scores)
+    return Checkpoint(session.config, weights, session.standing.epoch, scores, trained_on=seen_by(session))
