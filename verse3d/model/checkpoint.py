@@ -28,6 +28,7 @@ from verse3d.core.labels import LabelScheme
 from verse3d.model.checksum import as_plain, content_sha256
 from verse3d.model.plainfile import damaged, load_plain
 from verse3d.model.stored import StoredCheckpoint, StoredPart, read_stored
+from verse3d.model.trained_on import TrainedOn
 from verse3d.model.weights import in_float32, load_weights, require_sound_weights
 from verse3d.version import __version__
 
@@ -76,6 +77,7 @@ class Checkpoint:
         training: optimizer, scheduler, scaler, random state ... for resuming; empty in a best.pt.
         versions: of verse3d and of the libraries that wrote it.
         networks: further networks by name.
+        trained_on: what kind of scans it has learnt from; None if nobody knows.
     """
 
     config: Config
@@ -85,6 +87,7 @@ class Checkpoint:
     training: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     networks: Mapping[str, TrainedNetwork] = field(default_factory=dict)
+    trained_on: TrainedOn | None = None
 
     @property
     def scheme(self) -> LabelScheme:
@@ -141,6 +144,7 @@ def _content(checkpoint: Checkpoint) -> dict[str, Any]:
             for name, part in checkpoint.networks.items()
         },
         "training": checkpoint.training,
+        **({"trained_on": checkpoint.trained_on.model_dump()} if checkpoint.trained_on else {}),
     }
 
 
@@ -236,6 +240,7 @@ def _checkpoint(stored: StoredCheckpoint, path: Path) -> Checkpoint:
             )
             for name, part in stored.networks.items()
         },
+        trained_on=stored.trained_on,
     )
 
 
