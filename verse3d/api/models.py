@@ -11,7 +11,7 @@ from verse3d.core.errors import ConfigError, DataError
 from verse3d.core.files import PathOrText, make_folder
 from verse3d.core.labels import Label
 from verse3d.core.logs import Progress, no_progress
-from verse3d.core.planes import display_centre_mm
+from verse3d.core.preview import Preview
 from verse3d.core.runtime import DeviceName, choose_device
 from verse3d.core.volume import NIFTI_SUFFIXES, Volume
 from verse3d.data.cases import Case, CaseIndex, Split
@@ -28,8 +28,9 @@ from verse3d.inference.predict import PredictOptions, predict_cases
 from verse3d.inference.records import PredictionReport
 from verse3d.model.modes import get_mode, require_suitable
 from verse3d.model.starter import model_file, model_files
-from verse3d.report.figures import overlay_array
+from verse3d.report.figures import figure_array
 from verse3d.report.itksnap import write_label_description
+from verse3d.report.overlay import overlay_figure
 from verse3d.report.pictures import draw_evaluation
 from verse3d.training.fit import FitResult, fit
 from verse3d.training.initial import InitialWeights, read_initial
@@ -152,9 +153,8 @@ def training_config(
 def _paint(
     scan: Volume, masks: Mapping[str, NDArray[np.uint8]], labels: Sequence[Label], title: str
 ) -> NDArray[np.uint8]:
-    truth_only = list(masks.values())[:1]  # so that the slices stay the same while the prediction changes
-    centre = display_centre_mm(truth_only, scan.geometry)
-    return overlay_array(scan.array, scan.geometry, masks=masks, labels=labels, title=title, centre_mm=centre)
+    """A validation case for TensorBoard; the truth comes first, so the slices stay while the prediction changes."""
+    return figure_array(overlay_figure(Preview(scan), masks, title=title, binary=len(labels) == 1))
 
 
 def predict(

@@ -22,6 +22,8 @@ from verse3d.report.look import DPI, look_figure
 
 STATS_TABLE = "stats.csv"
 _LIST_AT_MOST = 12
+_SAY_NOTHING = frozenset({"ct", "image", "img", "scan", "volume", "vol", "data", "mask", "seg", "labels"})
+"""Names of files that do not tell one case from another."""
 _CHART_DPI = 120
 
 
@@ -117,13 +119,19 @@ def look(
 def _named(path: Path, name: str, data: PathOrText | None) -> Case:
     """The case that a path or a name stands for."""
     if path.is_file() or (data is None and name.lower().endswith(NIFTI_SUFFIXES)):
-        return Case(path.name, path.name, path)
+        return Case(_title(path), path.name, path)
     if data is None:
         raise ConfigError(
             f"{name} is no file; to look at a case by its name, say where it is listed",
             hint=f"verse3d look {name} --data cases.jsonl -o look.png",
         )
     return _find(load_cases(Path(data)), name, Path(data))
+
+
+def _title(path: Path) -> str:
+    """A file's name, with that of its folder where the name itself says nothing: "chest/ct.nii.gz"."""
+    plain = path.name.split(".")[0].lower() in _SAY_NOTHING
+    return f"{path.absolute().parent.name}/{path.name}" if plain else path.name
 
 
 def _find(cases: CaseIndex, name: str, data: Path) -> Case:
