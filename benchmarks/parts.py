@@ -35,8 +35,7 @@ from verse3d.core.resample import resample_above, resample_linear, resample_near
 from verse3d.core.runtime import rss_mb
 from verse3d.core.threads import thread_count
 from verse3d.core.volume import Volume, read_image, write_labels
-from verse3d.data.samples.grid import network_geometry
-from verse3d.data.samples.transforms import prepare_image_float16
+from verse3d.data.samples.grid import network_geometry, prepare_image_float16
 from verse3d.inference.aggregator import MulticlassAggregator
 from verse3d.inference.postprocess import clean_up
 from verse3d.inference.sliding_window import FinishedPlanes

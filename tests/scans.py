@@ -15,9 +15,10 @@ from verse3d.core.config import Config, parse_config
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import label_scheme
 from verse3d.data.cases import Case, CaseIndex, write_index
-from verse3d.model.checkpoint import Checkpoint, save_checkpoint
+from verse3d.model.checkpoint import Checkpoint, TrainedNetwork, save_checkpoint
 from verse3d.model.checksum import content_sha256
 from verse3d.model.modes import MODES
+from verse3d.model.scout import build_scout
 from verse3d.training.runfolder import write_history
 
 TINY = {
@@ -157,6 +158,11 @@ def save_model(path: Path, config: Config, *, seed: int | None = None) -> Path:
         weights = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     save_checkpoint(path, Checkpoint(config, weights, epoch=1, scores={}))
     return path
+
+
+def scout_part(config: Config, scores: dict[str, float]) -> TrainedNetwork:
+    """A scout with random weights, as it lies in a model file."""
+    return TrainedNetwork(config, build_scout(config).state_dict(), epoch=1, scores=scores)
 
 
 def save_sealed(content: dict, path: Path) -> None:

@@ -59,11 +59,11 @@ def test_a_config_says_which_mode_is_meant_and_a_wrong_mode_is_refused(dataset, 
     arguments = ["train", "--data", str(tmp_path / "cases.jsonl"), "--config", str(tmp_path / "tiny2d.yaml")]
     out = ["--out", str(tmp_path / "run"), "--device", "cpu"]
     assert main([*arguments, *out, "--mode", "3d"]) == 2
-    assert "the config is for --mode 2d, not 3d" in capsys.readouterr().err
+    assert "the config is for mode 2d, not 3d" in capsys.readouterr().err
     assert main([*arguments, *out]) == 0
     again = ["train", "--data", str(tmp_path / "cases.jsonl"), *out, "--resume"]
     assert main([*again, "--mode", "3d"]) == 2
-    assert "run is a run of --mode 2d, not 3d" in capsys.readouterr().err
+    assert "run is a run of mode 2d, not 3d" in capsys.readouterr().err
     assert main(again) == 0
 
 

@@ -266,7 +266,7 @@ def test_masks_of_another_model_are_neither_kept_in_silence_nor_lost(tmp_path, b
     for _ in range(2):
         (refused,) = predicted(batch[:1], predictor(cut=0.35), out, model=two).records
         assert refused.status == "failed" and "one.pt" in refused.error and "two.pt" in refused.error
-        assert "--overwrite" in refused.error
+        assert "`overwrite`" in refused.error
     assert masks_in(out) == made
     assert manifest(out)["cases"][0]["status"] == "failed", "whoever scores the folder now is told"
     (kept,) = predicted(batch[:1], predictor(cut=0.35), out, model=one).records
@@ -509,7 +509,7 @@ def test_a_scan_that_does_not_fit_is_refused_before_it_is_read_and_the_others_ar
     give_back_freed_memory()  # of the tests before, or it would be free for the scan
     first, refused, last = run(cases, tmp_path / "out", max_ram_gb=(rss_mb() + 100) / 1000).records
     assert (first.status, refused.status, last.status) == ("written", "failed", "written")
-    assert "this needs at least" in refused.error and "--max-ram-gb" in refused.error
+    assert "this needs at least" in refused.error and "`max_ram_gb=" in refused.error
     assert big not in read and not mask_path(tmp_path / "out", "big").exists()
 
 

@@ -1,17 +1,19 @@
 """The model that comes with verse3d: whole, small, described, and chosen where none is named."""
 
 import logging
+from pathlib import Path
 
 import pytest
 import torch
 
 from tests.scans import tiny_config
-from verse3d.core.errors import CheckpointError
+from verse3d.core.errors import CheckpointError, ConfigError
 from verse3d.core.files import sha256_of
 from verse3d.data.cases import read_index
 from verse3d.model import starter
 from verse3d.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from verse3d.model.starter import model_card, model_file, model_files, starter_file, starter_folder
+from verse3d.model.locate import model_file, model_files
+from verse3d.model.starter import model_card, starter_file, starter_folder
 from verse3d.training.trained import load_trained
 
 
@@ -73,15 +75,17 @@ def test_no_model_and_the_word_starter_mean_the_starter_weights_and_say_what_the
 def test_a_file_or_folder_called_starter_goes_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "starter").mkdir()
-    assert str(model_file("starter")) == "starter"
+    (tmp_path / "starter" / "best.pt").touch()
+    assert model_file("starter") == Path("starter/best.pt")
 
 
 def test_several_models_are_named_one_by_one(tmp_path):
+    (tmp_path / "a.pt").touch()
     assert model_files(None) == [starter_file()]
-    assert model_files(tmp_path / "a.pt") == [tmp_path / "a.pt"]
-    assert model_files("a.pt") == [tmp_path.__class__("a.pt")]
+    assert model_files(str(tmp_path / "a.pt")) == model_files(tmp_path / "a.pt") == [tmp_path / "a.pt"]
     assert model_files([tmp_path / "a.pt", "starter"]) == [tmp_path / "a.pt", starter_file()]
-    assert model_files([]) == []
+    with pytest.raises(ConfigError, match="no model"):
+        model_files([])
 
 
 @pytest.mark.usefixtures("nowhere")

@@ -190,7 +190,7 @@ class TestAFinishedRun:
         before = {path: path.stat().st_mtime_ns for path in finished.iterdir()}
         with pytest.raises(DataError, match="already holds a run") as caught:
             train(dataset, finished)
-        assert "--resume" in caught.value.hint and "--overwrite" in caught.value.hint
+        assert "`resume`" in caught.value.hint and "`overwrite`" in caught.value.hint
         assert {path: path.stat().st_mtime_ns for path in finished.iterdir()} == before
 
     def test_has_the_validation_dice_that_predict_and_evaluate_find(self, finished, dataset, tmp_path):
@@ -246,11 +246,11 @@ def test_a_rate_that_follows_the_validation_wants_one(dataset, tmp_path):
 @pytest.mark.parametrize(("mode", "other"), [("2d", "3d"), ("3d", "2d")])
 def test_a_run_of_one_mode_is_not_resumed_in_another(dataset, tmp_path, mode, other):
     train(dataset, tmp_path, tiny_config(mode), max_epochs=1)
-    with pytest.raises(ConfigError, match=rf"{tmp_path.name} is a run of --mode {mode}, not {other}") as caught:
+    with pytest.raises(ConfigError, match=rf"{tmp_path.name} is a run of mode {mode}, not {other}") as caught:
         train(dataset, tmp_path, tiny_config(other), resume=True)
-    assert f"--mode {mode}" in caught.value.hint
+    assert f"mode {mode}" in caught.value.hint
     index = tmp_path / "cases.jsonl"
-    with pytest.raises(ConfigError, match=f"is a run of --mode {mode}, not {other}"):
+    with pytest.raises(ConfigError, match=f"is a run of mode {mode}, not {other}"):
         verse3d.train(data=index, out=tmp_path, mode=other, resume=True, device="cpu")
 
 
@@ -258,7 +258,7 @@ def test_weights_of_another_mode_in_a_run_folder_are_refused(dataset, tmp_path):
     train(dataset, tmp_path / "3d", tiny_config(), max_epochs=1)
     train(dataset, tmp_path / "2d", tiny_config("2d"), max_epochs=1)
     (tmp_path / "2d" / "last.pt").write_bytes((tmp_path / "3d" / "last.pt").read_bytes())
-    with pytest.raises(CheckpointError, match=r"last\.pt is a model of --mode 3d, the run in .* is of --mode 2d"):
+    with pytest.raises(CheckpointError, match=r"last\.pt is a model of mode 3d, the run in .* is of mode 2d"):
         train(dataset, tmp_path / "2d", tiny_config("2d"), resume=True)
 
 
@@ -455,7 +455,7 @@ def test_a_loss_or_gradient_that_is_no_number_stops_with_a_clear_message(dataset
     monkeypatch.setattr(launch, "training_step", step)
     with pytest.raises(TrainingError, match=rf"became {value} in epoch 3, step 6") as caught:
         train(dataset, tmp_path)
-    assert "--resume" in caught.value.hint
+    assert "`resume`" in caught.value.hint
     assert "became" in (tmp_path / "log.txt").read_text()
     last = load(tmp_path / "last.pt")
     assert last["epoch"] == 2

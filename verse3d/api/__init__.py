@@ -3,7 +3,8 @@
 Example:
     >>> import verse3d
     >>> verse3d.train(data="cases.jsonl", out="runs/a")  # doctest: +SKIP
-    >>> verse3d.predict("scan.nii.gz", model="runs/a/best.pt", out="masks")  # doctest: +SKIP
+    >>> verse3d.predict("scan.nii.gz", model="runs/a", out="masks")  # doctest: +SKIP
+    >>> verse3d.load_model("runs/a").segment("scan.nii.gz").labels  # doctest: +SKIP
 """
 
 from importlib import import_module
@@ -12,11 +13,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from verse3d.api.comparison import compare
     from verse3d.api.data import check, convert, download, index, phantom
+    from verse3d.api.evaluating import evaluate
     from verse3d.api.exporting import ExportResult, export
     from verse3d.api.journey import DemoResult, demo
-    from verse3d.api.models import LABEL_FILE, evaluate, predict, train
+    from verse3d.api.model import Model, Segmentation, load_model
+    from verse3d.api.models import train
     from verse3d.api.pictures import LookResult, StatsResult, look, stats
+    from verse3d.api.predicting import LABEL_FILE, predict
     from verse3d.api.preparing import prepare, prepared, prune
+    from verse3d.api.progress import progress_bars
     from verse3d.api.slicing import slices
 
 __all__ = [
@@ -24,6 +29,8 @@ __all__ = [
     "DemoResult",
     "ExportResult",
     "LookResult",
+    "Model",
+    "Segmentation",
     "StatsResult",
     "check",
     "compare",
@@ -33,11 +40,13 @@ __all__ = [
     "evaluate",
     "export",
     "index",
+    "load_model",
     "look",
     "phantom",
     "predict",
     "prepare",
     "prepared",
+    "progress_bars",
     "prune",
     "slices",
     "stats",
@@ -46,11 +55,15 @@ __all__ = [
 _HOME = {
     **dict.fromkeys(("check", "convert", "download", "index", "phantom"), "data"),
     **dict.fromkeys(("LookResult", "StatsResult", "look", "stats"), "pictures"),
-    **dict.fromkeys(("LABEL_FILE", "evaluate", "predict", "train"), "models"),
+    **dict.fromkeys(("LABEL_FILE", "predict"), "predicting"),
+    **dict.fromkeys(("Model", "Segmentation", "load_model"), "model"),
     **dict.fromkeys(("prepare", "prepared", "prune"), "preparing"),
     **dict.fromkeys(("DemoResult", "demo"), "journey"),
     **dict.fromkeys(("ExportResult", "export"), "exporting"),
     "compare": "comparison",
+    "evaluate": "evaluating",
+    "train": "models",
+    "progress_bars": "progress",
     "slices": "slicing",
 }
 
@@ -60,3 +73,8 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module attribute
     if name not in _HOME:
         raise AttributeError(f"module 'verse3d.api' has no attribute {name!r}")
     return getattr(import_module(f"verse3d.api.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """What is loaded and what will be when it is first used."""
+    return sorted({*globals(), *__all__})

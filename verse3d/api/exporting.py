@@ -4,7 +4,7 @@ from pathlib import Path
 
 from verse3d.core.files import PathOrText
 from verse3d.inference.export import ExportResult, FormatName, export_model
-from verse3d.model.starter import model_file
+from verse3d.model.locate import model_file
 
 __all__ = ["ExportResult", "export"]
 
@@ -19,7 +19,7 @@ def export(
     Args:
         to: "onnx" (needs ``verse3d[onnx]``), "openvino" (needs ``verse3d[openvino]``) or "torchscript".
         out: the folder to make: the model, ``labels.json``, ``export.json`` and ``README.md``.
-        model: ``best.pt`` (or ``last.pt``) of a run folder; None for the starter weights.
+        model: a run folder, or a ``best.pt`` or ``last.pt``; None for the starter weights.
         overwrite: replace an earlier export there; nothing else is ever replaced.
 
     Returns:

@@ -9,17 +9,20 @@ from pathlib import Path
 
 from verse3d.api.comparison import compare
 from verse3d.api.data import check, index, phantom
-from verse3d.api.models import LABEL_FILE, evaluate, predict, train, training_config
+from verse3d.api.evaluating import evaluate
+from verse3d.api.models import train, training_config
+from verse3d.api.predicting import LABEL_FILE, predict
+from verse3d.api.programs import command_line
 from verse3d.core.config import Config
 from verse3d.core.errors import DataError
 from verse3d.core.files import PathOrText, regular_file, write_text
 from verse3d.core.logs import Progress, no_progress
 from verse3d.core.runtime import DeviceName
 from verse3d.data.cases import Case, CaseIndex
+from verse3d.data.predictions import mask_path
 from verse3d.data.quality.checks import CheckReport
 from verse3d.evaluation.comparison import Comparison
 from verse3d.evaluation.score_folder import Evaluation, evaluate_folder
-from verse3d.inference.predict import mask_path
 from verse3d.inference.records import PredictionReport
 from verse3d.report.demo_page import (
     INTRODUCTION,
@@ -35,7 +38,7 @@ from verse3d.report.itksnap import open_command
 from verse3d.report.page import Section, write_page
 from verse3d.report.pictures import LOSS_PICTURE, draw_case
 from verse3d.training.fit import FitResult
-from verse3d.training.trained import history_of
+from verse3d.training.runfolder import history_of
 
 DEMO_MARKER = "verse3d-demo.txt"
 _PARTS = (
@@ -57,7 +60,7 @@ _PARTS = (
 )
 _MARKER_TEXT = (
     f"verse3d demo wrote these beside this file: {', '.join(_PARTS)}.\n"
-    "With --overwrite it deletes them and makes them again. Whatever else is here is not touched.\n"
+    "Told to overwrite, it deletes them and makes them again. Whatever else is here is not touched.\n"
 )
 _MARKER_READ = 1000
 
@@ -161,7 +164,7 @@ def demo(
         sections.append(comparison_section(comparison, folder / "compare" / "compare.png"))
     labels = masks / LABEL_FILE
     viewer = open_command(first.image_path(), mask_path(masks, first.case), labels)
-    watch = f"tensorboard --logdir {training.folder / 'tensorboard'}"
+    watch = " ".join(command_line("tensorboard", logdir=training.folder / "tensorboard"))
     sections.append(next_section((viewer, watch)))
     return DemoResult(
         findings=findings,
@@ -216,11 +219,15 @@ def _clear_demo(folder: Path, *, overwrite: bool) -> None:
     marker = folder / DEMO_MARKER
     there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     if there and not _is_marker(marker):
-        raise DataError(f"{folder} holds {there[0]}, which no demo wrote", hint="name a new or empty --out folder")
+        raise DataError(
+            f"{folder} holds {there[0]}, which no demo wrote", hint="name a new or empty folder as `out`", option="out"
+        )
     parts = [folder / name for name in _PARTS if os.path.lexists(folder / name)]
     if parts and not overwrite:
         raise DataError(
-            f"{folder} already holds a demo ({parts[0].name})", hint="use --overwrite or another --out folder"
+            f"{folder} already holds a demo ({parts[0].name})",
+            hint="use `overwrite` or another folder as `out`",
+            option="out",
         )
     write_text(marker, _MARKER_TEXT)
     for part in parts:

@@ -92,9 +92,11 @@ def look(
     """
     path = Path(out)
     if path.suffix.lower() != ".png":
-        raise ConfigError(f"pictures are written as PNG, but {path} ends otherwise", hint="e.g. -o look.png")
+        raise ConfigError(
+            f"pictures are written as PNG, but {path} ends otherwise", hint="e.g. `out=look.png`", option="out"
+        )
     if at is not None and level is not None:
-        raise ConfigError("--at and --level exclude each other")
+        raise ConfigError("`at` and `level` exclude each other", option="level")
     case = _named(Path(scan), str(scan), data)
     if mask is not None:
         case = replace(case, mask=Path(mask), relabel=())
@@ -123,7 +125,8 @@ def _named(path: Path, name: str, data: PathOrText | None) -> Case:
     if data is None:
         raise ConfigError(
             f"{name} is no file; to look at a case by its name, say where it is listed",
-            hint=f"verse3d look {name} --data cases.jsonl -o look.png",
+            hint=f"`verse3d.look({name!r}, data='cases.jsonl', out='look.png')`",
+            option="data",
         )
     return _find(load_cases(Path(data)), name, Path(data))
 

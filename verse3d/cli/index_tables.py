@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from verse3d.cli.tables import table
+from verse3d.cli.terminal import in_flags
 from verse3d.core.escapes import one_line
 
 if TYPE_CHECKING:
@@ -86,10 +87,10 @@ def _zips(report: "IndexReport") -> Iterator[str]:
     for done in report.unpacked:
         yield f"unpacked {one_line(str(done.archive))} to {done.folder}: {done.written} files written, {done.kept} kept"
         yield from (
-            f"not unpacked: {one_line(str(done.archive))}: {one_line(member)} {reason}"
+            f"not unpacked: {one_line(str(done.archive))}: {one_line(member)} {in_flags(reason)}"
             for member, reason in done.refused
         )
     for archive, reason in report.failures:
-        yield f"zip not read: {one_line(str(archive))}: {reason}"
+        yield f"zip not read: {one_line(str(archive))}: {in_flags(reason)}"
     if report.packed:
         yield f"{report.packed} cases still lie in zips: unpack them with --unpack FOLDER before anything else"

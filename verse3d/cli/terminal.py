@@ -13,6 +13,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
+from verse3d.cli.flags import Speech
 from verse3d.core.errors import ConfigError, DataError, Verse3dError
 from verse3d.core.escapes import visible
 from verse3d.version import __version__
@@ -142,11 +143,22 @@ def survive_any_name() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+_speech = Speech({})
+
+
+def in_flags(text: str) -> str:
+    """A text of the library with the flags of the running command instead of the names of options."""
+    return _speech.say(text)
+
+
 def complain(error: Verse3dError) -> None:
+    message, hint, flag = in_flags(error.message), in_flags(error.hint), _speech.flag(error.option)
     err_console.print("error:", style="bold red", end=" ")
-    err_console.print(error.message, soft_wrap=True)
-    if error.hint:
-        err_console.print(f"  hint: {error.hint}", soft_wrap=True)
+    err_console.print(message, soft_wrap=True)
+    if hint:
+        err_console.print(f"  hint: {hint}", soft_wrap=True)
+    if flag and flag not in f"{message} {hint}":
+        err_console.print(f"  option: {flag}", soft_wrap=True)
 
 
 def _show_version(wanted: bool) -> None:
@@ -160,6 +172,7 @@ _level = logging.INFO
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
@@ -168,31 +181,23 @@ def _options(
 ) -> None:
     if verbose and quiet:
         raise ConfigError("-v and -q exclude each other")
-    global _level  # noqa: PLW0603 - set once per call, before any command
+    global _level, _speech  # noqa: PLW0603 - set once per call, before any command
+    # Typed as any command, but a callback of the program belongs to the group of all of them.
+    commands = getattr(context.command, "commands", {})
+    options = {name: command.params for name, command in commands.items()}
+    _speech = Speech(options, context.invoked_subcommand or "")
     _level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
 
 
 @contextmanager
 def bars() -> Iterator["Progress"]:
     """Progress bars on stderr, one per kind of work, and the log above them."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
+    from verse3d.api.progress import progress_bars
     from verse3d.core.logs import log_to_terminal
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(24), MofNCompleteColumn())
-    log_to_terminal(err_console, _level)
-    times = (TimeElapsedColumn(), TimeRemainingColumn())
-    with Bars(*columns, *times, console=err_console, disable=_level > logging.INFO) as bars:
-        tasks: dict[str, Any] = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            kind = what.split(maxsplit=1)[0] if what.split(maxsplit=1)[0] in ("epoch", "phantom") else what
-            if kind not in tasks:
-                tasks[kind] = bars.add_task(what, total=total)
-            bars.update(tasks[kind], description=what, completed=done, total=total)
-
-        yield show
+    log_to_terminal(err_console, _level, in_flags)
+    with progress_bars(err_console, enabled=_level <= logging.INFO) as progress:
+        yield progress
 
 
 MORE_SETTINGS = {"allow_extra_args": True}

@@ -24,8 +24,9 @@ from pydantic import (
 from verse3d.core.augmenting import NO_AUGMENTATION, AugmentConfig
 from verse3d.core.errors import ConfigError, DataError
 from verse3d.core.files import is_file
-from verse3d.core.labels import SchemeName
+from verse3d.core.labels import PARTS, LabelScheme, SchemeName, label_scheme
 from verse3d.core.readers import read_text
+from verse3d.core.scouting import ScoutConfig
 from verse3d.core.section import Section as _Section
 from verse3d.core.wording import brief, clipped
 from verse3d.core.yaml12 import MAX_CHARACTERS, MAX_DEPTH, parse_yaml
@@ -73,9 +74,34 @@ Margin = Annotated[tuple[_NotNegative, _NotNegative, _NotNegative], BeforeValida
 
 
 class LabelsConfig(_Section):
-    """What is told apart: any vertebra (``binary``) or the 26 levels (``vertebrae``)."""
+    """What masks tell apart: any vertebra (``binary``) or the 26 levels (``vertebrae``), and where names come from."""
 
     scheme: SchemeName = "binary"
+    naming: Literal["direct", "sequence"] = "direct"
+    """``direct``: the network has a channel for every level. ``sequence``: it finds bones without names, and the whole
+    spine is named at once, from what a second network sees of it."""
+
+    @field_validator("naming")
+    @classmethod
+    def _there_are_names(cls, naming: str, info: ValidationInfo) -> str:
+        if naming == "sequence" and info.data.get("scheme") == "binary":
+            raise ValueError("sequence names vertebrae, which the scheme binary does not; set labels.scheme: vertebrae")
+        return naming
+
+    @property
+    def by_sequence(self) -> bool:
+        """Whether names are given to the whole spine at once."""
+        return self.naming == "sequence"
+
+    @property
+    def network_scheme(self) -> LabelScheme:
+        """What the network tells apart; ``scheme`` is what masks do."""
+        return PARTS if self.by_sequence else label_scheme(self.scheme)
+
+    @property
+    def trained_on(self) -> Literal["binary", "vertebrae", "bones"]:
+        """The name of the scheme that patches are cut in. The loss makes ``PARTS`` of ``BONES``."""
+        return "bones" if self.by_sequence else self.scheme
 
 
 class GridConfig(_Section):
@@ -220,6 +246,7 @@ class Config(_Section):
     runtime: RuntimeConfig = RuntimeConfig()
     validation: ValidationConfig = ValidationConfig()
     inference: InferenceConfig = InferenceConfig()
+    scout: ScoutConfig = ScoutConfig()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and words, as they go into YAML and checkpoints."""
@@ -274,7 +301,7 @@ def changed_config(values: dict[str, Any], overrides: Sequence[str], *, source: 
     """Plain values, changed by overrides as in ``load_config``; raises as that."""
     problems = _apply_overrides(values, overrides)
     if problems:
-        raise ConfigError(_join("--set", problems))
+        raise ConfigError(_join("`overrides`", problems), option="overrides")
     return parse_config(values, source=source)
 
 

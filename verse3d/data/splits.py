@@ -125,7 +125,7 @@ def hold_out_fold(index: CaseIndex, fold: int) -> CaseIndex:
     if fold not in known:
         raise DataError(
             f"there is no fold {fold}: the index has {f'folds {known[0]} to {known[-1]}' if known else 'none'}",
-            hint="number the folds with: verse3d index DATA -o cases.jsonl --folds 5",
+            hint="number the folds with `verse3d.index(DATA, out='cases.jsonl', folds=5)`",
         )
     held_out = {case.subject for case in index if case.fold == fold}
     trained_on = {case.subject for case in index if case.fold is not None} - held_out

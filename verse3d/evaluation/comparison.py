@@ -14,7 +14,7 @@ from verse3d.core.paths import path_below
 from verse3d.core.runtime import DeviceName
 from verse3d.data.cases import Case, CaseIndex
 from verse3d.evaluation.fairness import Contestant, Member, cases_of, chosen_by, differences, leaks
-from verse3d.evaluation.isolated_predict import FreshPredictions, RunProgram, predict_missing
+from verse3d.evaluation.isolated_predict import FreshPredictions, RunPredict, predict_missing
 from verse3d.evaluation.paired_tests import PairedDifference, paired_difference
 from verse3d.evaluation.score_folder import UNION, Evaluation, evaluate_folder
 
@@ -82,7 +82,7 @@ class CompareOptions:
     allow_different: bool = False
     folds: bool = False
     pictures: int = 2
-    run: RunProgram
+    run: RunPredict
     painter: Painter
     device: DeviceName = "auto"
     progress: Progress = no_progress
@@ -160,13 +160,14 @@ def check_fairness(
     if leaking := leaks(contestants, cases, folds=folds):
         raise ConfigError(
             _listed("a model must not be scored on what it was trained on:", leaking),
-            hint="choose other cases with --split or --data; this cannot be overridden",
+            hint="choose other cases with `split` or `data`; this cannot be overridden",
         )
     different = differences(contestants, folds=folds)
     if different and not allow_different:
         raise ConfigError(
             _listed("the runs cannot be compared, they differ in more than their approach:", different),
-            hint="--allow-different compares them all the same and writes this list into the table",
+            hint="`allow_different` compares them all the same and writes this list into the table",
+            option="allow_different",
         )
     return different
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from verse3d.core.errors import ConfigError
 from verse3d.core.files import PathOrText, is_file, resolved, sha256_of
 from verse3d.data.cases import SPLITS, Case, CaseIndex, Split
-from verse3d.model.starter import model_file
+from verse3d.model.locate import model_file
 from verse3d.training.runfolder import setting_differences
 from verse3d.training.trained import TrainedModel, load_trained
 
@@ -64,10 +64,10 @@ def _parse(run: str) -> tuple[str, list[Path]]:
     if not equals or Path(run).exists():
         path = model_file(run)
         return _run_name(path), [path]
-    paths = [model_file(part) for part in listed.split(",") if part]
-    if not paths or not name or name in (".", "..") or set(name) & set('/\\"'):
+    parts = [part for part in listed.split(",") if part]
+    if not parts or not name or name in (".", "..") or set(name) & set('/\\"'):
         raise ConfigError(f"{run!r} is not of the form NAME=PATH[,PATH ...] with a name that can be a folder's")
-    return name, paths
+    return name, [model_file(part) for part in parts]
 
 
 def _run_name(path: Path) -> str:

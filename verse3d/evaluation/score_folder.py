@@ -17,19 +17,17 @@ from verse3d.core.labels import VERTEBRAE, Label, label_scheme
 from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.core.volume import Volume, stored_scheme
 from verse3d.data.cases import Case, CaseIndex
+from verse3d.data.centroids import CENTROID_SUFFIX, write_centroids
 from verse3d.data.pairs import SAME_GRID_TOLERANCE_MM, read_mask
-from verse3d.data.predictions import read_predictions
+from verse3d.data.predictions import MASK_SUFFIX, mask_path, read_predictions
 from verse3d.data.schemes import require_levels
 from verse3d.evaluation.foreign import LabelMap, find_mask, read_foreign_mask
 from verse3d.evaluation.scorecard import (
-    CENTROID_SUFFIX,
     CaseCard,
     score_card,
     summarise_cards,
-    write_centroids,
     write_table,
 )
-from verse3d.inference.predict import MASK_SUFFIX, mask_path
 from verse3d.metrics.scores import (
     CSV_COLUMNS,
     CaseScores,
@@ -126,7 +124,9 @@ def evaluate_folder(
     """
     if out.suffix.lower() in (".csv", ".md"):
         what = "CSV" if out.suffix.lower() == ".csv" else "table"
-        raise ConfigError(f"{out} is where the {what} goes", hint=f"pass --out {out.with_suffix('.json')}")
+        raise ConfigError(
+            f"{out} is where the {what} goes", hint=f"pass `out={out.with_suffix('.json')}`", option="out"
+        )
     listed_scheme, status_of = _manifest(predictions)
     cases = [
         case
@@ -163,7 +163,11 @@ def evaluate_folder(
 def _manifest(predictions: Path) -> tuple[str, dict[str, str]]:
     """What ``predictions.json`` says, if it is there: the scheme, and the status of each case."""
     if not predictions.is_dir():
-        raise DataError(f"there is no folder {predictions}", hint="--pred is the --out of verse3d predict")
+        raise DataError(
+            f"there is no folder {predictions}",
+            hint="`pred` is the folder that `verse3d.predict()` wrote",
+            option="pred",
+        )
     listed = read_predictions(predictions)
     return listed.about.get("scheme", ""), {case: record["status"] for case, record in listed.records.items()}
 
@@ -171,7 +175,9 @@ def _manifest(predictions: Path) -> tuple[str, dict[str, str]]:
 def _require_made(case: Case, status_of: dict[str, str]) -> None:
     """A mask that lies there although its latest prediction failed is an old one, or another scan's."""
     if status_of.get(case.case) == "failed":
-        raise DataError(f"the prediction of {case.case} failed", hint="verse3d predict --overwrite makes it again")
+        raise DataError(
+            f"the prediction of {case.case} failed", hint="`verse3d.predict(overwrite=True)` makes it again"
+        )
 
 
 def _guess_scheme(predictions: Path, cases: Sequence[Case]) -> str:

@@ -25,7 +25,8 @@ from verse3d.core.peak_memory import MemoryWatch, Peak
 from verse3d.core.runtime import peak_rss_mb
 from verse3d.core.volume import StoredVoxels, read_image, stored_voxels, write_labels
 from verse3d.data.cases import Case
-from verse3d.data.predictions import predictions_file
+from verse3d.data.centroids import CENTROID_SUFFIX, write_centroids
+from verse3d.data.predictions import MASK_SUFFIX, mask_path, predictions_file
 from verse3d.data.samples.grid import network_geometry
 from verse3d.inference.aggregator import Answer
 from verse3d.inference.budget import Budget
@@ -38,12 +39,11 @@ from verse3d.inference.guards import (
     require_mask_of,
 )
 from verse3d.inference.memory_plan import Plan
+from verse3d.inference.naming import centroids_in_mask, naming_record
 from verse3d.inference.pipeline import Stages, one_by_one, overlapped
-from verse3d.inference.postprocess import clean_up
 from verse3d.inference.predictor import Look, Predictor
 from verse3d.inference.records import PredictionRecord, PredictionReport, RecordList, log_record
 
-MASK_SUFFIX = "_seg-vert_msk.nii.gz"
 _log = logger(__name__)
 
 
@@ -65,21 +65,13 @@ class PredictOptions:
     overlap: bool = True
 
 
-def mask_path(out: Path, case: str) -> Path:
-    """Where the mask of a case is written.
+def centroid_path(out: Path, case: str) -> Path:
+    """Where the centroids of the vertebrae of a case are written, as VerSe does.
 
     Raises:
         DataError: the case's name is none for a file.
     """
-    return path_below(out, f"{case}{MASK_SUFFIX}")
-
-
-def has_mask(out: Path, case: str) -> bool:
-    """Whether there is a mask of that case; there is none under a name that cannot be written."""
-    try:
-        return mask_path(out, case).is_file()
-    except DataError:
-        return False
+    return path_below(out, f"{case}{CENTROID_SUFFIX}")
 
 
 def predict_cases(
@@ -235,7 +227,12 @@ class _Job:
             scan.take_image(), scan.grid, scan.stored.geometry, scan.plan.settings, progress=self.progress
         )
         whole, network, home = time.perf_counter() - start, scan.look.seconds, scan.answer.seconds_home
-        scan.seconds_of |= {"network": round(network, 3), "stitch": round(whole - network - home, 3)}
+        scouting = scan.look.crop.seconds
+        scan.seconds_of |= {"network": round(network, 3), "stitch": round(whole - network - home - scouting, 3)}
+        if scouting:
+            scan.seconds_of["scout"] = round(scouting, 3)
+        if scan.look.crop.why:
+            _log.info("%s: all of the scan is looked at: %s", scan.record.case, scan.look.crop.why)
         return scan
 
     def write(self, scan: _Scan) -> PredictionRecord:
@@ -246,10 +243,14 @@ class _Job:
         scan.seconds_of["home"] = round(answer.seconds_home, 3)
         del answer
         with scan.timed("clean"):
-            clean_up(labels, scan.stored.geometry, self.predictor.config.inference)
+            named = self.predictor.finish(labels, scan.stored.geometry, scan.look.levels)
         with scan.timed("write"):
             write_labels(scan.target, labels, like=scan.stored.header, scheme=self.predictor.scheme.name)
-        return _written(scan, labels, self.predictor)
+        if named is None:
+            return _written(scan, labels, self.predictor)
+        write_centroids(centroid_path(self.out, scan.record.case), centroids_in_mask(named), scan.stored.geometry)
+        record = _written(scan, labels, self.predictor)
+        return replace(record, **naming_record(named), warnings=(*record.warnings, *named.notes))
 
     def ended(self, case: Case, error: Exception) -> PredictionRecord:
         """The record of a scan whose mask is kept, or cannot be had."""
@@ -283,7 +284,7 @@ class _Job:
             require_maker(target, made_by, self.maker)
             if made_by.is_known or not self.maker.is_known:
                 raise _MaskIsKept
-            raise _MaskIsKept(f"no record tells which model made {target.name}: --overwrite makes it anew")
+            raise _MaskIsKept(f"no record tells which model made {target.name}: `overwrite` makes it anew")
         refuse_foreign_mask(target)
 
 
@@ -326,6 +327,7 @@ def _written(scan: _Scan, labels: NDArray[np.uint8], predictor: Predictor) -> Pr
         plan=scan.plan.to_dict(),
         windows=scan.look.pieces,
         windows_left_out=scan.look.of - scan.look.pieces,
+        scout=scan.look.crop.to_dict(),
         voxels=int(labels.size),
         labelled_voxels=int(voxels[1:].sum()),
         levels=names,

@@ -14,17 +14,17 @@ Format version 2 (version 1 has neither ``networks`` nor ``sha256``, and is stil
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import monai
 import numpy as np
 import torch
 
 from verse3d.core.config import Config, parse_config
 from verse3d.core.errors import CheckpointError
 from verse3d.core.files import output_error, whole_file
-from verse3d.core.labels import LabelScheme, label_scheme
+from verse3d.core.labels import LabelScheme
 from verse3d.model.checksum import as_plain, content_sha256
 from verse3d.model.plainfile import damaged, load_plain
 from verse3d.model.stored import StoredCheckpoint, StoredPart, read_stored
@@ -60,7 +60,7 @@ class TrainedNetwork:
     @property
     def scheme(self) -> LabelScheme:
         """What the network tells apart."""
-        return label_scheme(self.config.labels.scheme)
+        return self.config.labels.network_scheme
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Checkpoint:
     @property
     def scheme(self) -> LabelScheme:
         """What the network tells apart."""
-        return label_scheme(self.config.labels.scheme)
+        return self.config.labels.network_scheme
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> str:
@@ -200,7 +200,10 @@ def _loaded(path: Path) -> tuple[Checkpoint, str]:
 
 def _require_ours(content: object, path: Path) -> None:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is not a verse3d model", hint="pass the best.pt or last.pt of a run folder")
+        raise CheckpointError(
+            f"{path} is not a verse3d model but a PyTorch file with {_described(content)}",
+            hint="pass a run folder, or the best.pt in it",
+        )
     version = content.get("format_version")
     if type(version) is not int or version not in READABLE_VERSIONS:
         known = " and ".join(map(str, READABLE_VERSIONS))
@@ -208,6 +211,14 @@ def _require_ours(content: object, path: Path) -> None:
             f"{path} has format version {str(version)[:40]}, this verse3d {__version__} reads versions {known}",
             hint="install the verse3d version that wrote it: " + _written_by(content),
         )
+
+
+def _described(content: object) -> str:
+    """What another program put into a file, short."""
+    if not isinstance(content, dict):
+        return f"a {type(content).__name__} in it"
+    names = ", ".join(str(name)[:40] for name in list(content)[:5])
+    return f"the entries {names or '(none)'}{' ...' if len(content) > 5 else ''}"
 
 
 def _checkpoint(stored: StoredCheckpoint, path: Path) -> Checkpoint:
@@ -234,8 +245,9 @@ def _config(part: StoredPart, source: str) -> Config:
         ValueError: it does not, or the config has mistakes (ConfigError).
     """
     config = parse_config(part.config, source=source)
-    if part.labels not in (None, _label_ids(label_scheme(config.labels.scheme))):
-        raise ValueError(f"the labels are not those of the scheme {config.labels.scheme} in {source}")
+    if part.labels not in (None, _label_ids(config.labels.network_scheme)):
+        scheme = f"{config.labels.scheme}, named {config.labels.naming}"
+        raise ValueError(f"the labels are not those of the scheme {scheme} in {source}")
     return config
 
 
@@ -249,6 +261,6 @@ def _versions() -> dict[str, str]:
         "verse3d": __version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "monai": str(monai.__version__),
+        "monai": version("monai"),
         "numpy": str(np.__version__),
     }

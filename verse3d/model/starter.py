@@ -1,4 +1,4 @@
-"""The model that comes with verse3d, as a run folder inside the package, and how a model is named.
+"""The model that comes with verse3d, as a run folder inside the package.
 
 verse3d/starter/   best.pt       the weights, in half precision (10 MB)
                    config.yaml   how they were trained ...
@@ -6,13 +6,10 @@ verse3d/starter/   best.pt       the weights, in half precision (10 MB)
                    history.csv   ... and for how long
 """
 
-from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
 from verse3d.core.errors import CheckpointError
-from verse3d.core.files import PathOrText
-from verse3d.core.logs import logger
 
 STARTER = "starter"
 ABOUT = (
@@ -21,7 +18,6 @@ ABOUT = (
 )
 _BEST = "best.pt"
 _CARD = "model-card.md"
-_log = logger(__name__)
 
 
 def starter_folder() -> Path:
@@ -42,27 +38,6 @@ def starter_file() -> Path:
             hint="name a model of your own, the best.pt of a run folder, or install verse3d from its wheel",
         )
     return path
-
-
-def model_file(model: PathOrText | None) -> Path:
-    """The file of a model: the path itself, or the starter weights for ``None`` and the word "starter".
-
-    What they are is logged when they are chosen. A file or folder called ``starter`` goes first.
-
-    Raises:
-        CheckpointError: the starter weights are wanted and are not there.
-    """
-    if model is None or (str(model) == STARTER and not Path(model).exists()):
-        path = starter_file()
-        _log.info("%s", ABOUT)
-        return path
-    return Path(model)
-
-
-def model_files(models: PathOrText | Sequence[PathOrText] | None) -> list[Path]:
-    """The files of one model or of several, named as in ``model_file``."""
-    several = models if isinstance(models, Sequence) and not isinstance(models, str) else [models]
-    return [model_file(model) for model in several]
 
 
 def model_card() -> str:

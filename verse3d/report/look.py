@@ -79,7 +79,9 @@ def look_figure(
     places = () if mask is None else label_places(mask, geometry)
     binary = scheme is not None and scheme.is_binary
     if binary and level is not None:
-        raise DataError(f"level {level} is not known: the mask is binary", hint="leave --level out, or use --at")
+        raise DataError(
+            f"level {level} is not known: the mask is binary", hint="leave `level` out, or use `at`", option="level"
+        )
     table = label_table(places, binary=binary)
     shown = None if labels_alone else choose_window(scan, window)
     centre = _centre(scan, places, at_mm, level)

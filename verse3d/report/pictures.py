@@ -13,12 +13,11 @@ from verse3d.core.preview import read_preview
 from verse3d.core.volume import read_labels
 from verse3d.data.cases import Case
 from verse3d.data.pairs import read_mask, require_same_grid
-from verse3d.data.predictions import read_predictions
+from verse3d.data.predictions import mask_path, read_predictions
 from verse3d.evaluation.score_folder import UNION, Evaluation
-from verse3d.inference.predict import mask_path
 from verse3d.report.figures import loss_curve, save_figure
 from verse3d.report.overlay import overlay_figure
-from verse3d.training.trained import history_of
+from verse3d.training.runfolder import history_of
 
 LOSS_PICTURE = "loss.png"
 _log = logger(__name__)

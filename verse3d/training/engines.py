@@ -54,7 +54,7 @@ def run_session(session: Session, monitor: Monitor, started: float) -> Stop:
         trainer.run(loop.feed, max_epochs=optim.epochs, epoch_length=optim.steps_per_epoch)
     except KeyboardInterrupt:
         standing.restore(loop.on_disk)
-        _log.warning("interrupted; go on after epoch %d with --resume", standing.epoch)
+        _log.warning("interrupted; go on after epoch %d with `resume`", standing.epoch)
         return "interrupted"
     finally:
         loop.feed.close()
@@ -165,7 +165,7 @@ def _too_large(session: Session, batch: Batch) -> TrainingError:
     if fits:
         return TrainingError(
             f"a batch of {asked} does not fit into the memory of {device}; the largest that does is {fits}",
-            hint=f"use --set sampling.batch_size={fits}",
+            hint=f"use `sampling.batch_size={fits}`",
         )
     return TrainingError(
         f"not even a single sample fits into the memory of {device}",

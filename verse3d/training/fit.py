@@ -140,7 +140,7 @@ def _consider_validation(config: Config, validation: Sequence[Job]) -> None:
         if config.optim.schedule == "plateau":
             raise DataError(
                 "optim.schedule plateau follows the validation, and there is no validation case",
-                hint="give the index one (verse3d index --validation 0.2), or use --set optim.schedule=cosine",
+                hint="give the index one (`verse3d.index(validation=0.2)`), or use `optim.schedule=cosine`",
             )
         _log.warning("there is no validation case: best.pt will be the last epoch")
 
@@ -185,12 +185,13 @@ def _session(
     cut = get_mode(config.mode).cut(config)
     length = config.optim.steps_per_epoch * config.sampling.batch_size
     scheme, drawn = label_scheme(config.labels.scheme), config.validation.pictures if options.paint else 0
-    whole = StoredCases([] if all(job.failure for job in validation) else validation, scheme.name)
+    cut_as = config.labels.trained_on
+    whole = StoredCases([] if all(job.failure for job in validation) else validation, cut_as)
     session = Session(
         config=config,
         folder=folder,
         learner=build_learner(config, options.device),
-        dataset=PatchDataset(StoredCases(training, scheme.name), cut, length=length, seed=config.runtime.seed),
+        dataset=PatchDataset(StoredCases(training, cut_as), cut, length=length, seed=config.runtime.seed),
         augment=Augment(cut.size),
         validation=[
             ValidationCase(case.files, case, scheme, drawn=number < drawn) for number, case in enumerate(whole.each())
@@ -213,8 +214,8 @@ def _restore(session: Session) -> None:
     checkpoint = load_checkpoint(session.folder.last)
     if checkpoint.config.mode != session.config.mode:
         raise CheckpointError(
-            f"{session.folder.last} is a model of --mode {checkpoint.config.mode}, "
-            f"the run in {session.folder.path} is of --mode {session.config.mode}",
+            f"{session.folder.last} is a model of mode {checkpoint.config.mode}, "
+            f"the run in {session.folder.path} is of mode {session.config.mode}",
             hint="was it copied from another run?",
         )
     if not checkpoint.training:
@@ -229,7 +230,8 @@ def _restore(session: Session) -> None:
         if names != session.case_names[split]:
             raise DataError(
                 f"the run in {session.folder.path} used other {split} cases ({', '.join(names) or 'none'})",
-                hint=f"resume it with --data {session.folder.cases}",
+                hint=f"resume it with `data={session.folder.cases}`",
+                option="data",
             )
     try:
         session.standing.restore(state.standing)

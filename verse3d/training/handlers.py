@@ -61,7 +61,7 @@ class Losses:
                 epoch = -(-reading.step // self._session.config.optim.steps_per_epoch)
                 raise TrainingError(
                     f"the {trouble} in epoch {epoch}, step {reading.step} (lr {reading.lr:.3g})",
-                    hint="lower optim.lr or set runtime.amp to off; --resume goes on from the last whole epoch",
+                    hint="lower optim.lr or set runtime.amp to off; `resume` goes on from the last whole epoch",
                 )
             self._epoch.append(reading)
             self._monitor.step(reading)

@@ -116,5 +116,5 @@ def require_finite(network: torch.nn.Module) -> None:
     if not bool(torch.isfinite(sums).all()):
         raise TrainingError(
             "some weights of the network are no longer finite numbers",
-            hint="lower optim.lr or set runtime.amp to off; --resume goes on from the last whole epoch",
+            hint="lower optim.lr or set runtime.amp to off; `resume` goes on from the last whole epoch",
         )

@@ -21,6 +21,7 @@ from verse3d.data.samples.packing import PackedBatch
 from verse3d.data.samples.patches import PatchDataset
 from verse3d.data.samples.source import PatchSource, PatchSources
 from verse3d.data.schemes import require_levels
+from verse3d.inference.naming import named_by_truth
 from verse3d.inference.predictor import Predictor
 from verse3d.metrics.overlap import confusion, dice
 from verse3d.model.modes import get_mode
@@ -161,13 +162,15 @@ def validate(predictor: Predictor, cases: Sequence[ValidationCase], paint: Paint
             not_finite.append(case.case)
             continue
         truth = case.truth()
+        if predictor.config.labels.by_sequence:
+            ids = named_by_truth(ids, truth, case.prepared.source)
         dice_of[case.case] = _mean_dice(ids, truth)
         if paint is not None and case.drawn:
-            to_file = predictor.scheme.file_from_network
+            to_file = case.scheme.file_from_network
             masks = {"truth": to_file(truth), "prediction": to_file(ids)}
             title = f"{case.case}  Dice {dice_of[case.case]:.3f}"
             scan = read_image(case.files.image_path())
-            pictures[case.case] = paint(scan, masks, predictor.scheme.labels, title)
+            pictures[case.case] = paint(scan, masks, case.scheme.labels, title)
     if not_finite:
         _log.warning("%d of %d validation cases were answered with NaN or infinity", len(not_finite), len(cases))
     return ValidationResult(dice_of, pictures, tuple(not_finite))

@@ -173,7 +173,7 @@ def test_a_full_disk_leaves_an_earlier_export_as_it_was(model, tmp_path, monkeyp
 def test_an_earlier_export_is_replaced_only_on_request(model, tmp_path):
     out = tmp_path / "out"
     export_model(model.path, "torchscript", out)
-    with pytest.raises(DataError, match="--overwrite"):
+    with pytest.raises(DataError, match="`overwrite`"):
         export_model(model.path, "torchscript", out)
     write_model(model.path, config_of(), seed=2)
     before = (out / "model.pt").read_bytes()

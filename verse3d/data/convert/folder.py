@@ -17,12 +17,9 @@ from verse3d.core.files import (
     regular_file,
     resolved,
     whole_file,
-    write_json,
 )
 from verse3d.core.paths import TEMPORARY_PREFIX, name_problem, path_below
-from verse3d.core.readers import Many, Record, Text, Whole, read_record
-from verse3d.data.converted import MANIFEST
-from verse3d.version import __version__
+from verse3d.data.converted import MANIFEST, read_conversion, write_conversion
 
 _PIECE_BYTES = 2**22
 
@@ -71,7 +68,7 @@ def _link(target: Path, source: Path) -> None:
         target.symlink_to(source.resolve())
     except OSError as error:
         problem = output_error(target, error)
-        hint = problem.hint or "this file system may have no links: use --copy"
+        hint = problem.hint or "this file system may have no links: use `links=False`"
         raise OutputError(problem.message, hint=hint) from error
 
 
@@ -100,7 +97,7 @@ def claim(root: Path, planned: Sequence[str], *, sources: Iterable[Path], overwr
         earlier = _earlier_files(root, overwrite=overwrite)
         _refuse_foreign(root, earlier, planned)
     make_folder(root)
-    _write_manifest(root, {"finished": False}, [{"path": path} for path in sorted({*earlier, *planned})])
+    write_conversion(root, [{"path": path} for path in sorted({*earlier, *planned})], finished=False)
     _remove(root, earlier)
 
 
@@ -111,11 +108,7 @@ def finish(root: Path, written: Iterable[str], content: Mapping[str, Any]) -> No
         OutputError: it cannot be written.
     """
     files = [{"path": path, **_stamp(root / path)} for path in sorted(written)]
-    _write_manifest(root, {"finished": True, **content}, files)
-
-
-def _write_manifest(root: Path, content: Mapping[str, Any], files: Sequence[Mapping[str, Any]]) -> None:
-    write_json(root / MANIFEST, {"verse3d": __version__, **content, "files": files})
+    write_conversion(root, files, finished=True, content=content)
 
 
 def _stamp(path: Path) -> dict[str, int]:
@@ -127,29 +120,22 @@ def _refuse_sources_inside(root: Path, sources: Iterable[Path]) -> None:
     real = root.resolve()
     inside = sorted(folder for folder in {path.parent for path in sources} if resolved(folder).is_relative_to(real))
     if inside:
-        raise DataError(f"{inside[0]}, which is to be read, lies in {root}", hint="choose another --out folder")
-
-
-class _File(Record):
-    path: Text
-    bytes: Whole | None = None
-    modified: Whole | None = None
-
-
-class _Manifest(Record):
-    finished: bool
-    files: Many[_File]
+        raise DataError(
+            f"{inside[0]}, which is to be read, lies in {root}", hint="choose another folder as `out`", option="out"
+        )
 
 
 def _earlier_files(root: Path, *, overwrite: bool) -> dict[str, Any]:
     """The manifest's files (path -> its row) of the conversion that the folder holds."""
     foreign = OutputError(
-        f"{root} holds files that no conversion wrote", hint="choose a new or empty --out folder; nothing was changed"
+        f"{root} holds files that no conversion wrote",
+        hint="choose a new or empty folder as `out`; nothing was changed",
+        option="out",
     )
     if not (root / MANIFEST).is_file():
         raise foreign
     try:
-        manifest = read_record(root / MANIFEST, _Manifest)
+        manifest = read_conversion(root)
     except DataError as error:
         raise foreign from error
     files = {row.path: row.model_dump(exclude={"path"}, exclude_none=True) for row in manifest.files}
@@ -157,7 +143,8 @@ def _earlier_files(root: Path, *, overwrite: bool) -> dict[str, Any]:
         raise foreign
     if not overwrite:
         state = "a conversion" if manifest.finished else "an unfinished conversion"
-        raise OutputError(f"{root} already holds {state}", hint="use --overwrite or another --out folder")
+        hint = "use `overwrite` or another folder as `out`"
+        raise OutputError(f"{root} already holds {state}", hint=hint, option="overwrite")
     return files
 
 
@@ -173,7 +160,8 @@ def _refuse_foreign(root: Path, earlier: Mapping[str, Any], planned: Sequence[st
         raise OutputError(
             f"{root / foreign[0]} was not written by the earlier conversion, or has changed since"
             + (f" (and {len(foreign) - 1} more)" if foreign[1:] else ""),
-            hint="move such files away, or choose another --out folder; nothing was changed",
+            hint="move such files away, or choose another folder as `out`; nothing was changed",
+            option="out",
         )
 
 

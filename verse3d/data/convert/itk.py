@@ -9,12 +9,12 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
 
 from verse3d.core.errors import GeometryError
 from verse3d.core.files import whole_file
 from verse3d.core.geometry import Geometry
+from verse3d.core.nifti_bytes import copy_with_head
 from verse3d.core.volume import Volume
 
 REPAIR_TOLERANCE_MM = 0.5
@@ -23,7 +23,6 @@ _SEEN_ALIKE_MM = 0.02
 _SKEW_LIMIT = 1e-5  # ITK refuses somewhere above 1e-4
 _SPATIAL_UNIT_BITS = 0b111
 _MM = 2
-_PIECE_BYTES = 2**22
 
 
 def itk_problem(header: nib.Nifti1Header, geometry: Geometry) -> str:
@@ -80,11 +79,8 @@ def copy_with_header(source: Path, path: Path, header: nib.Nifti1Header) -> None
     Raises:
         OutputError: the file system refuses.
     """
-    with whole_file(path) as part, ImageOpener(source) as stored, ImageOpener(part, "wb") as out:
-        stored.read(len(header.binaryblock))
-        out.write(header.binaryblock)
-        while piece := stored.read(_PIECE_BYTES):
-            out.write(piece)
+    with whole_file(path) as part:
+        copy_with_head(source, part, header.binaryblock)
 
 
 def _straightened(geometry: Geometry) -> Geometry:

@@ -227,7 +227,8 @@ def _require_space(archive: Path, missing: Sequence[_Target], folder: Path) -> N
     if needed > free:
         raise DataError(
             f"{archive} needs {needed / 1e9:.1f} GB in {folder}, where {free / 1e9:.1f} GB are free",
-            hint="free some space or choose another folder with --unpack",
+            hint="free some space or choose another folder with `unpack`",
+            option="unpack",
         )
 
 

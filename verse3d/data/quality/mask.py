@@ -16,7 +16,7 @@ from verse3d.data.schemes import MaskScheme
 
 _PIECE_VOXELS = 2**20
 _BRIGHTER_HU = 50.0
-_FIXES = "verse3d check ... --fixes DIR"
+_FIXES = "`verse3d.check(fixes=FOLDER)`"
 
 
 def count_labels(array: NDArray[np.unsignedinteger]) -> dict[int, int]:

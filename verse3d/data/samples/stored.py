@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from verse3d.core.errors import DataError, OutputError
 from verse3d.core.geometry import Geometry, Shape
-from verse3d.core.labels import SchemeName, label_scheme
+from verse3d.core.labels import training_scheme
 from verse3d.core.logs import logger
 from verse3d.data.cases import Case
 from verse3d.data.samples.arrays import DamagedEntryError, StoredArray
@@ -48,13 +48,13 @@ class StoredCase:
 
     Args:
         job: how the case is prepared.
-        scheme: of the network ids.
+        scheme: name of that of the network ids.
     """
 
-    def __init__(self, job: Job, scheme: SchemeName) -> None:
+    def __init__(self, job: Job, scheme: str) -> None:
         self._job = job
         self._scheme = scheme
-        self._table = network_table(label_scheme(scheme))
+        self._table = network_table(training_scheme(scheme))
         self._checked: dict[str, NDArray[np.bool_]] = {}
         self._opened: OpenEntry | None = None
 
@@ -182,10 +182,10 @@ class StoredCases:
 
     Args:
         jobs: how each case is prepared.
-        scheme: of the network ids.
+        scheme: name of that of the network ids.
     """
 
-    def __init__(self, jobs: Sequence[Job], scheme: SchemeName) -> None:
+    def __init__(self, jobs: Sequence[Job], scheme: str) -> None:
         self._cases = [StoredCase(job, scheme) for job in jobs]
         self._open: OrderedDict[int, None] = OrderedDict()  # the one used last is at the end
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from verse3d.core.config import Config
-from verse3d.core.labels import label_scheme
 from verse3d.inference.backends.parity import RELATIVE_TOLERANCE, Parity
 from verse3d.inference.export.formats import Format
 
@@ -34,7 +33,7 @@ class Export:
 
 def channel_table(config: Config) -> list[dict[str, object]]:
     """Per output channel: what it stands for, the id in masks, the name and the colour (0-255)."""
-    labels = label_scheme(config.labels.scheme).labels
+    labels = config.labels.network_scheme.labels
     background = [{"channel": 0, "id": 0, "name": "background", "rgb": [0, 0, 0]}] if len(labels) > 1 else []
     return [
         *background,
@@ -178,7 +177,7 @@ def _origin(export: Export) -> str:
 
 
 def _channels(config: Config) -> int:
-    return label_scheme(config.labels.scheme).output_channels
+    return config.labels.network_scheme.output_channels
 
 
 def _times(sizes: Sequence[int]) -> str:
