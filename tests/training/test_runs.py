@@ -17,7 +17,6 @@ import verse3d
 from tests import scans
 from tests.scans import save_sealed, tiny_config
 from tests.training.runs import CPU, DROPOUT, InterruptAt, assert_same, assert_same_run, load, rows, train
-from verse3d.api.models import _paint
 from verse3d.core.config import Config, load_config
 from verse3d.core.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
 from verse3d.core.logs import no_progress
@@ -640,19 +639,6 @@ class TestTheApi:
             verse3d.train(data=undivided, out=tmp_path / "run", config=Config(), overrides=["optim.lr=1"])
         with pytest.raises(ConfigError, match="mode"):
             verse3d.train(data=undivided, out=tmp_path / "run", mode="4d")
-
-    def test_draws_the_same_slices_while_the_prediction_changes(self, monkeypatch):
-        drawn = []
-        monkeypatch.setattr(
-            "verse3d.api.models.overlay_array", lambda *_, **options: drawn.append(options["centre_mm"])
-        )
-        data = scans.spine()
-        volume = type("Scan", (), {"array": data.hu, "geometry": data.geometry})()
-        for truth in (data.mask, np.zeros_like(data.mask)):
-            for prediction in (data.mask, np.roll(data.mask, 3, axis=0), np.zeros_like(data.mask)):
-                _paint(volume, {"truth": truth, "prediction": prediction}, (), "")
-        assert len({tuple(centre) for centre in drawn[:3]}) == 1
-        assert len({tuple(centre) for centre in drawn[3:]}) == 1
 
 
 def test_progress_tells_every_batch_of_the_whole_schedule(dataset, tmp_path):

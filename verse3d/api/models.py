@@ -11,7 +11,7 @@ from verse3d.core.errors import ConfigError
 from verse3d.core.files import PathOrText
 from verse3d.core.labels import Label
 from verse3d.core.logs import Progress, no_progress
-from verse3d.core.planes import display_centre_mm
+from verse3d.core.preview import Preview
 from verse3d.core.runtime import DeviceName, choose_device
 from verse3d.core.volume import Volume
 from verse3d.data.cases import CaseIndex
@@ -21,7 +21,8 @@ from verse3d.data.samples.store import store_beside
 from verse3d.data.splits import hold_out_fold, split_by_subject
 from verse3d.model.locate import model_file
 from verse3d.model.modes import get_mode, require_suitable
-from verse3d.report.figures import overlay_array
+from verse3d.report.figures import figure_array
+from verse3d.report.overlay import overlay_figure
 from verse3d.training.fit import FitResult, fit
 from verse3d.training.initial import InitialWeights, read_initial
 from verse3d.training.runfolder import RunFolder, find_run
@@ -78,8 +79,8 @@ def train(
         raise ConfigError("`resume` and `overwrite` exclude each other", option="resume")
     initial = _initial(from_model, resume=resume)
     if initial and config is None:
-        source = f"the config of {initial.path}"
-        config, overrides = changed_config(initial.config.to_dict(), overrides, source=source), ()
+        values, source = initial.config.to_dict(), f"the config of {initial.path}"
+        config, overrides = changed_config(values, overrides, source=source), ()
     settings = training_config(mode, config, overrides, resumed=Path(out) if resume else None)
     options = FitOptions(
         device=choose_device(device),
@@ -146,6 +147,5 @@ def training_config(
 def _paint(
     scan: Volume, masks: Mapping[str, NDArray[np.uint8]], labels: Sequence[Label], title: str
 ) -> NDArray[np.uint8]:
-    truth_only = list(masks.values())[:1]  # so that the slices stay the same while the prediction changes
-    centre = display_centre_mm(truth_only, scan.geometry)
-    return overlay_array(scan.array, scan.geometry, masks=masks, labels=labels, title=title, centre_mm=centre)
+    """A validation case for TensorBoard; the truth comes first, so the slices stay while the prediction changes."""
+    return figure_array(overlay_figure(Preview(scan), masks, title=title, binary=len(labels) == 1))

@@ -23,6 +23,8 @@ from verse3d.report.look import DPI, look_figure
 
 STATS_TABLE = "stats.csv"
 _LIST_AT_MOST = 12
+_SAY_NOTHING = frozenset({"ct", "image", "img", "scan", "volume", "vol", "data", "mask", "seg", "labels"})
+"""Names of files that do not tell one case from another."""
 _CHART_DPI = 120
 
 
@@ -136,7 +138,7 @@ def _require_free(path: Path, *, overwrite: bool) -> None:
 def _named(path: Path, name: str, data: PathOrText | None) -> Case:
     """The case that a path or a name stands for."""
     if path.is_file() or (data is None and name.lower().endswith(NIFTI_SUFFIXES)):
-        return Case(path.name, path.name, path)
+        return Case(_title(path), path.name, path)
     if data is None and path.is_dir():
         return _only_case(path)
     if data is None:
@@ -158,6 +160,12 @@ def _only_case(folder: Path) -> Case:
             hint=f"name one of them, for example `verse3d.look({cases[0].case}, data={folder})`",
         )
     return cases[0]
+
+
+def _title(path: Path) -> str:
+    """A file's name, with that of its folder where the name itself says nothing: "chest/ct.nii.gz"."""
+    plain = path.name.split(".")[0].lower() in _SAY_NOTHING
+    return f"{path.absolute().parent.name}/{path.name}" if plain else path.name
 
 
 def _find(cases: CaseIndex, name: str, data: Path) -> Case:

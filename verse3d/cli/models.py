@@ -203,5 +203,6 @@ def demo(
     out_console.print(f"masks        {result.predictions.folder}", highlight=False)
     out_console.print(f"label file   {result.label_file}", highlight=False)
     out_console.print(f"overlay      {result.overlay}", highlight=False)
+    out_console.print(f"all of it    {result.page.absolute().as_uri()}", highlight=False)
     out_console.print(f"\nwatch the training:  {result.open_tensorboard}", highlight=False)
     out_console.print(f"open in ITK-SNAP:    {result.open_itksnap}", highlight=False)
