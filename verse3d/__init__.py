@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         slices,
         stats,
         train,
+        train_folds,
     )
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "slices",
     "stats",
     "train",
+    "train_folds",
 ]
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from verse3d.api.comparison import compare
     from verse3d.api.data import check, convert, download, index, phantom
     from verse3d.api.exporting import ExportResult, export
+    from verse3d.api.folds import FoldsResult, folds_of, train_folds
     from verse3d.api.journey import DemoResult, demo
     from verse3d.api.models import LABEL_FILE, evaluate, predict, train
     from verse3d.api.pictures import LookResult, StatsResult, look, stats
@@ -23,6 +24,7 @@ __all__ = [
     "LABEL_FILE",
     "DemoResult",
     "ExportResult",
+    "FoldsResult",
     "LookResult",
     "StatsResult",
     "check",
@@ -32,6 +34,7 @@ __all__ = [
     "download",
     "evaluate",
     "export",
+    "folds_of",
     "index",
     "look",
     "phantom",
@@ -42,6 +45,7 @@ __all__ = [
     "slices",
     "stats",
     "train",
+    "train_folds",
 ]
 _HOME = {
     **dict.fromkeys(("check", "convert", "download", "index", "phantom"), "data"),
@@ -50,6 +54,7 @@ _HOME = {
     **dict.fromkeys(("prepare", "prepared", "prune"), "preparing"),
     **dict.fromkeys(("DemoResult", "demo"), "journey"),
     **dict.fromkeys(("ExportResult", "export"), "exporting"),
+    **dict.fromkeys(("FoldsResult", "folds_of", "train_folds"), "folds"),
     "compare": "comparison",
     "slices": "slicing",
 }

@@ -32,6 +32,7 @@ from verse3d.report.figures import overlay_array
 from verse3d.report.itksnap import write_label_description
 from verse3d.report.pictures import draw_evaluation
 from verse3d.training.fit import FitResult, fit
+from verse3d.training.ranks import joined, rank_device, started_ranks
 from verse3d.training.runfolder import RunFolder, find_run
 from verse3d.training.session import FitOptions
 
@@ -55,6 +56,8 @@ def train(
     progress: Progress = no_progress,
 ) -> FitResult:
     """Train a network and leave its checkpoints, config, history, log and TensorBoard events in a run folder.
+
+    Started as several processes (torchrun), they share the run: ``sampling.batch_size`` is that of all of them.
 
     Args:
         data: an index with splits, or a folder (whose undivided subjects are then divided by ``runtime.seed``).
@@ -83,18 +86,22 @@ def train(
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite exclude each other")
     settings = training_config(mode, config, overrides, resumed=Path(out) if resume else None)
-    options = FitOptions(
-        device=choose_device(device),
-        resume=resume,
-        overwrite=overwrite,
-        max_minutes=max_minutes,
-        max_epochs=max_epochs,
-        paint=_paint,
-        progress=progress,
-        store=_store(Path(data), Path(out), store, resume=resume),
-    )
     cases = divided(Path(data), settings.runtime.seed)
-    return fit(settings, cases if fold is None else hold_out_fold(cases, fold), Path(out), options)
+    rank, count, local_rank = started_ranks()
+    device_here = rank_device(choose_device(device), local_rank, count)
+    with joined(device_here) as ranks:
+        options = FitOptions(
+            device=device_here,
+            resume=resume,
+            overwrite=overwrite,
+            max_minutes=max_minutes,
+            max_epochs=max_epochs,
+            paint=_paint,
+            progress=progress if rank == 0 else no_progress,
+            store=_store(Path(data), Path(out), store, resume=resume),
+            ranks=ranks,
+        )
+        return fit(settings, cases if fold is None else hold_out_fold(cases, fold), Path(out), options)
 
 
 def _store(data: Path, out: Path, store: PathOrText | None, *, resume: bool) -> Path | None:

@@ -3,6 +3,7 @@
 import enum
 import io
 import logging
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -174,6 +175,11 @@ def _options(
     _level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
 
 
+def is_first_process() -> bool:
+    """Whether this process is by itself, or the first of several that torchrun has started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def bars() -> Iterator["Progress"]:
     """Progress bars on stderr, one per kind of work, and the log above them."""
@@ -182,10 +188,12 @@ def bars() -> Iterator["Progress"]:
 
     from verse3d.core.logs import log_to_terminal
 
+    # Of several processes that share a training the first one speaks; the others only about what ends them.
+    level = _level if is_first_process() else logging.ERROR
     columns = (TextColumn("{task.description}", markup=False), BarColumn(24), MofNCompleteColumn())
-    log_to_terminal(err_console, _level)
+    log_to_terminal(err_console, level)
     times = (TimeElapsedColumn(), TimeRemainingColumn())
-    with Bars(*columns, *times, console=err_console, disable=_level > logging.INFO) as bars:
+    with Bars(*columns, *times, console=err_console, disable=level > logging.INFO) as bars:
         tasks: dict[str, Any] = {}
 
         def show(what: str, done: int, total: int) -> None:
