@@ -43,6 +43,9 @@ def together(count, *arguments, wait=240):
             "WORLD_SIZE": str(count),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": port,
+            # As torchrun looks like that is a single task of a Slurm job on several machines.
+            **{"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "1"},
+            **{"SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "localhost"},
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": str(ROOT),
         }

@@ -13,6 +13,7 @@ from verse3d.core.files import PathOrText, make_folder
 from verse3d.core.labels import Label
 from verse3d.core.logs import Progress, no_progress
 from verse3d.core.planes import display_centre_mm
+from verse3d.core.preview import Preview
 from verse3d.core.runtime import DeviceName, choose_device
 from verse3d.core.volume import NIFTI_SUFFIXES, Volume
 from verse3d.data.cases import Case, CaseIndex, Split
@@ -20,6 +21,7 @@ from verse3d.data.index.deduplicate import merge_series
 from verse3d.data.index.discover import load_cases
 from verse3d.data.index.file_roles import scan_name
 from verse3d.data.samples.store import store_beside
+from verse3d.data.schemes import MaskScheme
 from verse3d.data.splits import hold_out_fold, split_by_subject
 from verse3d.evaluation.foreign import read_label_map
 from verse3d.evaluation.score_folder import Evaluation, evaluate_folder
@@ -28,8 +30,9 @@ from verse3d.inference.loading import described, models_sha256, open_predictor
 from verse3d.inference.predict import PredictOptions, predict_cases
 from verse3d.inference.records import PredictionReport
 from verse3d.model.modes import get_mode, require_suitable
-from verse3d.report.figures import overlay_array
+from verse3d.report.figures import figure_array
 from verse3d.report.itksnap import write_label_description
+from verse3d.report.look import DPI, look_figure
 from verse3d.report.pictures import draw_evaluation
 from verse3d.training.fit import FitResult, fit
 from verse3d.training.ranks import joined, rank_device, started_ranks
@@ -141,9 +144,16 @@ def training_config(
 def _paint(
     scan: Volume, masks: Mapping[str, NDArray[np.uint8]], labels: Sequence[Label], title: str
 ) -> NDArray[np.uint8]:
-    truth_only = list(masks.values())[:1]  # so that the slices stay the same while the prediction changes
-    centre = display_centre_mm(truth_only, scan.geometry)
-    return overlay_array(scan.array, scan.geometry, masks=masks, labels=labels, title=title, centre_mm=centre)
+    """A scan with each mask over it, as ``look`` draws it, one below the other: RGB (H, W, 3) uint8."""
+    # All through the middle of the truth, so that the slices stay the same while the prediction changes.
+    centre = display_centre_mm(list(masks.values())[:1], scan.geometry)
+    scheme = MaskScheme("binary" if len(labels) == 1 else "vertebrae", "as it is trained")
+    sheets = []
+    for name, mask in masks.items():
+        drawn = look_figure(Preview(scan), mask=mask, title=f"{title}, {name}", at_mm=centre, scheme=scheme)
+        sheets.append(figure_array(drawn.figure, dpi=DPI))
+    width = max(sheet.shape[1] for sheet in sheets)
+    return np.concatenate([np.pad(sheet, ((0, 0), (0, width - sheet.shape[1]), (0, 0))) for sheet in sheets])
 
 
 def predict(

@@ -199,6 +199,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     if count == 1:
         yield Ranks()
         return
+    slurm = os.environ.pop("SLURM_JOB_ID", None)  # seeing it, ignite would believe Slurm's numbers and not torchrun's
     try:
         idist.initialize("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:
@@ -210,4 +211,6 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         here = idist.get_nproc_per_node()
         yield Ranks(rank, count, here, dist.new_group(backend="gloo", timeout=_PATIENCE))
     finally:
-        idist.finalize()
+        idist.finalize()  # which also sets the environment back to what it was
+        if slurm is not None:
+            os.environ["SLURM_JOB_ID"] = slurm
