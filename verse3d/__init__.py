@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         slices,
         stats,
         train,
+        train_folds,
     )
 
 __all__ = [
@@ -69,6 +70,7 @@ __all__ = [
     "slices",
     "stats",
     "train",
+    "train_folds",
 ]
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from verse3d.api.data import check, convert, download, index, phantom
     from verse3d.api.evaluating import evaluate
     from verse3d.api.exporting import ExportResult, export
+    from verse3d.api.folds import FoldsResult, folds_of, train_folds
     from verse3d.api.journey import DemoResult, demo
     from verse3d.api.model import Model, Segmentation, load_model
     from verse3d.api.models import train
@@ -29,6 +30,7 @@ __all__ = [
     "LABEL_FILE",
     "DemoResult",
     "ExportResult",
+    "FoldsResult",
     "LookResult",
     "Model",
     "Segmentation",
@@ -40,6 +42,7 @@ __all__ = [
     "download",
     "evaluate",
     "export",
+    "folds_of",
     "index",
     "load_model",
     "look",
@@ -53,6 +56,7 @@ __all__ = [
     "slices",
     "stats",
     "train",
+    "train_folds",
 ]
 _HOME = {
     **dict.fromkeys(("check", "convert", "download", "index", "phantom"), "data"),
@@ -62,6 +66,7 @@ _HOME = {
     **dict.fromkeys(("prepare", "prepared", "prune"), "preparing"),
     **dict.fromkeys(("DemoResult", "demo"), "journey"),
     **dict.fromkeys(("ExportResult", "export"), "exporting"),
+    **dict.fromkeys(("FoldsResult", "folds_of", "train_folds"), "folds"),
     "compare": "comparison",
     "evaluate": "evaluating",
     "relabel": "naming",
