@@ -8,13 +8,13 @@ from verse3d.training.runfolder import RunFolder, start_folder
 
 HEADS = (
     "# The complete config of this run. Train the same again with:\n#   verse3d train --config config.yaml ...\n",
-    "# The complete config of this run: hand this file to verse3d train as its config, and the same is trained again.\n",
+    "# The complete config of this run: hand this file to verse3d train as its config, ",
 )
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_a_config_that_any_version_wrote_before_a_run_learnt_anything_is_replaced(tmp_path, head):
-    (tmp_path / "config.yaml").write_text(f"{head}mode: 3d\n")
+    (tmp_path / "config.yaml").write_text(f"{head}\nmode: 3d\n")
     assert not RunFolder(tmp_path).holds_a_run
     start_folder(tmp_path, tiny_config(), overwrite=False)
     assert (tmp_path / "config.yaml").read_text().startswith(HEADS[-1])
