@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from nibabel.openers import ImageOpener
-
 from verse3d.core.errors import DataError, OutputError
 from verse3d.core.files import (
     make_folder,
@@ -18,10 +16,9 @@ from verse3d.core.files import (
     resolved,
     whole_file,
 )
+from verse3d.core.nifti_bytes import copy_with_head
 from verse3d.core.paths import TEMPORARY_PREFIX, name_problem, path_below
 from verse3d.data.converted import MANIFEST, read_conversion, write_conversion
-
-_PIECE_BYTES = 2**22
 
 
 @dataclass(frozen=True)
@@ -51,8 +48,8 @@ class OutputFolder:
         """
         target, source = self.target(path), regular_file(source)
         if source.name.lower().endswith(".nii"):
-            with whole_file(target) as part, source.open("rb") as stored, ImageOpener(part, "wb") as out:
-                shutil.copyfileobj(stored, out, _PIECE_BYTES)
+            with whole_file(target) as part:
+                copy_with_head(source, part, b"")  # its own head: only the packing is new
             return "compressed"
         if self.links:
             _link(target, source)

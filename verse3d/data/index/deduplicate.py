@@ -8,20 +8,17 @@ left out, and why, stands in ``notes``.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.arrayproxy import ArrayProxy
-from nibabel.openers import ImageOpener
-from numpy.typing import NDArray
 
 from verse3d.core.errors import DataError
 from verse3d.core.geometry import Geometry
-from verse3d.core.nifti_bytes import READ_ERRORS
+from verse3d.core.nifti_bytes import READ_ERRORS, voxel_pieces
 from verse3d.core.volume import read_geometry
 from verse3d.data.cases import Case
 from verse3d.data.index.archives import archive_above
@@ -59,7 +56,7 @@ def merge_series(cases: Sequence[Case], probes: Probes) -> tuple[Cases, tuple[Le
 def merge_content(cases: Sequence[Case], probes: Probes) -> tuple[Cases, tuple[LeftOut, ...]]:
     """Keep one of several scans with the same grey values, turned or not. Two scans of the release are never merged.
 
-    Only scans whose shape and spacing (in any order of the axes) occur more than once are read, plane by plane. Who has
+    Only scans whose shape and spacing (in any order of the axes) occur more than once are read, piece by piece. Who has
     a scan in common is one subject.
     """
     sizes: dict[object, list[Case]] = {}
@@ -95,26 +92,17 @@ def content_digest(case: Case) -> str:
     try:
         geometry, _ = read_geometry(case.image_path())
         counts = np.zeros(_HU_BINS, dtype=np.int64)
-        for plane in _planes(case.image_path()):
-            if not np.all(np.isfinite(plane)):
+        for _, values in voxel_pieces(case.image_path(), nib.load(case.image_path()).dataobj):
+            if not np.all(np.isfinite(values)):
                 return ""
-            hu = np.clip(np.rint(plane) + _HU_OFFSET, 0, _HU_BINS - 1).astype(np.int64)
-            counts += np.bincount(hu.ravel(), minlength=_HU_BINS)
+            # Counted, not hashed in order: a turned copy holds the same values in another one.
+            hu = np.clip(np.rint(values.astype(np.float64)) + _HU_OFFSET, 0, _HU_BINS - 1).astype(np.int64)
+            counts += np.bincount(hu, minlength=_HU_BINS)
     except (DataError, *READ_ERRORS):
         return ""
     if np.count_nonzero(counts) < 2:  # an empty volume identifies nobody
         return ""
     return hashlib.blake2b(repr(_size_key(geometry)).encode() + counts.tobytes(), digest_size=16).hexdigest()
-
-
-def _planes(path: Path) -> Iterator[NDArray[np.float64]]:
-    """The volume plane by plane in the order of the file."""
-    image = nib.load(path)
-    stored = image.dataobj
-    with ImageOpener(path) as handle:
-        voxels = ArrayProxy(handle, (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter), mmap=False)
-        for number in range(voxels.shape[-1]):
-            yield np.asarray(voxels[..., number], dtype=np.float64)
 
 
 def _merged(cases: Sequence[Case], probes: Probes, identity: _Identity) -> tuple[Cases, tuple[LeftOut, ...]]:
