@@ -64,7 +64,9 @@ def merge_content(cases: Sequence[Case], probes: Probes) -> tuple[Cases, tuple[L
         seen = probes.get(case.image) if case.image else None
         if seen and seen.geometry and not seen.problem:
             sizes.setdefault(_size_key(seen.geometry), []).append(case)
+    # The release holds no scan twice by itself, so where all come from it there is nothing to read.
     candidates = [group for group in sizes.values() if len(group) > 1 and not all(case.part for case in group)]
+    # Reading voxels takes minutes for a data set, so headers have to agree first.
     digests = {case.image_path(): content_digest(case) for group in candidates for case in group}
     released: dict[str, str] = {}
     for case in cases:
@@ -73,6 +75,7 @@ def merge_content(cases: Sequence[Case], probes: Probes) -> tuple[Cases, tuple[L
 
     def identity(case: Case) -> tuple[str | None, str]:
         digest = digests.get(case.image, "") if case.image else ""
+        # The series keeps two scans of the release apart even if their voxels are the same.
         series = case.series if case.part else released.get(digest, "")
         return f"{digest} {series}" if digest else None, "same grey values"
 
@@ -107,6 +110,10 @@ def content_digest(case: Case) -> str:
 
 def _merged(cases: Sequence[Case], probes: Probes, identity: _Identity) -> tuple[Cases, tuple[LeftOut, ...]]:
     """Keep the best case of each identity; cases without one are kept."""
+    # identity      copies of one scan                          kept
+    # "verse004"    rawdata/.../sub-verse004_ct.nii.gz    ->    the best by `_rank`, under the name, subject and split
+    #               verse004_CT-iso.nii.gz                      that the release gives it
+    # (its path)    other.nii.gz                          ->    other.nii.gz
     copies: dict[object, list[Case]] = {}
     for case in cases:
         copies.setdefault(identity(case)[0] or _path(case), []).append(case)
@@ -120,6 +127,7 @@ def _merged(cases: Sequence[Case], probes: Probes, identity: _Identity) -> tuple
         notes = tuple(f"kept instead of {copy.path}: {copy.reason}" for copy in out)
         kept.append(replace(joined, notes=(*joined.notes, *notes)))
         left_out += out
+    # Two names with a scan in common are one patient, who must not stand on both sides of a split.
     one_person = [_renamed(case, same_person) for case in kept]
     return tuple(one_split_per_subject(one_person)), tuple(left_out)
 
@@ -135,6 +143,7 @@ def _joined(best: Case, others: Sequence[Case]) -> Case:
             if getattr(best, name) is None and name not in extra and (found := getattr(half, name)):
                 extra[name] = found
                 notes.append(f"joined with {found}: same series {best.series}")
+        # Corrections of ids belong to the mask that they were noted for.
         if extra.get("mask") == half.mask:
             extra["relabel"] = half.relabel
     identity = {name: getattr(named, name) for name in ("case", "subject", "split", "split_origin", "series", "part")}
@@ -163,6 +172,7 @@ def _rank(case: Case, probes: Probes) -> tuple[bool, ...]:
     path = _path(case)
     verse = parse_verse_name(bare_stem(path, mask=case.image is None))
     return (
+        # False sorts before True: whole, with a scan, with a mask, unpacked, an original, on the grid of the scanner.
         any(seen.problem for file in (case.image, case.mask) if file and (seen := probes.get(file))),
         case.image is None,
         case.mask is None,
