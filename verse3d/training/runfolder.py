@@ -31,9 +31,9 @@ _MAY_CHANGE = {
 }
 """Settings that may differ when a run is resumed."""
 
-_CONFIG_HEAD = (
-    "# The complete config of this run: hand this file to verse3d train as its config, and the same is trained again.\n"
-)
+_OURS = "# The complete config of this run"
+"""How every version of verse3d has begun the config of a run: one that begins otherwise was written by somebody."""
+_CONFIG_HEAD = f"{_OURS}: hand this file to verse3d train as its config, and the same is trained again.\n"
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class RunFolder:
         """Whether anything is here that could be lost: something learnt, or a config that somebody wrote."""
         if any(file.exists() for file in (self.last, self.best, self.history)):
             return True
-        return self.config.exists() and not self.config.read_text(errors="replace").startswith(_CONFIG_HEAD)
+        return self.config.exists() and not self.config.read_text(errors="replace").startswith(_OURS)
 
 
 def fold_folder(out: Path, fold: int) -> Path:
