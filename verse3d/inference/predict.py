@@ -218,9 +218,9 @@ class _Job:
         scan.answer, scan.look = self.predictor.segment(
             scan.take_image(), scan.grid, scan.stored.geometry, scan.plan.settings, progress=self.progress
         )
-        whole, network, home = time.perf_counter() - start, scan.look.seconds, scan.answer.seconds_home
+        whole, network, resample = time.perf_counter() - start, scan.look.seconds, scan.answer.seconds_resample
         scouting = scan.look.crop.seconds
-        scan.seconds_of |= {"network": round(network, 3), "stitch": round(whole - network - home - scouting, 3)}
+        scan.seconds_of |= {"network": round(network, 3), "stitch": round(whole - network - resample - scouting, 3)}
         if scouting:
             scan.seconds_of["scout"] = round(scouting, 3)
         if scan.look.crop.why:
@@ -228,11 +228,11 @@ class _Job:
         return scan
 
     def write(self, scan: _Scan) -> PredictionRecord:
-        """Carry to the grid of the scan what is not there yet, clean it and write it."""
+        """Resample to the grid of the scan what is not there yet, clean it and write it."""
         answer = scan.take_answer()
         give_back_freed_memory()  # what the network needed; a mask is new
         labels = answer.mask()
-        scan.seconds_of["home"] = round(answer.seconds_home, 3)
+        scan.seconds_of["resample"] = round(answer.seconds_resample, 3)
         del answer
         with scan.timed("clean"):
             named = self.predictor.finish(labels, scan.stored.geometry, scan.look.levels)

@@ -31,7 +31,7 @@ class PredictionRecord:
         case, image, mask: its name, the path of the scan, the name of the mask in the folder.
         status, error: see above, and why it failed.
         seconds: from reading the scan to the mask on disk, without waiting for a neighbour.
-        seconds_of: the same by stage: read, prepare, scout, network, stitch, home, clean, write.
+        seconds_of: the same by stage: read, prepare, scout, network, stitch, resample, clean, write.
         peak_rss_mb: largest resident memory of the program while the scan was worked on, see ``core.peak_memory``. If
             neighbours are worked on meanwhile, their memory is part of it.
         process_peak_rss_mb: that of the program since it was started, as the system tells it.
