@@ -37,6 +37,7 @@ __all__ = [
     "READABLE_VERSIONS",
     "Checkpoint",
     "TrainedNetwork",
+    "installed_versions",
     "load_checkpoint",
     "load_weights",
     "save_checkpoint",
@@ -125,7 +126,7 @@ def _content(checkpoint: Checkpoint) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "config": checkpoint.config.to_dict(),
         "labels": _label_ids(checkpoint.scheme),
-        "versions": _versions(),
+        "versions": installed_versions(),
         "epoch": checkpoint.epoch,
         "scores": checkpoint.scores,
         "network": checkpoint.network,
@@ -256,7 +257,8 @@ def _written_by(content: Mapping[str, Any]) -> str:
     return str(versions.get("verse3d", "unknown"))[:40] if isinstance(versions, dict) else "unknown"
 
 
-def _versions() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
+    """Of verse3d and of the libraries that decide what a network computes, as they are here and now."""
     return {
         "verse3d": __version__,
         "python": platform.python_version(),
