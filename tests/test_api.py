@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from verse3d.core.errors import CheckpointError, ConfigError, DataError
 from verse3d.core.volume import read_labels
 from verse3d.data.cases import write_index
 from verse3d.data.index.discover import load_cases
+from verse3d.data.predictions import read_predictions
+from verse3d.model.starter import starter_file
 from verse3d.phantoms import writer
 
 COMMANDS = (
@@ -168,6 +171,22 @@ class TestPredict:
         report = verse3d.predict(tmp_path / "a.nii.gz", model=bright_model, out=tmp_path / "out", device="cpu")
         found = read_labels(tmp_path / "out" / report.records[0].mask).array
         assert 2 * ((found > 0) & (data.mask > 0)).sum() / ((found > 0).sum() + (data.mask > 0).sum()) > 0.8
+
+
+def test_predict_without_a_model_uses_the_starter_weights_and_says_so(tmp_path, caplog):
+    spine().write(tmp_path / "a.nii.gz")
+    with caplog.at_level(logging.INFO, logger="verse3d"):
+        report = verse3d.predict(tmp_path / "a.nii.gz", out=tmp_path / "out", device="cpu", backend="torch")
+    assert not report.failures
+    assert sum("starter weights" in message for message in caplog.messages) == 1
+    assert read_predictions(tmp_path / "out").about["model"] == str(starter_file())
+
+
+def test_export_without_a_model_takes_the_starter_weights(tmp_path, monkeypatch):
+    taken = []
+    monkeypatch.setattr("verse3d.api.exporting.export_model", lambda model, *_, **__: taken.append(model))
+    verse3d.export(to="torchscript", out=tmp_path / "out")
+    assert taken == [starter_file()]
 
 
 def test_predict_and_evaluate_join_on_the_split_of_an_index(tmp_path, bright_model, dataset):

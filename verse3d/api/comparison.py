@@ -35,7 +35,8 @@ def compare(
     theirs; a mask is kept if the same model file made it.
 
     Args:
-        runs: ``PATH`` or ``NAME=PATH[,PATH ...]`` each, at least two. A path is a run folder or a checkpoint. Several
+        runs: ``PATH`` or ``NAME=PATH[,PATH ...]`` each, at least two. A path is a run folder, a checkpoint, or the word
+            "starter". Several
             paths under one name are seeds of one approach and are averaged case by case.
         data: an index or a folder with masks in VerSe ids.
         out: gets ``compare.md``, ``compare.csv``, ``compare.json``, ``compare.png`` and a folder per run with masks,

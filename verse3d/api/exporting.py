@@ -9,15 +9,17 @@ from verse3d.model.locate import model_file
 __all__ = ["ExportResult", "export"]
 
 
-def export(*, model: PathOrText, to: FormatName, out: PathOrText, overwrite: bool = False) -> ExportResult:
+def export(
+    *, to: FormatName, out: PathOrText, model: PathOrText | None = None, overwrite: bool = False
+) -> ExportResult:
     """Write a model for another runtime, with a README that suffices to use it without verse3d.
 
     What was written is loaded again by that runtime and compared with PyTorch, in float32, on a synthetic scan.
 
     Args:
-        model: a run folder, or a ``best.pt`` or ``last.pt``.
         to: "onnx" (needs ``verse3d[onnx]``), "openvino" (needs ``verse3d[openvino]``) or "torchscript".
         out: the folder to make: the model, ``labels.json``, ``export.json`` and ``README.md``.
+        model: a run folder, or a ``best.pt`` or ``last.pt``; None for the starter weights.
         overwrite: replace an earlier export there; nothing else is ever replaced.
 
     Returns:
@@ -30,4 +32,4 @@ def export(*, model: PathOrText, to: FormatName, out: PathOrText, overwrite: boo
         Verse3dError: the network cannot be exported, or what was written computes something else. Nothing is left.
         OutputError: the folder cannot be written.
     """
-    return export_model(model_file(Path(model)), to, Path(out), overwrite=overwrite)
+    return export_model(model_file(model), to, Path(out), overwrite=overwrite)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from verse3d.core.config import Config, load_config
+from verse3d.core.config import Config, changed_config, load_config
 from verse3d.core.errors import ConfigError
 from verse3d.core.files import PathOrText
 from verse3d.core.labels import Label
@@ -19,9 +19,11 @@ from verse3d.data.index.deduplicate import merge_series
 from verse3d.data.index.discover import load_cases
 from verse3d.data.samples.store import store_beside
 from verse3d.data.splits import hold_out_fold, split_by_subject
+from verse3d.model.locate import model_file
 from verse3d.model.modes import get_mode, require_suitable
 from verse3d.report.figures import overlay_array
 from verse3d.training.fit import FitResult, fit
+from verse3d.training.initial import InitialWeights, read_initial
 from verse3d.training.runfolder import RunFolder, find_run
 from verse3d.training.session import FitOptions
 
@@ -32,6 +34,7 @@ def train(
     out: PathOrText,
     mode: str | None = None,
     config: PathOrText | Config | None = None,
+    from_model: PathOrText | None = None,
     overrides: Sequence[str] = (),
     resume: bool = False,
     overwrite: bool = False,
@@ -48,11 +51,15 @@ def train(
         data: an index with splits, or a folder (whose undivided subjects are then divided by ``runtime.seed``).
         out: the run folder.
         mode: which way of segmenting, "3d", "2d" or "2.5d"; None takes that of the config, else "3d".
-        config: path or name of a YAML file, or a ``Config``; None takes the mode's own, or that of a resumed run.
+        config: path or name of a YAML file, or a ``Config``; None takes the mode's own, or that of a resumed run
+            or of ``from_model``.
+        from_model: begin with the weights of this model file, or with "starter", those that come with verse3d.
         overrides: ``"section.key=value"`` on top of it.
         resume: go on with the run in ``out`` exactly where it stood.
         overwrite: replace the run in ``out``.
-        max_minutes: stop after the first epoch that ends later.
+        max_minutes: of this call: then it stops, wherever it is in an epoch, and validates once more. The learning rate
+            falls to 0 by then (except under ``runtime.deterministic``), so a run in several slots of a cluster is
+            better stopped by a signal.
         max_epochs: stop after this epoch of the schedule.
         fold: validate on this fold of the index and train on the others (see ``index(folds=...)``).
         store: folder of prepared cases, which is filled as needed; None for ``cases.store`` beside ``cases.jsonl``, or
@@ -64,10 +71,15 @@ def train(
         ConfigError: the config holds mistakes (all are listed), or contradicts the run to resume.
         DataError: no training case can be used, the index lacks the fold, or the folder holds a run already.
         OutputError: the run folder or the store cannot be written to, or the disk is too small for the store.
+        CheckpointError: ``from_model`` is damaged, or of another network.
         TrainingError: the loss is no longer a number.
     """
     if resume and overwrite:
         raise ConfigError("`resume` and `overwrite` exclude each other", option="resume")
+    initial = _initial(from_model, resume=resume)
+    if initial and config is None:
+        source = f"the config of {initial.path}"
+        config, overrides = changed_config(initial.config.to_dict(), overrides, source=source), ()
     settings = training_config(mode, config, overrides, resumed=Path(out) if resume else None)
     options = FitOptions(
         device=choose_device(device),
@@ -78,9 +90,21 @@ def train(
         paint=_paint,
         progress=progress,
         store=_store(Path(data), Path(out), store, resume=resume),
+        initial=initial,
     )
     cases = divided(Path(data), settings.runtime.seed)
     return fit(settings, cases if fold is None else hold_out_fold(cases, fold), Path(out), options)
+
+
+def _initial(model: PathOrText | None, *, resume: bool) -> InitialWeights | None:
+    if model is None:
+        return None
+    if resume:
+        raise ConfigError(
+            "a resumed run goes on with its own weights: `from_model` and `resume` exclude each other",
+            option="from_model",
+        )
+    return read_initial(model_file(model))
 
 
 def _store(data: Path, out: Path, store: PathOrText | None, *, resume: bool) -> Path | None:

@@ -25,7 +25,7 @@ LABEL_FILE = "itksnap_labels.txt"
 
 def predict(
     *scans: PathOrText,
-    model: PathOrText | Sequence[PathOrText],
+    model: PathOrText | Sequence[PathOrText] | None = None,
     out: PathOrText,
     split: Split | None = None,
     device: DeviceName = "auto",
@@ -44,6 +44,7 @@ def predict(
     Args:
         scans: NIfTI files, folders or indexes.
         model: a run folder, or a ``best.pt`` or ``last.pt``; nothing else is needed. Several are averaged.
+            None for the starter weights that come with verse3d.
         out: folder for the masks, ``predictions.json`` and an ITK-SNAP label file.
         split: only the cases of that split.
         device: where to compute.

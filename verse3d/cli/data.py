@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -122,7 +122,7 @@ def index(
 
 def _assignments(texts: Sequence[str]) -> dict[str, Any]:
     pairs = dict(text.rpartition("=")[::2] for text in texts)
-    wrong = [f"{name}={split}" for name, split in pairs.items() if not name or split not in list(SplitName)]
+    wrong = [f"{name}={split}" for name, split in pairs.items() if not name or split not in get_args(SplitName)]
     if wrong:
         raise ConfigError(f"--assign {' '.join(wrong)} is not of the form CASE=train|validation|test")
     return pairs
@@ -174,10 +174,10 @@ def convert(
     with bars() as progress:
         result = api.convert(
             data,
-            to=to.value,
+            to=to,
             out=out,
             links=links,
-            scheme=scheme.value if scheme else None,
+            scheme=scheme,
             dataset_id=dataset_id,
             name=name,
             overwrite=overwrite,

@@ -1,7 +1,7 @@
 """The commands about models: training, predicting, scoring, and the demo of everything."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,9 +9,9 @@ from verse3d.cli import tables
 from verse3d.cli.terminal import (
     EXIT_INTERRUPTED,
     EXIT_PARTIAL,
+    EXIT_TERMINATED,
     MORE_SETTINGS,
     Backend,
-    Device,
     DeviceOption,
     Mode,
     OverwriteOption,
@@ -24,6 +24,9 @@ from verse3d.cli.terminal import (
     out_console,
 )
 
+if TYPE_CHECKING:
+    from verse3d.training.fit import FitResult
+
 
 @app.command(context_settings=MORE_SETTINGS)
 def train(
@@ -32,16 +35,19 @@ def train(
     out: Annotated[Path, typer.Option(help="The run folder.")],
     mode: Annotated[Mode | None, typer.Option(help="Way of segmenting; else that of the config, else 3d.")] = None,
     config: Annotated[str | None, typer.Option(help="YAML file, or the name of a shipped one, e.g. unet3d.")] = None,
+    from_: Annotated[
+        Path | None, typer.Option("--from", help="Begin with the weights of this model; starter: those of verse3d.")
+    ] = None,
     set_: SetOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on exactly where the run in --out stands.")] = False,
     overwrite: OverwriteOption = False,
     max_minutes: Annotated[
-        float | None, typer.Option(help="Stop after the first epoch that ends later than this.")
+        float | None, typer.Option(help="Stop after so many minutes; the learning rate falls to 0 by then.")
     ] = None,
     max_epochs: Annotated[int | None, typer.Option(min=1, help="Stop after this epoch of the schedule.")] = None,
     fold: Annotated[int | None, typer.Option(help="Validate on this fold of the index, train on the others.")] = None,
     store: Annotated[Path | None, typer.Option(help="Folder for prepared cases; else beside --data.")] = None,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
 ) -> None:
     """Train a network, e.g. [bold]verse3d train --data cases.jsonl --out runs/a[/]."""
     from verse3d import api
@@ -50,8 +56,9 @@ def train(
         result = api.train(
             data=data,
             out=out,
-            mode=mode.value if mode else None,
+            mode=mode,
             config=config,
+            from_model=from_,
             overrides=merged_overrides(set_, context),
             resume=resume,
             overwrite=overwrite,
@@ -59,24 +66,30 @@ def train(
             max_epochs=max_epochs,
             fold=fold,
             store=store,
-            device=device.value,
+            device=device,
             progress=progress,
         )
     tables.print_training(out_console, result)
-    if result.stopped == "interrupted":
-        raise typer.Exit(EXIT_INTERRUPTED)
-    if result.failures:
-        raise typer.Exit(EXIT_PARTIAL)
+    if code := _exit_code(result):
+        raise typer.Exit(code)
+
+
+def _exit_code(result: "FitResult") -> int:
+    """130 and 75 say that a run is not finished; 3 that it is, without some of its cases."""
+    stops = {"interrupted": EXIT_INTERRUPTED, "terminated": EXIT_TERMINATED}
+    return stops.get(result.stopped, EXIT_PARTIAL if result.failures else 0)
 
 
 @app.command()
 def predict(
     scans: Annotated[list[Path], typer.Argument(help="NIfTI files, folders or indexes.")],
-    model: Annotated[list[Path], typer.Option(help="best.pt of a run folder; several are averaged.")],
     out: Annotated[Path, typer.Option(help="Folder for the masks.")],
+    model: Annotated[
+        list[Path] | None, typer.Option(help="best.pt of a run folder; several are averaged. Else the starter weights.")
+    ] = None,
     split: SplitOption = None,
-    device: DeviceOption = Device.auto,
-    backend: Annotated[Backend, typer.Option(help="What runs the network.")] = Backend.auto,
+    device: DeviceOption = "auto",
+    backend: Annotated[Backend, typer.Option(help="What runs the network.")] = "auto",
     max_ram_gb: Annotated[float | None, typer.Option(help="Largest memory to take; else what is free.")] = None,
     tta: Annotated[bool, typer.Option("--tta", help="Average with the mirror image; twice the time.")] = False,
     no_skip: Annotated[bool, typer.Option("--no-skip", help="Look at windows that hold only air, too.")] = False,
@@ -87,7 +100,7 @@ def predict(
     ] = False,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Write a mask per scan on its own grid, e.g. [bold]verse3d predict ct.nii.gz --model best.pt --out masks[/]."""
+    """Write a mask per scan on its own grid, e.g. [bold]verse3d predict ct.nii.gz --out masks[/]."""
     from verse3d import api
 
     with bars() as progress:
@@ -95,9 +108,9 @@ def predict(
             *scans,
             model=model,
             out=out,
-            split=split.value if split else None,
-            device=device.value,
-            backend=backend.value,
+            split=split,
+            device=device,
+            backend=backend,
             tta=tta,
             skip_air=not no_skip,
             max_ram_gb=max_ram_gb,
@@ -135,8 +148,8 @@ def evaluate(
             pred=pred,
             truth=truth,
             out=out,
-            split=split.value if split else None,
-            scheme=scheme.value if scheme else None,
+            split=split,
+            scheme=scheme,
             label_map=label_map,
             pictures=pictures,
             progress=progress,
@@ -156,7 +169,7 @@ def demo(
     against: Annotated[str, typer.Option(help="Config of a second model to compare with; none for none.")] = "demo2d",
     set_: SetOption = None,
     max_minutes: Annotated[float | None, typer.Option(help="Longest time to train.")] = None,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
 ) -> None:
     """The whole journey on synthetic scans, in 3D and against 2D: make, check, train, predict, score, compare."""
@@ -171,7 +184,7 @@ def demo(
             against=None if against == "none" else against,
             overrides=merged_overrides(set_, context),
             max_minutes=max_minutes,
-            device=device.value,
+            device=device,
             overwrite=overwrite,
             progress=progress,
         )

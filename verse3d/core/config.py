@@ -200,6 +200,8 @@ class RuntimeConfig(_Section):
     """Whether ``torch.compile`` makes kernels for this network; ``on`` is an error where it cannot."""
     cuda_graph: Literal["auto", "on", "off"] = "auto"
     """Whether a step is recorded once on a GPU and then launched as a whole; ``on`` is an error where it cannot."""
+    save_minutes: Annotated[float, Field(ge=0.0, le=1e6)] = 5.0
+    """A run is saved after so many minutes, beside every end of an epoch; 0 saves after every batch."""
     deterministic: bool = False
     """Whether everything is planned in iterations, never in seconds, and the GPU may use repeatable kernels only."""
 
@@ -294,10 +296,15 @@ def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Conf
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold sections such as 'optim:', found {type(values).__name__}")
+    return changed_config(values, overrides, source=str(path))
+
+
+def changed_config(values: dict[str, Any], overrides: Sequence[str], *, source: str) -> Config:
+    """Plain values, changed by overrides as in ``load_config``; raises as that."""
     problems = _apply_overrides(values, overrides)
     if problems:
         raise ConfigError(_join("`overrides`", problems), option="overrides")
-    return parse_config(values, source=str(path))
+    return parse_config(values, source=source)
 
 
 def _patch_problems(values: Mapping[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from verse3d.core.errors import ConfigError
 from verse3d.core.files import PathOrText, is_file, resolved, sha256_of
 from verse3d.data.cases import SPLITS, Case, CaseIndex, Split
+from verse3d.model.locate import model_file
 from verse3d.training.runfolder import setting_differences
 from verse3d.training.trained import TrainedModel, load_trained
 
@@ -39,8 +40,8 @@ def load_contestants(runs: Sequence[PathOrText]) -> tuple[Contestant, ...]:
     """Read what is to be compared.
 
     Args:
-        runs: ``PATH`` or ``NAME=PATH[,PATH ...]`` each; a path is a run folder or a checkpoint. Without a name it is
-            that of the run folder.
+        runs: ``PATH`` or ``NAME=PATH[,PATH ...]`` each; a path is a run folder, a checkpoint, or the
+            word "starter". Without a name it is that of the run folder.
 
     Raises:
         ConfigError: there are fewer than two, two have the same name, or a name cannot be that of a folder.
@@ -61,12 +62,12 @@ def load_contestants(runs: Sequence[PathOrText]) -> tuple[Contestant, ...]:
 def _parse(run: str) -> tuple[str, list[Path]]:
     name, equals, listed = run.partition("=")
     if not equals or Path(run).exists():
-        path = Path(run)
+        path = model_file(run)
         return _run_name(path), [path]
-    paths = [Path(part) for part in listed.split(",") if part]
-    if not paths or not name or name in (".", "..") or set(name) & set('/\\"'):
+    parts = [part for part in listed.split(",") if part]
+    if not parts or not name or name in (".", "..") or set(name) & set('/\\"'):
         raise ConfigError(f"{run!r} is not of the form NAME=PATH[,PATH ...] with a name that can be a folder's")
-    return name, paths
+    return name, [model_file(part) for part in parts]
 
 
 def _run_name(path: Path) -> str:
@@ -174,12 +175,15 @@ def _split_differences(contestants: Sequence[Contestant], *, folds: bool) -> Ite
         return
     for split in SPLITS:
         names = {contestant.full_name(member): _names(member, split) for contestant, member in everyone}
-        shared = set.intersection(*map(set, names.values()))
-        only = {who: [name for name in found if name not in shared] for who, found in names.items()}
-        if any(only.values()):
-            yield f"{split} cases: " + "; ".join(
-                f"only {who}: {_listed(found)}" for who, found in only.items() if found
-            )
+        if only := _only_in_one(names):
+            yield f"{split} cases: {only}"
+
+
+def _only_in_one(names: Mapping[str, Sequence[str]]) -> str:
+    """Who has which names that not all others have, too; "" if all have the same."""
+    shared = set.intersection(*map(set, names.values()))
+    only = {who: [name for name in found if name not in shared] for who, found in names.items()}
+    return "; ".join(f"only {who}: {_listed(found)}" for who, found in only.items() if found)
 
 
 def _signature(member: Member) -> str:

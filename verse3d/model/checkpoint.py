@@ -29,7 +29,7 @@ from verse3d.model.checksum import as_plain, content_sha256
 from verse3d.model.plainfile import damaged, load_plain
 from verse3d.model.stored import StoredCheckpoint, StoredPart, read_stored
 from verse3d.model.trained_on import TrainedOn
-from verse3d.model.weights import load_weights, require_sound_weights
+from verse3d.model.weights import in_float32, load_weights, require_sound_weights
 from verse3d.version import __version__
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "READABLE_VERSIONS",
     "Checkpoint",
     "TrainedNetwork",
+    "installed_versions",
     "load_checkpoint",
     "load_weights",
     "save_checkpoint",
@@ -128,7 +129,7 @@ def _content(checkpoint: Checkpoint) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "config": checkpoint.config.to_dict(),
         "labels": _label_ids(checkpoint.scheme),
-        "versions": _versions(),
+        "versions": installed_versions(),
         "epoch": checkpoint.epoch,
         "scores": checkpoint.scores,
         "network": checkpoint.network,
@@ -228,7 +229,7 @@ def _described(content: object) -> str:
 def _checkpoint(stored: StoredCheckpoint, path: Path) -> Checkpoint:
     return Checkpoint(
         config=_config(stored, f"the config inside {path}"),
-        network=stored.network,
+        network=in_float32(stored.network),
         epoch=stored.epoch,
         scores=stored.scores,
         training=stored.training,
@@ -261,7 +262,8 @@ def _written_by(content: Mapping[str, Any]) -> str:
     return str(versions.get("verse3d", "unknown"))[:40] if isinstance(versions, dict) else "unknown"
 
 
-def _versions() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
+    """Of verse3d and of the libraries that decide what a network computes, as they are here and now."""
     return {
         "verse3d": __version__,
         "python": platform.python_version(),

@@ -6,17 +6,27 @@ from pathlib import Path
 
 from verse3d.core.errors import CheckpointError, ConfigError
 from verse3d.core.files import PathOrText
+from verse3d.core.logs import logger
+from verse3d.model.starter import ABOUT, STARTER, starter_file
 
 MODEL_FILES = ("best.pt", "last.pt")
 """Of a run folder, the one to predict with first."""
+_log = logger(__name__)
 
 
-def model_file(path: Path) -> Path:
-    """The model file itself: ``path``, or ``best.pt`` (else ``last.pt``) of the run folder ``path``.
+def model_file(model: PathOrText | None) -> Path:
+    """The model file itself: the path, ``best.pt`` (else ``last.pt``) of a run folder, or the starter weights.
+
+    The starter weights are meant by ``None`` and by the word "starter" (a file or folder of that name goes first); what
+    they are is logged when they are chosen.
 
     Raises:
         CheckpointError: nothing is there, or the folder holds no model.
     """
+    if model is None or (str(model) == STARTER and not Path(model).exists()):
+        _log.info("%s", ABOUT)
+        return starter_file()
+    path = Path(model)
     if not path.exists():
         raise CheckpointError(f"there is no model file {path}", hint="pass a run folder, or the best.pt in it")
     if not path.is_dir():
@@ -30,15 +40,15 @@ def model_file(path: Path) -> Path:
     return found
 
 
-def model_files(models: PathOrText | Sequence[PathOrText]) -> list[Path]:
+def model_files(models: PathOrText | Sequence[PathOrText] | None) -> list[Path]:
     """The model files that one path or several stand for.
 
     Raises:
         ConfigError: none is named, or one of them twice.
         CheckpointError: as for ``model_file``.
     """
-    named = [models] if isinstance(models, str | os.PathLike) else models
-    files = [model_file(Path(path)) for path in named]
+    named = [models] if models is None or isinstance(models, str | os.PathLike) else models
+    files = [model_file(path) for path in named]
     if not files:
         raise ConfigError("no model was given")
     if len({path.resolve() for path in files}) < len(files):
