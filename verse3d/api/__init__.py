@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from verse3d.api.comparison import compare
     from verse3d.api.data import check, convert, download, index, phantom
+    from verse3d.api.diagnosing import Advice, Diagnosis, doctor
     from verse3d.api.evaluating import evaluate
     from verse3d.api.exporting import ExportResult, export
     from verse3d.api.journey import DemoResult, demo
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LABEL_FILE",
+    "Advice",
     "DemoResult",
+    "Diagnosis",
     "ExportResult",
     "LookResult",
     "Model",
@@ -36,6 +39,7 @@ __all__ = [
     "compare",
     "convert",
     "demo",
+    "doctor",
     "download",
     "evaluate",
     "export",
@@ -60,6 +64,7 @@ _HOME = {
     **dict.fromkeys(("prepare", "prepared", "prune"), "preparing"),
     **dict.fromkeys(("DemoResult", "demo"), "journey"),
     **dict.fromkeys(("ExportResult", "export"), "exporting"),
+    **dict.fromkeys(("Advice", "Diagnosis", "doctor"), "diagnosing"),
     "compare": "comparison",
     "evaluate": "evaluating",
     "train": "models",
