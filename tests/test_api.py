@@ -32,6 +32,7 @@ COMMANDS = (
     "compare",
     "export",
     "demo",
+    "doctor",
 )
 
 

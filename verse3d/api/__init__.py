@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from verse3d.api.comparison import compare
     from verse3d.api.data import check, convert, download, index, phantom
+    from verse3d.api.diagnosing import Advice, Diagnosis, doctor
     from verse3d.api.evaluating import evaluate
     from verse3d.api.exporting import ExportResult, export
     from verse3d.api.folds import FoldsResult, folds_of, train_folds
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LABEL_FILE",
+    "Advice",
     "DemoResult",
+    "Diagnosis",
     "ExportResult",
     "FoldsResult",
     "LookResult",
@@ -39,6 +42,7 @@ __all__ = [
     "compare",
     "convert",
     "demo",
+    "doctor",
     "download",
     "evaluate",
     "export",
@@ -67,6 +71,7 @@ _HOME = {
     **dict.fromkeys(("DemoResult", "demo"), "journey"),
     **dict.fromkeys(("ExportResult", "export"), "exporting"),
     **dict.fromkeys(("FoldsResult", "folds_of", "train_folds"), "folds"),
+    **dict.fromkeys(("Advice", "Diagnosis", "doctor"), "diagnosing"),
     "compare": "comparison",
     "evaluate": "evaluating",
     "relabel": "naming",

@@ -109,8 +109,9 @@ def _initial(model: PathOrText | None, *, resume: bool) -> InitialWeights | None
         return None
     if resume:
         raise ConfigError(
-            "a resumed run goes on with its own weights: `from_model` and `resume` exclude each other",
-            option="from_model",
+            "`resume` goes on with the run's own weights, so no other model can be begun with",
+            hint="begin a new run in another folder",
+            option="resume",
         )
     return read_initial(model_file(model))
 
