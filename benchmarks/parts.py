@@ -5,10 +5,11 @@
 
 A synthetic spine with noise as in a real scan (which decides how well it packs) is read, carried to the network grid,
 its mask resampled to the grid of the scan as a probability and as 26 labels, cleaned and written. verse3d and the
-other tool take turns, once unmeasured and then ``--repeats`` times; seconds are medians of elapsed time. Memory is what the process held at
-most beyond what it held before, results included, in a turn of its own (Linux only; small arrays come out of memory
-that the process keeps, so that small shapes show 0). MONAI resamples 26 labels by the nearest voxel, which is less
-work than a vote; writing is compared with nibabel's, which does not read back what it wrote.
+other tool take turns, once unmeasured and then ``--repeats`` times; seconds are medians of elapsed time. Memory is
+what the process held at most beyond what it held before, results included, in a turn of its own (Linux only; small
+arrays come out of memory that the process keeps, so that small shapes show 0). MONAI resamples 26 labels by the
+nearest voxel, which is less work than a vote; writing is compared with nibabel's, which does not read back what it
+wrote.
 """
 
 import argparse
