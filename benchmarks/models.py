@@ -19,7 +19,7 @@ from pathlib import Path
 from measuring import alone_in
 from scans import SPACINGS_MM, make_scan
 
-from verse3d.api.models import predict
+from verse3d.api.predicting import predict
 from verse3d.core.config import parse_config
 from verse3d.data.cases import CaseIndex, write_index
 from verse3d.data.index.discover import load_cases

@@ -37,7 +37,7 @@ VARIANTS = {
 
 _OURS = """
 import json, sys, time
-import verse3d.api.models
+import verse3d.api.predicting
 from verse3d.cli import main
 from verse3d.core.runtime import peak_rss_mb
 start = time.perf_counter()

@@ -2,9 +2,11 @@
 
 import ast
 import graphlib
+import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -40,11 +42,11 @@ MOST_IN_HALL, MOST_ARROWS = 14, 15
 STARTS_ITSELF = {"api", "cli", "__main__"}
 """Rooms that may start verse3d as a program of its own: below, that would be an arrow that no import shows."""
 
-LAZY = {"__init__", "cli"}
+LAZY = {"__init__", "api", "cli"}
 """Rooms that may import inside functions (and for types only) from anywhere, so that the program starts fast."""
 
 PRINTS = {"cli"}
-LONGEST_FILE = 400
+LONGEST_FILE = 430
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,12 @@ def room(module: str) -> str:
     return module.split(".")[1] if "." in module else "__init__"
 
 
+parsed_text = lru_cache(maxsize=None)(ast.parse)
+"""Every rule looks at every file; parsing is most of the work."""
+
+
 def parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+    return parsed_text(path.read_text(encoding="utf-8"))
 
 
 def with_place(node: ast.AST, place: str = "module") -> Iterator[tuple[ast.AST, str]]:
@@ -181,6 +187,17 @@ def long_files(package: Path) -> list[str]:
     return [f"{module} has {lines} lines" for module, lines in lengths.items() if lines > LONGEST_FILE]
 
 
+def flags(package: Path) -> list[str]:
+    """Flags of a command line outside of it: the library is called from Python, too."""
+    return [
+        f"{module}:{number} says {found[0]!r}, a flag"
+        for module, path in modules(package).items()
+        if room(module) not in PRINTS
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if (found := re.search(r"(?<![\w-])--[a-z][a-z-]*", line))
+    ]
+
+
 def wing(module: str) -> str:
     """The wing of the divided room that a module lies in: "" for its hall."""
     parts = module.split(".")
@@ -232,7 +249,7 @@ def started_programs(package: Path) -> list[str]:
 
 
 PROGRAM_STARTERS = {"os.system", "os.popen", "os.execv", "os.execvp", "os.spawnv", "os.posix_spawn", "sys.executable"}
-RULES = [unknown_rooms, wrong_edges, hidden_imports, circles, prints, long_files, wrong_wings, started_programs]
+RULES = [unknown_rooms, wrong_edges, hidden_imports, circles, prints, long_files, flags, wrong_wings, started_programs]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -313,7 +330,9 @@ CRACKS = [
         id="hidden deep",
     ),
     pytest.param(prints, "api.py", "def f():\n    print('done')", "prints", id="prints"),
-    pytest.param(long_files, "api.py", "x = 1\n" * 400, "401 lines", id="long"),
+    pytest.param(flags, "core/labels.py", "x = 'leave --split out'", "'--split', a flag", id="a flag in a text"),
+    pytest.param(flags, "api.py", "# ``--max-ram-gb`` says so", "'--max-ram-gb', a flag", id="a flag in a comment"),
+    pytest.param(long_files, "api.py", "x = 1\n" * 430, "431 lines", id="long"),
     pytest.param(
         wrong_wings, "data/cases.py", "from verse3d.data.index import build", "leans on a wing", id="hall on a wing"
     ),

@@ -259,7 +259,7 @@ def test_overrides_of_bad_form_are_all_reported():
     bad = ["optim.lr", "=3", ".lr=3", "optim.=3", "optim..lr=3", "optim.lr=[1", "optim.lr=!!float 3"]
     with pytest.raises(ConfigError) as caught:
         load_config("unet3d", [*bad, "optim.lr=1e-3"])
-    assert f"--set has {len(bad)} problems" in caught.value.message
+    assert f"`overrides` has {len(bad)} problems" in caught.value.message
     assert len(problems(caught.value)) == len(bad)
 
 

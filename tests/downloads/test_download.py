@@ -409,7 +409,7 @@ def test_a_file_that_changed_since_is_kept_and_named_until_overwrite(get, server
     path.write_bytes(changed)
     server.gets.clear()
     record = get().records[0]
-    assert record.status == "failed" and "--overwrite" in record.hint
+    assert record.status == "failed" and "`overwrite`" in record.hint
     assert (
         hashlib.sha256(BODY).hexdigest() in record.reasons[0]
         and hashlib.sha256(changed).hexdigest() in record.reasons[0]
@@ -452,7 +452,7 @@ def test_a_file_that_is_no_archive_is_neither_taken_nor_touched(get, server, dat
     data.mkdir()
     (data / ONE.name).write_bytes(HTML)
     record = get().records[0]
-    assert record.status == "failed" and "no readable zip" in record.reasons[0] and "--overwrite" in record.hint
+    assert record.status == "failed" and "no readable zip" in record.reasons[0] and "`overwrite`" in record.hint
     assert (data / ONE.name).read_bytes() == HTML and server.gets == []
 
 

@@ -207,7 +207,7 @@ def test_folds_are_scored_on_what_each_kept_and_pooled(tmp_path, run, index, lis
         assert [path.name for path in written] == [f"{kept}_seg-vert_msk.nii.gz"]
     assert all(math.isnan(sd) for sd in found.standings[0].run_sd.values())
     assert "(folds)" in (tmp_path / "out" / "compare.md").read_text()
-    with pytest.raises(ConfigError, match="leave out --split"):
+    with pytest.raises(ConfigError, match="leave out `split`"):
         compare("a", "b", data=listed, tmp_path=tmp_path, folds=True, split="test")
 
 

@@ -47,7 +47,7 @@ def model(tmp_path, monkeypatch):
 
 
 def predict(cases, model, out, **options):
-    return predict_missing(cases, model, out, run=programs.run_verse3d, device="cpu", **options)
+    return predict_missing(cases, model, out, run=programs.run_predict, device="cpu", **options)
 
 
 def test_what_is_missing_is_made_and_what_is_there_is_kept(tmp_path, cases, model, calls):

@@ -1,5 +1,7 @@
 """A plan that fits is kept, one that does not is made smaller, and the smallest that does not is refused in words."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -49,6 +51,11 @@ def test_the_parts_of_a_plan_are_what_they_say():
     assert demand(source_bytes=4).reading_mb > demand().reading_mb + 250
 
 
+def test_grouping_bones_is_expected_to_hold_another_byte_per_voxel():
+    cleaned, grouped = demand(channels=3), replace(demand(channels=3), grouped=True)
+    assert grouped.finishing_mb == pytest.approx(cleaned.finishing_mb + 512 * 512 * 500 / 1e6)
+
+
 def test_first_the_batch_shrinks_then_the_sums_are_held_in_half_precision():
     most = plan(demand(), 20_000).peak_mb
     found = [plan(demand(), most - saved).settings for saved in (1, 601, 901, 1200)]
@@ -61,15 +68,15 @@ def test_first_the_batch_shrinks_then_the_sums_are_held_in_half_precision():
 def test_what_does_not_fit_is_refused_with_what_would():
     with pytest.raises(MemoryLimitError) as caught:
         plan(demand(pieces=1), 1000)
-    assert "this needs at least 1.6 GB of memory, --max-ram-gb 1 allows" in caught.value.message
-    allowed = float(caught.value.hint.removeprefix("allow --max-ram-gb "))
+    assert "this needs at least 1.6 GB of memory, `max_ram_gb=1` allows" in caught.value.message
+    allowed = float(caught.value.hint.removeprefix("allow `max_ram_gb=").removesuffix("`"))
     assert plan(demand(pieces=1), allowed * 1000).peak_mb <= allowed * 1000
 
 
 def test_without_a_limit_of_the_users_the_free_memory_is_named():
     with pytest.raises(MemoryLimitError, match=r"1\.0 GB is free") as caught:
         make_plan(demand(), Limit(1000, asked_for=False), 500)
-    assert "--max-ram-gb" not in str(caught.value)
+    assert "max_ram_gb" not in str(caught.value)
 
 
 def test_more_classes_cost_only_their_open_planes():

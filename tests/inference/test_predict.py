@@ -266,7 +266,7 @@ def test_masks_of_another_model_are_neither_kept_in_silence_nor_lost(tmp_path, b
     for _ in range(2):
         (refused,) = predicted(batch[:1], predictor(cut=0.35), out, model=two).records
         assert refused.status == "failed" and "one.pt" in refused.error and "two.pt" in refused.error
-        assert "--overwrite" in refused.error
+        assert "`overwrite`" in refused.error
     assert masks_in(out) == made
     assert manifest(out)["cases"][0]["status"] == "failed", "whoever scores the folder now is told"
     (kept,) = predicted(batch[:1], predictor(cut=0.35), out, model=one).records
@@ -509,7 +509,7 @@ def test_a_scan_that_does_not_fit_is_refused_before_it_is_read_and_the_others_ar
     give_back_freed_memory()  # of the tests before, or it would be free for the scan
     first, refused, last = run(cases, tmp_path / "out", max_ram_gb=(rss_mb() + 100) / 1000).records
     assert (first.status, refused.status, last.status) == ("written", "failed", "written")
-    assert "this needs at least" in refused.error and "--max-ram-gb" in refused.error
+    assert "this needs at least" in refused.error and "`max_ram_gb=" in refused.error
     assert big not in read and not mask_path(tmp_path / "out", "big").exists()
 
 
@@ -568,7 +568,7 @@ def test_every_record_tells_its_plan_its_stages_and_its_windows(tmp_path, many):
     run(many[:1], tmp_path / "out")
     content = manifest(tmp_path / "out")
     (record,) = content["cases"]
-    assert set(record["seconds_of"]) == {"read", "prepare", "network", "stitch", "home", "clean", "write"}
+    assert set(record["seconds_of"]) == {"read", "prepare", "network", "stitch", "resample", "clean", "write"}
     assert record["seconds"] == pytest.approx(sum(record["seconds_of"].values()), abs=0.01)
     assert record["windows"] > 0 and record["windows_left_out"] == 0
     assert 0 < record["plan"]["peak_mb"] <= record["plan"]["limit_mb"] == pytest.approx(content["limit_mb"], abs=0.2)

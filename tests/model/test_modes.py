@@ -227,7 +227,7 @@ def test_binary_cross_entropy_is_refused_for_several_labels(mode):
     [
         ("2d", {"sampling__margin_voxels": "[0, 0, 16]"}, "sampling.margin_voxels: slices show all of the scan"),
         ("2.5d", {"sampling__margin_voxels": 1}, "sampling.margin_voxels: slices show all of the scan"),
-        ("2d", {"slices__neighbours": 2}, "--mode 2.5d sees its neighbours"),
+        ("2d", {"slices__neighbours": 2}, "mode 2.5d sees its neighbours"),
         ("2.5d", {"slices__neighbours": 0}, "must be at least 1"),
         ("2d", {"network__name": "unet", "slices__size_pixels": 250}, "slices.size_pixels: must be multiples of 4"),
         ("2d", {"slices__size_pixels": "[3, 250]"}, "slices.size_pixels: must be larger, because nothing would remain"),
@@ -236,6 +236,6 @@ def test_binary_cross_entropy_is_refused_for_several_labels(mode):
     ids=str,
 )
 def test_settings_that_contradict_the_mode_are_refused_with_their_names(mode, changes, words):
-    with pytest.raises(ConfigError, match=f"does not suit --mode {mode}") as caught:
+    with pytest.raises(ConfigError, match=f"does not suit mode {mode}") as caught:
         require_suitable(small(mode, **changes))
     assert words in str(caught.value)

@@ -35,7 +35,8 @@ def compare(
     theirs; a mask is kept if the same model file made it.
 
     Args:
-        runs: ``PATH`` or ``NAME=PATH[,PATH ...]`` each, at least two. A path is a run folder or a checkpoint. Several
+        runs: ``PATH`` or ``NAME=PATH[,PATH ...]`` each, at least two. A path is a run folder, a checkpoint, or the word
+            "starter". Several
             paths under one name are seeds of one approach and are averaged case by case.
         data: an index or a folder with masks in VerSe ids.
         out: gets ``compare.md``, ``compare.csv``, ``compare.json``, ``compare.png`` and a folder per run with masks,
@@ -56,9 +57,9 @@ def compare(
         OutputError: the folder cannot be written to.
     """
     if folds and split is not None:
-        raise ConfigError("folds bring their own test cases: leave out --split")
+        raise ConfigError("folds bring their own test cases: leave out `split`", option="split")
     if pictures < 0:
-        raise ConfigError(f"--pictures must be at least 0, got {pictures}")
+        raise ConfigError(f"`pictures` must be at least 0, got {pictures}", option="pictures")
     choose_device(device)  # refuses a GPU that is not there before anything is read
     contestants = load_contestants(runs, folds=folds)
     cases = _cases(Path(data), None if folds else split or "test")
@@ -67,7 +68,7 @@ def compare(
         allow_different=allow_different,
         folds=folds,
         pictures=pictures,
-        run=programs.run_verse3d,
+        run=programs.run_predict,
         painter=draw_folder,
         device=device,
         progress=progress,
@@ -83,7 +84,8 @@ def _cases(data: Path, split: Split | None) -> tuple[Case, ...]:
     if not cases:
         raise DataError(
             f"{data} has no case with a scan and a mask{f' in the {split} split' if split else ''}",
-            hint="--split chooses another one; verse3d index --assign puts cases into one",
+            hint="`split` chooses another one; `verse3d.index(assign=...)` puts cases into one",
+            option="split",
         )
     return cases
 

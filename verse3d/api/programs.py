@@ -12,6 +12,41 @@ from verse3d.core.errors import OutputError
 _POLL_SECONDS = 0.5
 
 
+def command_line(*words: object, **options: object) -> list[str]:
+    """A command as a shell takes it: ``("predict", "a.nii", out="masks", overwrite=True)`` becomes five words.
+
+    Args:
+        words: the command and its arguments.
+        options: by name, with ``_`` for ``-``; True for one that takes no value, and None or False for one left out.
+    """
+    line = [str(word) for word in words]
+    for name, value in options.items():
+        if value is not None and value is not False:
+            line += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return line
+
+
+def run_predict(scans: Path, watch: Callable[[], None], *, model: Path, out: Path, device: str) -> tuple[int, str]:
+    """Predict in a new process, one scan after the other, and replace the masks that are there.
+
+    Args:
+        scans: an index.
+        watch: called now and then meanwhile.
+        model: the model file.
+        out: the folder of the masks.
+        device: where to compute.
+
+    Returns:
+        The exit code (negative: killed by that signal), and what was written to stderr.
+
+    Raises:
+        OutputError: it cannot be started.
+        KeyboardInterrupt: it was interrupted.
+    """
+    options = {"model": model, "out": out, "device": device, "overwrite": True, "one_by_one": True}
+    return run_verse3d(command_line("-q", "predict", scans, **options), watch)
+
+
 def run_verse3d(arguments: Sequence[str], watch: Callable[[], None]) -> tuple[int, str]:
     """Run the command line in a new process; its exit code (negative: killed by a signal) and what it complained about.
 

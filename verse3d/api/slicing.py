@@ -26,7 +26,7 @@ def slices(
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> SliceReport:
-    """Write every slice of every case, as ``--mode 2d`` sees it, as an 8-bit PNG with a mask PNG beside it.
+    """Write every slice of every case, as mode 2d sees it, as an 8-bit PNG with a mask PNG beside it.
 
     Args:
         data: an index with splits, or a folder (whose undivided subjects are then divided by ``runtime.seed``).

@@ -1,34 +1,27 @@
 """The command that writes a model for other programs."""
 
-import enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from verse3d.cli.terminal import OverwriteOption, app, bars, out_console
 
-
-class FormatName(enum.StrEnum):
-    """What a model can be written as."""
-
-    onnx = "onnx"
-    openvino = "openvino"
-    torchscript = "torchscript"
+FormatName = Literal["onnx", "openvino", "torchscript"]
 
 
 @app.command()
 def export(
-    model: Annotated[Path, typer.Option(help="best.pt of a run folder.")],
     to: Annotated[FormatName, typer.Option(help="What to write it as.")],
     out: Annotated[Path, typer.Option(help="The folder to make.")],
+    model: Annotated[Path | None, typer.Option(help="best.pt of a run folder. Else the starter weights.")] = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Write a model for other programs, e.g. [bold]verse3d export --model best.pt --to onnx --out model-onnx[/]."""
     from verse3d import api
 
     with bars():
-        result = api.export(model=model, to=to.value, out=out, overwrite=overwrite)
+        result = api.export(model=model, to=to, out=out, overwrite=overwrite)
     out_console.print(f"{', '.join(result.files)} in {result.folder}")
     out_console.print(
         f"a piece is {' x '.join(map(str, result.shape))}; compared with PyTorch: {result.parity.figures}"

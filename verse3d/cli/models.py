@@ -14,10 +14,10 @@ from verse3d.cli.terminal import (
     EXIT_TERMINATED,
     MORE_SETTINGS,
     Backend,
-    Device,
     DeviceOption,
     Mode,
     OverwriteOption,
+    Partial,
     SchemeName,
     SetOption,
     SplitOption,
@@ -41,6 +41,9 @@ def train(
     out: Annotated[Path, typer.Option(help="The run folder.")],
     mode: Annotated[Mode | None, typer.Option(help="Way of segmenting; else that of the config, else 3d.")] = None,
     config: Annotated[str | None, typer.Option(help="YAML file, or the name of a shipped one, e.g. unet3d.")] = None,
+    from_: Annotated[
+        Path | None, typer.Option("--from", help="Begin with the weights of this model; starter: those of verse3d.")
+    ] = None,
     set_: SetOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on exactly where the run in --out stands.")] = False,
     overwrite: OverwriteOption = False,
@@ -52,22 +55,23 @@ def train(
     folds: Annotated[bool, typer.Option("--folds", help="Train all folds, into --out/fold0, fold1 ...")] = False,
     print_: Annotated[bool, typer.Option("--print", help="With --folds: only name the command of each fold.")] = False,
     store: Annotated[Path | None, typer.Option(help="Folder for prepared cases; else beside --data.")] = None,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
 ) -> None:
     """Train a network, e.g. [bold]verse3d train --data cases.jsonl --out runs/a[/]."""
     from verse3d import api
     from verse3d.training.runfolder import fold_folder
 
     options: dict[str, Any] = {
-        "mode": mode.value if mode else None,
+        "mode": mode,
         "config": config,
+        "from_model": from_,
         "overrides": merged_overrides(set_, context),
         "resume": resume,
         "overwrite": overwrite,
         "max_minutes": max_minutes,
         "max_epochs": max_epochs,
         "store": store,
-        "device": device.value,
+        "device": device,
     }
     _refuse_fold_options(fold, folds=folds, print_=print_)
     if print_:
@@ -89,7 +93,7 @@ def _as_options(options: Mapping[str, Any]) -> list[str]:
     """What was given, as it is written on a command line."""
     words: list[str] = []
     for name, value in options.items():
-        flag = f"--{name.replace('_', '-')}"
+        flag = "--from" if name == "from_model" else f"--{name.replace('_', '-')}"
         if name == "overrides":
             words += [word for override in value for word in ("--set", override)]
         elif value is True:
@@ -115,14 +119,19 @@ def _exit_code(result: "FitResult") -> int:
 @app.command()
 def predict(
     scans: Annotated[list[Path], typer.Argument(help="NIfTI files, folders or indexes.")],
-    model: Annotated[list[Path], typer.Option(help="best.pt of a run folder; several are averaged.")],
     out: Annotated[Path, typer.Option(help="Folder for the masks.")],
+    model: Annotated[
+        list[Path] | None, typer.Option(help="best.pt of a run folder; several are averaged. Else the starter weights.")
+    ] = None,
     split: SplitOption = None,
-    device: DeviceOption = Device.auto,
-    backend: Annotated[Backend, typer.Option(help="What runs the network.")] = Backend.auto,
+    device: DeviceOption = "auto",
+    backend: Annotated[Backend, typer.Option(help="What runs the network.")] = "auto",
     max_ram_gb: Annotated[float | None, typer.Option(help="Largest memory to take; else what is free.")] = None,
     tta: Annotated[bool, typer.Option("--tta", help="Average with the mirror image; twice the time.")] = False,
     no_skip: Annotated[bool, typer.Option("--no-skip", help="Look at windows that hold only air, too.")] = False,
+    partial: Annotated[
+        Partial, typer.Option(help="Vertebrae that the scan cuts, in masks named by sequence.")
+    ] = "drop",
     num_parts: Annotated[int, typer.Option(min=1, help="Divide the scans among so many jobs.")] = 1,
     part: Annotated[int, typer.Option(min=0, help="Which of them this is, counted from 0.")] = 0,
     one_by_one: Annotated[
@@ -130,7 +139,7 @@ def predict(
     ] = False,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Write a mask per scan on its own grid, e.g. [bold]verse3d predict ct.nii.gz --model best.pt --out masks[/]."""
+    """Write a mask per scan on its own grid, e.g. [bold]verse3d predict ct.nii.gz --out masks[/]."""
     from verse3d import api
 
     with bars() as progress:
@@ -138,11 +147,12 @@ def predict(
             *scans,
             model=model,
             out=out,
-            split=split.value if split else None,
-            device=device.value,
-            backend=backend.value,
+            split=split,
+            device=device,
+            backend=backend,
             tta=tta,
             skip_air=not no_skip,
+            partial=partial,
             max_ram_gb=max_ram_gb,
             parts=num_parts,
             part=part,
@@ -178,8 +188,8 @@ def evaluate(
             pred=pred,
             truth=truth,
             out=out,
-            split=split.value if split else None,
-            scheme=scheme.value if scheme else None,
+            split=split,
+            scheme=scheme,
             label_map=label_map,
             pictures=pictures,
             progress=progress,
@@ -199,7 +209,7 @@ def demo(
     against: Annotated[str, typer.Option(help="Config of a second model to compare with; none for none.")] = "demo2d",
     set_: SetOption = None,
     max_minutes: Annotated[float | None, typer.Option(help="Longest time to train.")] = None,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
 ) -> None:
     """The whole journey on synthetic scans, in 3D and against 2D: make, check, train, predict, score, compare."""
@@ -214,7 +224,7 @@ def demo(
             against=None if against == "none" else against,
             overrides=merged_overrides(set_, context),
             max_minutes=max_minutes,
-            device=device.value,
+            device=device,
             overwrite=overwrite,
             progress=progress,
         )
@@ -228,5 +238,6 @@ def demo(
     out_console.print(f"masks        {result.predictions.folder}", highlight=False)
     out_console.print(f"label file   {result.label_file}", highlight=False)
     out_console.print(f"overlay      {result.overlay}", highlight=False)
+    out_console.print(f"all of it    {result.page.absolute().as_uri()}", highlight=False)
     out_console.print(f"\nwatch the training:  {result.open_tensorboard}", highlight=False)
     out_console.print(f"open in ITK-SNAP:    {result.open_itksnap}", highlight=False)

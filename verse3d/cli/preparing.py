@@ -14,6 +14,7 @@ from verse3d.cli.terminal import (
     app,
     bars,
     err_console,
+    in_flags,
     merged_overrides,
     out_console,
 )
@@ -62,7 +63,7 @@ def prepare(
 def print_preparation(out: Console, result: "Preparation") -> None:
     """What was done, on stdout; what cannot be done, on stderr."""
     for case, reason in result.failures:
-        err_console.print(f"{case}: {reason}", style="red", soft_wrap=True)
+        err_console.print(f"{case}: {in_flags(reason)}", style="red", soft_wrap=True)
     repaired = f" ({len(result.repaired)} of them were damaged)" if result.repaired else ""
     out.print(
         f"{len(result.made)} prepared{repaired}, {len(result.kept)} were there, {len(result.failures)} failed; "

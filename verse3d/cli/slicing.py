@@ -16,6 +16,7 @@ from verse3d.cli.terminal import (
     SplitOption,
     app,
     bars,
+    in_flags,
     merged_overrides,
     out_console,
 )
@@ -48,12 +49,12 @@ def slices(
         report = api.slices(
             data,
             out=out,
-            plane=plane.value if plane else None,
+            plane=plane,
             size=size,
             only_labelled=only_labelled,
             config=config,
             overrides=merged_overrides(set_, context),
-            split=split.value if split else None,
+            split=split,
             workers=workers,
             overwrite=overwrite,
             progress=progress,
@@ -70,5 +71,5 @@ def _print(out: Console, report: "SliceReport") -> None:
         rows.add_row(record.case, record.split, record.status, str(record.slices) if record.slices else "")
     out.print(rows, soft_wrap=False)
     for record in report.failures:
-        out.print(f"{one_line(record.case)} has no slices: {record.error}")
+        out.print(f"{one_line(record.case)} has no slices: {in_flags(record.error)}")
     out.print(f"{sum(record.slices for record in report.records)} slices in {report.folder}")

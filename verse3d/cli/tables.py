@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console, RenderableType
 from rich.table import Column, Table
 
+from verse3d.cli.terminal import in_flags
 from verse3d.core.escapes import one_line
 
 if TYPE_CHECKING:
@@ -84,10 +85,10 @@ def _by_kind(findings: "Sequence[Finding]") -> "dict[tuple[str, str], list[Findi
 def _print_kind(out: Console, findings: "Sequence[Finding]", shown: int) -> None:
     """The lines of a kind; a hint stands once below those that share it."""
     for number, finding in enumerate(findings[:shown]):
-        out.print(f"  {one_line(finding.case)}: {finding.message}")
+        out.print(f"  {one_line(finding.case)}: {in_flags(finding.message)}")
         following = findings[number + 1].hint if number + 1 < min(shown, len(findings)) else None
         if finding.hint and finding.hint != following:
-            out.print(f"      -> {finding.hint}")
+            out.print(f"      -> {in_flags(finding.hint)}")
     if len(findings) > shown:
         out.print(f"  ... and {len(findings) - shown} more; --json FILE holds them all")
 
@@ -98,7 +99,7 @@ def _print_fixes(out: Console, report: "CheckReport") -> None:
     for fix in report.fixed.fixes:
         out.print(f"written {fix.value}: {fix.note}")
     for case, reason in report.fixed.left:
-        out.print(f"not repaired: {one_line(case)}: {reason}")
+        out.print(f"not repaired: {one_line(case)}: {in_flags(reason)}")
     if not report.fixed.fixes and not report.fixed.left:
         out.print("no mask needs to be carried over")
 
@@ -115,9 +116,9 @@ def print_downloads(out: Console, report: "DownloadReport") -> None:
     out.print(rows, soft_wrap=False)
     for record in report.records:
         for reason in record.reasons:
-            out.print(f"{one_line(record.archive.name)}: {reason}")
+            out.print(f"{one_line(record.archive.name)}: {in_flags(reason)}")
         if record.hint:
-            out.print(f"  -> {record.hint}")
+            out.print(f"  -> {in_flags(record.hint)}")
     if len(report.failed) < len(report.records):
         out.print(f"VerSe is licensed under {LICENCE}. Please cite:")
         for citation in CITATIONS:
@@ -138,7 +139,7 @@ def print_conversion(out: Console, result: "Conversion") -> None:
             if file.how == "repaired":
                 out.print(f"repaired {one_line(record.case)}: {file.note}; moved by at most {file.moved_mm:.3f} mm")
     for record in result.left_out:
-        out.print(f"left out {one_line(record.case)}: {record.reason}")
+        out.print(f"left out {one_line(record.case)}: {in_flags(record.reason)}")
     for note in result.notes:
         out.print(f"note: {note}")
     out.print(f"{len(written)} of {len(result.cases)} cases written: {result.folder / 'conversion.json'}")
@@ -167,7 +168,7 @@ def print_stats(out: Console, result: "StatsResult") -> None:
         rows.add_row(each.split, *counts, each.levels, *medians, _median(each.inside_hu, 0))
     out.print(rows, soft_wrap=False)
     for case, reason in result.failures:
-        out.print(f"{one_line(case)} could not be used: {reason}")
+        out.print(f"{one_line(case)} could not be used: {in_flags(reason)}")
     for path in (result.table, *result.figures):
         out.print(str(path))
 
@@ -186,7 +187,7 @@ def print_training(out: Console, result: "FitResult", fold: int | None = None) -
     if result.cost is not None:
         out.print(f"cost: {result.cost}")
     for case, reason in result.failures:
-        out.print(f"left out {one_line(case)}: {reason}")
+        out.print(f"left out {one_line(case)}: {in_flags(reason)}")
     out.print(f"watch: tensorboard --logdir {result.folder / 'tensorboard'}")
 
 
@@ -202,7 +203,7 @@ def print_predictions(out: Console, report: "PredictionReport") -> None:
     out.print(rows, soft_wrap=False)
     for record in report.records:
         for text in (*record.warnings, *([record.error] if record.error else [])):
-            out.print(f"{one_line(record.case)}: {text}")
+            out.print(f"{one_line(record.case)}: {in_flags(text)}")
 
 
 def _ends(levels: Sequence[str]) -> str:
@@ -223,7 +224,7 @@ def print_scores(out: Console, result: "Evaluation") -> None:
         _print_slices(out, result)
         _print_identification(out, result)
     for case_name, reason in result.failures:
-        out.print(f"{one_line(case_name)} was not scored: {reason}")
+        out.print(f"{one_line(case_name)} was not scored: {in_flags(reason)}")
     out.print(" ".join(str(path) for path in result.written))
 
 
@@ -279,7 +280,7 @@ def print_comparison(out: Console, result: "Comparison") -> None:
     for note in result.notes:
         out.print(f"flatters: {note}")
     for case, reason in result.left_out:
-        out.print(f"left out {one_line(case)}: {reason}")
+        out.print(f"left out {one_line(case)}: {in_flags(reason)}")
     out.print(" ".join(str(path) for path in result.written))
 
 

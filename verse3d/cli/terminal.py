@@ -7,13 +7,14 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
+from verse3d.cli.flags import Speech
 from verse3d.core.errors import ConfigError, DataError, Verse3dError
 from verse3d.core.escapes import visible
 from verse3d.version import __version__
@@ -60,47 +61,19 @@ out_console = SafeConsole(width=_width, soft_wrap=True)
 err_console = SafeConsole(stderr=True)
 
 
-class Mode(enum.StrEnum):
-    """Ways to segment."""
-
-    volume = "3d"
-    slices = "2d"
-    thick_slices = "2.5d"
-
-
-class Plane(enum.StrEnum):
-    """Ways to slice."""
-
-    sagittal = "sagittal"
-    coronal = "coronal"
-    axial = "axial"
-    as_stored = "as-stored"
+# The library's own types stand beside code that loads NumPy or PyTorch, which asking for help must not wait for. The
+# tests compare them.
+Mode = Literal["3d", "2d", "2.5d"]
+Plane = Literal["sagittal", "coronal", "axial", "as-stored"]
+Device = Literal["auto", "cpu", "cuda"]
+Backend = Literal["auto", "torch", "openvino"]
+SplitName = Literal["train", "validation", "test"]
+SchemeName = Literal["binary", "vertebrae"]
+Partial = Literal["drop", "keep"]
+LayoutName = Literal["nnunet", "verse"]
 
 
-class Device(enum.StrEnum):
-    """Where to compute."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class Backend(enum.StrEnum):
-    """What runs a network."""
-
-    auto = "auto"
-    torch = "torch"
-    openvino = "openvino"
-
-
-class SplitName(enum.StrEnum):
-    """Parts of a data set."""
-
-    train = "train"
-    validation = "validation"
-    test = "test"
-
-
+# Typer takes no list of literals.
 class ReleaseSplit(enum.StrEnum):
     """Parts of the VerSe release, as its archives are named."""
 
@@ -114,20 +87,6 @@ class MirrorName(enum.StrEnum):
 
     s3 = "s3"
     osf = "osf"
-
-
-class SchemeName(enum.StrEnum):
-    """What is told apart."""
-
-    binary = "binary"
-    vertebrae = "vertebrae"
-
-
-class LayoutName(enum.StrEnum):
-    """What an index can be written as."""
-
-    nnunet = "nnunet"
-    verse = "verse"
 
 
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes a GPU if there is one.")]
@@ -145,11 +104,23 @@ def survive_any_name() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+_speech = Speech({})
+
+
+def in_flags(text: str) -> str:
+    """A text of the library with the flags of the running command instead of the names of options."""
+    return _speech.say(text)
+
+
 def complain(error: Verse3dError) -> None:
+    """Show an error, its hint, and the flag that it is about if neither of them names it."""
+    message, hint, flag = in_flags(error.message), in_flags(error.hint), _speech.flag(error.option)
     err_console.print("error:", style="bold red", end=" ")
-    err_console.print(error.message, soft_wrap=True)
-    if error.hint:
-        err_console.print(f"  hint: {error.hint}", soft_wrap=True)
+    err_console.print(message, soft_wrap=True)
+    if hint:
+        err_console.print(f"  hint: {hint}", soft_wrap=True)
+    if flag and flag not in f"{message} {hint}":
+        err_console.print(f"  option: {flag}", soft_wrap=True)
 
 
 def _show_version(wanted: bool) -> None:
@@ -163,6 +134,7 @@ _level = logging.INFO
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
@@ -171,7 +143,11 @@ def _options(
 ) -> None:
     if verbose and quiet:
         raise ConfigError("-v and -q exclude each other")
-    global _level  # noqa: PLW0603 - set once per call, before any command
+    global _level, _speech  # noqa: PLW0603 - set once per call, before any command
+    # Typed as any command, but a callback of the program belongs to the group of all of them.
+    commands = getattr(context.command, "commands", {})
+    options = {name: command.params for name, command in commands.items()}
+    _speech = Speech(options, context.invoked_subcommand or "")
     _level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
 
 
@@ -195,26 +171,14 @@ def exits_when_terminated() -> Iterator[None]:
 @contextmanager
 def bars() -> Iterator["Progress"]:
     """Progress bars on stderr, one per kind of work, and the log above them."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
+    from verse3d.api.progress import progress_bars
     from verse3d.core.logs import log_to_terminal
 
     # Of several processes that share a training the first one speaks; the others only about what ends them.
     level = _level if is_first_process() else logging.ERROR
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(24), MofNCompleteColumn())
-    log_to_terminal(err_console, level)
-    times = (TimeElapsedColumn(), TimeRemainingColumn())
-    with Bars(*columns, *times, console=err_console, disable=level > logging.INFO) as bars:
-        tasks: dict[str, Any] = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            kind = what.split(maxsplit=1)[0] if what.split(maxsplit=1)[0] in ("epoch", "phantom") else what
-            if kind not in tasks:
-                tasks[kind] = bars.add_task(what, total=total)
-            bars.update(tasks[kind], description=what, completed=done, total=total)
-
-        yield show
+    log_to_terminal(err_console, level, in_flags)
+    with progress_bars(err_console, enabled=level <= logging.INFO) as progress:
+        yield progress
 
 
 MORE_SETTINGS = {"allow_extra_args": True}
@@ -222,6 +186,11 @@ MORE_SETTINGS = {"allow_extra_args": True}
 
 
 def merged_overrides(first: list[str] | None, context: typer.Context) -> list[str]:
+    """All settings of ``--set``, those that follow the first one without a flag of their own, too.
+
+    Raises:
+        ConfigError: an argument is no setting.
+    """
     wrong = [text for text in context.args if not first or "=" not in text]
     if wrong:
         raise ConfigError(

@@ -24,8 +24,9 @@ from pydantic import (
 from verse3d.core.augmenting import NO_AUGMENTATION, AugmentConfig
 from verse3d.core.errors import ConfigError, DataError
 from verse3d.core.files import is_file
-from verse3d.core.labels import SchemeName
+from verse3d.core.labelling import LabelsConfig
 from verse3d.core.readers import read_text
+from verse3d.core.scouting import ScoutConfig
 from verse3d.core.section import Section as _Section
 from verse3d.core.wording import brief, clipped
 from verse3d.core.yaml12 import MAX_CHARACTERS, MAX_DEPTH, parse_yaml
@@ -70,12 +71,6 @@ PlaneName = Literal["sagittal", "coronal", "axial", "as-stored"]
 
 _NotNegative = Annotated[int, Field(ge=0, le=1024)]
 Margin = Annotated[tuple[_NotNegative, _NotNegative, _NotNegative], BeforeValidator(_same_for_all_axes)]
-
-
-class LabelsConfig(_Section):
-    """What is told apart: any vertebra (``binary``) or the 26 levels (``vertebrae``)."""
-
-    scheme: SchemeName = "binary"
 
 
 class GridConfig(_Section):
@@ -222,6 +217,7 @@ class Config(_Section):
     runtime: RuntimeConfig = RuntimeConfig()
     validation: ValidationConfig = ValidationConfig()
     inference: InferenceConfig = InferenceConfig()
+    scout: ScoutConfig = ScoutConfig()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and words, as they go into YAML and checkpoints."""
@@ -269,10 +265,15 @@ def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Conf
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold sections such as 'optim:', found {type(values).__name__}")
+    return changed_config(values, overrides, source=str(path))
+
+
+def changed_config(values: dict[str, Any], overrides: Sequence[str], *, source: str) -> Config:
+    """Plain values, changed by overrides as in ``load_config``; raises as that."""
     problems = _apply_overrides(values, overrides)
     if problems:
-        raise ConfigError(_join("--set", problems))
-    return parse_config(values, source=str(path))
+        raise ConfigError(_join("`overrides`", problems), option="overrides")
+    return parse_config(values, source=source)
 
 
 def _patch_problems(values: Mapping[str, Any]) -> list[str]:

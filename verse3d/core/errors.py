@@ -1,4 +1,9 @@
-"""The errors that users can meet. Each names the thing, what it got, what it wanted and what to do next."""
+"""The errors that users can meet. Each names the thing, what it got, what it wanted and what to do next.
+
+Messages and hints speak to callers of the Python functions, in backticks: an option is `` `max_ram_gb` `` or
+`` `max_ram_gb=8` ``, a setting `` `optim.lr=3e-4` ``, another job
+`` `verse3d.index(DATA, folds=5)` ``. The command line shows all of them as one types them there.
+"""
 
 from typing import ClassVar
 
@@ -9,14 +14,16 @@ class Verse3dError(Exception):
     Args:
         message: what is wrong, where, and what was expected.
         hint: what the user can do about it, one sentence.
+        option: the option that is wrong, or that would help, by the name of the argument; "" if it is none of them.
     """
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "", option: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.option = option
 
     def __str__(self) -> str:
         return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message

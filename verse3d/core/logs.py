@@ -29,17 +29,27 @@ logging.getLogger(_LOGGER).addHandler(logging.NullHandler())
 class _SafeFormatter(logging.Formatter):
     """Records in which names from files act on no terminal; lines after the first are indented, so none looks new."""
 
+    def __init__(self, pattern: str, reword: Callable[[str], str] = str) -> None:
+        super().__init__(pattern)
+        self._reword = reword
+
     def format(self, record: logging.LogRecord) -> str:
-        return visible(super().format(record)).replace("\n", "\n    ")
+        return visible(self._reword(super().format(record))).replace("\n", "\n    ")
 
 
-def log_to_terminal(console: Console, level: int) -> None:
-    """Show log records of ``level`` and above on ``console`` (standard error, in the CLI). Replaces an earlier one."""
+def log_to_terminal(console: Console, level: int, reword: Callable[[str], str] = str) -> None:
+    """Show log records of ``level`` and above on ``console`` (standard error, in the CLI). Replaces an earlier one.
+
+    Args:
+        console: where to.
+        level: the least that is shown, as ``logging`` counts.
+        reword: makes of a record what is shown, e.g. with flags for the names of options.
+    """
     root = logging.getLogger(_LOGGER)
     for handler in [handler for handler in root.handlers if isinstance(handler, RichHandler)]:
         root.removeHandler(handler)
     shown = RichHandler(level, console, show_path=False, show_time=False, markup=False, rich_tracebacks=False)
-    shown.setFormatter(_SafeFormatter("%(message)s"))
+    shown.setFormatter(_SafeFormatter("%(message)s", reword))
     root.addHandler(shown)
     root.setLevel(logging.DEBUG)
 

@@ -4,10 +4,12 @@ Gzip goes through ISA-L, which packs and unpacks several times as fast as zlib; 
 because only there does gzip compare the checksum.
 """
 
+import contextlib
 import gzip
 import itertools
+import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, cast
@@ -37,6 +39,7 @@ READ_ERRORS = (
 _PIECE_BYTES = 2**20
 _PIECE_VOXELS = 2**17  # scaled to float64 they are as large
 _BLOCK_BYTES = 2**22
+_SIZE_FIELD = 4
 _GZIP = 31  # zlib's way to ask for a gzip header and trailer (with time 0 and no file name) around the stream
 _LEVEL = 1
 """On masks ISA-L's level 1 packs tighter than its 0 and 3, and in a tenth of the time of zlib's level 1."""
@@ -61,12 +64,54 @@ def read_voxels(path: Path, stored: ArrayProxy) -> NDArray[Any]:
     """
     if is_scaled(stored) or (stored.dtype.kind == "f" and stored.dtype.itemsize != 4):
         return _converted(path, stored)
-    array: NDArray[Any] = np.empty(stored.shape, stored.dtype, order="F")
+    return _native(read_stored(path, stored.shape, stored.dtype, stored.offset))
+
+
+def read_stored(
+    path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int, *, whole: bool = True
+) -> NDArray[Any]:
+    """Voxels as they are stored: unscaled, in the byte order of the file, i running fastest.
+
+    Args:
+        path: the file.
+        shape: of the array; less than what the file holds, if it holds several volumes.
+        dtype: of the file.
+        offset: the byte (of the unpacked file) at which the voxels begin.
+        whole: read on to the end of the file, where gzip compares the checksum.
+
+    Raises:
+        One of READ_ERRORS: the file is cut off or damaged.
+    """
+    array: NDArray[Any] = np.empty(shape, dtype, order="F")
     with open_voxels(path) as handle:
-        skip(handle, stored.offset)
+        skip(handle, offset)
         fill(handle, array)
-        to_the_end(handle)
-    return _native(array)
+        if whole:
+            to_the_end(handle)
+    return array
+
+
+def unpacked_size(path: Path, expected: int) -> int:
+    """How many bytes the file unpacks to, up to its end or to the damage.
+
+    The last four bytes of a .gz are the unpacked size modulo 2**32. Only where they say otherwise than ``expected`` is
+    the file read: several gzip streams in one file are legal and rare, and the last one tells its own size alone.
+    """
+    if not _is_packed(path):
+        return path.stat().st_size
+    with path.open("rb") as handle:
+        handle.seek(-_SIZE_FIELD, os.SEEK_END)
+        if int.from_bytes(handle.read(_SIZE_FIELD), "little") == expected % 2**32:
+            return expected
+    return _counted_bytes(path)
+
+
+def _counted_bytes(path: Path) -> int:
+    count = 0
+    with contextlib.suppress(*READ_ERRORS), open_voxels(path) as handle:
+        while piece := handle.read(_PIECE_BYTES):
+            count += len(piece)
+    return count
 
 
 def _converted(path: Path, stored: ArrayProxy) -> NDArray[np.float32]:
@@ -139,15 +184,34 @@ def _native(array: NDArray[Any]) -> NDArray[Any]:
 
 def write_bytes(path: Path, head: bytes, array: NDArray[np.uint8]) -> None:
     """Write a header and voxels; the same bytes for the same voxels, whatever their order in memory or the name."""
+    with _writer(path) as write:
+        write(head)
+        for block in blocks(array):
+            write(block.data)
+
+
+def copy_with_head(source: Path, path: Path, head: bytes) -> None:
+    """Write a file again with its first bytes replaced by ``head``; all that follows stays bit for bit.
+
+    Raises:
+        One of READ_ERRORS: the source is cut off or damaged, or the file system refuses.
+    """
+    with open_voxels(source) as stored, _writer(path) as write:
+        stored.read(len(head))
+        write(head)
+        while piece := stored.read(_PIECE_BYTES):
+            write(piece)
+
+
+@contextlib.contextmanager
+def _writer(path: Path) -> Iterator[Callable[[bytes | memoryview], object]]:
+    """What takes the bytes of a file one after the other, and packs them if its name asks for it."""
     with path.open("wb") as out:
         if not _is_packed(path):
-            out.write(head)
-            out.writelines(block.data for block in blocks(array))
+            yield out.write
             return
         packer = isal_zlib.compressobj(_LEVEL, wbits=_GZIP)
-        out.write(packer.compress(head))
-        for block in blocks(array):
-            out.write(packer.compress(block))
+        yield lambda content: out.write(packer.compress(content))
         out.write(packer.flush())
 
 

@@ -12,17 +12,15 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from nibabel.arrayproxy import ArrayProxy
-from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
 
 from verse3d.core.errors import GeometryError, MemoryLimitError
 from verse3d.core.geometry import Geometry
 from verse3d.core.limits import require_whole_file, voxel_count
 from verse3d.core.memory import require_memory
-from verse3d.core.nifti_bytes import READ_ERRORS
-from verse3d.core.volume import Volume, as_labels, open_nifti, stored_header, unreadable
-
-_PIECE_BYTES = 2**20
+from verse3d.core.nifti_bytes import READ_ERRORS, read_stored
+from verse3d.core.nifti_errors import unreadable
+from verse3d.core.volume import Volume, as_labels, open_nifti, stored_header
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,28 +85,11 @@ def _first_volume(image: nib.Nifti1Image, path: Path, shape: tuple[int, ...], *,
         if path.suffix.lower() != ".gz":
             return np.asanyarray(ArrayProxy(path, (shape, proxy.dtype, proxy.offset, 1.0, 0.0)))
         require_memory(voxel_count(shape) * proxy.dtype.itemsize, f"reading {path}")
-        with ImageOpener(path) as handle:
-            handle.seek(proxy.offset)
-            array = _unpacked(handle, shape, proxy.dtype)
-            while to_the_end and handle.read(_PIECE_BYTES):
-                pass
+        array = read_stored(path, shape, proxy.dtype, proxy.offset, whole=to_the_end)
     except MemoryLimitError:  # a ValueError, too
         raise
     except READ_ERRORS as error:
         raise unreadable(path, error) from error
-    return array
-
-
-def _unpacked(handle: ImageOpener, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Voxels read piece by piece; nibabel would hold all of them twice."""
-    array = np.empty(shape, dtype, order="F")
-    content = array.reshape(-1, order="F").view(np.uint8)
-    for start in range(0, content.size, _PIECE_BYTES):
-        room = content[start : start + _PIECE_BYTES]
-        piece = handle.read(room.size)
-        if len(piece) < room.size:
-            raise EOFError(f"the voxels end {content.size - start - len(piece)} bytes too early")
-        room[:] = np.frombuffer(piece, np.uint8)
     return array
 
 

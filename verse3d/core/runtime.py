@@ -27,11 +27,12 @@ def choose_device(name: str = "auto") -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name not in ("cpu", "cuda"):
-        raise ConfigError(f"device {name!r} is unknown; expected auto, cpu or cuda")
+        raise ConfigError(f"device {name!r} is unknown; expected auto, cpu or cuda", option="device")
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             "device 'cuda' was asked for, but PyTorch sees no GPU",
-            hint="use --device auto, or install a PyTorch build for your CUDA version",
+            hint="use `device=auto`, or install a PyTorch build for your CUDA version",
+            option="device",
         )
     return torch.device(name)
 

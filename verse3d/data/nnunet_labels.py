@@ -1,13 +1,18 @@
-"""What the ``dataset.json`` of an nnU-Net raw data set says about its labels."""
+"""The labels in the ``dataset.json`` of an nnU-Net raw data set: how they are written, and what they say.
+
+{"labels": {"background": 0, "C1": 1, ..., "L6": 25, "T13": 26}, ...}       v2, and what verse3d writes
+{"labels": {"0": "background", "1": "vertebrae_C1", ...}, ...}              v1, and other programs
+"""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from verse3d.core.errors import DataError
 from verse3d.core.files import is_file
-from verse3d.core.labels import vertebra
+from verse3d.core.labels import LabelScheme, level_called
 from verse3d.core.logs import logger
 from verse3d.core.readers import Record, Text, Whole, read_record
 from verse3d.core.wording import brief
@@ -15,7 +20,11 @@ from verse3d.core.wording import brief
 DATASET_FILE = "dataset.json"
 _log = logger(__name__)
 _NUMBER = re.compile(r"^\d{1,9}$", re.ASCII)
-_LEVEL = re.compile(r"^(?:vertebrae?[_ ])?([CTL]\d{1,2})$", re.IGNORECASE)
+
+
+def dataset_labels(scheme: LabelScheme) -> dict[str, int]:
+    """Name -> number in masks for nnU-Net, without gaps."""
+    return {"background": 0} | {label.name: number for number, label in enumerate(scheme.labels, start=1)}
 
 
 def label_corrections(mask: Path) -> tuple[tuple[int, int], ...]:
@@ -24,6 +33,7 @@ def label_corrections(mask: Path) -> tuple[tuple[int, int], ...]:
     nnU-Net counts its labels without gaps, so that T13 (28 in VerSe) has another id there. Names such as "L1" and
     "vertebrae_L1" are understood; a data set whose labels have other names is left as it is.
     """
+    # labelsTr, labelsTs
     if not mask.parent.name.lower().startswith("labelst"):
         return ()
     return _corrections(mask.parent.parent / DATASET_FILE)
@@ -48,30 +58,29 @@ def _corrections(dataset: Path) -> tuple[tuple[int, int], ...]:
 
 
 def _named(labels: Mapping[str, int | str]) -> dict[int, str]:
-    """Number -> name; nnU-Net v1 wrote {"1": "C1"}, v2 writes {"C1": 1}.
+    """Number -> name.
 
     Raises:
         DataError: there is no whole number where one should be.
     """
-    old_style = all(_NUMBER.match(key) for key in labels)
-    pairs = labels.items() if old_style else ((value, key) for key, value in labels.items())
     named = {}
-    for number, name in pairs:
+    for number, name in numbered(labels):
         if not _NUMBER.match(str(number)):
             raise DataError(f"label {brief(name)} has the number {brief(number)}")
         named[int(number)] = str(name)
     return named
 
 
+def numbered(labels: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
+    """(number, name) of every label, neither of them checked; v1 wrote {"1": "C1"}, v2 writes {"C1": 1}."""
+    return ((key, value) if _NUMBER.match(key) else (value, key) for key, value in labels.items())
+
+
 def _verse_ids(named: Mapping[int, str]) -> Mapping[int, int]:
     """VerSe ids of those labels whose names are levels; nothing unless all of them are."""
-    ids: dict[int, int] = {}
-    for number, name in named.items():
-        if number == 0:
-            continue
-        match = _LEVEL.match(name)
-        try:
-            ids[number] = vertebra(match[1] if match else name).id
-        except DataError:
-            return {}
-    return ids
+    try:
+        levels = {number: level_called(name) for number, name in named.items() if number != 0}
+    except DataError:  # L9
+        return {}
+    # One name that is no level, and the data set is about something else.
+    return {} if None in levels.values() else {number: level.id for number, level in levels.items() if level}

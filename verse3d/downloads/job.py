@@ -148,7 +148,7 @@ class _Keeper:
         if self.overwrite:
             _log.warning("%s; it will be replaced", reason)
             return None
-        hint = "--overwrite downloads it again and then replaces it; or move it away"
+        hint = "`overwrite` downloads it again and then replaces it; or move it away"
         return DownloadRecord(archive, "failed", reasons=(reason,), hint=hint)
 
     def _judge(self, path: Path) -> str:
@@ -274,7 +274,7 @@ def _refuse_if_full(folder: Path, coming: int, what: str) -> None:
     if coming > free:
         raise OutputError(
             f"{what}: {coming / 1e9:.2f} GB are to come, but only {free / 1e9:.2f} GB are free in {folder}",
-            hint="free some space, choose another folder, or fetch less with --year and --split; "
+            hint="free some space, choose another folder, or fetch less with `years` and `splits`; "
             "unpacking needs as much again",
         )
 

@@ -3,7 +3,7 @@
 Looked for, in this order, for a case called CASE:
 
     CASE_seg-vert_msk.nii.gz                          verse3d, VerSe
-    CASE.nii.gz                                       nnU-Net; TotalSegmentator with --ml
+    CASE.nii.gz                                       nnU-Net; TotalSegmentator, all structures in one file
     CASE/CASE.nii.gz, CASE/segmentations.nii.gz       one folder per case
     CASE/[segmentations/]vertebrae_L1.nii.gz ...      TotalSegmentator, one file per structure
 
@@ -11,7 +11,6 @@ Ids are VerSe's own unless a label map says otherwise: a JSON file with ``{"27":
 ``dataset.json``, or the word ``totalsegmentator``.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +19,11 @@ from typing import Any
 import numpy as np
 
 from verse3d.core.errors import ConfigError, DataError, GeometryError
-from verse3d.core.labels import VERTEBRAE, vertebra
+from verse3d.core.labels import VERTEBRAE, level_called
 from verse3d.core.paths import name_problem
 from verse3d.core.readers import MEGABYTE, read_record
 from verse3d.core.volume import Volume, read_labels
+from verse3d.data.nnunet_labels import numbered
 from verse3d.data.pairs import SAME_GRID_TOLERANCE_MM
 
 LabelMap = Mapping[int, int]
@@ -33,7 +33,6 @@ LabelMap = Mapping[int, int]
 _FROM_L5_UP = [label.id for label in reversed(VERTEBRAE) if label.name not in ("L6", "T13")]
 TOTALSEGMENTATOR: LabelMap = dict(zip(range(27, 51), _FROM_L5_UP, strict=True))
 _PRESETS = {"totalsegmentator": TOTALSEGMENTATOR}
-_NAME = re.compile(r"^(?:vertebrae?[_ ])?([CTL]\d{1,2})$", re.IGNORECASE)
 _HINT = 'expected {"27": "L5"}, {"L5": 27}, the dataset.json of nnU-Net, or the word totalsegmentator'
 
 
@@ -56,31 +55,33 @@ def read_label_map(source: str) -> LabelMap:
     labels = content.get("labels", content)
     if not isinstance(labels, dict):
         raise DataError(f"{path} holds no label map", hint=_HINT)
-    pairs = [pair for key, value in labels.items() if (pair := _pair(key, value, path))]
+    pairs = [pair for number, name in numbered(labels) if (pair := _pair(number, name, path))]
     if not pairs:
         raise DataError(f"{path} names no vertebra", hint=_HINT)
+    # Two ids of one vertebra, or two vertebrae of one id: whichever was meant, half of it would be scored wrongly.
     found = dict(pairs)
     if len(found) != len(pairs) or len(set(found.values())) != len(pairs):
         raise DataError(f"{path} names an id or a vertebra twice", hint=_HINT)
     return found
 
 
-def _pair(key: str, value: Any, path: Path) -> tuple[int, int] | None:  # noqa: ANN401 - whatever JSON can hold
+def _pair(number: object, name: object, path: Path) -> tuple[int, int] | None:
     """(id in the mask, VerSe id), or None for what is no vertebra, such as the background or the sacrum."""
-    number, name = (key, value) if str(key).isdecimal() else (value, key)
-    match = _NAME.match(str(name))
-    if match is None:
+    level = level_called(str(name))
+    if level is None:
         return None
-    if not str(number).isdecimal() or not 0 < int(number) < 1 << 16:
+    if not str(number).isdecimal() or not 0 < int(str(number)) < 1 << 16:
         raise DataError(f"{path}: {name!r} has the id {number!r}", hint=_HINT)
-    return int(number), vertebra(match[1]).id
+    return int(str(number)), level.id
 
 
 def find_mask(folder: Path, case: str, suffix: str) -> Path | None:
     """The mask of a case, or the folder that holds it as one file per structure; None if there is none."""
+    # A case is called what its index says, and that may lead out of the folder.
     if name_problem(case + suffix):
         return None
     inside = folder / case
+    # Our own name first: a folder that holds both was filled by us.
     files = (folder / f"{case}{suffix}", folder / f"{case}.nii.gz", inside / f"{case}.nii.gz")
     for path in (*files, inside / "segmentations.nii.gz"):
         if path.is_file():
@@ -107,6 +108,7 @@ def read_foreign_mask(path: Path, label_map: LabelMap | None = None) -> Volume:
     mask = read_labels(path)
     if label_map is None:
         return mask
+    # One entry per value that a voxel can have; what the map does not name becomes background.
     table = np.zeros(np.iinfo(mask.array.dtype).max + 1, dtype=np.uint8)
     for stored, right in label_map.items():
         if stored < len(table):
@@ -118,14 +120,15 @@ def _structures(folder: Path) -> dict[int, Path]:
     """VerSe id -> file, of the files that are called after a vertebra."""
     found = {}
     for path in sorted(folder.glob("vertebrae_*.nii.gz")) if folder.is_dir() else ():
-        if match := _NAME.match(path.name.removesuffix(".nii.gz")):
-            found[vertebra(match[1]).id] = path
+        if level := level_called(path.name.removesuffix(".nii.gz")):
+            found[level.id] = path
     return found
 
 
 def _merged(folder: Path) -> Volume:
     """The files of a folder as one label map; where two overlap, the lower vertebra wins."""
     files = _structures(folder)
+    # From head to tail, each over the one before.
     order = [label.id for label in VERTEBRAE if label.id in files]
     result: Volume | None = None
     for label in order:

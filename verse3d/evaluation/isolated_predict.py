@@ -6,24 +6,34 @@ in, because it stands on a floor above.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from verse3d.core.errors import Verse3dError
 from verse3d.core.files import make_folder, resolved, sha256_of
 from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.core.runtime import DeviceName
 from verse3d.data.cases import Case, CaseIndex, write_index
-from verse3d.data.predictions import read_predictions
-from verse3d.inference.predict import has_mask
+from verse3d.data.predictions import has_mask, read_predictions
 
 TODO_FILE = "to_predict.jsonl"
 _WENT_THROUGH = (0, 3)
 """Exit codes after which every scan has its record: all done, or some failed."""
-RunProgram = Callable[[Sequence[str], Callable[[], None]], tuple[int, str]]
-"""Runs verse3d's command line with these arguments in a new process and calls the function now and then meanwhile;
-gives the exit code (negative: killed by that signal) and what was written to stderr."""
 _log = logger(__name__)
+
+
+class RunPredict(Protocol):
+    """Predicts in a new process, one scan after the other, and replaces the masks that are there."""
+
+    def __call__(
+        self, scans: Path, watch: Callable[[], None], *, model: Path, out: Path, device: str
+    ) -> tuple[int, str]:
+        """Predict the cases of an index, and call ``watch`` now and then meanwhile.
+
+        Returns:
+            The exit code (negative: killed by that signal), and what was written to stderr.
+        """
 
 
 @dataclass(frozen=True)
@@ -46,7 +56,7 @@ def predict_missing(
     model: Path,
     out: Path,
     *,
-    run: RunProgram,
+    run: RunPredict,
     device: DeviceName = "auto",
     what: str = "predicting",
     progress: Progress = no_progress,
@@ -74,15 +84,19 @@ def predict_missing(
     model_sha256 = sha256_of(model)
     failures: dict[str, str] = {}
     todo, started = _missing(cases, out, model_sha256), time.time()
+    # A program that is killed (mostly for memory) loses the scan it was at. The next one gets the rest without it, so
+    # there are as many programs as killed scans, and one more.
     while todo:
         watch = _Watch(out, started, what, len(cases) - len(todo), len(cases), progress)
-        arguments = ["--model", str(model), "--out", str(out), "--device", device]
-        code, complaint = _predict(todo, out, arguments, watch, run)
+        # Records of this call only: older ones may say that a scan failed which is tried again now.
+        code, complaint = _predict(todo, partial(run, watch=watch, model=model, out=out, device=device), out)
         recorded = _records(out, since=started)
         left = [case for case in todo if case.case not in recorded]
+        # Scans are predicted in order, so the first without a record is the one at which it ended.
         if code not in _WENT_THROUGH and left:
             failures |= _blame(left.pop(0), code, complaint, nothing_done=len(left) + 1 == len(todo))
         elif left:
+            # It went through and yet they have no record: asking again would be the same.
             failures |= {case.case: f"the program left it out: {complaint}" for case in left}
             left = []
         todo = left
@@ -97,6 +111,7 @@ def _missing(cases: Sequence[Case], out: Path, model_sha256: str) -> list[Case]:
 
 def _is_made(case: Case, out: Path, record: Mapping[str, Any], model_sha256: str) -> bool:
     return (
+        # The same weights, the same scan, and the mask is still there: then it would come out the same.
         record.get("status") == "written"
         and record.get("model_sha256") == model_sha256
         and resolved(Path(record.get("image", ""))) == resolved(case.image_path())
@@ -126,13 +141,11 @@ class _Watch:
         self.progress(self.what, min(done, self.total), self.total)
 
 
-def _predict(
-    cases: Sequence[Case], out: Path, arguments: Sequence[str], watch: Callable[[], None], run: RunProgram
-) -> tuple[int, str]:
+def _predict(cases: Sequence[Case], run: Callable[[Path], tuple[int, str]], out: Path) -> tuple[int, str]:
     todo = out / TODO_FILE
     write_index(todo, CaseIndex(tuple(cases)))
     try:
-        return run(["-q", "predict", str(todo), *arguments, "--overwrite", "--one-by-one"], watch)
+        return run(todo)
     finally:
         todo.unlink(missing_ok=True)
 
@@ -143,6 +156,7 @@ def _blame(case: Case, code: int, complaint: str, *, nothing_done: bool) -> dict
     Raises:
         Verse3dError: the program ended by itself before it came to any scan.
     """
+    # A traceback says what happened in its last line.
     last = complaint.splitlines()[-1] if complaint else "it said nothing"
     if code > 0 and nothing_done:
         raise Verse3dError(f"verse3d predict ended with code {code}: {complaint or last}")
@@ -153,6 +167,7 @@ def _blame(case: Case, code: int, complaint: str, *, nothing_done: bool) -> dict
 
 def _result(cases: Sequence[Case], out: Path, model_sha256: str, failures: Mapping[str, str]) -> FreshPredictions:
     records = _records(out)
+    # Asked again rather than remembered: what counts is what is in the folder now.
     missing = {case.case for case in _missing(cases, out, model_sha256)}
     made = {case.case: records[case.case] for case in cases if case.case not in missing}
     failed = [

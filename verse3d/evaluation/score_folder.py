@@ -17,19 +17,17 @@ from verse3d.core.labels import VERTEBRAE, Label, label_scheme
 from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.core.volume import Volume, stored_scheme
 from verse3d.data.cases import Case, CaseIndex
+from verse3d.data.centroids import CENTROID_SUFFIX, write_centroids
 from verse3d.data.pairs import SAME_GRID_TOLERANCE_MM, read_mask
-from verse3d.data.predictions import read_predictions
+from verse3d.data.predictions import MASK_SUFFIX, mask_path, read_predictions
 from verse3d.data.schemes import require_levels
 from verse3d.evaluation.foreign import LabelMap, find_mask, read_foreign_mask
 from verse3d.evaluation.scorecard import (
-    CENTROID_SUFFIX,
     CaseCard,
     score_card,
     summarise_cards,
-    write_centroids,
     write_table,
 )
-from verse3d.inference.predict import MASK_SUFFIX, mask_path
 from verse3d.metrics.scores import (
     CSV_COLUMNS,
     CaseScores,
@@ -112,7 +110,7 @@ def evaluate_folder(
     are failures and are listed.
 
     Args:
-        predictions: a folder that ``predict`` wrote, or another program's with the names of ``report.foreign``.
+        predictions: a folder that ``predict`` wrote, or another program's with the names of ``evaluation.foreign``.
         truth: cases with masks in VerSe ids.
         out: the JSON file.
         scheme: "binary" or "vertebrae"; None reads it from ``predictions.json`` and else guesses from the masks.
@@ -126,7 +124,9 @@ def evaluate_folder(
     """
     if out.suffix.lower() in (".csv", ".md"):
         what = "CSV" if out.suffix.lower() == ".csv" else "table"
-        raise ConfigError(f"{out} is where the {what} goes", hint=f"pass --out {out.with_suffix('.json')}")
+        raise ConfigError(
+            f"{out} is where the {what} goes", hint=f"pass `out={out.with_suffix('.json')}`", option="out"
+        )
     listed_scheme, status_of = _manifest(predictions)
     cases = [
         case
@@ -138,6 +138,7 @@ def evaluate_folder(
             f"{predictions} holds no mask of any case with a truth",
             hint=f"masks are looked for as {mask_path(predictions, 'CASE').name}, CASE.nii.gz or in folders CASE/",
         )
+    # What was asked for, else what the list says, else what a map of levels implies, else what the masks look like.
     scheme = scheme or listed_scheme or ("vertebrae" if label_map else _guess_scheme(predictions, cases))
     label_scheme(scheme)  # refuses an unknown name
     scored, slices, cards, failures = [], {}, {}, []
@@ -145,6 +146,7 @@ def evaluate_folder(
         progress("cases", number, len(cases))
         try:
             _require_made(case, status_of)
+            # A mask that is listed and not there is looked for by our own name, and found missing.
             path = find_mask(predictions, case.case, MASK_SUFFIX) or mask_path(predictions, case.case)
             scores, slices[case.case], card = _score(case, path, scheme, label_map)
             scored.append(scores)
@@ -163,7 +165,11 @@ def evaluate_folder(
 def _manifest(predictions: Path) -> tuple[str, dict[str, str]]:
     """What ``predictions.json`` says, if it is there: the scheme, and the status of each case."""
     if not predictions.is_dir():
-        raise DataError(f"there is no folder {predictions}", hint="--pred is the --out of verse3d predict")
+        raise DataError(
+            f"there is no folder {predictions}",
+            hint="`pred` is the folder that `verse3d.predict()` wrote",
+            option="pred",
+        )
     listed = read_predictions(predictions)
     return listed.about.get("scheme", ""), {case: record["status"] for case, record in listed.records.items()}
 
@@ -171,7 +177,9 @@ def _manifest(predictions: Path) -> tuple[str, dict[str, str]]:
 def _require_made(case: Case, status_of: dict[str, str]) -> None:
     """A mask that lies there although its latest prediction failed is an old one, or another scan's."""
     if status_of.get(case.case) == "failed":
-        raise DataError(f"the prediction of {case.case} failed", hint="verse3d predict --overwrite makes it again")
+        raise DataError(
+            f"the prediction of {case.case} failed", hint="`verse3d.predict(overwrite=True)` makes it again"
+        )
 
 
 def _guess_scheme(predictions: Path, cases: Sequence[Case]) -> str:
@@ -194,6 +202,7 @@ def _may_be_binary(mask: Volume) -> bool:
 def _score(
     case: Case, path: Path, scheme: str, label_map: LabelMap | None
 ) -> tuple[CaseScores, SliceScores, CaseCard | None]:
+    # Everything below is on the grid of the scan: nothing is resampled for a score.
     if not path.exists():
         raise DataError(f"the mask {path} is missing")
     prediction, truth = read_foreign_mask(path, label_map), read_mask(case)
@@ -204,11 +213,13 @@ def _score(
     geometry = truth.geometry
     binary = label_scheme("binary")
     predicted, true = _united(prediction.array), binary.network_from_verse(truth.array)
+    # Spine against background first, which every scheme can be scored on.
     united = score_case(predicted, true, geometry, binary.labels)
     slices = score_slices(predicted, true, geometry, PLANE)
     if scheme == "binary":
         return CaseScores(case.case, united), slices, None
     levels = label_scheme("vertebrae")
+    # There and back again: ids that no scheme knows are refused on the way.
     known_truth = levels.file_from_network(levels.network_from_verse(truth.array))
     known_prediction = levels.file_from_network(levels.network_from_verse(prediction.array))
     by_level = score_case(known_prediction, known_truth, geometry, VERTEBRAE)
@@ -231,6 +242,7 @@ def _require_same_grid(prediction: Volume, truth: Volume) -> None:
 
 
 def _write(out: Path, result: Evaluation) -> None:
+    # {"scheme", "cases": [...], "summary": {...}, "slices": {...}, "failures": [...], "scorecard": {...}}
     listed = [{"case": case, **asdict(scores)} for case, scores in result.slices.items()]
     by_slice = {"plane": PLANE, "cases": listed, "summary": result.slice_summary}
     failed = [{"case": case, "error": error} for case, error in result.failures]

@@ -62,28 +62,32 @@ class Budget:
         peak_mb = (
             self.held_mb
             + max((demand.reading_mb for demand in demands), default=0.0)
-            + max((demand.network_mb(settings) for demand in demands), default=0.0)
+            + max((max(demand.scouting_mb, demand.network_mb(settings)) for demand in demands), default=0.0)
             + max((demand.finishing_mb for demand in demands), default=0.0)
         )
         return peak_mb <= self.limit.mb
 
     def _demand(self, stored: StoredVoxels) -> Demand:
         config = self.predictor.config
+        grid, naming = network_geometry(stored.geometry, config.grid), self.predictor.naming
         return Demand(
             source_voxels=voxel_count(stored.geometry.shape),
             source_bytes=stored.bytes_in_memory,
-            tiling=self.predictor.tiling(network_geometry(stored.geometry, config.grid).shape, stored.geometry),
-            channels=self.predictor.scheme.output_channels,
+            tiling=self.predictor.tiling(grid.shape, stored.geometry),
+            channels=self.predictor.network_scheme.output_channels,
             piece_mb=self.piece_mb,
             pieces_per_batch=config.inference.windows_per_batch,
+            scout_mb=max(self.predictor.scouts.megabytes(grid), naming.megabytes(grid) if naming else 0.0),
+            grouped=config.labels.by_sequence,
         )
 
 
 def _require_room(held_mb: float, limit: Limit, what: str) -> None:
     if held_mb <= limit.mb:
         return
-    allowed = f"--max-ram-gb allows {limit.mb / 1000:g}" if limit.asked_for else f"{limit.mb / 1000:.2f} GB may be used"
+    allowed = f"`max_ram_gb` allows {limit.mb / 1000:g}" if limit.asked_for else f"{limit.mb / 1000:.2f} GB may be used"
     raise MemoryLimitError(
         f"{what} hold {held_mb / 1000:.2f} GB, {allowed}",
-        hint=f"a scan comes on top: allow --max-ram-gb {math.ceil(held_mb / 100) / 10 + 0.5:.1f} or more",
+        hint=f"a scan comes on top: allow `max_ram_gb={math.ceil(held_mb / 100) / 10 + 0.5:.1f}` or more",
+        option="max_ram_gb",
     )

@@ -47,6 +47,9 @@ class Maker:
         return " and ".join(f"{name} (SHA-256 {digest[:12]})" for name, digest in zip(names, hashes, strict=True))
 
 
+_ANOTHER_OR_REPLACE = "choose another folder as `out`, or `overwrite` to replace it"
+
+
 class OtherMaskError(DataError):
     """A mask is there that is good by itself, but not the one that was asked for."""
 
@@ -60,7 +63,9 @@ def refuse_own_output(target: Path, case: Case) -> None:
     own = [path for path in (case.image, case.mask) if path is not None]
     if target.exists() and any(target.samefile(path) for path in own if path.exists()):
         raise DataError(
-            f"{target} is a file of the data set and would be overwritten", hint="choose another --out folder"
+            f"{target} is a file of the data set and would be overwritten",
+            hint="choose another folder as `out`",
+            option="out",
         )
 
 
@@ -75,7 +80,8 @@ def refuse_foreign_mask(target: Path) -> None:
     if not made_by_verse3d(read_geometry(target)[1]):
         raise DataError(
             f"{target} exists and was not written by verse3d: it may be a true mask",
-            hint="choose another --out folder, or remove the file yourself",
+            hint="choose another folder as `out`, or remove the file yourself",
+            option="out",
         )
 
 
@@ -89,19 +95,24 @@ def require_mask_of(target: Path, image: Path, previous: Mapping[str, Any]) -> N
     made_from = previous.get("image")
     if previous.get("status") == "failed":
         raise DataError(
-            f"{target} exists, but the latest prediction of this case failed", hint="--overwrite replaces it"
+            f"{target} exists, but the latest prediction of this case failed",
+            hint="`overwrite` replaces it",
+            option="overwrite",
         )
     if made_from is not None and resolved(Path(made_from)) != resolved(image):
         raise OtherMaskError(
             f"{target} was made from another scan ({made_from}), not from {image}",
-            hint="choose another --out folder, or --overwrite to replace it",
+            hint=_ANOTHER_OR_REPLACE,
+            option="overwrite",
         )
     try:
         same = read_geometry(target)[0] == read_geometry(image)[0]
     except GeometryError:
         same = False
     if not same:
-        raise DataError(f"{target} exists but is not on the grid of {image}", hint="--overwrite replaces it")
+        raise DataError(
+            f"{target} exists but is not on the grid of {image}", hint="`overwrite` replaces it", option="overwrite"
+        )
 
 
 def require_maker(target: Path, made_by: Maker, now: Maker) -> None:
@@ -110,14 +121,15 @@ def require_maker(target: Path, made_by: Maker, now: Maker) -> None:
     Raises:
         OtherMaskError: it was made by another model, or with other settings.
     """
-    hint = "choose another --out folder, or --overwrite to replace it"
     if made_by.is_known and now.is_known and _members(made_by) != _members(now):
-        raise OtherMaskError(f"{target} was made by {made_by}, not by {now}", hint=hint)
+        raise OtherMaskError(
+            f"{target} was made by {made_by}, not by {now}", hint=_ANOTHER_OR_REPLACE, option="overwrite"
+        )
     common = [key for key in now.settings if key in made_by.settings]
     different = [key for key in common if made_by.settings[key] != now.settings[key]]
     if different:
         listed = ", ".join(f"{key} {made_by.settings[key]} and not {now.settings[key]}" for key in different)
-        raise OtherMaskError(f"{target} was made with {listed}", hint=hint)
+        raise OtherMaskError(f"{target} was made with {listed}", hint=_ANOTHER_OR_REPLACE, option="overwrite")
 
 
 def _members(maker: Maker) -> list[str]:

@@ -10,10 +10,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from verse3d.core.files import write_json
 from verse3d.core.logs import logger
 from verse3d.data.prediction_log import LoggedPredictions, PredictionLog, abandoned_logs, logs_in, newest, read_log
-from verse3d.data.predictions import Predictions, prediction_lists, read_prediction_list, read_predictions
+from verse3d.data.predictions import (
+    Predictions,
+    prediction_lists,
+    read_prediction_list,
+    read_predictions,
+    write_prediction_list,
+)
 
 _log = logger(__name__)
 
@@ -26,13 +31,16 @@ class PredictionRecord:
         case, image, mask: its name, the path of the scan, the name of the mask in the folder.
         status, error: see above, and why it failed.
         seconds: from reading the scan to the mask on disk, without waiting for a neighbour.
-        seconds_of: the same by stage: read, prepare, network, stitch, home, clean, write.
+        seconds_of: the same by stage: read, prepare, scout, network, stitch, resample, clean, write.
         peak_rss_mb: largest resident memory of the program while the scan was worked on, see ``core.peak_memory``. If
             neighbours are worked on meanwhile, their memory is part of it.
         process_peak_rss_mb: that of the program since it was started, as the system tells it.
         plan: the plan of memory, see ``Plan.to_dict``.
-        windows, windows_left_out: pieces that the network saw, and those that were only air.
+        windows, windows_left_out: pieces that the network saw, and those that were only air or far from the spine.
+        scout: what was looked at and why, see ``spine_crop.CropRecord``.
         voxels, labelled_voxels, levels: what is in the mask.
+        vertebrae: where bones were named by their sequence, from head to feet; see ``NamedVertebra.to_dict``.
+        naming: how sure that is: "ambiguous", the "readings" with their probabilities, and what is "missed".
         warnings: for the user.
         model_sha256: of the model file (of several: joined by "+"); empty for a skipped scan, whose mask may be
             another model's.
@@ -54,9 +62,12 @@ class PredictionRecord:
     plan: Mapping[str, Any] = field(default_factory=dict)
     windows: int = 0
     windows_left_out: int = 0
+    scout: Mapping[str, Any] = field(default_factory=dict)
     voxels: int = 0
     labelled_voxels: int = 0
     levels: tuple[str, ...] = ()
+    vertebrae: tuple[Mapping[str, Any], ...] = ()
+    naming: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     model_sha256: str = ""
     models: tuple[str, ...] = ()
@@ -83,7 +94,7 @@ def log_record(record: PredictionRecord) -> None:
     if record.status == "failed":
         _log.error("%s: %s", record.case, record.error)
     elif record.status == "skipped":
-        _log.info("%s: kept %s, which exists (--overwrite replaces it)", record.case, record.mask)
+        _log.info("%s: kept %s, which exists (`overwrite` replaces it)", record.case, record.mask)
     else:
         _log.info("%s: %s in %.1f s, peak %.0f MB", record.case, record.mask, record.seconds, record.peak_rss_mb)
     for warning in record.warnings:
@@ -141,6 +152,10 @@ class RecordList:
                 return
         self._own.append(self._about(), {**content, "finished": round(time.time(), 3)})
 
+    def put(self, content: Mapping[str, Any]) -> None:
+        """Store a record that was changed: it takes the place of the one of the same case."""
+        self._own.append(self._about(), {**content, "finished": round(time.time(), 3)})
+
     def __enter__(self) -> Self:
         """Put into the list what killed calls have left."""
         self._fold()
@@ -160,7 +175,7 @@ class RecordList:
             about, records = earlier.about, earlier.records
             for log in map(read_log, logs):
                 about, records = _joined(about, records, log)
-            write_json(self._path, {**about, "cases": list(records.values())})
+            write_prediction_list(self._path, Predictions(about, records))
             for path in logs:
                 path.unlink()
 

@@ -148,7 +148,7 @@ def load_priors(path: Path) -> Priors:
     Raises:
         DataError: the file is missing, damaged, or its arrays do not fit together.
     """
-    hint = "make it anew: python benchmarks/naming.py --keypoints FILE --fit OUT.npz"
+    hint = "make it anew with benchmarks/naming.py"
     try:
         if path.stat().st_size > _LARGEST_BYTES:
             raise DataError(f"{path} is larger than any file of priors", hint=hint)

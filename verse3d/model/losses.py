@@ -1,14 +1,19 @@
-"""Losses by name. All take logits (B, channels, ...) and network ids (B, 1, ...) uint8, and return a scalar."""
+"""Losses by name. All take logits (B, channels, ...) and network ids (B, 1, ...) uint8, and return a scalar.
+
+MONAI is imported when a loss is built: it takes seconds, and a mode, which names its loss, is needed to predict, too.
+"""
 
 from collections.abc import Callable
 
 import torch
-from monai.losses import DiceCELoss, DiceLoss
 from torch import nn
 
 from verse3d.core.config import Config
 from verse3d.core.errors import ConfigError
-from verse3d.core.labels import label_scheme
+from verse3d.model.parts import PartsLoss
+
+AddUp = Callable[[torch.Tensor], torch.Tensor]
+"""The sum of a tensor over all processes that share a batch, whose gradient is that of this process's own part."""
 
 
 class BinaryCrossEntropy(nn.Module):
@@ -22,10 +27,12 @@ class BinaryCrossEntropy(nn.Module):
 def build_loss(config: Config) -> nn.Module:
     """The configured loss; for one foreground label the cross-entropy of ``dice_ce`` is the binary one.
 
+    If vertebrae are named by their sequence, it takes ids of bones (see ``core.labels.BONES``) instead of network ids.
+
     Raises:
         ConfigError: ``bce`` was chosen for several labels.
     """
-    several = label_scheme(config.labels.scheme).output_channels > 1
+    several = config.labels.network_scheme.output_channels > 1
     if config.loss.name == "bce":
         if several:
             raise ConfigError(
@@ -33,14 +40,21 @@ def build_loss(config: Config) -> nn.Module:
                 hint="use dice_ce",
             )
         return BinaryCrossEntropy()
+    from monai.losses import DiceCELoss, DiceLoss
+
+    # Background fills nine tenths of a patch: its Dice is high whatever the network does.
     activation = {"softmax": True, "to_onehot_y": True, "include_background": False} if several else {"sigmoid": True}
     # batch=True: the overlap is taken over the batch, so that a patch without vertebrae does not weigh like a full one.
     loss: nn.Module = {"dice": DiceLoss, "dice_ce": DiceCELoss}[config.loss.name](batch=True, **activation)
-    return loss
+    return PartsLoss(loss, config.grid.spacing_mm) if config.labels.by_sequence else loss
 
 
-AddUp = Callable[[torch.Tensor], torch.Tensor]
-"""The sum of a tensor over all processes that share a batch, whose gradient is that of this process's own part."""
+def build_joint_loss(config: Config, add_up: AddUp) -> nn.Module:
+    """The same for a batch whose samples lie in several processes; see ``JointLoss``."""
+    loss = JointLoss(config, add_up)
+    return PartsLoss(loss, config.grid.spacing_mm) if config.labels.by_sequence else loss
+
+
 _SMOOTH = 1e-5  # as MONAI's DiceLoss, so that both give the same
 
 
@@ -60,7 +74,7 @@ class JointLoss(nn.Module):
 
     def __init__(self, config: Config, add_up: AddUp) -> None:
         super().__init__()
-        self._several = label_scheme(config.labels.scheme).output_channels > 1
+        self._several = config.labels.network_scheme.output_channels > 1
         self._name = config.loss.name
         self._add_up = add_up
 

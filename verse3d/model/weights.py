@@ -22,10 +22,16 @@ def require_sound_weights(weights: Mapping[str, torch.Tensor], where: str) -> No
             if weight.dtype is torch.int64 and weight.dim() == 0:  # batches counted by a batch normalisation
                 continue
             raise ValueError(f"the weights {where}.{name} are {weight.dtype}; expected floating point numbers")
+        # A network with one NaN answers NaN everywhere, and a mask made of that looks like an empty one.
         finite = torch.isfinite(weight.detach())
         if not bool(finite.all()):
             bad = int((~finite).sum())
             raise ValueError(f"{bad} of the {weight.numel()} weights in {where}.{name} are NaN or infinite")
+
+
+def in_float32(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights that a file keeps in half precision, to save space, as a network computes with them."""
+    return {name: weight.float() if weight.dtype is torch.float16 else weight for name, weight in weights.items()}
 
 
 def load_weights(network: torch.nn.Module, weights: Mapping[str, torch.Tensor], path: Path) -> None:
@@ -35,6 +41,7 @@ def load_weights(network: torch.nn.Module, weights: Mapping[str, torch.Tensor], 
         CheckpointError: names, shapes or kinds do not fit.
     """
     try:
+        # Looked at before anything is loaded: a network that took half of the weights would still compute.
         _require_fitting(network.state_dict(), weights)
         network.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError, ValueError) as error:

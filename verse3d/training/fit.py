@@ -24,11 +24,13 @@ from verse3d.model.modes import get_mode, require_suitable
 from verse3d.model.networks import parameter_count
 from verse3d.training.clock import Cost
 from verse3d.training.engines import run_session
+from verse3d.training.initial import begin_with
 from verse3d.training.learner import build_learner
 from verse3d.training.loop import Stop
 from verse3d.training.monitor import Monitor
 from verse3d.training.resume import restore
 from verse3d.training.runfolder import RunFolder, resume_folder, start_folder
+from verse3d.training.scout import scout_of_run
 from verse3d.training.session import FitOptions, Session
 from verse3d.training.signals import StopSignals
 from verse3d.training.validate import LossBatches, ValidationCase, first_pictures
@@ -174,7 +176,7 @@ def _consider_validation(config: Config, validation: Sequence[Job]) -> None:
         if config.optim.schedule == "plateau":
             raise DataError(
                 "optim.schedule plateau follows the validation, and there is no validation case",
-                hint="give the index one (verse3d index --validation 0.2), or use --set optim.schedule=cosine",
+                hint="give the index one (`verse3d.index(validation=0.2)`), or use `optim.schedule=cosine`",
             )
         _log.warning("there is no validation case: best.pt will be the last epoch")
 
@@ -219,12 +221,14 @@ def _session(
     cut = get_mode(config.mode).cut(config)
     length = config.optim.steps_per_epoch * config.sampling.batch_size
     scheme, drawn = label_scheme(config.labels.scheme), config.validation.pictures if options.paint else 0
-    whole = StoredCases([] if all(job.failure for job in validation) else validation, scheme.name)
+    cut_as = config.labels.trained_on
+    whole = StoredCases([] if all(job.failure for job in validation) else validation, cut_as)
+    dataset = PatchDataset(StoredCases(training, cut_as), cut, length=length, seed=config.runtime.seed)
     session = Session(
         config=config,
         folder=folder,
         learner=build_learner(config, options.device, options.ranks),
-        dataset=PatchDataset(StoredCases(training, scheme.name), cut, length=length, seed=config.runtime.seed),
+        dataset=dataset,
         augment=Augment(cut.size),
         validation=[
             ValidationCase(case.files, case, scheme, drawn=number < drawn) for number, case in enumerate(whole.each())
@@ -236,11 +240,16 @@ def _session(
         },
         data={job.case.case: job.name for job in (*training, *validation)},
         options=options,
+        scout=scout_of_run(config, StoredCases(training, cut_as), whole, dataset.case_order(1), options.device)
+        if options.ranks.is_first
+        else None,
     )
     if not options.ranks.is_first:  # so that no two processes drop the same units
         torch.manual_seed(config.runtime.seed + options.ranks.rank)
     if options.resume:
         restore(session)
+    elif options.initial:
+        begin_with(session.learner, options.initial, config)
     return session
 
 

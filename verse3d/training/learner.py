@@ -12,7 +12,7 @@ from verse3d.core.errors import ConfigError, DataError
 from verse3d.core.readers import Record, Whole, checked
 from verse3d.core.runtime import choose_precision, random_state, restore_random_state
 from verse3d.core.wording import brief
-from verse3d.model.losses import JointLoss
+from verse3d.model.losses import build_joint_loss
 from verse3d.model.modes import get_mode
 from verse3d.training.average import RunningMean
 from verse3d.training.ranks import Ranks
@@ -43,7 +43,7 @@ def build_learner(config: Config, device: torch.device, ranks: Ranks = _ALONE) -
     ranks.copy_from_first(network)
     return Learner(
         network=network,
-        loss=mode.loss(config) if ranks.count == 1 else JointLoss(config, ranks.add_up),
+        loss=mode.loss(config) if ranks.count == 1 else build_joint_loss(config, ranks.add_up),
         optimizer=optimizer,
         schedule=build_schedule(optimizer, optim),
         scaler=torch.amp.GradScaler(device.type, enabled=precision.scales_loss),

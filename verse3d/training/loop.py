@@ -119,6 +119,8 @@ class Loop:
                 raise _too_large(self.session, batch)
             self.standing.step += 1
             self.losses.add(self.standing.step, result)
+            if self.session.scout is not None:
+                self.session.scout.after_batch(self.standing.step, 60 * self._minutes())
             self._in_step = False
         self.feed.bring_next()
         return result
@@ -288,7 +290,7 @@ def _too_large(session: Session, batch: Batch) -> TrainingError:
     if fits:
         return TrainingError(
             f"a batch of {asked} does not fit into the memory of {device}; the largest that does is {fits}",
-            hint=f"use --set sampling.batch_size={fits}",
+            hint=f"use `sampling.batch_size={fits}`",
         )
     return TrainingError(
         f"not even a single sample fits into the memory of {device}",

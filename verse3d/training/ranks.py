@@ -1,6 +1,6 @@
 """The processes that share a run, one per GPU, and what they tell each other. A process alone is a group of one.
 
-    torchrun --nproc-per-node 2        rank 0   samples 0 2 4 6 of each batch   writes the run folder
+    torchrun, 2 per machine          rank 0   samples 0 2 4 6 of each batch   writes the run folder
                                        rank 1   samples 1 3 5 7 of each batch   writes nothing
 
 Gradients go over the network of the GPUs (NCCL) or, on CPUs, over Gloo. Plain words (flags, scores) always go over
@@ -183,7 +183,7 @@ def rank_device(device: torch.device, local_rank: int, count: int) -> torch.devi
     if local_rank >= torch.cuda.device_count():
         raise ConfigError(
             f"process {local_rank} of this machine has no GPU: there are {torch.cuda.device_count()}",
-            hint="start as many processes per machine as it has GPUs: torchrun --nproc-per-node N",
+            hint="let torchrun start as many processes per machine as it has GPUs",
         )
     return torch.device("cuda", local_rank)
 

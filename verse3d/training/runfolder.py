@@ -31,9 +31,9 @@ _MAY_CHANGE = {
 }
 """Settings that may differ when a run is resumed."""
 
-_CONFIG_HEAD = (
-    "# The complete config of this run. Train the same again with:\n#   verse3d train --config config.yaml ...\n"
-)
+_OURS = "# The complete config of this run"
+"""How every version of verse3d has begun the config of a run: one that begins otherwise was written by somebody."""
+_CONFIG_HEAD = f"{_OURS}: hand this file to verse3d train as its config, and the same is trained again.\n"
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class RunFolder:
         """Whether anything is here that could be lost: something learnt, or a config that somebody wrote."""
         if any(file.exists() for file in (self.last, self.best, self.history)):
             return True
-        return self.config.exists() and not self.config.read_text(errors="replace").startswith(_CONFIG_HEAD)
+        return self.config.exists() and not self.config.read_text(errors="replace").startswith(_OURS)
 
 
 def fold_folder(out: Path, fold: int) -> Path:
@@ -122,7 +122,8 @@ def start_folder(path: Path, config: Config, *, overwrite: bool) -> RunFolder:
     if folder.holds_a_run and not overwrite:
         raise DataError(
             f"{path} already holds a run",
-            hint="go on with --resume, replace it with --overwrite, or choose another --out",
+            hint="go on with `resume`, replace it with `overwrite`, or choose another `out`",
+            option="out",
         )
     make_folder(path)
     remove_leftovers(path)
@@ -146,7 +147,7 @@ def find_run(path: Path) -> RunFolder:
     """
     folder = RunFolder(path)
     if not folder.config.is_file() or not folder.last.is_file():
-        raise DataError(f"{path} holds no run to resume", hint="start one without --resume")
+        raise DataError(f"{path} holds no run to resume", hint="start one without `resume`", option="resume")
     return folder
 
 
@@ -162,8 +163,8 @@ def resume_folder(path: Path, config: Config) -> RunFolder:
     stored = load_config(folder.config)
     if stored.mode != config.mode:
         raise ConfigError(
-            f"{path} is a run of --mode {stored.mode}, not {config.mode}",
-            hint=f"resume it with its own config, for --mode {stored.mode}, or start a new run in another folder",
+            f"{path} is a run of mode {stored.mode}, not {config.mode}",
+            hint=f"resume it with its own config, for mode {stored.mode}, or start a new run in another folder",
         )
     differences = setting_differences(stored.to_dict(), config.to_dict())
     changed = [key for key in differences if key not in _MAY_CHANGE]
@@ -225,3 +226,19 @@ def _is_number(cell: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def run_folder_of(checkpoint: Path) -> RunFolder | None:
+    """The run folder that a checkpoint lies in; None if it lies somewhere else."""
+    folder = RunFolder(checkpoint.absolute().parent)
+    inside = checkpoint.name in (folder.best.name, folder.last.name)
+    return folder if inside and folder.config.is_file() and folder.history.is_file() else None
+
+
+def history_of(checkpoint: Path) -> tuple[Mapping[str, float], ...]:
+    """The history of the run that a checkpoint belongs to; nothing if it is not known or damaged."""
+    folder = run_folder_of(checkpoint)
+    try:
+        return tuple(read_history(folder.history)) if folder else ()
+    except DataError:
+        return ()

@@ -17,9 +17,11 @@ from verse3d.core.readers import Record, Text, checked
 from verse3d.data.samples.augment import Augment
 from verse3d.data.samples.packing import PackedBatch
 from verse3d.data.samples.patches import PatchDataset
+from verse3d.training.initial import InitialWeights
 from verse3d.training.ranks import Ranks
 from verse3d.training.runfolder import RunFolder
 from verse3d.training.schedule import MOST_STEPS
+from verse3d.training.scout import ScoutTraining
 from verse3d.training.step import Learner
 from verse3d.training.validate import Painter, ValidationCase
 
@@ -47,6 +49,7 @@ class FitOptions:
         paint: draws validation pictures, or None for none.
         progress: told about every batch.
         store: folder of prepared cases; None for the one that the run used before, or one in the run folder.
+        initial: a model to begin with; None for a network as it is drawn. A resumed run goes on with its own weights.
         ranks: the processes that share the run.
     """
 
@@ -58,6 +61,7 @@ class FitOptions:
     paint: Painter | None = None
     progress: Progress = no_progress
     store: Path | None = None
+    initial: InitialWeights | None = None
     ranks: Ranks = _ALONE
 
 
@@ -142,6 +146,7 @@ class StoredRun(Record):
         others: random states of the processes beside the first, if several have shared the run.
         data: names of the prepared cases, by case: they change with the files.
         code: hash of the program.
+        scout: see ``ScoutTraining.to_dict``; empty where none learns.
     """
 
     cases: dict[Literal["train", "validation"], list[Text]]
@@ -151,6 +156,7 @@ class StoredRun(Record):
     others: list[dict[str, Any]] = Field(default_factory=list)
     data: dict[Text, Text] = Field(default_factory=dict)
     code: Text = ""
+    scout: dict[str, Any] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,6 +175,7 @@ class Session:
         case_names: of the training and the validation cases, by split and in order.
         data: names of the prepared cases, by case.
         standing: how far the run is.
+        scout: what learns beside the network to find the spine; None if nothing does.
     """
 
     config: Config
@@ -182,3 +189,4 @@ class Session:
     case_names: dict[str, list[str]]
     data: dict[str, str]
     standing: Standing = field(default_factory=Standing)
+    scout: ScoutTraining | None = None

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,12 +22,14 @@ from verse3d.data.samples.packing import PackedBatch
 from verse3d.data.samples.patches import PatchDataset
 from verse3d.data.samples.source import PatchSource, PatchSources
 from verse3d.data.schemes import require_levels
+from verse3d.inference.naming import named_by_truth
 from verse3d.inference.predictor import Predictor
 from verse3d.metrics.overlap import confusion, dice
 from verse3d.model.modes import get_mode
 from verse3d.training.step import LossFunction
 
 _log = logger(__name__)
+T = TypeVar("T")
 Painter = Callable[[Volume, Mapping[str, NDArray[np.uint8]], Sequence[Label], str], NDArray[np.uint8]]
 """Draws (scan, {name: mask in file ids}, labels, title) as an RGB picture (H, W, 3) uint8."""
 
@@ -93,15 +96,12 @@ class ValidationResult:
     @classmethod
     def merged(cls, parts: Sequence["ValidationResult"], order: Sequence[str]) -> "ValidationResult":
         """One result of those of several processes, with the cases in ``order``."""
-        dice_of = {case: dice for part in parts for case, dice in part.dice_of.items()}
-        pictures = {case: picture for part in parts for case, picture in part.pictures.items()}
-        labels_of = {case: scores for part in parts for case, scores in part.labels_of.items()}
         not_finite = {case for part in parts for case in part.not_finite}
         return cls(
-            {case: dice_of[case] for case in order if case in dice_of},
-            {case: pictures[case] for case in order if case in pictures},
+            _in_order([part.dice_of for part in parts], order),
+            _in_order([part.pictures for part in parts], order),
             tuple(case for case in order if case in not_finite),
-            {case: labels_of[case] for case in order if case in labels_of},
+            _in_order([part.labels_of for part in parts], order),
         )
 
     @property
@@ -114,6 +114,11 @@ class ValidationResult:
             return float("nan")
         defined = [value for value in self.dice_of.values() if not np.isnan(value)]
         return fmean(defined) if defined else float("nan")
+
+
+def _in_order(parts: Sequence[Mapping[str, T]], order: Sequence[str]) -> dict[str, T]:
+    found = {case: value for part in parts for case, value in part.items()}
+    return {case: found[case] for case in order if case in found}
 
 
 class LossBatches:
@@ -201,14 +206,16 @@ def validate(predictor: Predictor, cases: Sequence[ValidationCase], paint: Paint
             not_finite.append(case.case)
             continue
         truth = case.truth()
-        labels_of[case.case] = _label_dice(ids, truth, predictor.scheme.labels)
+        if predictor.config.labels.by_sequence:
+            ids = named_by_truth(ids, truth, case.prepared.source)
+        labels_of[case.case] = _label_dice(ids, truth, case.scheme.labels)
         dice_of[case.case] = fmean(labels_of[case.case].values()) if labels_of[case.case] else float("nan")
         if paint is not None and case.drawn:
-            to_file = predictor.scheme.file_from_network
+            to_file = case.scheme.file_from_network
             masks = {"truth": to_file(truth), "prediction": to_file(ids)}
             title = f"{case.case}  Dice {dice_of[case.case]:.3f}"
             scan = read_image(case.files.image_path())
-            pictures[case.case] = paint(scan, masks, predictor.scheme.labels, title)
+            pictures[case.case] = paint(scan, masks, case.scheme.labels, title)
     if not_finite:
         _log.warning("%d of %d validation cases were answered with NaN or infinity", len(not_finite), len(cases))
     return ValidationResult(dice_of, pictures, tuple(not_finite), labels_of)

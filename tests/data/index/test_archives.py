@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.releases import released_paths, tiny_mask, tiny_scan, write_subject_based
+from verse3d.core import zips
 from verse3d.core.errors import DataError, OutputError
 from verse3d.core.files import FileBatch
 from verse3d.core.volume import read_image
-from verse3d.data.index import archives, zips
+from verse3d.data.index import archives
 from verse3d.data.index.archives import archive_above, find_archives, list_members, unpack
 from verse3d.data.index.build import IndexOptions, build_index
 
@@ -67,7 +68,7 @@ def test_the_zip_alone_says_the_split_where_its_content_does_not(tmp_path, relea
 def test_a_packed_scan_says_how_to_unpack_it_when_it_is_read(zipped):
     path = build_index([zipped.parent], IndexOptions()).cases.cases[0].image_path()
     assert archive_above(path) == zipped
-    with pytest.raises(DataError, match=rf"still packed in {PART}\.zip\n.*--unpack"):
+    with pytest.raises(DataError, match=rf"still packed in {PART}\.zip\n.*unpack=FOLDER"):
         read_image(path)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.core.grids import affine, hounsfield, save_scan
-from verse3d.data.index import probe as probing
+from verse3d.core import nifti_bytes
 from verse3d.data.index.probe import probe
 
 SHAPE = (9, 11, 14)
@@ -67,5 +67,5 @@ def test_a_missing_file_is_a_problem(tmp_path):
 
 def test_the_voxels_of_a_usual_file_are_not_read(tmp_path, monkeypatch):
     path = save_scan(tmp_path / "a.nii.gz", np.zeros((40, 50, 60), np.int16), affine())
-    monkeypatch.setattr(probing, "_counted_bytes", lambda _: pytest.fail("read"))
+    monkeypatch.setattr(nifti_bytes, "_counted_bytes", lambda _: pytest.fail("read"))
     assert probe(path).problem == ""

@@ -70,7 +70,7 @@ def findings(case):
 def test_other_axes_over_the_same_box_are_a_warning_that_names_both(tmp_path, axes):
     (finding,) = findings(write_case(tmp_path, *turned(off_centre(), MATRIX, axes)))
     assert (finding.severity, finding.code) == ("error", "mask-orientation")
-    assert f"axes {axes}" in finding.message and "has PIR" in finding.message and "--fixes" in finding.hint
+    assert f"axes {axes}" in finding.message and "has PIR" in finding.message and "fixes=" in finding.hint
 
 
 def test_the_same_axes_give_no_finding(tmp_path):
@@ -160,7 +160,7 @@ def test_one_voxel_more_over_the_same_box_is_another_spacing():
 def test_two_voxels_less_are_just_another_shape(tmp_path):
     (finding,) = findings(write_case(tmp_path, off_centre()[:, :-2], MATRIX))
     assert (finding.severity, finding.code) == ("error", "mask-shape")
-    assert "--fixes" not in finding.hint
+    assert "fixes=" not in finding.hint
 
 
 def coarse_case(tmp_path, **changes) -> Case:
@@ -178,7 +178,7 @@ def coarse_case(tmp_path, **changes) -> Case:
 def test_another_spacing_over_the_same_box_is_an_error_that_can_be_repaired(tmp_path):
     (finding,) = findings(coarse_case(tmp_path))
     assert (finding.severity, finding.code) == ("error", "mask-shape")
-    assert "same box" in finding.hint and "--fixes" in finding.hint
+    assert "same box" in finding.hint and "fixes=" in finding.hint
 
 
 @pytest.mark.parametrize("shift_voxels", [0.0, 0.45, 0.8])

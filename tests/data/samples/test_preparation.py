@@ -58,7 +58,7 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_prepared(tmp_pat
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10, 10, 10))
     place = store_in(tmp_path)
     jobs = [job(place, case, SETTINGS) for case in cases]
-    with pytest.raises(OutputError, match=r"need about .* GB .* and 0\.0 GB are free\n.*--store DIR"):
+    with pytest.raises(OutputError, match=r"need about .* GB .* and 0\.0 GB are free\n.*`store`"):
         prepare_cases(jobs, 1)
     assert place.names() == []
     with pytest.raises(OutputError), preparing(jobs):

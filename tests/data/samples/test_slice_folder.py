@@ -171,7 +171,7 @@ def test_slices_of_another_kind_are_not_mixed_with_what_is_there(dataset, folder
     other = config(slices={"size_pixels": [25, 31], "plane": "axial"})
     with pytest.raises(DataError, match=r"other settings in slices") as caught:
         write_slices(dataset.cases, other, folder)
-    assert "--overwrite" in caught.value.hint and pngs(folder) == before
+    assert caught.value.option == "overwrite" and pngs(folder) == before
     report = write_slices(dataset.cases, other, folder, overwrite=True)
     assert [record.status for record in report.records] == ["written"] * 4
     assert {row.plane for row in read_manifest(folder)} == {"axial"}
@@ -241,7 +241,7 @@ def test_a_process_that_dies_is_a_failure_of_its_case(dataset, tmp_path, monkeyp
 
     monkeypatch.setattr(slicewriter, "ProcessPoolExecutor", Pool)
     (failure,) = write_slices(dataset.cases, config(), tmp_path, workers=2).failures
-    assert failure.case == "case1" and "--workers 1" in failure.error
+    assert failure.case == "case1" and "`workers=1`" in failure.error
 
 
 def test_a_folder_of_something_else_is_not_filled(dataset, tmp_path):

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from nibabel.openers import ImageOpener
-
 from verse3d.core.errors import DataError, OutputError
 from verse3d.core.files import (
     make_folder,
@@ -17,14 +15,10 @@ from verse3d.core.files import (
     regular_file,
     resolved,
     whole_file,
-    write_json,
 )
+from verse3d.core.nifti_bytes import copy_with_head
 from verse3d.core.paths import TEMPORARY_PREFIX, name_problem, path_below
-from verse3d.core.readers import Many, Record, Text, Whole, read_record
-from verse3d.data.converted import MANIFEST
-from verse3d.version import __version__
-
-_PIECE_BYTES = 2**22
+from verse3d.data.converted import MANIFEST, read_conversion, write_conversion
 
 
 @dataclass(frozen=True)
@@ -54,8 +48,8 @@ class OutputFolder:
         """
         target, source = self.target(path), regular_file(source)
         if source.name.lower().endswith(".nii"):
-            with whole_file(target) as part, source.open("rb") as stored, ImageOpener(part, "wb") as out:
-                shutil.copyfileobj(stored, out, _PIECE_BYTES)
+            with whole_file(target) as part:
+                copy_with_head(source, part, b"")  # its own head: only the packing is new
             return "compressed"
         if self.links:
             _link(target, source)
@@ -71,7 +65,7 @@ def _link(target: Path, source: Path) -> None:
         target.symlink_to(source.resolve())
     except OSError as error:
         problem = output_error(target, error)
-        hint = problem.hint or "this file system may have no links: use --copy"
+        hint = problem.hint or "this file system may have no links: use `links=False`"
         raise OutputError(problem.message, hint=hint) from error
 
 
@@ -92,6 +86,7 @@ def claim(root: Path, planned: Sequence[str], *, sources: Iterable[Path], overwr
             wrote, or that were changed since; or it cannot be written to.
         DataError: a source lies in the folder.
     """
+    # Before anything is removed: an earlier conversion may hold links to the very files that are to be read.
     _refuse_sources_inside(root, sources)
     if root.exists() and not root.is_dir():
         raise OutputError(f"{root} is a file, but a folder is needed", hint="name another folder")
@@ -100,7 +95,8 @@ def claim(root: Path, planned: Sequence[str], *, sources: Iterable[Path], overwr
         earlier = _earlier_files(root, overwrite=overwrite)
         _refuse_foreign(root, earlier, planned)
     make_folder(root)
-    _write_manifest(root, {"finished": False}, [{"path": path} for path in sorted({*earlier, *planned})])
+    # Earlier files stay in the list until they are gone: a process that is killed here can be taken up.
+    write_conversion(root, [{"path": path} for path in sorted({*earlier, *planned})], finished=False)
     _remove(root, earlier)
 
 
@@ -111,11 +107,7 @@ def finish(root: Path, written: Iterable[str], content: Mapping[str, Any]) -> No
         OutputError: it cannot be written.
     """
     files = [{"path": path, **_stamp(root / path)} for path in sorted(written)]
-    _write_manifest(root, {"finished": True, **content}, files)
-
-
-def _write_manifest(root: Path, content: Mapping[str, Any], files: Sequence[Mapping[str, Any]]) -> None:
-    write_json(root / MANIFEST, {"verse3d": __version__, **content, "files": files})
+    write_conversion(root, files, finished=True, content=content)
 
 
 def _stamp(path: Path) -> dict[str, int]:
@@ -127,29 +119,22 @@ def _refuse_sources_inside(root: Path, sources: Iterable[Path]) -> None:
     real = root.resolve()
     inside = sorted(folder for folder in {path.parent for path in sources} if resolved(folder).is_relative_to(real))
     if inside:
-        raise DataError(f"{inside[0]}, which is to be read, lies in {root}", hint="choose another --out folder")
-
-
-class _File(Record):
-    path: Text
-    bytes: Whole | None = None
-    modified: Whole | None = None
-
-
-class _Manifest(Record):
-    finished: bool
-    files: Many[_File]
+        raise DataError(
+            f"{inside[0]}, which is to be read, lies in {root}", hint="choose another folder as `out`", option="out"
+        )
 
 
 def _earlier_files(root: Path, *, overwrite: bool) -> dict[str, Any]:
     """The manifest's files (path -> its row) of the conversion that the folder holds."""
     foreign = OutputError(
-        f"{root} holds files that no conversion wrote", hint="choose a new or empty --out folder; nothing was changed"
+        f"{root} holds files that no conversion wrote",
+        hint="choose a new or empty folder as `out`; nothing was changed",
+        option="out",
     )
     if not (root / MANIFEST).is_file():
         raise foreign
     try:
-        manifest = read_record(root / MANIFEST, _Manifest)
+        manifest = read_conversion(root)
     except DataError as error:
         raise foreign from error
     files = {row.path: row.model_dump(exclude={"path"}, exclude_none=True) for row in manifest.files}
@@ -157,12 +142,14 @@ def _earlier_files(root: Path, *, overwrite: bool) -> dict[str, Any]:
         raise foreign
     if not overwrite:
         state = "a conversion" if manifest.finished else "an unfinished conversion"
-        raise OutputError(f"{root} already holds {state}", hint="use --overwrite or another --out folder")
+        hint = "use `overwrite` or another folder as `out`"
+        raise OutputError(f"{root} already holds {state}", hint=hint, option="overwrite")
     return files
 
 
 def _refuse_foreign(root: Path, earlier: Mapping[str, Any], planned: Sequence[str]) -> None:
     """Refuse where a planned file stands that is not ours, or one of ours has changed or was moved elsewhere."""
+    # In the way of a planned file, and not of the earlier conversion: somebody put it there.
     foreign = [path for path in planned if path not in earlier and os.path.lexists(root / path)]
     real = root.resolve()
     for path, row in earlier.items():
@@ -173,11 +160,13 @@ def _refuse_foreign(root: Path, earlier: Mapping[str, Any], planned: Sequence[st
         raise OutputError(
             f"{root / foreign[0]} was not written by the earlier conversion, or has changed since"
             + (f" (and {len(foreign) - 1} more)" if foreign[1:] else ""),
-            hint="move such files away, or choose another --out folder; nothing was changed",
+            hint="move such files away, or choose another folder as `out`; nothing was changed",
+            option="out",
         )
 
 
 def _changed(file: Path, row: Mapping[str, Any]) -> bool:
+    # A folder where a file was written is somebody's.
     if file.is_dir() and not file.is_symlink():
         return True
     return "bytes" in row and any(row.get(key) != value for key, value in _stamp(file).items())
@@ -189,6 +178,7 @@ def _remove(root: Path, paths: Iterable[str]) -> None:
         for path in paths:
             (root / path).unlink(missing_ok=True)
             folders.update(folder for folder in (root / path).parents if folder.is_relative_to(root))
+        # The deepest first, so that each is empty when it is its turn.
         for folder in sorted(folders, key=lambda one: len(one.parts), reverse=True):
             for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
                 leftover.unlink()

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
 
 from verse3d.core.errors import GeometryError
 from verse3d.core.files import whole_file
 from verse3d.core.geometry import Geometry
+from verse3d.core.nifti_bytes import copy_with_head
 from verse3d.core.volume import Volume
 
 REPAIR_TOLERANCE_MM = 0.5
@@ -23,7 +23,6 @@ _SEEN_ALIKE_MM = 0.02
 _SKEW_LIMIT = 1e-5  # ITK refuses somewhere above 1e-4
 _SPATIAL_UNIT_BITS = 0b111
 _MM = 2
-_PIECE_BYTES = 2**22
 
 
 def itk_problem(header: nib.Nifti1Header, geometry: Geometry) -> str:
@@ -41,6 +40,7 @@ def itk_problem(header: nib.Nifti1Header, geometry: Geometry) -> str:
     if int(header["xyzt_units"]) & _SPATIAL_UNIT_BITS not in (0, _MM):
         return "the unit of length is not mm (the numbers are kept, and taken as mm)"
     stored_mm = np.asarray(header["pixdim"][1:4], dtype=float)
+    # A spacing that is a little off moves the far end of the scan most.
     apart_mm = np.abs(stored_mm - geometry.spacing_mm) * (np.array(geometry.shape) - 1)
     if not np.all(apart_mm <= _SEEN_ALIKE_MM) or np.any(stored_mm <= 0):
         return f"pixdim {_numbers(stored_mm)} is not the spacing {_numbers(geometry.spacing_mm)} of the affine"
@@ -60,6 +60,7 @@ def repaired(volume: Volume) -> tuple[nib.Nifti1Header, float]:
     """
     straight = _straightened(volume.geometry)
     header = volume.header.copy()
+    # What the coordinates mean (scanner, aligned ...) stays as it was said.
     code = int(header["sform_code"]) or int(header["qform_code"]) or 1
     header.set_sform(straight.affine, code)
     header.set_qform(straight.affine, code)  # sets pixdim as well
@@ -80,20 +81,23 @@ def copy_with_header(source: Path, path: Path, header: nib.Nifti1Header) -> None
     Raises:
         OutputError: the file system refuses.
     """
-    with whole_file(path) as part, ImageOpener(source) as stored, ImageOpener(part, "wb") as out:
-        stored.read(len(header.binaryblock))
-        out.write(header.binaryblock)
-        while piece := stored.read(_PIECE_BYTES):
-            out.write(piece)
+    with whole_file(path) as part:
+        copy_with_head(source, part, header.binaryblock)
 
 
 def _straightened(geometry: Geometry) -> Geometry:
     """The nearest grid with perpendicular axes (polar decomposition), the same spacing and the same centre."""
     spacing_mm = np.array(geometry.spacing_mm)
+    # A = U S V', and U V' is the rotation nearest to A: no axis is turned more than it has to be.
+    #
+    #         |   /           |  /|          the parallelogram becomes a rectangle
+    #         |  /      ->    | / |          about its own centre
+    #         | /___          |/__|
     left, _, right = np.linalg.svd(geometry.affine[:3, :3] / spacing_mm)
     affine = geometry.affine.copy()
     affine[:3, :3] = left @ right * spacing_mm
     middle = (np.array(geometry.shape) - 1) / 2
+    # The middle of the volume stays where it is, so the corners move least.
     affine[:3, 3] = geometry.world_from_index(middle[None])[0] - affine[:3, :3] @ middle
     return Geometry(geometry.shape, affine)
 

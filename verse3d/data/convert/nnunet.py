@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from string import Template
 
 import nibabel as nib
 import numpy as np
@@ -20,17 +21,19 @@ from verse3d.data.cases import Case, CaseIndex
 from verse3d.data.convert.folder import OutputFolder
 from verse3d.data.convert.itk import copy_with_header, itk_problem, repaired
 from verse3d.data.convert.names import plain_name, unique_name
-from verse3d.data.convert.records import CaseRecord, FileRecord, Format, Plan
+from verse3d.data.convert.records import CasePlan, CaseRecord, FileRecord, Layout
 from verse3d.data.convert.sources import trusted_mask
+from verse3d.data.nnunet_labels import DATASET_FILE, dataset_labels
 
 _ENDING = ".nii.gz"
-_DATASET, _SPLITS, _README = "dataset.json", "splits_final.json", "README.md"
+_SPLITS, _README = "splits_final.json", "README.md"
+_README_TEMPLATE = Path(__file__).with_name("nnunet_readme.md")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 def nnunet_format(
     index: CaseIndex, out: Path, *, scheme: str = "vertebrae", dataset_id: int = 1, name: str = "VerSe"
-) -> Format:
+) -> Layout:
     """How the cases become ``OUT/Dataset<id>_<name>``.
 
     Cases with a mask are for training (``imagesTr``, ``labelsTr``) unless their split is "test"; test cases go to
@@ -42,24 +45,26 @@ def nnunet_format(
         OutputError: ``out`` holds a data set of that id under another name.
     """
     if not 1 <= dataset_id <= 999:
-        raise ConfigError(f"--dataset-id must be 1 to 999, got {dataset_id}")
+        raise ConfigError(f"`dataset_id` must be 1 to 999, got {dataset_id}", option="dataset_id")
     if not _NAME.fullmatch(name):
-        raise ConfigError(f"--name {name!r} is no name for a data set: use letters, digits, - and _")
+        raise ConfigError(f"`name` {name!r} is no name for a data set: use letters, digits, - and _", option="name")
     chosen = label_scheme(scheme)
     _refuse_torn_folds(index)
     folder = out / f"Dataset{dataset_id:03d}_{name}"
     if twins := sorted(path.name for path in out.glob(f"Dataset{dataset_id:03d}_*") if path.name != folder.name):
         raise OutputError(
             f"{out} holds {twins[0]} with the same id; nnU-Net would not know which one is meant",
-            hint="choose another --dataset-id",
+            hint="choose another `dataset_id`",
+            option="dataset_id",
         )
+    # Two cases may get one name once it is made plain.
     taken: set[str] = set()
-    return Format(
+    return Layout(
         name="nnunet",
         folder=folder,
         options={"scheme": scheme, "dataset_id": dataset_id, "name": name},
         plans=tuple(_plan(case, unique_name(plain_name(case.case), taken)) for case in index),
-        extra=(_DATASET, _SPLITS, _README),
+        extra=(DATASET_FILE, _SPLITS, _README),
         write_case=partial(_write_case, chosen),
         finish=partial(_finish, chosen),
     )
@@ -79,16 +84,17 @@ def _is_for_training(case: Case) -> bool:
     return case.mask is not None and case.split != "test"
 
 
-def _plan(case: Case, name: str) -> Plan:
+def _plan(case: Case, name: str) -> CasePlan:
     subset = "Tr" if _is_for_training(case) else "Ts"
     mask = f"labels{subset}/{name}{_ENDING}" if case.mask is not None else None
-    return Plan(case, name, image=f"images{subset}/{name}_0000{_ENDING}", mask=mask)
+    return CasePlan(case, name, image=f"images{subset}/{name}_0000{_ENDING}", mask=mask)
 
 
-def _write_case(scheme: LabelScheme, plan: Plan, out: OutputFolder) -> tuple[FileRecord, ...]:
+def _write_case(scheme: LabelScheme, plan: CasePlan, out: OutputFolder) -> tuple[FileRecord, ...]:
     """Check a case, then write it. Holds its scan and its mask."""
     image = read_image(plan.case.image_path())
-    levels = "" if scheme.name == "binary" else f"--scheme {scheme.name}"
+    levels = "" if scheme.name == "binary" else f"the scheme {scheme.name}"
+    # Read before anything is written, so that a bad mask leaves no scan without one.
     mask = trusted_mask(plan.case, image, levels=levels) if plan.mask is not None else None
     record, header = _write_image(image, str(plan.image), out)
     if mask is None or plan.mask is None:
@@ -102,6 +108,7 @@ def _write_image(image: Volume, path: str, out: OutputFolder) -> tuple[FileRecor
     """Put the scan there, under a header that ITK reads; the mask needs the same one."""
     if isinstance(image.header, nib.Nifti2Header):
         raise DataError(f"{image.path} is NIfTI-2, which ITK does not read", hint="save it as NIfTI-1")
+    # nnU-Net reads with SimpleITK: what ITK places elsewhere would be trained on mirrored or shifted.
     problem = itk_problem(image.header, image.geometry)
     if not problem:
         return FileRecord(path, str(image.path), out.place(image.path, path)), image.header
@@ -113,7 +120,7 @@ def _write_image(image: Volume, path: str, out: OutputFolder) -> tuple[FileRecor
 def _finish(scheme: LabelScheme, folder: Path, records: Sequence[CaseRecord]) -> tuple[str, ...]:
     """Write ``dataset.json``, ``splits_final.json`` and ``README.md``."""
     trained = [record for record in records if any(file.path.startswith("labelsTr/") for file in record.files)]
-    write_json(folder / _DATASET, _dataset(scheme, len(trained), folder.name))
+    write_json(folder / DATASET_FILE, _dataset(scheme, len(trained), folder.name))
     write_text(folder / _README, _readme(scheme, folder.name))
     folds, notes = _folds(trained)
     if folds:
@@ -124,11 +131,10 @@ def _finish(scheme: LabelScheme, folder: Path, records: Sequence[CaseRecord]) ->
 
 
 def _dataset(scheme: LabelScheme, training_cases: int, name: str) -> dict[str, object]:
-    ids = {"background": 0} | {label.name: number for number, label in enumerate(scheme.labels, start=1)}
     return {
         "name": name,
         "channel_names": {"0": "CT"},
-        "labels": ids,
+        "labels": dataset_labels(scheme),
         "numTraining": training_cases,
         "file_ending": _ENDING,
         "label_scheme": scheme.name,
@@ -144,6 +150,10 @@ def _file_ids(scheme: LabelScheme) -> dict[int, int]:
 
 def _folds(trained: Sequence[CaseRecord]) -> tuple[list[dict[str, list[str]]], list[str]]:
     """nnU-Net's list of folds, from the index's folds or else from its split, and what to say about it."""
+    # splits_final.json is a list, and nnU-Net's fold n is its n-th entry, so folds 1, 2, 4 of an index become 0, 1, 2:
+    #
+    #     [{"train": [...], "val": [...]},      fold 0: validated on the cases of the index's first fold
+    #      {"train": [...], "val": [...]}, ...]
     numbers = sorted({record.fold for record in trained if record.fold is not None})
     if numbers:
         numbered = [record for record in trained if record.fold is not None]
@@ -152,6 +162,7 @@ def _folds(trained: Sequence[CaseRecord]) -> tuple[list[dict[str, list[str]]], l
         if others := len(trained) - len(numbered):
             notes.append(f"{others} training cases are in no fold, so nnU-Net uses them with fold 'all' only")
     else:
+        # Without folds the index's own split is the only one: nnU-Net would draw five of cases, not of subjects.
         folds = [_fold(trained, [record for record in trained if record.split == "validation"])]
         notes = []
     if all(fold["train"] and fold["val"] for fold in folds):
@@ -172,13 +183,5 @@ def _readme(scheme: LabelScheme, name: str) -> str:
         for number, label in enumerate(scheme.labels, start=1)
     )
     number = int(name.removeprefix("Dataset").partition("_")[0])
-    return (
-        f"# {name}\n\n"
-        "Raw data set for nnU-Net v2, written by verse3d convert. What became of every case, and why some may be\n"
-        "missing, is in conversion.json. Masks hold nnU-Net's contiguous labels; map predictions back before you\n"
-        "compare them with other masks:\n\n"
-        f"| Label here | Name | Id in verse3d's masks |\n|---|---|---|\n{rows}\n"
-        f"Check and plan: `nnUNetv2_plan_and_preprocess -d {number} --verify_dataset_integrity`. Then copy\n"
-        f"{_SPLITS} into the folder `nnUNet_preprocessed/{name}` so that nnU-Net uses these folds; the folds that it\n"
-        "draws itself may have one subject on both sides.\n"
-    )
+    page = Template(_README_TEMPLATE.read_text(encoding="utf-8"))
+    return page.substitute(name=name, rows=rows, number=number, splits=_SPLITS)

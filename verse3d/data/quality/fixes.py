@@ -52,7 +52,7 @@ class FixReport:
 def write_fixes(index: CaseIndex, findings: Iterable[Finding], folder: Path) -> FixReport:
     """Write every mask that covers the box of its scan on another grid as ``folder/CASE_seg-vert_msk.nii.gz``.
 
-    ``folder/fixes.csv`` lists them for ``verse3d index --overrides``; it is written if there is anything to list. The
+    ``folder/fixes.csv`` lists them, as the overrides of an index; it is written if there is anything to list. The
     ids are those of the mask file: corrections of labels stay in the index. Nothing that exists is touched.
 
     Args:

@@ -73,7 +73,7 @@ def _measured(cases: Sequence[Case], workers: int | None) -> Iterator[tuple[int,
 def _survey(case: Case, outcome: CaseSurvey | Failure) -> CaseSurvey:
     if isinstance(outcome, CaseSurvey):
         return outcome
-    hint = "try again with --workers 1, which needs the least memory" if outcome.died else "please report this"
+    hint = "try again with `workers=1`, which needs the least memory" if outcome.died else "please report this"
     message = f"{case.image or case.mask}: the check broke down: {outcome.reason}"
     return CaseSurvey(case.case, findings=(Finding(case.case, "error", "case-failed", message, hint),))
 

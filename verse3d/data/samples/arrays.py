@@ -7,6 +7,7 @@ A chunk is checked when a process first reads from it, header and table when the
 checksums, and would follow a damaged table anywhere.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -64,7 +65,11 @@ class ArrayRecord:
         """Undo of ``to_dict``. Raises ``KeyError``, ``TypeError`` or ``ValueError`` for anything else."""
         i, j, k = (int(length) for length in values["shape"])
         numbers = {name: int(values[name]) for name in ("size", "data", "edges")}
-        return cls((i, j, k), str(values["dtype"]), **numbers, chunks=tuple(int(crc) for crc in values["chunks"]))
+        chunks = tuple(int(crc) for crc in values["chunks"])
+        # A checksum for each chunk: so a record cannot promise more than its own length, whatever shape it tells.
+        if min(i, j, k) < 1 or len(chunks) != math.prod(_chunk_grid((i, j, k))):
+            raise ValueError(f"{len(chunks)} checksums are not those of {i} x {j} x {k} voxels")
+        return cls((i, j, k), str(values["dtype"]), **numbers, chunks=chunks)
 
 
 class ArrayWriter:
@@ -100,6 +105,8 @@ class ArrayWriter:
         schunk = self._array.schunk
         data = int.from_bytes(frame[_DATA_LENGTH], "big")
         chunks = tuple(_crc(schunk.get_chunk(number)) for number in range(schunk.nchunks))
+        # [ header | chunks | table, trailer ]
+        #   ^^^^^^            ^^^^^^^^^^^^^^     compared whenever a file is opened, chunks when they are read
         edges = _crc(frame[: _header_length(frame)] + frame[_header_length(frame) + data :])
         return ArrayRecord(self._shape, str(self._array.dtype), len(frame), data, edges, chunks)
 
@@ -122,6 +129,7 @@ class StoredArray:
         self._checked = checked
         try:
             _require_edges(path, record)
+            # One thread each: training reads in many workers.
             self._array = blosc2.open(str(path), mode="r", dparams={"nthreads": 1})
             same = self._array.shape == record.shape and self._array.dtype == np.dtype(record.dtype)
             if not same or self._array.schunk.nchunks != len(record.chunks):
@@ -151,6 +159,7 @@ class StoredArray:
         stop = [first + length for first, length in zip(start, size, strict=True)]
         first = [max(0, a) for a in start]
         last = [min(b, length) for b, length in zip(stop, self._record.shape, strict=True)]
+        # Most patches lie inside: no second array for them.
         if tuple(first) == tuple(start) and last == stop:
             return self.read(start, (stop[0], stop[1], stop[2]))
         result: NDArray[Any] = np.zeros(size, self._record.dtype)
@@ -171,7 +180,8 @@ class StoredArray:
             raise _damaged(self._path, error) from error
 
     def _touched(self, start: Shape, stop: Shape) -> list[int]:
-        grid = [-(-length // min(CHUNK, length)) for length in self._record.shape]
+        # Chunks are numbered with the last axis running fastest; a box touches a range of them along each axis.
+        grid = _chunk_grid(self._record.shape)
         spans = [range(a // CHUNK, (b - 1) // CHUNK + 1) for a, b in zip(start, stop, strict=True)]
         return [(i * grid[1] + j) * grid[2] + k for i, j, k in product(*spans)]
 
@@ -181,6 +191,11 @@ class StoredArray:
                 if _crc(self._array.schunk.get_chunk(number)) != self._record.chunks[number]:
                     raise ValueError(f"chunk {number} does not have its checksum")
                 self._checked[number] = True
+
+
+def _chunk_grid(shape: Shape) -> list[int]:
+    """Chunks along each axis."""
+    return [-(-length // CHUNK) for length in shape]
 
 
 def _require_edges(path: Path, record: ArrayRecord) -> None:

@@ -46,20 +46,52 @@ class LabelBlocks:
     def joined(cls, shape: Shape, parts: Sequence[NDArray[np.int64]]) -> Self:
         """Put together what ``counted`` gave for the parts of a volume."""
         block, code, count = np.concatenate(parts, axis=1) if parts else np.zeros((3, 0), np.int64)
+        # By block, then by label: the same table however the volume was divided.
         order = np.lexsort((code, block))
         return cls(shape, block[order], code[order].astype(np.uint8), count[order])
+
+    @classmethod
+    def read(cls, shape: Shape, block: Sequence[int], code: Sequence[int], count: Sequence[int]) -> Self:
+        """The blocks that a file tells of.
+
+        Raises:
+            ValueError: a volume of that shape cannot have them.
+            TypeError, OverflowError: they are no whole numbers.
+        """
+        rows = [np.array(values) for values in (block, code, count)]
+        if any(row.shape != (len(block),) or (len(block) and row.dtype != np.int64) for row in rows):
+            raise ValueError("the lists of blocks, labels and counts do not belong together")
+        made = cls(shape, rows[0].astype(np.int64), rows[1].astype(np.uint8), rows[2].astype(np.int64))
+        if len(block):
+            made._require_possible(rows[1])
+        return made
+
+    def _require_possible(self, code: NDArray[np.int64]) -> None:
+        """Raise ``ValueError`` for blocks outside, labels that are none, and more voxels than a block has."""
+        inside = self.block.min() >= 0 and self.block.max() < self.block_sizes.size
+        if not inside or code.min() < 1 or code.max() >= _CODES or self.count.min() < 1:
+            raise ValueError("a block lies outside of the volume, or holds what is no label")
+        if (np.diff(self.block * _CODES + code) <= 0).any():
+            raise ValueError("the blocks are not in their order, or a label is counted twice")
+        if (
+            self.count.max() > BLOCK**3
+            or (np.bincount(self.block, self.count) > self.block_sizes[: self.block[-1] + 1]).any()
+        ):
+            raise ValueError("a block holds more labelled voxels than it has voxels")
 
     def counts(self, wanted: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Voxels in each block whose label is wanted; ``wanted`` is a table of 256 truth values, label 0 included."""
         labelled = wanted[self.code]
         found = np.bincount(self.block[labelled], self.count[labelled], self.block_sizes.size).astype(np.int64)
         if wanted[0]:
+            # Only labels are listed: what a block holds beyond them is its background.
             found += self.block_sizes - np.bincount(self.block, self.count, self.block_sizes.size).astype(np.int64)
         return found
 
     @cached_property
     def block_sizes(self) -> NDArray[np.int64]:
         """Voxels of each block."""
+        # 70 voxels are blocks of 32, 32 and 6.
         along = [np.diff(np.append(np.arange(0, length, BLOCK), length)) for length in self.shape]
         sizes: NDArray[np.int64] = np.multiply.outer(np.multiply.outer(along[0], along[1]), along[2]).ravel()
         return sizes
@@ -83,6 +115,7 @@ def counted(labels: NDArray[np.uint8], start: Shape, shape: Shape) -> NDArray[np
     where = np.nonzero(labels)
     blocks = [(axis + first) // BLOCK for axis, first in zip(where, start, strict=True)]
     number = np.ravel_multi_index(blocks, _grid(shape))
+    # One number for block and label, so that they are counted together.
     both, count = np.unique(number * _CODES + labels[where], return_counts=True)
     return np.stack([both // _CODES, both % _CODES, count])
 

@@ -212,7 +212,8 @@ def require_room(jobs: Sequence[Job]) -> None:
     if wanted > free:
         raise OutputError(
             f"the prepared cases need about {wanted / 1e9:.1f} GB in {folder}, and {free / 1e9:.1f} GB are free",
-            hint="choose a larger disk with --store DIR, or a coarser grid.spacing_mm",
+            hint="choose a larger disk with `store`, or a coarser grid.spacing_mm",
+            option="store",
         )
 
 

@@ -89,7 +89,7 @@ def read_manifest(folder: Path) -> tuple[SliceRow, ...]:
     except DataError as error:
         raise DataError(
             f"{folder} is no folder of slices: {error.message}",
-            hint="make one with: verse3d slices cases.jsonl --out FOLDER",
+            hint="make one with `verse3d.slices('cases.jsonl', out=FOLDER)`",
         ) from error
     return tuple(row_of(line, f"{path}, line {number}") for number, line in lines)
 

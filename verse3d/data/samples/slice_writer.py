@@ -140,10 +140,15 @@ def _claim(out: Path, config: Config, *, overwrite: bool) -> None:
         if different:
             raise DataError(
                 f"{out} holds slices that were cut with other settings in {', '.join(different)}",
-                hint="choose another --out folder, or --overwrite to cut them again",
+                hint="choose another folder as `out`, or `overwrite` to cut them again",
+                option="overwrite",
             )
     elif not stored.exists() and any(out.iterdir()):
-        raise DataError(f"{out} is not empty and was not made by verse3d slices", hint="choose another --out folder")
+        raise DataError(
+            f"{out} is not empty and was not made by verse3d slices",
+            hint="choose another folder as `out`",
+            option="out",
+        )
     write_text(stored, "# How these slices were cut.\n" + config.to_yaml())
 
 
@@ -164,7 +169,7 @@ def _run(jobs: Sequence[_Job], workers: int) -> Iterator[SliceRecord]:
 
 
 def _died(error: BaseException) -> str:
-    return f"its process ended ({error or type(error).__name__}); too little memory? --workers 1 needs least"
+    return f"its process ended ({error or type(error).__name__}); too little memory? `workers=1` needs least"
 
 
 def _try_case(job: _Job) -> SliceRecord:
@@ -217,7 +222,8 @@ def _refuse_other_split(job: _Job) -> None:
     if others:
         raise DataError(
             f"{others[0]} is there, but the case is in the split {job.case.split} now",
-            hint="remove that folder, or choose another --out",
+            hint="remove that folder, or choose another `out`",
+            option="out",
         )
 
 
@@ -232,7 +238,9 @@ def _kept(job: _Job, made_from: dict[str, Any]) -> int | None:
     """How many slices of the case are there; None if they are to be replaced."""
     file = job.folder / CASE_FILE
     if not file.is_file():
-        raise DataError(f"{job.folder} was not made by verse3d slices", hint="choose another --out folder")
+        raise DataError(
+            f"{job.folder} was not made by verse3d slices", hint="choose another folder as `out`", option="out"
+        )
     content = read_record(file, _CaseFile, hint="remove that folder, and the case is cut again")
     if content.made_from == made_from:
         names = [name for row in content.slices for name in (row.image, row.mask)]
@@ -240,7 +248,9 @@ def _kept(job: _Job, made_from: dict[str, Any]) -> int | None:
     if job.overwrite:
         return None
     raise DataError(
-        f"{job.folder} was cut from other files or with other settings", hint="--overwrite cuts this case again"
+        f"{job.folder} was cut from other files or with other settings",
+        hint="`overwrite` cuts this case again",
+        option="overwrite",
     )
 
 

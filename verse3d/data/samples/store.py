@@ -205,13 +205,14 @@ def open_store(folder: Path) -> SampleStore:
         if folder.is_dir() and any(folder.iterdir()):
             raise DataError(
                 f"{folder} is no prepared store: it holds other files and no {_MARKER}",
-                hint="choose another folder with --store",
+                hint="choose another folder with `store`",
+                option="store",
             )
         try:
             write_json(marker, {"verse3d": "prepared store", "version": STORE_VERSION})
         except OutputError as error:
-            hint = "the prepared cases need a place to be kept: choose one with --store DIR"
-            raise OutputError(error.message, hint=hint) from error
+            hint = "the prepared cases need a place to be kept: choose a folder with `store`"
+            raise OutputError(error.message, hint=hint, option="store") from error
     _require_known(marker)
     return SampleStore(folder)
 
@@ -224,7 +225,8 @@ def _require_known(marker: Path) -> None:
     if version > STORE_VERSION:
         raise DataError(
             f"the store {marker.parent} is of version {version}, this verse3d knows {STORE_VERSION} at most",
-            hint="use a newer verse3d, or another folder with --store",
+            hint="use a newer verse3d, or another folder with `store`",
+            option="store",
         )
 
 

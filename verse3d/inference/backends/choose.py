@@ -1,13 +1,17 @@
 """Which backend runs a model."""
 
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import nn
 
+from verse3d.core.config import Config
 from verse3d.core.errors import ConfigError
+from verse3d.core.geometry import Geometry
 from verse3d.core.runtime import Precision
 from verse3d.inference.backends.base import Backend
 from verse3d.inference.backends.openvino import OpenVinoBackend
@@ -49,17 +53,28 @@ def open_backend(name: str, checkpoint: Checkpoint, path: Path, device: torch.de
     installed = find_spec("openvino") is not None
     if name == "openvino":
         _require_openvino(installed, device)
-    network = network_of(checkpoint, path)
     if name == "torch" or device.type != "cpu" or not installed:
-        return torch_backend(network, device, precision)
-    return OpenVinoBackend.of(network, checkpoint, path, precision)
+        return torch_backend(network_of(checkpoint, path), device, precision)
+    backend = OpenVinoBackend.of(partial(network_of, checkpoint, path), checkpoint, path, precision)
+    backend.build_unless_proven(_piece_shape(checkpoint.config))
+    return backend
+
+
+def _piece_shape(config: Config) -> tuple[int, ...]:
+    """Of what the network looks at once, (n, ...): the same whatever the volume."""
+    return get_mode(config.mode).tiling(config, Geometry((1, 1, 1), np.eye(4)), (1, 1, 1)).piece_shape
 
 
 def _require_openvino(installed: bool, device: torch.device) -> None:
     if device.type != "cpu":
         raise ConfigError(
-            f"--backend openvino computes on the CPU, not on device {device.type!r}",
-            hint="use --backend torch on a GPU, or --device cpu",
+            f"the backend openvino computes on the CPU, not on device {device.type!r}",
+            hint="use `backend=torch` on a GPU, or `device=cpu`",
+            option="backend",
         )
     if not installed:
-        raise ConfigError("--backend openvino needs the package openvino", hint="pip install 'verse3d[openvino]'")
+        raise ConfigError(
+            "the backend openvino needs the package openvino",
+            hint="pip install 'verse3d[openvino]'",
+            option="backend",
+        )

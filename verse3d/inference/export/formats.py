@@ -30,7 +30,7 @@ class Format:
     """A way to write models.
 
     Attributes:
-        name: as in ``--to``.
+        name: as callers ask for it.
         files: that it consists of.
         packages: that it needs, beside PyTorch.
         write: (network, shape of a piece, folder) -> files.

@@ -84,7 +84,9 @@ def _written_and_run(form: Format, network: torch.nn.Module, pieces: torch.Tenso
     except Exception as error:  # exporters and runtimes raise what they like
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise Verse3dError(
-            f"the network cannot be exported to {form.name}: {lines[0]}", hint="try another format with --to"
+            f"the network cannot be exported to {form.name}: {lines[0]}",
+            hint="try another format with `to`",
+            option="to",
         ) from error
 
 
@@ -137,7 +139,7 @@ def _require_free(out: Path, *, overwrite: bool) -> None:
     if not out.exists() and not out.is_symlink():
         return
     if not out.is_dir():
-        raise DataError(f"{out} is a file, an export is a folder", hint="choose another --out")
+        raise DataError(f"{out} is a file, an export is a folder", hint="choose another `out`", option="out")
     there = {path.name for path in out.iterdir()}
     if not there:
         return
@@ -145,10 +147,13 @@ def _require_free(out: Path, *, overwrite: bool) -> None:
     if foreign:
         raise DataError(
             f"{out} holds files that no export wrote, or that changed since: {', '.join(sorted(foreign)[:5])}",
-            hint="choose another --out folder",
+            hint="choose another folder as `out`",
+            option="out",
         )
     if not overwrite:
-        raise DataError(f"{out} holds an export already", hint="replace it with --overwrite, or choose another --out")
+        raise DataError(
+            f"{out} holds an export already", hint="replace it with `overwrite`, or choose another `out`", option="out"
+        )
 
 
 class _Exported(Record):
