@@ -79,7 +79,9 @@ def _require(right: bool, otherwise: str) -> None:
 def training(data: Path) -> Job:
     """A training of a few epochs on two tiny scans, repeatable to the last bit."""
     config = data / "config.yaml"
-    config.write_text(scans.tiny_config().to_yaml())
+    settings = scans.tiny_config()
+    runtime = settings.runtime.model_copy(update={"deterministic": True, "save_minutes": 0.0})
+    config.write_text(settings.model_copy(update={"runtime": runtime}).to_yaml())
     arguments = ["-q", "train", "--data", str(data / "cases.jsonl"), "--device", "cpu"]
 
     def start(out: Path) -> list[str]:

@@ -17,6 +17,7 @@ from tests.training.runs import CPU, load, rows, train
 from verse3d.core.errors import ConfigError, DataError
 from verse3d.data.cases import read_index, write_index
 from verse3d.data.samples.patches import BatchStream
+from verse3d.model.losses import JointLoss, build_loss
 from verse3d.training import ranks as rank_module
 from verse3d.training.fit import fit
 from verse3d.training.ranks import Ranks, joined, rank_device, started_ranks
@@ -178,6 +179,20 @@ def test_a_process_by_itself_is_a_group_of_one_that_talks_to_nobody():
     assert alone.add_up(tensor) is tensor
     with joined(CPU) as ranks:
         assert ranks == alone
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_the_loss_made_of_sums_is_that_of_the_library_and_so_is_its_gradient(name):
+    config = tiny_config(**SCHEMES[name])
+    labels = 27 if name.startswith("levels") else 1
+    random = torch.Generator().manual_seed(5)
+    logits = torch.randn(3, labels, 5, 7, 6, generator=random, requires_grad=True)
+    label = torch.randint(0, labels + (labels == 1), (3, 1, 5, 7, 6), generator=random, dtype=torch.uint8)
+    label[2] = 0
+    found, wanted = JointLoss(config, lambda sums: sums)(logits, label), build_loss(config)(logits, label)
+    torch.testing.assert_close(found, wanted)
+    gradients = [torch.autograd.grad(loss, logits, retain_graph=True)[0] for loss in (found, wanted)]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-8)
 
 
 def test_more_processes_than_training_cases_or_samples_in_a_batch_are_refused(dataset, tmp_path):

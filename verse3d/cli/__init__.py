@@ -4,9 +4,8 @@ import sys
 from collections.abc import Sequence
 
 from verse3d.cli import comparison, data, diagnosing, exporting, models, naming, pictures, preparing, slicing
-from verse3d.cli.terminal import EXIT_INTERRUPTED, EXIT_TERMINATED, app, complain, err_console, survive_any_name
+from verse3d.cli.terminal import EXIT_INTERRUPTED, app, complain, err_console, survive_any_name
 from verse3d.core.errors import Verse3dError
-from verse3d.training.signals import Terminated
 
 __all__ = [
     "app",
@@ -39,9 +38,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Verse3dError as error:
         complain(error)
         return error.exit_code
-    except Terminated as stop:
-        err_console.print(f"stopped by {stop}", style="yellow")
-        return EXIT_TERMINATED
     except KeyboardInterrupt:
         err_console.print("interrupted", style="yellow")
         return EXIT_INTERRUPTED

@@ -23,6 +23,7 @@ from verse3d.cli.terminal import (
     SplitOption,
     app,
     bars,
+    exits_when_terminated,
     is_first_process,
     merged_overrides,
     out_console,
@@ -78,7 +79,7 @@ def train(
             words = ["--data", str(data), "--out", str(fold_folder(out, each)), "--fold", str(each)]
             out_console.print(shlex.join(["verse3d", "train", *words, *_as_options(options)]), soft_wrap=True)
         return
-    with bars() as progress:
+    with exits_when_terminated(), bars() as progress:
         options |= {"data": data, "out": out, "progress": progress}
         trained = list(api.train_folds(**options).folds.items()) if folds else [(None, api.train(**options, fold=fold))]
     if is_first_process():

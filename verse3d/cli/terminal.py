@@ -157,6 +157,18 @@ def is_first_process() -> bool:
 
 
 @contextmanager
+def exits_when_terminated() -> Iterator[None]:
+    """The exit code of a program whose machine was wanted back; Typer would take it for Ctrl-C."""
+    from verse3d.training.signals import Terminated
+
+    try:
+        yield
+    except Terminated as stop:
+        err_console.print(f"stopped by {stop}", style="yellow")
+        raise typer.Exit(EXIT_TERMINATED) from None
+
+
+@contextmanager
 def bars() -> Iterator["Progress"]:
     """Progress bars on stderr, one per kind of work, and the log above them."""
     from verse3d.api.progress import progress_bars
