@@ -24,7 +24,7 @@ from verse3d.core.logs import Progress, logger
 from verse3d.core.memory import give_back_freed_memory
 from verse3d.core.peak_memory import MemoryWatch, Peak
 from verse3d.core.runtime import peak_rss_mb
-from verse3d.core.volume import StoredVoxels, Volume, read_image, stored_voxels, write_labels
+from verse3d.core.volume import StoredVoxels, read_image, stored_voxels, write_labels
 from verse3d.data.cases import Case
 from verse3d.data.centroids import write_centroids
 from verse3d.data.predictions import MASK_SUFFIX, centroid_path, mask_path
@@ -39,10 +39,12 @@ from verse3d.inference.guards import (
     require_maker,
     require_mask_of,
 )
+from verse3d.inference.mask_warnings import EMPTY_MASK, mask_warnings
 from verse3d.inference.memory_plan import Plan
 from verse3d.inference.naming import centroids_in_mask, naming_record
 from verse3d.inference.predictor import Look, Predictor
 from verse3d.inference.records import PredictionRecord, RecordList
+from verse3d.inference.scan_warnings import scan_warnings, tissue_warnings
 
 _log = logger(__name__)
 
@@ -152,9 +154,11 @@ class ScanStages:
             volume = read_image(image)
         if _identity(image) != before or volume.header.binaryblock != stored.header.binaryblock:
             raise DataError(f"{image} was replaced while it was read", hint="predict it again when it is complete")
-        warnings = _scan_warnings(volume)
+        trained_on, window_hu = self.predictor.trained_on, self.predictor.config.grid.window_hu
+        warnings = scan_warnings(volume, trained_on)
         with _timed(seconds_of, "prepare"):
             prepared, _ = self.predictor.prepare(volume)
+        warnings += tissue_warnings(prepared, grid, window_hu, trained_on)
         opened = OpenedScan(self._record(case), image, target, peak, stored, grid)
         return PreparedScan(opened, plan, prepared, seconds_of, warnings)
 
@@ -255,11 +259,6 @@ def _naming(path: Path) -> Iterator[None]:
         raise type(error)(f"{path}: {error.message}", hint=error.hint) from error
 
 
-def _scan_warnings(volume: Volume) -> tuple[str, ...]:
-    low, high = volume.array.min(), volume.array.max()
-    return (f"all voxels of the scan have the value {float(low):g}",) if low == high else ()
-
-
 def _log_plan(opened: OpenedScan, plan: Plan) -> None:
     _log.info(
         "%s: %s voxels, expecting a peak of %.2f GB (%.1f may be used)",
@@ -281,7 +280,7 @@ def _written(
 ) -> PredictionRecord:
     voxels = label_counts(labels)
     names = tuple(label.name for label in predictor.scheme.labels if voxels[label.id])
-    empty = () if names else ("no vertebra was found: the mask is empty",)
+    odd = mask_warnings(labels, scan.opened.stored.geometry) if names else (EMPTY_MASK,)
     return replace(
         scan.opened.record,
         status="written",
@@ -296,5 +295,5 @@ def _written(
         voxels=int(labels.size),
         labelled_voxels=int(voxels[1:].sum()),
         levels=names,
-        warnings=(*empty, *scan.warnings),
+        warnings=(*odd, *scan.warnings),
     )
