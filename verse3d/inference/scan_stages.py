@@ -1,8 +1,8 @@
 """The three stages of a scan: read it, segment it, write its mask. Each takes what the one before has made.
 
-    Case --read--> PreparedScan --segment--> SegmentedScan --write--> PredictionRecord
-    path           image, float16            labels or their          a line of predictions.json
-                   on the network's grid     probability
+    Case  ->  read  ->  PreparedScan  ->  segment  ->  SegmentedScan  ->  write  ->  PredictionRecord
+    path                image, float16,                labels or their               a line of
+                        on the network's grid          probability                   predictions.json
 
 An exception ends the way of its scan (see ``pipeline``): ``MaskIsKeptError`` where the mask is there and may stay.
 """
