@@ -31,7 +31,7 @@ from fuzz import scans
 from verse3d.cli import main as command_line
 from verse3d.core.errors import Verse3dError
 from verse3d.data.cases import Case, CaseIndex, Split, read_index, write_index
-from verse3d.inference.predict import mask_path
+from verse3d.data.predictions import mask_path
 from verse3d.model.checkpoint import load_checkpoint
 from verse3d.training.runfolder import read_history
 
