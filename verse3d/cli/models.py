@@ -1,7 +1,9 @@
 """The commands about models: training, predicting, scoring, and the demo of everything."""
 
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,20 +11,26 @@ from verse3d.cli import tables
 from verse3d.cli.terminal import (
     EXIT_INTERRUPTED,
     EXIT_PARTIAL,
+    EXIT_TERMINATED,
     MORE_SETTINGS,
     Backend,
-    Device,
     DeviceOption,
     Mode,
     OverwriteOption,
+    Partial,
     SchemeName,
     SetOption,
     SplitOption,
     app,
     bars,
+    is_first_process,
     merged_overrides,
     out_console,
 )
+from verse3d.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from verse3d.training.fit import FitResult
 
 
 @app.command(context_settings=MORE_SETTINGS)
@@ -39,38 +47,72 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on exactly where the run in --out stands.")] = False,
     overwrite: OverwriteOption = False,
     max_minutes: Annotated[
-        float | None, typer.Option(help="Stop after the first epoch that ends later than this.")
+        float | None, typer.Option(help="Stop after so many minutes; the learning rate falls to 0 by then.")
     ] = None,
     max_epochs: Annotated[int | None, typer.Option(min=1, help="Stop after this epoch of the schedule.")] = None,
     fold: Annotated[int | None, typer.Option(help="Validate on this fold of the index, train on the others.")] = None,
+    folds: Annotated[bool, typer.Option("--folds", help="Train all folds, into --out/fold0, fold1 ...")] = False,
+    print_: Annotated[bool, typer.Option("--print", help="With --folds: only name the command of each fold.")] = False,
     store: Annotated[Path | None, typer.Option(help="Folder for prepared cases; else beside --data.")] = None,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
 ) -> None:
     """Train a network, e.g. [bold]verse3d train --data cases.jsonl --out runs/a[/]."""
     from verse3d import api
+    from verse3d.training.runfolder import fold_folder
 
+    options: dict[str, Any] = {
+        "mode": mode,
+        "config": config,
+        "from_model": from_,
+        "overrides": merged_overrides(set_, context),
+        "resume": resume,
+        "overwrite": overwrite,
+        "max_minutes": max_minutes,
+        "max_epochs": max_epochs,
+        "store": store,
+        "device": device,
+    }
+    _refuse_fold_options(fold, folds=folds, print_=print_)
+    if print_:
+        for each in api.folds_of(data):
+            words = ["--data", str(data), "--out", str(fold_folder(out, each)), "--fold", str(each)]
+            out_console.print(shlex.join(["verse3d", "train", *words, *_as_options(options)]), soft_wrap=True)
+        return
     with bars() as progress:
-        result = api.train(
-            data=data,
-            out=out,
-            mode=mode.value if mode else None,
-            config=config,
-            from_model=from_,
-            overrides=merged_overrides(set_, context),
-            resume=resume,
-            overwrite=overwrite,
-            max_minutes=max_minutes,
-            max_epochs=max_epochs,
-            fold=fold,
-            store=store,
-            device=device.value,
-            progress=progress,
-        )
-    tables.print_training(out_console, result)
-    if result.stopped == "interrupted":
-        raise typer.Exit(EXIT_INTERRUPTED)
-    if result.failures:
-        raise typer.Exit(EXIT_PARTIAL)
+        options |= {"data": data, "out": out, "progress": progress}
+        trained = list(api.train_folds(**options).folds.items()) if folds else [(None, api.train(**options, fold=fold))]
+    if is_first_process():
+        for number, result in trained:
+            tables.print_training(out_console, result, fold=number)
+    if code := max(_exit_code(result) for _, result in trained):
+        raise typer.Exit(code)
+
+
+def _as_options(options: Mapping[str, Any]) -> list[str]:
+    """What was given, as it is written on a command line."""
+    words: list[str] = []
+    for name, value in options.items():
+        flag = "--from" if name == "from_model" else f"--{name.replace('_', '-')}"
+        if name == "overrides":
+            words += [word for override in value for word in ("--set", override)]
+        elif value is True:
+            words.append(flag)
+        elif value not in (None, False) and (name, value) != ("device", "auto"):
+            words += [flag, str(value)]
+    return words
+
+
+def _refuse_fold_options(fold: int | None, *, folds: bool, print_: bool) -> None:
+    if folds and fold is not None:
+        raise ConfigError("--folds trains all folds, --fold one of them: give one of the two")
+    if print_ and not folds:
+        raise ConfigError("--print goes with --folds: it names the command of each fold")
+
+
+def _exit_code(result: "FitResult") -> int:
+    """130 and 75 say that a run is not finished; 3 that it is, without some of its cases."""
+    stops = {"interrupted": EXIT_INTERRUPTED, "terminated": EXIT_TERMINATED}
+    return stops.get(result.stopped, EXIT_PARTIAL if result.failures else 0)
 
 
 @app.command()
@@ -81,11 +123,14 @@ def predict(
         list[Path] | None, typer.Option(help="best.pt of a run folder; several are averaged. Else the starter weights.")
     ] = None,
     split: SplitOption = None,
-    device: DeviceOption = Device.auto,
-    backend: Annotated[Backend, typer.Option(help="What runs the network.")] = Backend.auto,
+    device: DeviceOption = "auto",
+    backend: Annotated[Backend, typer.Option(help="What runs the network.")] = "auto",
     max_ram_gb: Annotated[float | None, typer.Option(help="Largest memory to take; else what is free.")] = None,
     tta: Annotated[bool, typer.Option("--tta", help="Average with the mirror image; twice the time.")] = False,
     no_skip: Annotated[bool, typer.Option("--no-skip", help="Look at windows that hold only air, too.")] = False,
+    partial: Annotated[
+        Partial, typer.Option(help="Vertebrae that the scan cuts, in masks named by sequence.")
+    ] = "drop",
     num_parts: Annotated[int, typer.Option(min=1, help="Divide the scans among so many jobs.")] = 1,
     part: Annotated[int, typer.Option(min=0, help="Which of them this is, counted from 0.")] = 0,
     one_by_one: Annotated[
@@ -101,11 +146,12 @@ def predict(
             *scans,
             model=model,
             out=out,
-            split=split.value if split else None,
-            device=device.value,
-            backend=backend.value,
+            split=split,
+            device=device,
+            backend=backend,
             tta=tta,
             skip_air=not no_skip,
+            partial=partial,
             max_ram_gb=max_ram_gb,
             parts=num_parts,
             part=part,
@@ -141,8 +187,8 @@ def evaluate(
             pred=pred,
             truth=truth,
             out=out,
-            split=split.value if split else None,
-            scheme=scheme.value if scheme else None,
+            split=split,
+            scheme=scheme,
             label_map=label_map,
             pictures=pictures,
             progress=progress,
@@ -162,7 +208,7 @@ def demo(
     against: Annotated[str, typer.Option(help="Config of a second model to compare with; none for none.")] = "demo2d",
     set_: SetOption = None,
     max_minutes: Annotated[float | None, typer.Option(help="Longest time to train.")] = None,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
 ) -> None:
     """The whole journey on synthetic scans, in 3D and against 2D: make, check, train, predict, score, compare."""
@@ -177,7 +223,7 @@ def demo(
             against=None if against == "none" else against,
             overrides=merged_overrides(set_, context),
             max_minutes=max_minutes,
-            device=device.value,
+            device=device,
             overwrite=overwrite,
             progress=progress,
         )
@@ -191,5 +237,6 @@ def demo(
     out_console.print(f"masks        {result.predictions.folder}", highlight=False)
     out_console.print(f"label file   {result.label_file}", highlight=False)
     out_console.print(f"overlay      {result.overlay}", highlight=False)
+    out_console.print(f"all of it    {result.page.absolute().as_uri()}", highlight=False)
     out_console.print(f"\nwatch the training:  {result.open_tensorboard}", highlight=False)
     out_console.print(f"open in ITK-SNAP:    {result.open_itksnap}", highlight=False)

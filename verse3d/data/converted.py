@@ -27,7 +27,7 @@ _LEVELS_UP = 4  # from the scan in a VerSe tree to the folder of its manifest
 
 
 @dataclass(frozen=True)
-class Origin:
+class ConvertedFrom:
     """What a converted case was in the index that it came from; ``subject`` is None where its name still says it."""
 
     subject: str | None
@@ -36,8 +36,9 @@ class Origin:
     fold: int | None
 
 
-def origin_of(path: Path) -> Origin | None:
+def origin_of(path: Path) -> ConvertedFrom | None:
     """The entry of a scan or mask in the ``conversion.json`` above it, or None."""
+    # OUT/conversion.json, OUT/<split>/rawdata/<subject>/<scan>
     for folder in list(path.parents)[:_LEVELS_UP]:
         if found := _origins(folder / MANIFEST).get(path.relative_to(folder).as_posix()):
             return found
@@ -112,7 +113,8 @@ class _Cases(Record):
 
 
 @lru_cache(maxsize=512)
-def _origins(manifest: Path) -> Mapping[str, Origin]:
+def _origins(manifest: Path) -> Mapping[str, ConvertedFrom]:
+    # Most folders have none: nothing is said about that.
     if not is_file(manifest):
         return {}
     try:
@@ -120,9 +122,10 @@ def _origins(manifest: Path) -> Mapping[str, Origin]:
     except DataError as error:  # damaged, or somebody else's file of that name
         _log.warning("%s; subjects and splits are taken from names and folders", error.message)
         return {}
+    # VerSe's own names say the subject, and the index reads it from there; nnU-Net's flat names do not.
     keeps_names = content.to == "verse"
     return {file.path: _origin(case, keeps_names) for case in content.cases for file in case.files}
 
 
-def _origin(case: _Converted, keeps_names: bool) -> Origin:
-    return Origin(None if keeps_names else case.subject, case.split, case.split_origin, case.fold)
+def _origin(case: _Converted, keeps_names: bool) -> ConvertedFrom:
+    return ConvertedFrom(None if keeps_names else case.subject, case.split, case.split_origin, case.fold)

@@ -82,6 +82,7 @@ def score_card(prediction: NDArray[np.uint8], truth: NDArray[np.uint8], geometry
     Raises:
         GeometryError: the shapes differ.
     """
+    # The rule of VerSe compares centroids of masks, also where the truth has points of its own.
     centroids = mask_centroids(prediction, geometry)
     found = identify(centroids, mask_centroids(truth, geometry))
     return CaseCard(found, score_bones(prediction, truth, geometry), centroids, geometry)
@@ -97,19 +98,9 @@ def summarise_cards(cards: Sequence[CaseCard]) -> dict[str, Any]:
 
     The identification rate and d_mean are over vertebrae, as VerSe reports them; "all right" is a share of cases.
     """
-    found = [card.identification for card in cards]
-    true = sum(each.true for each in found)
-    hits = sum(len(each.identified) for each in found)
-    distances = [each.d_mean_mm * len(each.identified) for each in found if each.identified]
     return {
         "cases": len(cards),
-        "vertebrae": true,
-        "id_rate": hits / true if true else math.nan,
-        "d_mean_mm": sum(distances) / hits if hits else math.nan,
-        "all_right": sum(each.all_right for each in found) / len(found) if found else math.nan,
-        "missed": sum(len(each.missed) for each in found),
-        "extra": sum(len(each.extra) for each in found),
-        "shifted_cases": sum(each.shift != 0 for each in found),
+        **_identified([card.identification for card in cards]),
         "mixed_bones": sum(len(card.bones.mixed_bones) for card in cards),
         "mean_dice": statistics_of([card.dice for card in cards]),
         "mean_dice_in_span": statistics_of([_mean(card.bones.dice_in_span.values()) for card in cards]),
@@ -117,6 +108,22 @@ def summarise_cards(cards: Sequence[CaseCard]) -> dict[str, Any]:
             f"mean_dice_{_REGION_NAMES[letter]}": statistics_of([card.region_dice(letter) for card in cards])
             for letter in REGIONS
         },
+    }
+
+
+def _identified(found: Sequence[Identification]) -> dict[str, Any]:
+    true = sum(each.true for each in found)
+    hits = sum(len(each.identified) for each in found)
+    # A case's d_mean is over its hits, so it counts as often as it has some: a mean over all vertebrae comes out.
+    distances = [each.d_mean_mm * len(each.identified) for each in found if each.identified]
+    return {
+        "vertebrae": true,
+        "id_rate": hits / true if true else math.nan,
+        "d_mean_mm": sum(distances) / hits if hits else math.nan,
+        "all_right": sum(each.all_right for each in found) / len(found) if found else math.nan,
+        "missed": sum(len(each.missed) for each in found),
+        "extra": sum(len(each.extra) for each in found),
+        "shifted_cases": sum(each.shift != 0 for each in found),
     }
 
 
@@ -153,8 +160,10 @@ def _group_row(
     dices = [value for card in cards.values() for label, value in card.bones.dice.items() if label in ids]
     spans = [value for card in cards.values() for label, value in card.bones.dice_in_span.items() if label in ids]
     hits = sum(label in ids for card in cards.values() for label in card.identification.identified)
+    # Surface scores are kept by name, overlaps by id.
     wanted = {label.name for label in VERTEBRAE if label.id in ids}
     surfaces = [one.hd95_mm for labels in scores.values() for name, one in labels.items() if name in wanted]
+    # d_mean is pooled over all vertebrae; per region it would be another number under the same name.
     whole = len(ids) == len(VERTEBRAE)
     d_mean = f"{summarise_cards(list(cards.values()))['d_mean_mm']:.2f}" if whole else ""
     share = f"{100 * hits / len(dices):.2f} %" if dices else "–"

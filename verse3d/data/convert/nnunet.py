@@ -21,7 +21,7 @@ from verse3d.data.cases import Case, CaseIndex
 from verse3d.data.convert.folder import OutputFolder
 from verse3d.data.convert.itk import copy_with_header, itk_problem, repaired
 from verse3d.data.convert.names import plain_name, unique_name
-from verse3d.data.convert.records import CaseRecord, FileRecord, Format, Plan
+from verse3d.data.convert.records import CasePlan, CaseRecord, FileRecord, Layout
 from verse3d.data.convert.sources import trusted_mask
 from verse3d.data.nnunet_labels import DATASET_FILE, dataset_labels
 
@@ -33,7 +33,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 def nnunet_format(
     index: CaseIndex, out: Path, *, scheme: str = "vertebrae", dataset_id: int = 1, name: str = "VerSe"
-) -> Format:
+) -> Layout:
     """How the cases become ``OUT/Dataset<id>_<name>``.
 
     Cases with a mask are for training (``imagesTr``, ``labelsTr``) unless their split is "test"; test cases go to
@@ -57,8 +57,9 @@ def nnunet_format(
             hint="choose another `dataset_id`",
             option="dataset_id",
         )
+    # Two cases may get one name once it is made plain.
     taken: set[str] = set()
-    return Format(
+    return Layout(
         name="nnunet",
         folder=folder,
         options={"scheme": scheme, "dataset_id": dataset_id, "name": name},
@@ -83,16 +84,17 @@ def _is_for_training(case: Case) -> bool:
     return case.mask is not None and case.split != "test"
 
 
-def _plan(case: Case, name: str) -> Plan:
+def _plan(case: Case, name: str) -> CasePlan:
     subset = "Tr" if _is_for_training(case) else "Ts"
     mask = f"labels{subset}/{name}{_ENDING}" if case.mask is not None else None
-    return Plan(case, name, image=f"images{subset}/{name}_0000{_ENDING}", mask=mask)
+    return CasePlan(case, name, image=f"images{subset}/{name}_0000{_ENDING}", mask=mask)
 
 
-def _write_case(scheme: LabelScheme, plan: Plan, out: OutputFolder) -> tuple[FileRecord, ...]:
+def _write_case(scheme: LabelScheme, plan: CasePlan, out: OutputFolder) -> tuple[FileRecord, ...]:
     """Check a case, then write it. Holds its scan and its mask."""
     image = read_image(plan.case.image_path())
     levels = "" if scheme.name == "binary" else f"the scheme {scheme.name}"
+    # Read before anything is written, so that a bad mask leaves no scan without one.
     mask = trusted_mask(plan.case, image, levels=levels) if plan.mask is not None else None
     record, header = _write_image(image, str(plan.image), out)
     if mask is None or plan.mask is None:
@@ -106,6 +108,7 @@ def _write_image(image: Volume, path: str, out: OutputFolder) -> tuple[FileRecor
     """Put the scan there, under a header that ITK reads; the mask needs the same one."""
     if isinstance(image.header, nib.Nifti2Header):
         raise DataError(f"{image.path} is NIfTI-2, which ITK does not read", hint="save it as NIfTI-1")
+    # nnU-Net reads with SimpleITK: what ITK places elsewhere would be trained on mirrored or shifted.
     problem = itk_problem(image.header, image.geometry)
     if not problem:
         return FileRecord(path, str(image.path), out.place(image.path, path)), image.header
@@ -147,6 +150,10 @@ def _file_ids(scheme: LabelScheme) -> dict[int, int]:
 
 def _folds(trained: Sequence[CaseRecord]) -> tuple[list[dict[str, list[str]]], list[str]]:
     """nnU-Net's list of folds, from the index's folds or else from its split, and what to say about it."""
+    # splits_final.json is a list, and nnU-Net's fold n is its n-th entry, so folds 1, 2, 4 of an index become 0, 1, 2:
+    #
+    #     [{"train": [...], "val": [...]},      fold 0: validated on the cases of the index's first fold
+    #      {"train": [...], "val": [...]}, ...]
     numbers = sorted({record.fold for record in trained if record.fold is not None})
     if numbers:
         numbered = [record for record in trained if record.fold is not None]
@@ -155,6 +162,7 @@ def _folds(trained: Sequence[CaseRecord]) -> tuple[list[dict[str, list[str]]], l
         if others := len(trained) - len(numbered):
             notes.append(f"{others} training cases are in no fold, so nnU-Net uses them with fold 'all' only")
     else:
+        # Without folds the index's own split is the only one: nnU-Net would draw five of cases, not of subjects.
         folds = [_fold(trained, [record for record in trained if record.split == "validation"])]
         notes = []
     if all(fold["train"] and fold["val"] for fold in folds):

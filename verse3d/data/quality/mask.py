@@ -10,7 +10,7 @@ from verse3d.core.errors import GeometryError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERTEBRAE, unknown_ids
 from verse3d.core.volume import Volume, stored_scheme
-from verse3d.data.pairs import SAME_GRID_TOLERANCE_MM, Placement, carried_over, placement, require_same_grid
+from verse3d.data.pairs import SAME_GRID_TOLERANCE_MM, GridMatch, carried_over, placement, require_same_grid
 from verse3d.data.quality.findings import Finding
 from verse3d.data.schemes import MaskScheme
 
@@ -24,6 +24,7 @@ def count_labels(array: NDArray[np.unsignedinteger]) -> dict[int, int]:
     flat = array.ravel(order="K")
     counts = np.zeros(int(np.iinfo(array.dtype).max) + 1, dtype=np.int64)
     for start in range(0, flat.size, _PIECE_VOXELS):
+        # As long as the largest id of the piece needs it.
         found = np.bincount(flat[start : start + _PIECE_VOXELS])
         counts[: found.size] += found
     return {int(label): int(counts[label]) for label in np.flatnonzero(counts) if label}
@@ -81,6 +82,10 @@ def _where(array: NDArray[Any], label: int) -> str:
 
 def check_pair(case: str, image: Volume, mask: Volume) -> Iterator[Finding]:
     """Whether a mask lies where its scan lies."""
+    # "same"       nothing to say but small differences
+    # "turned"     the same box with other axes: carried over without loss
+    # "scaled"     the same box with other voxels: carried over by vote
+    # "apart"      nobody knows where the mask belongs
     how = placement(mask.geometry, image.geometry)
     if how == "same":
         yield from _check_same_grid(case, image, mask)
@@ -108,12 +113,13 @@ def _check_same_grid(case: str, image: Volume, mask: Volume) -> Iterator[Finding
             "mask-codes",
             f"{mask.path}: sform/qform codes {codes[1]} differ from the scan's {codes[0]}, the affines agree: accepted",
         )
+    # Below the tolerance and above rounding: some program moved the origin a little.
     distance = image.geometry.distance_mm(mask.geometry)
     if distance > SAME_GRID_TOLERANCE_MM / 100:
         yield Finding(case, "note", "mask-affine", f"{mask.path} lies {distance:.3f} mm from its scan: accepted")
 
 
-def _misplaced(case: str, image: Volume, mask: Volume, how: Placement) -> Finding:
+def _misplaced(case: str, image: Volume, mask: Volume, how: GridMatch) -> Finding:
     try:
         require_same_grid(image, mask)
     except GeometryError as error:
@@ -148,7 +154,7 @@ def _by_one(image: Geometry, mask: Geometry) -> str:
     return f"{', '.join(axes)}; {origin}, the spacings {'agree' if same_spacing else 'differ'}"
 
 
-def _check_left_right(case: str, image: Volume, mask: Volume, how: Placement) -> Iterator[Finding]:
+def _check_left_right(case: str, image: Volume, mask: Volume, how: GridMatch) -> Iterator[Finding]:
     """Two grids of one shape: which header is wrong, and does it exchange left and right?
 
     The scan itself is asked: bone is bright, so the mask belongs where the voxels under it are brighter.
@@ -156,6 +162,7 @@ def _check_left_right(case: str, image: Volume, mask: Volume, how: Placement) ->
     exchanged = any({one, other} == {"L", "R"} for one, other in zip(_axes(image), _axes(mask), strict=True))
     if how == "turned":
         by_header = _mean_hu(image, carried_over(mask, image.geometry))
+        # Voxel by voxel, as if the mask had the scan's header: brighter there, and its own header is wrong.
         by_index = _mean_hu(image, mask.array)
         if not by_index > by_header + _BRIGHTER_HU:
             return

@@ -44,7 +44,7 @@ class Border:
 
 
 @dataclass(frozen=True)
-class Vertebra:
+class MeasuredVertebra:
     """A labelled vertebra.
 
     Attributes:
@@ -72,7 +72,7 @@ def label_boxes(mask: Volume) -> Boxes:
     return boxes
 
 
-def measure_vertebrae(mask: Volume, boxes: Boxes) -> tuple[Vertebra, ...]:
+def measure_vertebrae(mask: Volume, boxes: Boxes) -> tuple[MeasuredVertebra, ...]:
     """All vertebrae of a label map (uint8 or uint16) from head to tail.
 
     Works label by label in its bounding box: five times the box is held beside the mask.
@@ -81,12 +81,13 @@ def measure_vertebrae(mask: Volume, boxes: Boxes) -> tuple[Vertebra, ...]:
     return tuple(_measure(row.id, row.name, mask, box) for row, box in found if box is not None)
 
 
-def _measure(label_id: int, name: str, mask: Volume, box: tuple[slice, ...]) -> Vertebra:
+def _measure(label_id: int, name: str, mask: Volume, box: tuple[slice, ...]) -> MeasuredVertebra:
     part = mask.array[box] == label_id
     start = np.array([span.start for span in box])
+    # Voxels per plane along each axis: volume, centroid and what touches the border follow from these three rows.
     profiles = [part.sum(axis=tuple(other for other in range(3) if other != axis)) for axis in range(3)]
     middle = start + [float(profile @ np.arange(profile.size)) / float(profile.sum()) for profile in profiles]
-    return Vertebra(
+    return MeasuredVertebra(
         id=label_id,
         name=name,
         ml=int(profiles[0].sum()) * mask.geometry.voxel_ml,
@@ -102,11 +103,13 @@ def _pieces(part: NDArray[np.bool_], start: NDArray[np.intp], geometry: Geometry
     step = 2 if part.size > _LARGE_BOX_VOXELS else 1
     numbered, count = label(part[::step, ::step, ::step], _TOUCHING_ALSO_AT_CORNERS)
     sizes = np.bincount(numbered.ravel(), minlength=count + 1)[1:]
+    # Two would do; a third says that there are more.
     largest = np.argsort(sizes, kind="stable")[::-1][:3]
     boxes = find_objects(numbered) if count > 1 else [tuple(slice(0, size) for size in numbered.shape)]
     pieces = []
     for number in largest.tolist():
         inside = np.argwhere(numbered[boxes[number]] == number + 1)
+        # Index in the piece's box -> in the label's box, thinned by `step` -> in the mask.
         middle = start + step * (inside.mean(axis=0) + [span.start for span in boxes[number]])
         pieces.append(Piece(int(sizes[number]) * step**3 * geometry.voxel_ml, _index(middle), _world(geometry, middle)))
     return tuple(pieces)
@@ -116,6 +119,7 @@ def _borders(profiles: list[NDArray[Any]], box: tuple[slice, ...], geometry: Geo
     borders = []
     for axis, (profile, span) in enumerate(zip(profiles, box, strict=True)):
         code = geometry.axis_codes[axis]
+        # The box begins where the scan does, so the bone may go on beyond it. The axis grows towards `code`.
         if span.start == 0:
             borders.append(Border(OPPOSITE[code], float(profile[0] / profile.max())))
         if span.stop == geometry.shape[axis]:
