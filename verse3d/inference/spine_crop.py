@@ -34,7 +34,8 @@ from verse3d.inference.sliding_window import FinishedPlanes
 from verse3d.model.scout import SCOUT_MM, ScoutNetwork
 from verse3d.model.tilings import Region
 
-_SMALLEST_ML = 1.0
+_SMALLEST_ML = 3.0
+"""Of a piece that the scout takes for spine. A vertebra by itself has twice that."""
 _UP_DOWN = 2
 _log = logger(__name__)
 
