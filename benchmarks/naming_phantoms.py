@@ -24,7 +24,6 @@ import nibabel as nib
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from verse3d.phantoms.body import Body, make_body
 
 from verse3d.core.config import parse_config
 from verse3d.core.geometry import Geometry
@@ -40,6 +39,7 @@ from verse3d.labelling.instances import group_bones
 from verse3d.labelling.vertebrae import NamedBones, name_bones
 from verse3d.model.parts import parts_of
 from verse3d.model.scout import ScoutNetwork, build_scout
+from verse3d.phantoms.body import Body, make_body
 
 SEED = 4711
 """Of persons that no training sees: ``benchmarks/scout.py`` and trainings draw others."""

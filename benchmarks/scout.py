@@ -29,8 +29,7 @@ from verse3d.core.volume import read_image
 from verse3d.data.cases import Case
 from verse3d.data.index.discover import load_cases
 from verse3d.data.pairs import read_mask
-from verse3d.data.samples.grid import windowing
-from verse3d.data.samples.transforms import prepare_image_float16
+from verse3d.data.samples.grid import prepare_image_float16, windowing
 from verse3d.inference.body_mask import Body
 from verse3d.inference.scout import at_scout_spacing, look_for_spine
 from verse3d.inference.spine_crop import SpineRegion, covered_share, moved

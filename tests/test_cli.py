@@ -47,6 +47,7 @@ COMMANDS = (
     "compare",
     "export",
     "demo",
+    "doctor",
 )
 ROOT = Path(verse3d.__file__).parents[1]
 

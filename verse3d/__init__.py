@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         compare,
         convert,
         demo,
+        doctor,
         download,
         evaluate,
         export,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         slices,
         stats,
         train,
+        train_folds,
     )
 
 __all__ = [
@@ -53,6 +55,7 @@ __all__ = [
     "compare",
     "convert",
     "demo",
+    "doctor",
     "download",
     "evaluate",
     "export",
@@ -69,6 +72,7 @@ __all__ = [
     "slices",
     "stats",
     "train",
+    "train_folds",
 ]
 
 

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from verse3d.api.comparison import compare
     from verse3d.api.data import check, convert, download, index, phantom
+    from verse3d.api.diagnosing import Advice, Diagnosis, doctor
     from verse3d.api.evaluating import evaluate
     from verse3d.api.exporting import ExportResult, export
+    from verse3d.api.folds import FoldsResult, folds_of, train_folds
     from verse3d.api.journey import DemoResult, demo
     from verse3d.api.model import Model, Segmentation, load_model
     from verse3d.api.models import train
@@ -27,8 +29,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LABEL_FILE",
+    "Advice",
     "DemoResult",
+    "Diagnosis",
     "ExportResult",
+    "FoldsResult",
     "LookResult",
     "Model",
     "Segmentation",
@@ -37,9 +42,11 @@ __all__ = [
     "compare",
     "convert",
     "demo",
+    "doctor",
     "download",
     "evaluate",
     "export",
+    "folds_of",
     "index",
     "load_model",
     "look",
@@ -53,6 +60,7 @@ __all__ = [
     "slices",
     "stats",
     "train",
+    "train_folds",
 ]
 _HOME = {
     **dict.fromkeys(("check", "convert", "download", "index", "phantom"), "data"),
@@ -62,6 +70,8 @@ _HOME = {
     **dict.fromkeys(("prepare", "prepared", "prune"), "preparing"),
     **dict.fromkeys(("DemoResult", "demo"), "journey"),
     **dict.fromkeys(("ExportResult", "export"), "exporting"),
+    **dict.fromkeys(("FoldsResult", "folds_of", "train_folds"), "folds"),
+    **dict.fromkeys(("Advice", "Diagnosis", "doctor"), "diagnosing"),
     "compare": "comparison",
     "evaluate": "evaluating",
     "relabel": "naming",

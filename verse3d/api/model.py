@@ -36,7 +36,8 @@ class Segmentation:
         labels: uint8, in the shape of the scan; 0 is background, see ``Model.labels`` for the other ids.
         affine: world mm (RAS+) from voxel index, (4, 4) float64: the scan's own.
         levels: the names of the labels that occur, from head to tail.
-        vertebrae: what is known of each vertebra, of models that name them; None for all others.
+        vertebrae: name, centre, volume, certainty ... of each, from head to tail, of models that name vertebrae in
+            sequence; None for all others.
         warnings: what makes the result doubtful, a sentence each.
     """
 
@@ -117,25 +118,22 @@ class Model:
         volume, shape = _volume(scan, affine)
         limit = Limit.of(self._max_ram_gb)
         budget = replace(self._budget, limit=limit, held_mb=rss_mb())
-        labels, named = segment_volume(budget, volume, progress)
-        voxels = label_counts(labels)
+        segmented = segment_volume(budget, volume, progress)
+        voxels = label_counts(segmented.labels)
         found: list[Label] = [label for label in self._scheme.labels if voxels[label.id]]
-        warnings: tuple[str, ...] = () if found else ("no vertebra was found: the mask is empty",)
-        if named is not None:
-            warnings = (*warnings, *named.notes)
         return Segmentation(
-            labels.reshape(shape),
+            segmented.labels.reshape(shape),
             volume.geometry.affine.copy(),
             tuple(label.name for label in found),
-            None if named is None else named.vertebrae,
-            warnings,
+            None if segmented.named is None else tuple(segmented.named.vertebrae),
+            segmented.warnings,
             volume.header,
             self._scheme,
         )
 
 
 def load_model(
-    model: PathOrText | Sequence[PathOrText],
+    model: PathOrText | Sequence[PathOrText] | None = None,
     *,
     device: DeviceName = "auto",
     backend: BackendName = "auto",
@@ -146,7 +144,7 @@ def load_model(
     """Open a model to segment scans from Python, without files in between.
 
     Args:
-        model: a run folder, or a ``best.pt`` or ``last.pt``. Several are averaged.
+        model: a run folder, or a ``best.pt`` or ``last.pt``. Several are averaged. None for the starter weights.
         device: where to compute: "auto", "cpu" or "cuda".
         backend: what runs the network: "torch", "openvino", or "auto" (OpenVINO on a CPU if it is installed).
         tta: average with the prediction of the mirror image; takes twice as long.

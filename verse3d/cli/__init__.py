@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from verse3d.cli import comparison, data, exporting, models, naming, pictures, preparing, slicing
+from verse3d.cli import comparison, data, diagnosing, exporting, models, naming, pictures, preparing, slicing
 from verse3d.cli.terminal import EXIT_INTERRUPTED, EXIT_TERMINATED, app, complain, err_console, survive_any_name
 from verse3d.core.errors import Verse3dError
 from verse3d.training.signals import Terminated
@@ -12,6 +12,7 @@ __all__ = [
     "app",
     "comparison",
     "data",
+    "diagnosing",
     "exporting",
     "main",
     "models",

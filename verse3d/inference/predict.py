@@ -37,11 +37,13 @@ from verse3d.inference.guards import (
     require_maker,
     require_mask_of,
 )
+from verse3d.inference.mask_warnings import EMPTY_MASK, mask_warnings
 from verse3d.inference.memory_plan import Plan
 from verse3d.inference.naming import centroids_in_mask, naming_record
 from verse3d.inference.pipeline import Stages, one_by_one, overlapped
 from verse3d.inference.predictor import Look, Predictor
 from verse3d.inference.records import PredictionRecord, PredictionReport, RecordList, log_record
+from verse3d.inference.scan_warnings import scan_warnings, tissue_warnings
 
 _log = logger(__name__)
 
@@ -203,11 +205,11 @@ class _Job:
             volume = read_image(image)
         if _identity(image) != before or volume.header.binaryblock != stored.header.binaryblock:
             raise DataError(f"{image} was replaced while it was read", hint="predict it again when it is complete")
-        low, high = volume.array.min(), volume.array.max()
-        if low == high:
-            scan.warnings = (f"all voxels of the scan have the value {float(low):g}",)
+        scan.warnings = scan_warnings(volume, self.predictor.trained_on)
         with scan.timed("prepare"):
             scan.image, _ = self.predictor.prepare(volume)
+        window_hu = self.predictor.config.grid.window_hu
+        scan.warnings += tissue_warnings(scan.image, grid, window_hu, self.predictor.trained_on)
         return scan
 
     def segment(self, scan: _Scan) -> _Scan:
@@ -216,9 +218,9 @@ class _Job:
         scan.answer, scan.look = self.predictor.segment(
             scan.take_image(), scan.grid, scan.stored.geometry, scan.plan.settings, progress=self.progress
         )
-        whole, network, home = time.perf_counter() - start, scan.look.seconds, scan.answer.seconds_home
+        whole, network, resample = time.perf_counter() - start, scan.look.seconds, scan.answer.seconds_resample
         scouting = scan.look.crop.seconds
-        scan.seconds_of |= {"network": round(network, 3), "stitch": round(whole - network - home - scouting, 3)}
+        scan.seconds_of |= {"network": round(network, 3), "stitch": round(whole - network - resample - scouting, 3)}
         if scouting:
             scan.seconds_of["scout"] = round(scouting, 3)
         if scan.look.crop.why:
@@ -226,11 +228,11 @@ class _Job:
         return scan
 
     def write(self, scan: _Scan) -> PredictionRecord:
-        """Carry to the grid of the scan what is not there yet, clean it and write it."""
+        """Resample to the grid of the scan what is not there yet, clean it and write it."""
         answer = scan.take_answer()
         give_back_freed_memory()  # what the network needed; a mask is new
         labels = answer.mask()
-        scan.seconds_of["home"] = round(answer.seconds_home, 3)
+        scan.seconds_of["resample"] = round(answer.seconds_resample, 3)
         del answer
         with scan.timed("clean"):
             named = self.predictor.finish(labels, scan.stored.geometry, scan.look.levels)
@@ -306,7 +308,7 @@ def _identity(path: Path) -> tuple[int, ...]:
 def _written(scan: _Scan, labels: NDArray[np.uint8], predictor: Predictor) -> PredictionRecord:
     voxels = label_counts(labels)
     names = tuple(label.name for label in predictor.scheme.labels if voxels[label.id])
-    empty = () if names else ("no vertebra was found: the mask is empty",)
+    odd = mask_warnings(labels, scan.stored.geometry) if names else (EMPTY_MASK,)
     return replace(
         scan.record,
         status="written",
@@ -321,5 +323,5 @@ def _written(scan: _Scan, labels: NDArray[np.uint8], predictor: Predictor) -> Pr
         voxels=int(labels.size),
         labelled_voxels=int(voxels[1:].sum()),
         levels=names,
-        warnings=(*empty, *scan.warnings),
+        warnings=(*odd, *scan.warnings),
     )

@@ -40,6 +40,7 @@ from verse3d.inference.spine_crop import (
 from verse3d.labelling.vertebrae import NamedBones
 from verse3d.model.modes import get_mode
 from verse3d.model.tilings import Tiling
+from verse3d.model.trained_on import TrainedOn
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Predictor:
         skip_air: whether pieces that hold nothing of the patient are left out (see ``Body``); they are background.
         scouts: say where the spine is; the rest is background.
         naming: how bones get their names, if that follows from their sequence.
+        trained_on: what the models have seen; None if one of them does not tell.
     """
 
     placement: Placement
@@ -77,6 +79,7 @@ class Predictor:
     skip_air: bool = True
     scouts: Scouts = NO_SCOUTS
     naming: SequenceNaming | None = None
+    trained_on: TrainedOn | None = None
 
     @classmethod
     def of_voices(
@@ -87,9 +90,10 @@ class Predictor:
         skip_air: bool = True,
         scouts: Scouts = NO_SCOUTS,
         naming: SequenceNaming | None = None,
+        trained_on: TrainedOn | None = None,
     ) -> Self:
         """The voices where they are now."""
-        return cls(Placement(voices), config, skip_air, scouts, naming)
+        return cls(Placement(voices), config, skip_air, scouts, naming, trained_on)
 
     @classmethod
     def of_network(cls, network: nn.Module, config: Config, device: torch.device, precision: Precision) -> Self:

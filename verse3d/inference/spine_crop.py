@@ -186,17 +186,17 @@ class PastedAnswer:
 
     def __init__(self, inner: Answer, shape: Shape, place: Box) -> None:
         self._inner, self._shape, self._place = inner, shape, place
-        self.seconds_home = 0.0
+        self.seconds_resample = 0.0
 
     def take(self, planes: FinishedPlanes) -> None:
         """See ``Answer``."""
         self._inner.take(planes)
-        self.seconds_home = self._inner.seconds_home
+        self.seconds_resample = self._inner.seconds_resample
 
     def mask(self) -> NDArray[np.uint8]:
         """See ``Answer``."""
         part = self._inner.mask()
-        self.seconds_home = self._inner.seconds_home
+        self.seconds_resample = self._inner.seconds_resample
         whole = np.zeros(self._shape[::-1], np.uint8).T
         whole[self._place] = part
         return whole

@@ -28,6 +28,7 @@ from verse3d.core.labels import LabelScheme
 from verse3d.model.checksum import as_plain, content_sha256
 from verse3d.model.plainfile import damaged, load_plain
 from verse3d.model.stored import StoredCheckpoint, StoredPart, read_stored
+from verse3d.model.trained_on import TrainedOn
 from verse3d.model.weights import in_float32, load_weights, require_sound_weights
 from verse3d.version import __version__
 
@@ -76,6 +77,7 @@ class Checkpoint:
         training: optimizer, scheduler, scaler, random state ... for resuming; empty in a best.pt.
         versions: of verse3d and of the libraries that wrote it.
         networks: further networks by name.
+        trained_on: what kind of scans it has learnt from; None if nobody knows.
     """
 
     config: Config
@@ -85,6 +87,7 @@ class Checkpoint:
     training: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     networks: Mapping[str, TrainedNetwork] = field(default_factory=dict)
+    trained_on: TrainedOn | None = None
 
     @property
     def scheme(self) -> LabelScheme:
@@ -104,6 +107,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> str:
     """
     content = as_plain(_content(checkpoint))
     try:
+        # Of the values, not of the file: the same weights give the same hash wherever and however they are written.
         content["sha256"] = content_sha256(content)
         _require_sound(checkpoint)
     except ValueError as error:
@@ -141,6 +145,7 @@ def _content(checkpoint: Checkpoint) -> dict[str, Any]:
             for name, part in checkpoint.networks.items()
         },
         "training": checkpoint.training,
+        **({"trained_on": checkpoint.trained_on.model_dump()} if checkpoint.trained_on else {}),
     }
 
 
@@ -186,6 +191,7 @@ def _loaded(path: Path) -> tuple[Checkpoint, str]:
     _require_ours(content, path)
     try:
         stored = read_stored(content)
+        # Files of version 1 carry none, and are believed.
         found = content_sha256({key: value for key, value in content.items() if key != "sha256"})
         if stored.sha256 not in (None, found):
             raise damaged(path, "its content does not have the SHA-256 that is written in it")
@@ -200,6 +206,7 @@ def _loaded(path: Path) -> tuple[Checkpoint, str]:
 
 
 def _require_ours(content: object, path: Path) -> None:
+    # Asked first: everything else would be said about a file that was never a model of ours.
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(
             f"{path} is not a verse3d model but a PyTorch file with {_described(content)}",
@@ -236,6 +243,7 @@ def _checkpoint(stored: StoredCheckpoint, path: Path) -> Checkpoint:
             )
             for name, part in stored.networks.items()
         },
+        trained_on=stored.trained_on,
     )
 
 
@@ -246,6 +254,7 @@ def _config(part: StoredPart, source: str) -> Config:
         ValueError: it does not, or the config has mistakes (ConfigError).
     """
     config = parse_config(part.config, source=source)
+    # Channel 3 has to mean the vertebra that it meant in training, whatever this version calls it.
     if part.labels not in (None, _label_ids(config.labels.network_scheme)):
         scheme = f"{config.labels.scheme}, named {config.labels.naming}"
         raise ValueError(f"the labels are not those of the scheme {scheme} in {source}")

@@ -91,7 +91,7 @@ def open_feed(session: Session) -> Feed:
         ranks=ranks.count,
     )
     device = session.learner.device
-    workers = choose_workers(session.config.runtime, device)
+    workers = choose_workers(session.config.runtime, device, ranks.here)
     _log.debug("patches are read %s", f"by worker processes ({workers})" if workers else "in this process")
     return Feed(session.dataset, stream, session.augment, device, workers)
 

@@ -10,6 +10,7 @@ from verse3d.model.checkpoint import Checkpoint, TrainedNetwork, save_checkpoint
 from verse3d.model.scout import SCOUT
 from verse3d.training.learner import best_network, learner_state
 from verse3d.training.readings import require_finite
+from verse3d.training.seen import seen_by
 from verse3d.training.session import DRAWS, Session
 from verse3d.training.source_code import code_sha256
 from verse3d.training.validate import ValidationResult
@@ -39,7 +40,8 @@ def save_best(session: Session, epoch: int, validation: ValidationResult | None)
     standing.best_epoch = epoch
     if session.options.ranks.is_first:
         weights = best_network(session.learner).state_dict()
-        best = Checkpoint(session.config, weights, epoch, scores, networks=_further(session))
+        further, seen = _further(session), seen_by(session)
+        best = Checkpoint(session.config, weights, epoch, scores, networks=further, trained_on=seen)
         replace_checkpoint(session.folder.best, best)
 
 
@@ -68,7 +70,8 @@ def save_last(session: Session) -> None:
     }
     weights = best_network(session.learner).state_dict()
     scores = {} if math.isnan(standing.best_dice) else {"best_validation_dice": standing.best_dice}
-    last = Checkpoint(session.config, weights, standing.epoch, scores, state, networks=_further(session))
+    further, seen = _further(session), seen_by(session)
+    last = Checkpoint(session.config, weights, standing.epoch, scores, state, networks=further, trained_on=seen)
     replace_checkpoint(session.folder.last, last)
 
 

@@ -13,6 +13,7 @@ from verse3d.data.index.archives import Unpacked, archive_above, find_archives, 
 from verse3d.data.index.deduplicate import LeftOut, merge_content, merge_series
 from verse3d.data.index.discover import find_cases
 from verse3d.data.index.group import layout_of, unique_names
+from verse3d.data.index.mask_look import label_range
 from verse3d.data.index.overrides import Override, apply_overrides
 from verse3d.data.index.probe import Probe, probe
 from verse3d.data.index.verse_names import is_gl
@@ -59,6 +60,7 @@ class IndexReport:
         release: the parts of the VerSe release, if any of its scans were found.
         left_out: copies of scans that are in the index under another name.
         damaged: (case, what is wrong) for files that cannot be what they say. They stay in the index.
+        look_like_masks: (case, its scan, lowest and highest value) for scans that look like masks.
         packed: how many cases still lie in zips.
         excluded_gl: how many cases ``exclude_gl`` removed; None if it was not asked for.
         excluded: names of the cases that corrections removed.
@@ -72,6 +74,7 @@ class IndexReport:
     release: tuple[PartReport, ...]
     left_out: tuple[LeftOut, ...]
     damaged: tuple[tuple[str, str], ...]
+    look_like_masks: tuple[tuple[str, Path, tuple[int, int]], ...]
     packed: int
     excluded_gl: int | None
     excluded: tuple[str, ...]
@@ -87,9 +90,13 @@ def build_index(roots: Sequence[Path], options: IndexOptions, progress: Progress
         DataError: a root is missing, no case is found, or splits, folds or corrections make no sense.
         OutputError: a zip cannot be unpacked because the disk is full or not writable.
     """
+    # zips -> files -> cases -> one case per series -> one per content -> names -> corrections -> splits and folds
+    #
+    # What was unpacked is found in its folder, and no second time in its zip.
     unpacked, failures = _unpack_all(roots, options.unpack_to, progress)
     found = find_cases([*roots, *_unpack_folder(options, unpacked)], without=[done.archive for done in unpacked])
     probes = _probe_all(found, progress)
+    # By name first: that costs nothing, and leaves fewer scans to be compared by their voxels.
     one_each, copies = merge_series(found, probes)
     merged, same_content = merge_content(one_each, probes)
     named = unique_names(merged)
@@ -102,6 +109,7 @@ def build_index(roots: Sequence[Path], options: IndexOptions, progress: Progress
         release=release_report(named),
         left_out=(*copies, *same_content),
         damaged=tuple(_damaged(index, probes)),
+        look_like_masks=tuple(_look_like_masks(index)),
         packed=sum(_is_packed(case) for case in index),
         excluded_gl=len(named) - len(wanted) if options.exclude_gl else None,
         excluded=corrected.excluded,
@@ -132,6 +140,7 @@ def _unpack_all(
                 continue
             folder = path_below(target, _free_name(archive.stem, taken))  # the stem of "...zip" is ".."
             unpacked.append(unpack(archive, folder, progress))
+        # A full disk stops every zip that follows; a damaged zip only itself.
         except OutputError:
             raise
         except DataError as error:
@@ -171,6 +180,13 @@ def _damaged(index: CaseIndex, probes: Mapping[Path, Probe]) -> Iterator[tuple[s
                 yield case.case, seen.problem
 
 
+def _look_like_masks(index: CaseIndex) -> Iterator[tuple[str, Path, tuple[int, int]]]:
+    """Scans without a mask that are masks themselves by what they hold; a scan with a mask has proved its role."""
+    for case in index:
+        if case.image and case.mask is None and not _is_packed(case) and (labels := label_range(case.image)):
+            yield case.case, case.image, labels
+
+
 def _is_packed(case: Case) -> bool:
     return any(path is not None and archive_above(path) is not None for path in (case.image, case.mask))
 
@@ -188,10 +204,12 @@ def _names(case: Case) -> tuple[str, ...]:
 
 
 def _divided(index: CaseIndex, options: IndexOptions) -> CaseIndex:
+    # Before the others are drawn, so that who is put somewhere does not count among them.
     assigned = assign_splits(index, options.assign)
     divided = split_by_subject(
         assigned, seed=options.seed, validation=options.validation, test=options.test, resplit=options.resplit
     )
+    # Drawing anew forgets what was assigned, too.
     if options.resplit:
         divided = assign_splits(divided, options.assign)
     return assign_folds(divided, options.folds, seed=options.seed) if options.folds else divided

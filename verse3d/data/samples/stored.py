@@ -1,5 +1,6 @@
 """Cases of a prepared store, read in pieces: what training cuts its patches from."""
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from verse3d.data.cases import Case
 from verse3d.data.samples.arrays import DamagedEntryError, StoredArray
 from verse3d.data.samples.blocks import CentreDraw
 from verse3d.data.samples.entry import ARRAYS, UNDECIDED, Entry, network_table, open_array, unchecked
+from verse3d.data.samples.measures import tissue_measures
 from verse3d.data.samples.prepare import Job, ensure_prepared
 
 _log = logger(__name__)
@@ -57,6 +59,7 @@ class StoredCase:
         self._table = network_table(training_scheme(scheme))
         self._checked: dict[str, NDArray[np.bool_]] = {}
         self._opened: OpenEntry | None = None
+        self._tissue: dict[str, float] | None = None
 
     @property
     def case(self) -> str:
@@ -121,8 +124,16 @@ class StoredCase:
 
         return self._reading(read)
 
+    def tissue_hu(self) -> dict[str, float] | None:
+        """Measures of the grey values (see ``tissue_measures``) if the case is prepared, else None."""
+        if self._tissue is None and self._job.store.entry_folder(self._job.name).is_dir():
+            with contextlib.suppress(DataError):  # whoever needs the case will hear of it
+                self._tissue = tissue_measures(self.read_coarse()[0], self._job.grid.window_hu)
+        return self._tissue
+
     def draw_centre(self, foreground_fraction: float, random: np.random.RandomState) -> NDArray[np.int_]:
         """A voxel (i, j, k): with that probability any labelled one, else any unlabelled one."""
+        # Drawn before anything is read, so that a repair in between changes no number that follows.
         draws = random.random_sample(3).tolist()
         return self._reading(
             lambda opened: opened.centres.centre(foreground_fraction, draws, opened.arrays["labels"].read_padded)
@@ -147,6 +158,7 @@ class StoredCase:
         self._opened = None
 
     def _reading(self, read: Callable[[OpenEntry], _Read]) -> _Read:
+        # A damaged entry is made again from its files; a disk that damages it each time ends this.
         for _ in range(_MOST_REPAIRS):
             try:
                 return read(self._open())
@@ -174,6 +186,7 @@ class StoredCase:
             for array in ARRAYS:
                 checked = self._checked.setdefault(array, unchecked(entry.arrays[array]))
                 arrays[array] = open_array(store.entry_folder(name), entry, array, checked)
+            # Binary schemes and T13 are renumbered while reading, all else is stored as the network counts.
             present = np.unique(entry.blocks.code)
             as_stored = bool((self._table[present] == present).all())
             self._opened = OpenEntry(entry, arrays, CentreDraw(entry.blocks, self._table > 0), as_stored)
