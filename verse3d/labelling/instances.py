@@ -55,6 +55,7 @@ def group_bones(parts: NDArray[np.uint8], geometry: Geometry) -> BoneMap:
     box = _foreground_box(parts)
     if box is None:
         return BoneMap(np.zeros((0, 0, 0), np.uint8), (0, 0, 0), ())
+    # Views of the scan; the only copy of the box is ``owners``, one byte for each voxel, with a plane of 0 around.
     inside = parts[box]
     if int(inside.max()) > CORE:
         raise DataError(f"a map of parts holds 0, 1 and 2, this one also {int(inside.max())}")
@@ -65,6 +66,7 @@ def group_bones(parts: NDArray[np.uint8], geometry: Geometry) -> BoneMap:
     owners = np.zeros((i + 2, j + 2, k + 2), np.uint8)
     for target, plane in zip(owners[1:-1, 1:-1, 1:-1], inside, strict=True):
         target[plane > 0] = FREE
+    # parts -> seeds (coarse) -> owners of cores -> owners of all that can be reached -> numbers
     coarse = CoarseGrid.of(geometry)
     seeds = _seeds(inside, coarse)
     coarse.hand_out(seeds, owners, cores=inside)
@@ -99,6 +101,7 @@ def _foreground_box(parts: NDArray[np.uint8]) -> tuple[slice, slice, slice] | No
 def _largest_first(labelled: NDArray[np.int32], count: int, least_voxels: float) -> tuple[NDArray[np.int32], int]:
     """The components of at least so many voxels, numbered by size, at most ``MOST_BONES``; others become 0."""
     sizes = np.bincount(labelled.ravel(), minlength=count + 1)[1:]
+    # Stable, so that equal sizes keep their order and a map always gives the same numbers.
     order = np.argsort(-sizes, kind="stable")[:MOST_BONES]
     order = order[sizes[order] >= least_voxels]
     number_of = np.zeros(count + 1, np.int32)
@@ -111,6 +114,7 @@ def _parted(seeds: NDArray[np.uint8], spacing_mm: Sequence[float]) -> NDArray[np
     boxes = ndimage.find_objects(seeds)
     sizes = np.bincount(seeds.ravel(), minlength=len(boxes) + 1)[1:]
     middles = np.array([[(side.start + side.stop) / 2 for side in box] for box in boxes]).reshape(-1, 3) * spacing_mm
+    # Vertebrae grow towards the feet, so a seed is compared with the four nearest to it and not with all.
     highest = len(boxes)
     for number in range(1, len(boxes) + 1):
         nearest = np.argsort(np.linalg.norm(middles - middles[number - 1], axis=1))[1:5]
@@ -122,6 +126,7 @@ def _parted(seeds: NDArray[np.uint8], spacing_mm: Sequence[float]) -> NDArray[np
         inside = seeds[boxes[number - 1]]
         parts = _waist_parts(inside == number, spacing_mm)
         more = int(parts.max())
+        # The largest part keeps the number, the others get new ones.
         if more > 1 and highest + more - 1 <= MOST_BONES:
             inside[parts > 1] = (parts + highest - 1)[parts > 1].astype(np.uint8)
             highest += more - 1
@@ -135,6 +140,7 @@ def _waist_parts(bone: NDArray[np.bool_], spacing_mm: Sequence[float]) -> NDArra
     (    ) ->  (    )    that comes off is too small for that, and goes with the body again
     """
     depth = ndimage.distance_transform_edt(np.pad(bone, 1), sampling=spacing_mm)[1:-1, 1:-1, 1:-1]
+    # As little as possible, so that the parts stay near the waist that parted them.
     for less_mm in _PARTING_MM:
         left, count = ndimage.label(depth > less_mm)
         sizes = np.bincount(left.ravel(), minlength=count + 1)[1:]
@@ -145,6 +151,7 @@ def _waist_parts(bone: NDArray[np.bool_], spacing_mm: Sequence[float]) -> NDArra
             number_of = np.zeros(count + 1, np.int32)
             number_of[large] = np.arange(1, large.size + 1)
             marks = number_of[left]
+            # What was made away goes to the part that it is nearest to.
             nearest = ndimage.distance_transform_edt(
                 marks == 0, sampling=spacing_mm, return_distances=False, return_indices=True
             )
@@ -162,6 +169,7 @@ def _settle_fragments(
     labelled, count = ndimage.label(sampled == FREE, _ALL_AROUND)
     joined_voxels = 0
     if count:
+        # own: (i, j, k) on the coarse grid, who gets the fragments there; 0 leaves them out.
         own = np.zeros(sampled.shape, np.uint8)
         whole, more = _largest_first(labelled, count, LEAST_WITHOUT_CORE_ML / coarse.voxel_ml)
         more = min(more, MOST_BONES - highest)
