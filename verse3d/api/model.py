@@ -133,7 +133,7 @@ class Model:
 
 
 def load_model(
-    model: PathOrText | Sequence[PathOrText],
+    model: PathOrText | Sequence[PathOrText] | None = None,
     *,
     device: DeviceName = "auto",
     backend: BackendName = "auto",
@@ -144,7 +144,7 @@ def load_model(
     """Open a model to segment scans from Python, without files in between.
 
     Args:
-        model: a run folder, or a ``best.pt`` or ``last.pt``. Several are averaged.
+        model: a run folder, or a ``best.pt`` or ``last.pt``. Several are averaged. None for the starter weights.
         device: where to compute: "auto", "cpu" or "cuda".
         backend: what runs the network: "torch", "openvino", or "auto" (OpenVINO on a CPU if it is installed).
         tta: average with the prediction of the mirror image; takes twice as long.

@@ -332,6 +332,7 @@ def _written(scan: _Scan, labels: NDArray[np.uint8], predictor: Predictor) -> Pr
         scout=scan.look.crop.to_dict(),
         voxels=int(labels.size),
         labelled_voxels=int(voxels[1:].sum()),
+        labelled_ml=round(float(voxels[1:].sum()) * scan.stored.geometry.voxel_ml, 2),
         levels=names,
         warnings=(*odd, *scan.warnings),
     )
