@@ -77,7 +77,7 @@ def _require(right: bool, otherwise: str) -> None:
 
 
 def training(data: Path) -> Job:
-    """A training of a few epochs on two tiny scans."""
+    """A training of a few epochs on two tiny scans, repeatable to the last bit."""
     config = data / "config.yaml"
     config.write_text(scans.tiny_config().to_yaml())
     arguments = ["-q", "train", "--data", str(data / "cases.jsonl"), "--device", "cpu"]
@@ -90,7 +90,7 @@ def training(data: Path) -> Job:
 
 
 def _look_at_run(out: Path) -> int:
-    """Epochs done; every file that is there can be read."""
+    """Steps done, which are saved one by one; every file that is there can be read."""
     for name in ("last.pt", "best.pt"):
         if (out / name).exists():
             load_checkpoint(out / name)
@@ -98,7 +98,9 @@ def _look_at_run(out: Path) -> int:
         read_index(out / "cases.jsonl")
     if (out / "history.csv").exists():
         read_history(out / "history.csv")
-    return load_checkpoint(out / "last.pt").epoch if (out / "last.pt").exists() else 0
+    if not (out / "last.pt").exists():
+        return 0
+    return int(load_checkpoint(out / "last.pt").training["standing"]["step"])
 
 
 def _compare_runs(out: Path, undisturbed: Path) -> None:

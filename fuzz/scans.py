@@ -25,7 +25,7 @@ def tiny_config() -> Config:
             "optim": {"epochs": 4, "steps_per_epoch": 2, "warmup_steps": 1},
             "validation": {"every_epochs": 1, "pictures": 0, "loss_batches": 1},
             "inference": {"min_component_ml": 0.0, "overlap": 0.25},
-            "runtime": {"amp": "off", "workers": 0},
+            "runtime": {"amp": "off", "workers": 0, "deterministic": True, "save_minutes": 0},
         }
     )
 

@@ -32,6 +32,7 @@ COMMANDS = (
     "compare",
     "export",
     "demo",
+    "doctor",
 )
 
 
@@ -244,6 +245,9 @@ DEMO_PARTS = {
     "scores.json",
     "scores.csv",
     "overlay.png",
+    "starter",
+    "pictures",
+    "index.html",
     "verse3d-demo.txt",
 }
 
@@ -262,7 +266,11 @@ def small_phantom(monkeypatch):
 
 class TestDemo:
     @pytest.fixture
-    def run(self, tiny_yaml, small_phantom):
+    def run(self, tiny_yaml, small_phantom, tmp_path_factory, monkeypatch):
+        # The real starter weights take a second each time, and are tested elsewhere.
+        tiny = scans.save_model(tmp_path_factory.mktemp("starter") / "best.pt", tiny_config(), seed=1)
+        monkeypatch.setattr("verse3d.model.starter.starter_file", lambda: tiny)
+
         def demo(out, **options):
             options = {"config": tiny_yaml, "against": None} | options
             overrides = ["optim.epochs=1", "validation.pictures=0"]
@@ -270,7 +278,7 @@ class TestDemo:
 
         return demo
 
-    def test_leaves_data_index_run_masks_scores_and_a_picture(self, run, tmp_path):
+    def test_leaves_data_index_run_masks_scores_a_picture_and_one_page_of_everything(self, run, tmp_path):
         out = tmp_path / "demo"
         result = run(out)
         assert {path.name for path in out.iterdir()} == DEMO_PARTS
@@ -283,6 +291,15 @@ class TestDemo:
         assert result.label_file.is_file()
         assert result.open_itksnap.startswith("itksnap -g ") and record.mask in result.open_itksnap
         assert str(out / "run" / "tensorboard") in result.open_tensorboard
+        # One page holds all of it, its pictures too, and needs no other file.
+        page = result.page.read_text(encoding="utf-8")
+        assert result.page == out / "index.html"
+        dice = result.evaluation.cases[0].labels["vertebrae"].dice
+        assert f"<td>{record.case}</td><td>{dice:.3f}</td>" in page
+        assert page.count("data:image/png;base64,") == 3  # the starter's, the loss curve, the unseen case
+        for outside in ("http", 'src="/', "url(", "<script", "<link"):
+            assert outside not in page, outside
+        assert page.index("without any training") < page.index("Unseen scans") < page.index("itksnap -g")
 
     @pytest.mark.slow
     def test_sets_a_second_model_against_the_first(self, run, tmp_path, tiny2d_yaml):

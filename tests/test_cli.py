@@ -39,6 +39,7 @@ COMMANDS = (
     "check",
     "look",
     "stats",
+    "relabel",
     "slices",
     "convert",
     "train",
@@ -47,6 +48,7 @@ COMMANDS = (
     "compare",
     "export",
     "demo",
+    "doctor",
 )
 ROOT = Path(verse3d.__file__).parents[1]
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         compare,
         convert,
         demo,
+        doctor,
         download,
         evaluate,
         export,
@@ -39,9 +40,11 @@ if TYPE_CHECKING:
         prepared,
         progress_bars,
         prune,
+        relabel,
         slices,
         stats,
         train,
+        train_folds,
     )
 
 __all__ = [
@@ -52,6 +55,7 @@ __all__ = [
     "compare",
     "convert",
     "demo",
+    "doctor",
     "download",
     "evaluate",
     "export",
@@ -64,9 +68,11 @@ __all__ = [
     "prepared",
     "progress_bars",
     "prune",
+    "relabel",
     "slices",
     "stats",
     "train",
+    "train_folds",
 ]
 
 

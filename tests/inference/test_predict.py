@@ -568,7 +568,7 @@ def test_every_record_tells_its_plan_its_stages_and_its_windows(tmp_path, many):
     run(many[:1], tmp_path / "out")
     content = manifest(tmp_path / "out")
     (record,) = content["cases"]
-    assert set(record["seconds_of"]) == {"read", "prepare", "network", "stitch", "home", "clean", "write"}
+    assert set(record["seconds_of"]) == {"read", "prepare", "network", "stitch", "resample", "clean", "write"}
     assert record["seconds"] == pytest.approx(sum(record["seconds_of"].values()), abs=0.01)
     assert record["windows"] > 0 and record["windows_left_out"] == 0
     assert 0 < record["plan"]["peak_mb"] <= record["plan"]["limit_mb"] == pytest.approx(content["limit_mb"], abs=0.2)

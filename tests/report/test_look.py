@@ -10,6 +10,7 @@ from PIL import Image
 import verse3d
 from tests import scans
 from tests.scans import PIR, orientation, spine, turned
+from verse3d.api import pictures
 from verse3d.cli import main
 from verse3d.core.errors import ConfigError, DataError, GeometryError
 from verse3d.core.geometry import Geometry
@@ -426,3 +427,29 @@ class TestRealScans:
         words = shown_words(monkeypatch)
         verse3d.look(REAL / "masks-only/sub-verse004_seg-vert_msk.nii.gz", out=tmp_path / "a.png")
         assert "T9-L5 (9 vertebrae)" in words[0] and "labels on black" in words[0] and "tilted by" in words[0]
+
+
+def test_of_a_single_label_stray_pieces_do_not_draw_the_planes_off_nor_is_a_disc_cut():
+    """A column of bodies and discs, in one label, and a stray piece far away."""
+    grid = Geometry((60, 60, 100), np.diag([2.0, 2.0, 2.0, 1.0]))
+    column = np.zeros(grid.shape, np.uint8)
+    for start in range(0, 100, 20):
+        column[25:35, 25:35, start : start + 14] = 1
+    stray = column.copy()
+    stray[0:6, 0:6, 0:40] = 1
+    centres = [cut_through(label_places(mask, grid), grid) for mask in (column, stray)]
+    assert np.abs(centres[0] - centres[1])[:2].max() <= 6  # mm; the mean moves by 12
+    i, j, k = np.rint(grid.index_from_world(centres[1][None])[0]).astype(int)
+    assert column[i, j, k] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "title"), [("chest/ct.nii.gz", "chest/ct.nii.gz"), ("chest/a_ct.nii.gz", "a_ct.nii.gz")]
+)
+def test_a_file_whose_name_says_nothing_is_titled_with_its_folder(tmp_path, monkeypatch, name, title):
+    path = spine().write(tmp_path / name)
+    titles = []
+    real = pictures.look_figure
+    monkeypatch.setattr(pictures, "look_figure", lambda *a, **o: titles.append(o["title"]) or real(*a, **o))
+    verse3d.look(path, out=tmp_path / "a.png")
+    assert titles == [title]

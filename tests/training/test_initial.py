@@ -86,7 +86,7 @@ def test_a_training_from_a_model_takes_its_config_and_starts_nearer(dataset, tmp
 
 
 def test_a_resumed_run_takes_no_other_weights(tmp_path):
-    with pytest.raises(ConfigError, match="exclude each other"):
+    with pytest.raises(ConfigError, match="own weights"):
         verse3d.train(data=tmp_path, out=tmp_path, from_model="starter", resume=True)
 
 

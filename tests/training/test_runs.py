@@ -17,7 +17,6 @@ import verse3d
 from tests import scans
 from tests.scans import save_sealed, tiny_config
 from tests.training.runs import CPU, DROPOUT, InterruptAt, assert_same, assert_same_run, load, rows, train
-from verse3d.api.models import _paint
 from verse3d.core.config import Config, load_config
 from verse3d.core.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
 from verse3d.core.logs import no_progress
@@ -134,6 +133,14 @@ class TestAFinishedRun:
         assert len({(event.width, event.height) for event in pictures[1:]}) == 1
         dice = [float(row["validation_dice"]) for row in rows(finished)]
         assert [event.value for event in events.Scalars("validation/dice_mean")] == pytest.approx(dice, rel=1e-4)
+
+    def test_shows_its_settings_in_tensorboard(self, finished):
+        events = EventAccumulator(str(finished / "tensorboard"), {"tensors": 0})
+        events.Reload()
+        [text] = events.Tensors("config/text_summary")
+        assert b"steps_per_epoch: 2" in text.tensor_proto.string_val[0]
+        plugins = {metadata.plugin_data.plugin_name for metadata in events.summary_metadata.values()}
+        assert "hparams" in plugins
 
     def test_is_refused_without_resume_or_overwrite(self, finished, dataset):
         before = {path: path.stat().st_mtime_ns for path in finished.iterdir()}
@@ -640,19 +647,6 @@ class TestTheApi:
             verse3d.train(data=undivided, out=tmp_path / "run", config=Config(), overrides=["optim.lr=1"])
         with pytest.raises(ConfigError, match="mode"):
             verse3d.train(data=undivided, out=tmp_path / "run", mode="4d")
-
-    def test_draws_the_same_slices_while_the_prediction_changes(self, monkeypatch):
-        drawn = []
-        monkeypatch.setattr(
-            "verse3d.api.models.overlay_array", lambda *_, **options: drawn.append(options["centre_mm"])
-        )
-        data = scans.spine()
-        volume = type("Scan", (), {"array": data.hu, "geometry": data.geometry})()
-        for truth in (data.mask, np.zeros_like(data.mask)):
-            for prediction in (data.mask, np.roll(data.mask, 3, axis=0), np.zeros_like(data.mask)):
-                _paint(volume, {"truth": truth, "prediction": prediction}, (), "")
-        assert len({tuple(centre) for centre in drawn[:3]}) == 1
-        assert len({tuple(centre) for centre in drawn[3:]}) == 1
 
 
 def test_progress_tells_every_batch_of_the_whole_schedule(dataset, tmp_path):

@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from verse3d.api.comparison import compare
     from verse3d.api.data import check, convert, download, index, phantom
+    from verse3d.api.diagnosing import Advice, Diagnosis, doctor
     from verse3d.api.evaluating import evaluate
     from verse3d.api.exporting import ExportResult, export
+    from verse3d.api.folds import FoldsResult, folds_of, train_folds
     from verse3d.api.journey import DemoResult, demo
     from verse3d.api.model import Model, Segmentation, load_model
     from verse3d.api.models import train
+    from verse3d.api.naming import relabel
     from verse3d.api.pictures import LookResult, StatsResult, look, stats
     from verse3d.api.predicting import LABEL_FILE, predict
     from verse3d.api.preparing import prepare, prepared, prune
@@ -26,8 +29,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LABEL_FILE",
+    "Advice",
     "DemoResult",
+    "Diagnosis",
     "ExportResult",
+    "FoldsResult",
     "LookResult",
     "Model",
     "Segmentation",
@@ -36,9 +42,11 @@ __all__ = [
     "compare",
     "convert",
     "demo",
+    "doctor",
     "download",
     "evaluate",
     "export",
+    "folds_of",
     "index",
     "load_model",
     "look",
@@ -48,9 +56,11 @@ __all__ = [
     "prepared",
     "progress_bars",
     "prune",
+    "relabel",
     "slices",
     "stats",
     "train",
+    "train_folds",
 ]
 _HOME = {
     **dict.fromkeys(("check", "convert", "download", "index", "phantom"), "data"),
@@ -60,8 +70,11 @@ _HOME = {
     **dict.fromkeys(("prepare", "prepared", "prune"), "preparing"),
     **dict.fromkeys(("DemoResult", "demo"), "journey"),
     **dict.fromkeys(("ExportResult", "export"), "exporting"),
+    **dict.fromkeys(("FoldsResult", "folds_of", "train_folds"), "folds"),
+    **dict.fromkeys(("Advice", "Diagnosis", "doctor"), "diagnosing"),
     "compare": "comparison",
     "evaluate": "evaluating",
+    "relabel": "naming",
     "train": "models",
     "progress_bars": "progress",
     "slices": "slicing",

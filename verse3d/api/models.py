@@ -11,7 +11,7 @@ from verse3d.core.errors import ConfigError
 from verse3d.core.files import PathOrText
 from verse3d.core.labels import Label
 from verse3d.core.logs import Progress, no_progress
-from verse3d.core.planes import display_centre_mm
+from verse3d.core.preview import Preview
 from verse3d.core.runtime import DeviceName, choose_device
 from verse3d.core.volume import Volume
 from verse3d.data.cases import CaseIndex
@@ -21,9 +21,11 @@ from verse3d.data.samples.store import store_beside
 from verse3d.data.splits import hold_out_fold, split_by_subject
 from verse3d.model.locate import model_file
 from verse3d.model.modes import get_mode, require_suitable
-from verse3d.report.figures import overlay_array
+from verse3d.report.figures import figure_array
+from verse3d.report.overlay import overlay_figure
 from verse3d.training.fit import FitResult, fit
 from verse3d.training.initial import InitialWeights, read_initial
+from verse3d.training.ranks import joined, rank_device, started_ranks
 from verse3d.training.runfolder import RunFolder, find_run
 from verse3d.training.session import FitOptions
 
@@ -46,6 +48,8 @@ def train(
     progress: Progress = no_progress,
 ) -> FitResult:
     """Train a network and leave its checkpoints, config, history, log and TensorBoard events in a run folder.
+
+    Started as several processes (torchrun), they share the run: ``sampling.batch_size`` is that of all of them.
 
     Args:
         data: an index with splits, or a folder (whose undivided subjects are then divided by ``runtime.seed``).
@@ -78,22 +82,26 @@ def train(
         raise ConfigError("`resume` and `overwrite` exclude each other", option="resume")
     initial = _initial(from_model, resume=resume)
     if initial and config is None:
-        source = f"the config of {initial.path}"
-        config, overrides = changed_config(initial.config.to_dict(), overrides, source=source), ()
+        values, source = initial.config.to_dict(), f"the config of {initial.path}"
+        config, overrides = changed_config(values, overrides, source=source), ()
     settings = training_config(mode, config, overrides, resumed=Path(out) if resume else None)
-    options = FitOptions(
-        device=choose_device(device),
-        resume=resume,
-        overwrite=overwrite,
-        max_minutes=max_minutes,
-        max_epochs=max_epochs,
-        paint=_paint,
-        progress=progress,
-        store=_store(Path(data), Path(out), store, resume=resume),
-        initial=initial,
-    )
     cases = divided(Path(data), settings.runtime.seed)
-    return fit(settings, cases if fold is None else hold_out_fold(cases, fold), Path(out), options)
+    rank, count, local_rank = started_ranks()
+    device_here = rank_device(choose_device(device), local_rank, count)
+    with joined(device_here) as ranks:
+        options = FitOptions(
+            device=device_here,
+            resume=resume,
+            overwrite=overwrite,
+            max_minutes=max_minutes,
+            max_epochs=max_epochs,
+            paint=_paint,
+            progress=progress if rank == 0 else no_progress,
+            store=_store(Path(data), Path(out), store, resume=resume),
+            ranks=ranks,
+            initial=initial,
+        )
+        return fit(settings, cases if fold is None else hold_out_fold(cases, fold), Path(out), options)
 
 
 def _initial(model: PathOrText | None, *, resume: bool) -> InitialWeights | None:
@@ -101,8 +109,9 @@ def _initial(model: PathOrText | None, *, resume: bool) -> InitialWeights | None
         return None
     if resume:
         raise ConfigError(
-            "a resumed run goes on with its own weights: `from_model` and `resume` exclude each other",
-            option="from_model",
+            "`resume` goes on with the run's own weights, so no other model can be begun with",
+            hint="begin a new run in another folder",
+            option="resume",
         )
     return read_initial(model_file(model))
 
@@ -146,6 +155,5 @@ def training_config(
 def _paint(
     scan: Volume, masks: Mapping[str, NDArray[np.uint8]], labels: Sequence[Label], title: str
 ) -> NDArray[np.uint8]:
-    truth_only = list(masks.values())[:1]  # so that the slices stay the same while the prediction changes
-    centre = display_centre_mm(truth_only, scan.geometry)
-    return overlay_array(scan.array, scan.geometry, masks=masks, labels=labels, title=title, centre_mm=centre)
+    """A validation case for TensorBoard; the truth comes first, so the slices stay while the prediction changes."""
+    return figure_array(overlay_figure(Preview(scan), masks, title=title, binary=len(labels) == 1))

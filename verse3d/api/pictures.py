@@ -17,11 +17,14 @@ from verse3d.data.schemes import scheme_of
 from verse3d.report.appearance import is_label_map
 from verse3d.report.charts import draw_charts
 from verse3d.report.dataset_stats import CaseStats, SplitSummary, summarise, write_table
+from verse3d.report.doubts import Doubts, doubts_about
 from verse3d.report.figures import save_figure
 from verse3d.report.look import DPI, look_figure
 
 STATS_TABLE = "stats.csv"
 _LIST_AT_MOST = 12
+_SAY_NOTHING = frozenset({"ct", "image", "img", "scan", "volume", "vol", "data", "mask", "seg", "labels"})
+"""Names of files that do not tell one case from another."""
 _CHART_DPI = 120
 
 
@@ -99,6 +102,8 @@ def look(
         case = replace(case, mask=Path(mask), relabel=())
     shown = read_preview(case.image or case.mask_path())
     marked, alone = _labels(case, shown)
+    labelled = case.mask or case.image
+    doubts = doubts_about(labelled) if labelled is not None else Doubts()
     drawn = look_figure(
         shown,
         mask=None if marked is None else marked.array,
@@ -107,7 +112,8 @@ def look(
         at_mm=at,
         level=level,
         window=window,
-        remarks=case.notes,
+        remarks=(*case.notes, *doubts.remarks),
+        marks=doubts.marks,
         scheme=None if marked is None else scheme_of(marked),
     )
     save_figure(drawn.figure, path, dpi=DPI)
@@ -132,7 +138,7 @@ def _require_free(path: Path, *, overwrite: bool) -> None:
 def _named(path: Path, name: str, data: PathOrText | None) -> Case:
     """The case that a path or a name stands for."""
     if path.is_file() or (data is None and name.lower().endswith(NIFTI_SUFFIXES)):
-        return Case(path.name, path.name, path)
+        return Case(_title(path), path.name, path)
     if data is None and path.is_dir():
         return _only_case(path)
     if data is None:
@@ -154,6 +160,12 @@ def _only_case(folder: Path) -> Case:
             hint=f"name one of them, for example `verse3d.look({cases[0].case}, data={folder})`",
         )
     return cases[0]
+
+
+def _title(path: Path) -> str:
+    """A file's name, with that of its folder where the name itself says nothing: "chest/ct.nii.gz"."""
+    plain = path.name.split(".")[0].lower() in _SAY_NOTHING
+    return f"{path.absolute().parent.name}/{path.name}" if plain else path.name
 
 
 def _find(cases: CaseIndex, name: str, data: Path) -> Case:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from verse3d import api
 from verse3d.core.caseerrors import CASE_ERRORS, reason_of
@@ -37,6 +38,7 @@ def predict(
     backend: BackendName = "auto",
     tta: bool = False,
     skip_air: bool = True,
+    partial: Literal["drop", "keep"] = "drop",
     max_ram_gb: float | None = None,
     parts: int = 1,
     part: int = 0,
@@ -57,6 +59,8 @@ def predict(
         backend: what runs the network: "torch", "openvino", or "auto" (OpenVINO on a CPU if it is installed).
         tta: average with the prediction of the mirror image (left and right exchanged); takes twice as long.
         skip_air: leave out windows that hold nothing of the patient.
+        partial: whether masks show vertebrae that the scan cuts, where vertebrae are named by their sequence. They are
+            listed either way.
         max_ram_gb: largest resident memory of the process, GB (10^9 bytes); None: what is free, less a tenth.
         parts: divide the scans among so many jobs that write into the same folder ...
         part: ... of which this is number ``part`` (0 ... parts - 1).
@@ -76,10 +80,14 @@ def predict(
         OutputError: the folder cannot be written to.
     """
     _refuse_options(parts, part, max_ram_gb)
+    if partial not in ("drop", "keep"):
+        raise ConfigError(f"`partial` must be drop or keep, got {partial!r}", option="partial")
     models = model_files(model)
     cases = _cases_to_predict([Path(scan) for scan in scans], split)
     _require_any_scan(cases)
-    predictor = open_predictor(models, choose_device(device), backend=backend, tta=tta, skip_air=skip_air)
+    predictor = open_predictor(
+        models, choose_device(device), backend=backend, tta=tta, skip_air=skip_air, keep_partial=partial == "keep"
+    )
     folder = Path(out)
     report = predict_cases(
         cases,

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from verse3d.cli import comparison, data, exporting, models, pictures, preparing, slicing
+from verse3d.cli import comparison, data, diagnosing, exporting, models, naming, pictures, preparing, slicing
 from verse3d.cli.program import as_typed_today, in_order_of_use
 from verse3d.cli.terminal import (
     EXIT_INTERRUPTED,
@@ -18,7 +18,20 @@ from verse3d.core.errors import Verse3dError
 from verse3d.training.signals import Terminated
 
 in_order_of_use(app)
-__all__ = ["app", "comparison", "data", "exporting", "main", "models", "pictures", "preparing", "run", "slicing"]
+__all__ = [
+    "app",
+    "comparison",
+    "data",
+    "diagnosing",
+    "exporting",
+    "main",
+    "models",
+    "naming",
+    "pictures",
+    "preparing",
+    "run",
+    "slicing",
+]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

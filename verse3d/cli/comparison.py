@@ -32,7 +32,8 @@ def compare(
         bool, typer.Option("--allow-different", help="Compare although the runs differ in more than their approach.")
     ] = False,
     folds: Annotated[
-        bool, typer.Option("--folds", help="The runs of a name are folds; each is scored on its own test cases.")
+        bool,
+        typer.Option("--folds", help="Runs are folds, or the folder of all; each is scored on what it has not seen."),
     ] = False,
     pictures: Annotated[int, typer.Option(min=0, help="Cases drawn per run.")] = 2,
     device: DeviceOption = "auto",

@@ -1,7 +1,9 @@
 """The commands about models: training, predicting, scoring, and the demo of everything."""
 
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,15 +19,18 @@ from verse3d.cli.terminal import (
     JsonOption,
     Mode,
     OverwriteOption,
+    Partial,
     SchemeName,
     SetOption,
     SplitOption,
     app,
     bars,
+    is_first_process,
     is_verbose,
     merged_overrides,
     out_console,
 )
+from verse3d.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from verse3d.training.fit import FitResult
@@ -49,32 +54,62 @@ def train(
     ] = None,
     max_epochs: Annotated[int | None, typer.Option(min=1, help="Stop after this epoch of the schedule.")] = None,
     fold: Annotated[int | None, typer.Option(help="Validate on this fold of the index, train on the others.")] = None,
+    folds: Annotated[bool, typer.Option("--folds", help="Train all folds, into --out/fold0, fold1 ...")] = False,
+    print_: Annotated[bool, typer.Option("--print", help="With --folds: only name the command of each fold.")] = False,
     store: Annotated[Path | None, typer.Option(help="Folder for prepared cases; else beside --data.")] = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Train a network, e.g. [bold]verse3d train --data cases.jsonl --out runs/a[/]."""
     from verse3d import api
+    from verse3d.training.runfolder import fold_folder
 
+    options: dict[str, Any] = {
+        "mode": mode,
+        "config": config,
+        "from_model": from_model,
+        "overrides": merged_overrides(set_, context),
+        "resume": resume,
+        "overwrite": overwrite,
+        "max_minutes": max_minutes,
+        "max_epochs": max_epochs,
+        "store": store,
+        "device": device,
+    }
+    _refuse_fold_options(fold, folds=folds, print_=print_)
+    if print_:
+        for each in api.folds_of(data):
+            words = ["--data", str(data), "--out", str(fold_folder(out, each)), "--fold", str(each)]
+            out_console.print(shlex.join(["verse3d", "train", *words, *_as_options(options)]), soft_wrap=True)
+        return
     with bars() as progress:
-        result = api.train(
-            data=data,
-            out=out,
-            mode=mode,
-            config=config,
-            from_model=from_model,
-            overrides=merged_overrides(set_, context),
-            resume=resume,
-            overwrite=overwrite,
-            max_minutes=max_minutes,
-            max_epochs=max_epochs,
-            fold=fold,
-            store=store,
-            device=device,
-            progress=progress,
-        )
-    tables.print_training(out_console, result)
-    if code := _exit_code(result):
+        options |= {"data": data, "out": out, "progress": progress}
+        trained = list(api.train_folds(**options).folds.items()) if folds else [(None, api.train(**options, fold=fold))]
+    if is_first_process():
+        for number, result in trained:
+            tables.print_training(out_console, result, fold=number)
+    if code := max(_exit_code(result) for _, result in trained):
         raise typer.Exit(code)
+
+
+def _as_options(options: Mapping[str, Any]) -> list[str]:
+    """What was given, as it is written on a command line."""
+    words: list[str] = []
+    for name, value in options.items():
+        flag = "--from" if name == "from_model" else f"--{name.replace('_', '-')}"
+        if name == "overrides":
+            words += [word for override in value for word in ("--set", override)]
+        elif value is True:
+            words.append(flag)
+        elif value not in (None, False) and (name, value) != ("device", "auto"):
+            words += [flag, str(value)]
+    return words
+
+
+def _refuse_fold_options(fold: int | None, *, folds: bool, print_: bool) -> None:
+    if folds and fold is not None:
+        raise ConfigError("--folds trains all folds, --fold one of them: give one of the two")
+    if print_ and not folds:
+        raise ConfigError("--print goes with --folds: it names the command of each fold")
 
 
 def _exit_code(result: "FitResult") -> int:
@@ -97,6 +132,9 @@ def predict(
     max_ram_gb: Annotated[float | None, typer.Option(help="Largest memory to take; else what is free.")] = None,
     tta: Annotated[bool, typer.Option("--tta", help="Average with the mirror image; twice the time.")] = False,
     no_skip_air: Annotated[bool, typer.Option("--no-skip-air", help="Look at windows of air, too.")] = False,
+    partial: Annotated[
+        Partial, typer.Option(help="Vertebrae that the scan cuts, in masks named by sequence.")
+    ] = "drop",
     parts: Annotated[int, typer.Option(min=1, help="Divide the scans among so many jobs.")] = 1,
     part: Annotated[int, typer.Option(min=0, help="Which of them this is, counted from 0.")] = 0,
     one_by_one: Annotated[
@@ -119,6 +157,7 @@ def predict(
             backend=backend,
             tta=tta,
             skip_air=not no_skip_air,
+            partial=partial,
             max_ram_gb=max_ram_gb,
             parts=parts,
             part=part,
@@ -212,5 +251,6 @@ def demo(
     out_console.print(f"masks        {result.predictions.folder}", highlight=False)
     out_console.print(f"label file   {result.label_file}", highlight=False)
     out_console.print(f"overlay      {result.overlay}", highlight=False)
+    out_console.print(f"all of it    {result.page.absolute().as_uri()}", highlight=False)
     out_console.print(f"\nwatch the training:  {result.open_tensorboard}", highlight=False)
     out_console.print(f"open in ITK-SNAP:    {result.open_itksnap}", highlight=False)

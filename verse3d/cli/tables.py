@@ -180,12 +180,13 @@ def _median(value: float, digits: int) -> str:
     return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def print_training(out: Console, result: "FitResult") -> None:
+def print_training(out: Console, result: "FitResult", fold: int | None = None) -> None:
     """How the run stands and where its files are."""
     validated = not math.isnan(result.best_dice)
     best = f"best validation Dice {result.best_dice:.4f} at epoch {result.best_epoch}, " if validated else ""
     model = result.best if result.best.exists() else "no best.pt yet"
-    out.print(f"{result.stopped} after epoch {result.epochs}: {best}{model}")
+    head = "" if fold is None else f"fold {fold}: "
+    out.print(f"{head}{result.stopped} after epoch {result.epochs}: {best}{model}")
     if result.cost is not None:
         out.print(f"cost: {result.cost}")
     for case, reason in result.failures:

@@ -3,6 +3,7 @@
 import enum
 import io
 import logging
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -71,6 +72,7 @@ Device = Literal["auto", "cpu", "cuda"]
 Backend = Literal["auto", "torch", "openvino"]
 SplitName = Literal["train", "validation", "test"]
 SchemeName = Literal["binary", "vertebrae"]
+Partial = Literal["drop", "keep"]
 LayoutName = Literal["nnunet", "verse"]
 
 
@@ -178,14 +180,21 @@ def say_goodbye() -> None:
     err_console.print(f"interrupted: {more}", style="yellow", soft_wrap=True)
 
 
+def is_first_process() -> bool:
+    """Whether this process is by itself, or the first of several that torchrun has started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def bars() -> Iterator["Progress"]:
     """Progress bars on stderr, one per kind of work, and the log above them."""
     from verse3d.api.progress import progress_bars
     from verse3d.core.logs import log_to_terminal
 
-    log_to_terminal(err_console, _level, in_flags)
-    with progress_bars(err_console, enabled=_level <= logging.INFO) as progress:
+    # Of several processes that share a training the first one speaks; the others only about what ends them.
+    level = _level if is_first_process() else logging.ERROR
+    log_to_terminal(err_console, level, in_flags)
+    with progress_bars(err_console, enabled=level <= logging.INFO) as progress:
         yield progress
 
 

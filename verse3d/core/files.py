@@ -18,6 +18,7 @@ from typing import Any, Self
 from verse3d.core.errors import DataError, OutputError
 from verse3d.core.jsontext import parse_json
 from verse3d.core.paths import LONGEST_NAME_BYTES, TEMPORARY_PREFIX
+from verse3d.core.system import flush_file, process_start
 
 PathOrText = str | os.PathLike[str]
 _ROOM_FOR_PREFIX = 32
@@ -124,7 +125,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
-            _flush_to_disk(temporary)
+            flush_file(temporary)
             temporary.replace(path)
         finally:
             # After a failure only: a finished file has moved to its final name.
@@ -202,7 +203,7 @@ class FileBatch:
         failures: list[OutputError] = []
         try:
             with ThreadPoolExecutor(self._THREADS) as pool:
-                flushed = {path: pool.submit(_flush_to_disk, temporary) for path, temporary in batch.items()}
+                flushed = {path: pool.submit(flush_file, temporary) for path, temporary in batch.items()}
             for path, done in flushed.items():
                 try:
                     done.result()
@@ -257,31 +258,8 @@ def is_alive(name: str, file: Path) -> bool:
     written = file.stat().st_mtime
     if match["machine"] not in (None, _MACHINE):
         return time.time() - written < _FORGOTTEN_SECONDS
-    started = _start_of(int(match["pid"]))
+    started = process_start(int(match["pid"]))
     return started is not None and started <= written + _CLOCKS_APART_SECONDS
-
-
-def _start_of(pid: int) -> float | None:
-    """When a process began, in seconds since 1970 (0 if the system does not say); None if there is none."""
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return None
-    except OSError:
-        pass  # it runs, and is somebody else's
-    try:
-        # The name, in brackets, may hold anything; behind it stand the state and, 19 fields on, the start in ticks.
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-        rows = dict(line.split(" ", 1) for line in Path("/proc/stat").read_text().splitlines())
-        booted = float(rows["btime"])
-        return None if fields[0] == "Z" else booted + int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, KeyError, IndexError):
-        return 0.0
-
-
-def _flush_to_disk(path: Path) -> None:
-    with path.open("rb") as handle:
-        os.fsync(handle.fileno())
 
 
 def write_text(path: Path, text: str) -> None:

@@ -5,7 +5,6 @@ the left of the picture; coronal head up, axial anterior up. Slices follow the a
 they are the nearest planes, not resampled ones.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -65,6 +64,7 @@ def plane_slice(array: NDArray[Any], geometry: Geometry, plane: PlaneName, centr
     """
     if array.shape != geometry.shape:
         raise GeometryError(f"an array of shape {array.shape} does not lie on a grid of shape {geometry.shape}")
+    # Turned to RAS first, as a view: then every plane is a fixed index, and both other axes only need flipping.
     view, grid = nib.apply_orientation(array, nib.io_orientation(geometry.affine)), geometry.reoriented("RAS")
     across = PLANES.index(plane)
     across_to, up = [axis for axis in range(3) if axis != across]
@@ -73,6 +73,10 @@ def plane_slice(array: NDArray[Any], geometry: Geometry, plane: PlaneName, centr
     middle[across] = number
     return PlaneSlice(
         plane=plane,
+        # volume (R, A, S), `across` taken out        rows                columns
+        #   sagittal   (A, S)                         S, from the head    A, from the front
+        #   coronal    (R, S)                         S, from the head    R, from the patient's right
+        #   axial      (R, A)                         A, from the front   R, from the patient's right
         pixels=np.moveaxis(view, across, 0)[number, ::-1, ::-1].T,
         pixel_mm=(grid.spacing_mm[up], grid.spacing_mm[across_to]),
         position_mm=float(grid.world_from_index(middle[None])[0, across]),
@@ -83,35 +87,7 @@ def plane_slice(array: NDArray[Any], geometry: Geometry, plane: PlaneName, centr
     )
 
 
-def display_centre_mm(masks: Iterable[NDArray[np.uint8]], geometry: Geometry) -> NDArray[np.float64]:
-    """World mm (3,) of the centre of mass of the first mask that is not empty, else of the volume's middle.
-
-    Args:
-        masks: label ids (I, J, K); all ids weigh the same.
-        geometry: their grid.
-
-    Raises:
-        GeometryError: a mask does not have the shape of the geometry.
-    """
-    for mask in masks:
-        if mask.shape != geometry.shape:
-            raise GeometryError(f"a mask of shape {mask.shape} does not lie on a grid of shape {geometry.shape}")
-        if mask.any():
-            return geometry.world_from_index(_centre_of_mass(mask)[None]).reshape(3)
-    return geometry.world_from_index((np.array([geometry.shape]) - 1) / 2).reshape(3)
-
-
-def _centre_of_mass(mask: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Mean index of the non-zero voxels, from their counts per plane; holds one bool copy of the mask."""
-    slowest_first = np.argsort(-np.abs(mask.strides), kind="stable")
-    inside = mask.transpose(slowest_first) != 0
-    centre = np.empty(3)
-    for place, axis in enumerate(slowest_first):
-        profile = np.count_nonzero(inside, axis=tuple({0, 1, 2} - {place}))
-        centre[axis] = np.average(np.arange(len(profile)), weights=profile)
-    return centre
-
-
 def _nearest_index(geometry: Geometry, point_mm: ArrayLike) -> tuple[int, ...]:
     index = np.rint(geometry.index_from_world(np.reshape(point_mm, (1, 3)))[0]).astype(int)
+    # A point outside gives the nearest voxel at the border.
     return tuple(np.clip(index, 0, np.array(geometry.shape) - 1).tolist())

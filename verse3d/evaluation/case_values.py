@@ -41,6 +41,7 @@ def _of_slices(scores: SliceScores) -> dict[str, float]:
         "slice_dice_all": scores.slice_dice_all,
         "slice_dice_occupied": scores.slice_dice_occupied,
         "slice_dice_truth": scores.slice_dice_truth,
+        # Where most slices are empty, their Dice of 1 hides what happens in the others.
         "empty_slices": scores.slices_without_truth / scores.slices,
         "consistency": scores.consistency,
         "consistency_of_truth": scores.consistency_of_truth,

@@ -213,6 +213,7 @@ def compare_contestants(
 def _score(
     contestant: Contestant, member: Member, cases: Sequence[Case], out: Path, options: CompareOptions
 ) -> _Scored:
+    # With folds each run is scored on the cases that it alone has not seen.
     own = cases_of(member, cases, folds=options.folds)
     folder = path_below(out, contestant.name, *([member.name] if len(contestant.members) > 1 else []))
     if not own:
@@ -227,6 +228,7 @@ def _score(
         what=f"predicting with {name}",
         progress=options.progress,
     )
+    # What has no mask is left out of the pairs, not scored as 0: it says nothing about the approach.
     made = [case for case in own if case.case in predictions.records]
     if not made:
         return _Scored({}, predictions.failures, predictions.device)
@@ -235,6 +237,7 @@ def _score(
         masks, CaseIndex(tuple(made)), folder / "scores.json", scheme=scheme, progress=options.progress
     )
     values = case_values(evaluation, predictions.records)
+    # The first ones, in the order of the index: nobody chose them by how they look.
     drawn = [case for case in made if case.case in values][: options.pictures]
     titles = {case.case: f"{case.case}, {name}: Dice {values[case.case]['dice']:.3f}" for case in drawn}
     pictures = options.painter(drawn, masks, folder / "pictures", titles=titles, model=member.model.path, scheme=scheme)
@@ -273,6 +276,7 @@ def _standing(contestant: Contestant, runs: Sequence[_Scored], common: Sequence[
     values: dict[str, dict[str, float]] = {}
     undefined = dict.fromkeys(METRICS, 0)
     for case in common:
+        # Runs that differ in their seed make one value of a case steadier; they do not make more cases.
         of_case = [run.values[case] for run in runs if case in run.values]
         values[case] = {metric: mean_of_defined([one[metric] for one in of_case]) for metric in METRICS}
         for metric in METRICS:

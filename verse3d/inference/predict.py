@@ -20,13 +20,12 @@ from verse3d.core.geometry import Geometry
 from verse3d.core.labels import label_counts
 from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.core.memory import give_back_freed_memory
-from verse3d.core.paths import path_below
 from verse3d.core.peak_memory import MemoryWatch, Peak
 from verse3d.core.runtime import peak_rss_mb
 from verse3d.core.volume import StoredVoxels, read_image, stored_voxels, write_labels
 from verse3d.data.cases import Case
-from verse3d.data.centroids import CENTROID_SUFFIX, write_centroids
-from verse3d.data.predictions import MASK_SUFFIX, mask_path, predictions_file
+from verse3d.data.centroids import write_centroids
+from verse3d.data.predictions import MASK_SUFFIX, centroid_path, mask_path, predictions_file
 from verse3d.data.samples.grid import network_geometry
 from verse3d.inference.aggregator import Answer
 from verse3d.inference.budget import Budget
@@ -65,15 +64,6 @@ class PredictOptions:
     parts: int = 1
     max_ram_gb: float | None = None
     overlap: bool = True
-
-
-def centroid_path(out: Path, case: str) -> Path:
-    """Where the centroids of the vertebrae of a case are written, as VerSe does.
-
-    Raises:
-        DataError: the case's name is none for a file.
-    """
-    return path_below(out, f"{case}{CENTROID_SUFFIX}")
 
 
 def predict_cases(
@@ -228,9 +218,9 @@ class _Job:
         scan.answer, scan.look = self.predictor.segment(
             scan.take_image(), scan.grid, scan.stored.geometry, scan.plan.settings, progress=self.progress
         )
-        whole, network, home = time.perf_counter() - start, scan.look.seconds, scan.answer.seconds_home
+        whole, network, resample = time.perf_counter() - start, scan.look.seconds, scan.answer.seconds_resample
         scouting = scan.look.crop.seconds
-        scan.seconds_of |= {"network": round(network, 3), "stitch": round(whole - network - home - scouting, 3)}
+        scan.seconds_of |= {"network": round(network, 3), "stitch": round(whole - network - resample - scouting, 3)}
         if scouting:
             scan.seconds_of["scout"] = round(scouting, 3)
         if scan.look.crop.why:
@@ -238,11 +228,11 @@ class _Job:
         return scan
 
     def write(self, scan: _Scan) -> PredictionRecord:
-        """Carry to the grid of the scan what is not there yet, clean it and write it."""
+        """Resample to the grid of the scan what is not there yet, clean it and write it."""
         answer = scan.take_answer()
         give_back_freed_memory()  # what the network needed; a mask is new
         labels = answer.mask()
-        scan.seconds_of["home"] = round(answer.seconds_home, 3)
+        scan.seconds_of["resample"] = round(answer.seconds_resample, 3)
         del answer
         with scan.timed("clean"):
             named = self.predictor.finish(labels, scan.stored.geometry, scan.look.levels)

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from verse3d.core.axismaps import Box
 from verse3d.core.config import Config
 from verse3d.core.geometry import Geometry, Shape
 from verse3d.core.labels import LabelScheme, label_scheme
@@ -36,10 +35,11 @@ from verse3d.inference.spine_crop import (
     Scouts,
     SpineRegion,
     covered_share,
+    moved,
 )
 from verse3d.labelling.vertebrae import NamedBones
 from verse3d.model.modes import get_mode
-from verse3d.model.tilings import Region, Tiling
+from verse3d.model.tilings import Tiling
 from verse3d.model.trained_on import TrainedOn
 
 
@@ -216,7 +216,7 @@ class Predictor:
         return [
             number
             for number, region in enumerate(regions)
-            if body.touches(region) and (spine is None or spine.touches(_moved(region, part.box)))
+            if body.touches(region) and (spine is None or spine.touches(moved(region, part.box)))
         ]
 
     def network_ids(self, image: NDArray[np.floating], grid: Geometry, source: Geometry) -> NDArray[np.uint8]:
@@ -285,12 +285,6 @@ class Predictor:
 _LOGITS_IN_PROOF = 4
 _PIECE_WATCH_SECONDS = 0.001
 _SMALLEST = Geometry((1, 1, 1), np.eye(4))
-
-
-def _moved(region: Region, box: Box) -> Region:
-    """A region of a box, counted from the first voxel of the whole."""
-    i, j, k = (slice(one.start + all_.start, one.stop + all_.start) for one, all_ in zip(region, box, strict=True))
-    return i, j, k
 
 
 def _as_it_is(pieces: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,6 @@
 """What is remembered of every predicted scan, and the list of it that is written beside the masks."""
 
 import contextlib
-import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from verse3d.core.logs import logger
+from verse3d.core.system import lock
 from verse3d.data.prediction_log import LoggedPredictions, PredictionLog, abandoned_logs, logs_in, newest, read_log
 from verse3d.data.predictions import (
     Predictions,
@@ -30,7 +30,7 @@ class PredictionRecord:
         case, image, mask: its name, the path of the scan, the name of the mask in the folder.
         status, error: see above, and why it failed.
         seconds: from reading the scan to the mask on disk, without waiting for a neighbour.
-        seconds_of: the same by stage: read, prepare, scout, network, stitch, home, clean, write.
+        seconds_of: the same by stage: read, prepare, scout, network, stitch, resample, clean, write.
         peak_rss_mb: largest resident memory of the program while the scan was worked on, see ``core.peak_memory``. If
             neighbours are worked on meanwhile, their memory is part of it.
         process_peak_rss_mb: that of the program since it was started, as the system tells it.
@@ -150,6 +150,10 @@ class RecordList:
                 return
         self._own.append(self._about(), {**content, "finished": round(time.time(), 3)})
 
+    def put(self, content: Mapping[str, Any]) -> None:
+        """Store a record that was changed: it takes the place of the one of the same case."""
+        self._own.append(self._about(), {**content, "finished": round(time.time(), 3)})
+
     def __enter__(self) -> Self:
         """Put into the list what killed calls have left."""
         self._fold()
@@ -189,11 +193,6 @@ def _locked(folder: Path) -> Iterator[bool]:
         yield False
         return
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError:
-            yield False
-        else:
-            yield True
+        yield lock(handle, wait=True)
     finally:
         os.close(handle)

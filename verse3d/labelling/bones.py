@@ -60,6 +60,8 @@ class BoneMap:
 
     def write(self, ids: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
         """Fill ``labels``, the whole scan, with ``ids`` by the number of the bone, (256,); 0 where there is none."""
+        if not self.numbers.size:
+            labels[...] = 0  # there may have been something, though no bone
         inside = labels[self.box]
         for target, numbers in zip(inside, self.numbers, strict=True):  # plane by plane: NumPy widens indices
             target[...] = ids[numbers]

@@ -91,7 +91,7 @@ def open_feed(session: Session) -> Feed:
         ranks=ranks.count,
     )
     device = session.learner.device
-    workers = choose_workers(session.config.runtime, device)
+    workers = choose_workers(session.config.runtime, device, ranks.here)
     _log.debug("patches are read %s", f"by worker processes ({workers})" if workers else "in this process")
     return Feed(session.dataset, stream, session.augment, device, workers)
 
@@ -165,6 +165,8 @@ class Loop:
                 raise _too_large(self.session, batch)
             self.standing.step += 1
             self.losses.add(self.standing.step, result)
+            if self.session.scout is not None:
+                self.session.scout.after_batch(self.standing.step, 60 * self._minutes())
             self._in_step = False
         self.feed.bring_next()
         return result

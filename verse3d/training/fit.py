@@ -29,6 +29,7 @@ from verse3d.training.learner import build_learner
 from verse3d.training.monitor import Monitor
 from verse3d.training.resume import restore
 from verse3d.training.runfolder import RunFolder, resume_folder, start_folder
+from verse3d.training.scout import scout_of_run
 from verse3d.training.session import FitOptions, Session
 from verse3d.training.signals import StopSignals
 from verse3d.training.validate import LossBatches, ValidationCase, first_pictures
@@ -221,11 +222,12 @@ def _session(
     scheme, drawn = label_scheme(config.labels.scheme), config.validation.pictures if options.paint else 0
     cut_as = config.labels.trained_on
     whole = StoredCases([] if all(job.failure for job in validation) else validation, cut_as)
+    dataset = PatchDataset(StoredCases(training, cut_as), cut, length=length, seed=config.runtime.seed)
     session = Session(
         config=config,
         folder=folder,
         learner=build_learner(config, options.device, options.ranks),
-        dataset=PatchDataset(StoredCases(training, cut_as), cut, length=length, seed=config.runtime.seed),
+        dataset=dataset,
         augment=Augment(cut.size),
         validation=[
             ValidationCase(case.files, case, scheme, drawn=number < drawn) for number, case in enumerate(whole.each())
@@ -237,6 +239,9 @@ def _session(
         },
         data={job.case.case: job.name for job in (*training, *validation)},
         options=options,
+        scout=scout_of_run(config, StoredCases(training, cut_as), whole, dataset.case_order(1), options.device)
+        if options.ranks.is_first
+        else None,
     )
     if not options.ranks.is_first:  # so that no two processes drop the same units
         torch.manual_seed(config.runtime.seed + options.ranks.rank)

@@ -6,7 +6,8 @@ from pathlib import Path
 from verse3d.core.errors import CheckpointError, OutputError
 from verse3d.core.files import whole_file
 from verse3d.core.runtime import random_state
-from verse3d.model.checkpoint import Checkpoint, save_checkpoint, verify_checkpoint
+from verse3d.model.checkpoint import Checkpoint, TrainedNetwork, save_checkpoint, verify_checkpoint
+from verse3d.model.scout import SCOUT
 from verse3d.training.learner import best_network, learner_state
 from verse3d.training.readings import require_finite
 from verse3d.training.seen import seen_by
@@ -27,6 +28,8 @@ def save_best(session: Session, epoch: int, validation: ValidationResult | None)
         OutputError: it cannot be written.
     """
     standing = session.standing
+    if session.scout is not None and (validation is not None or not session.validation):
+        session.scout.assess()
     if not session.validation:
         scores: dict[str, float] = {}
     elif validation is not None and _better(validation.mean_dice, standing.best_dice):
@@ -37,7 +40,8 @@ def save_best(session: Session, epoch: int, validation: ValidationResult | None)
     standing.best_epoch = epoch
     if session.options.ranks.is_first:
         weights = best_network(session.learner).state_dict()
-        best = Checkpoint(session.config, weights, epoch, scores, trained_on=seen_by(session))
+        further, seen = _further(session), seen_by(session)
+        best = Checkpoint(session.config, weights, epoch, scores, networks=further, trained_on=seen)
         replace_checkpoint(session.folder.best, best)
 
 
@@ -62,10 +66,12 @@ def save_last(session: Session) -> None:
         "others": others,
         "data": session.data,
         "code": code_sha256(),
+        "scout": session.scout.to_dict() if session.scout else {},
     }
     weights = best_network(session.learner).state_dict()
     scores = {} if math.isnan(standing.best_dice) else {"best_validation_dice": standing.best_dice}
-    last = Checkpoint(session.config, weights, standing.epoch, scores, state, trained_on=seen_by(session))
+    further, seen = _further(session), seen_by(session)
+    last = Checkpoint(session.config, weights, standing.epoch, scores, state, networks=further, trained_on=seen)
     replace_checkpoint(session.folder.last, last)
 
 
@@ -98,3 +104,9 @@ def _verify(part: Path, checksum: str) -> None:
 def _better(new: float, best: float) -> bool:
     """An undefined Dice is better than nothing and worse than any number."""
     return math.isnan(best) or (not math.isnan(new) and new > best)
+
+
+def _further(session: Session) -> dict[str, TrainedNetwork]:
+    """The scout as it was last assessed, if it was."""
+    assessed = session.scout.assessed if session.scout else None
+    return {} if assessed is None else {SCOUT: assessed}

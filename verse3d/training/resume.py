@@ -10,6 +10,7 @@ from verse3d.core.logs import logger
 from verse3d.core.readers import checked
 from verse3d.core.runtime import restore_random_state
 from verse3d.model.checkpoint import Checkpoint, installed_versions, load_checkpoint
+from verse3d.model.scout import SCOUT
 from verse3d.training.learner import restore_learner
 from verse3d.training.session import DRAWS, Session, Standing, StoredRun
 from verse3d.training.source_code import code_sha256
@@ -81,6 +82,8 @@ def _restore_state(session: Session, checkpoint: Checkpoint, state: StoredRun) -
     restore_learner(session.learner, state.learner)
     if session.learner.schedule.step != standing.step:
         raise DataError(f"its schedule is at step {session.learner.schedule.step}, the run at step {standing.step}")
+    if session.scout is not None and state.scout:
+        session.scout.restore(state.scout, checkpoint.networks.get(SCOUT))
     session.standing.restore(state.standing)
     _restore_random(session, state)
 

@@ -21,6 +21,7 @@ from verse3d.training.initial import InitialWeights
 from verse3d.training.ranks import Ranks
 from verse3d.training.runfolder import RunFolder
 from verse3d.training.schedule import MOST_STEPS
+from verse3d.training.scout import ScoutTraining
 from verse3d.training.step import Learner
 from verse3d.training.validate import Painter, ValidationCase
 
@@ -143,6 +144,7 @@ class StoredRun(Record):
         others: random states of the processes beside the first, if several have shared the run.
         data: names of the prepared cases, by case: they change with the files.
         code: hash of the program.
+        scout: see ``ScoutTraining.to_dict``; empty where none learns.
     """
 
     cases: dict[Literal["train", "validation"], list[Text]]
@@ -152,6 +154,7 @@ class StoredRun(Record):
     others: list[dict[str, Any]] = Field(default_factory=list)
     data: dict[Text, Text] = Field(default_factory=dict)
     code: Text = ""
+    scout: dict[str, Any] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,6 +173,7 @@ class Session:
         case_names: of the training and the validation cases, by split and in order.
         data: names of the prepared cases, by case.
         standing: how far the run is.
+        scout: what learns beside the network to find the spine; None if nothing does.
     """
 
     config: Config
@@ -183,3 +187,4 @@ class Session:
     case_names: dict[str, list[str]]
     data: dict[str, str]
     standing: Standing = field(default_factory=Standing)
+    scout: ScoutTraining | None = None

@@ -175,7 +175,7 @@ def first_pictures(cases: Sequence[ValidationCase], paint: Painter) -> dict[str,
         except DataError as error:  # a case that cannot be read is told when it is prepared
             _log.debug("%s is not drawn: %s", case.case, error.message)
             continue
-        pictures[case.case] = paint(scan, masks, case.scheme.labels, f"{case.case}, truth")
+        pictures[case.case] = paint(scan, masks, case.scheme.labels, case.case)
     return pictures
 
 

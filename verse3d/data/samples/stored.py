@@ -16,7 +16,7 @@ from verse3d.core.logs import logger
 from verse3d.data.cases import Case
 from verse3d.data.samples.arrays import DamagedEntryError, StoredArray
 from verse3d.data.samples.blocks import CentreDraw
-from verse3d.data.samples.entry import ARRAYS, Entry, network_table, open_array, unchecked
+from verse3d.data.samples.entry import ARRAYS, UNDECIDED, Entry, network_table, open_array, unchecked
 from verse3d.data.samples.measures import tissue_measures
 from verse3d.data.samples.prepare import Job, ensure_prepared
 
@@ -107,6 +107,23 @@ class StoredCase:
         """
         return self._reading(lambda opened: self._both(opened, "-4mm", (0, 0, 0), opened.entry.coarse.shape))
 
+    def read_coarse_levels(self) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
+        """The 4 mm copy, all of it: grey values 0 ... 1 and VerSe ids, whatever the label scheme of this case is.
+
+        What is some vertebra but none by itself is ``UNDECIDED``; in a binary mask that is every vertebra.
+
+        Raises:
+            DataError: the entry is damaged and cannot be prepared again.
+        """
+
+        def read(opened: OpenEntry) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
+            start, size = (0, 0, 0), opened.entry.coarse.shape
+            image = opened.arrays["image-4mm"].read_padded(start, size)
+            ids = opened.arrays["labels-4mm"].read_padded(start, size)
+            return image, np.where(ids > 0, np.uint8(UNDECIDED), ids) if opened.entry.binary else ids
+
+        return self._reading(read)
+
     def tissue_hu(self) -> dict[str, float] | None:
         """Measures of the grey values (see ``tissue_measures``) if the case is prepared, else None."""
         if self._tissue is None and self._job.store.entry_folder(self._job.name).is_dir():
@@ -116,6 +133,7 @@ class StoredCase:
 
     def draw_centre(self, foreground_fraction: float, random: np.random.RandomState) -> NDArray[np.int_]:
         """A voxel (i, j, k): with that probability any labelled one, else any unlabelled one."""
+        # Drawn before anything is read, so that a repair in between changes no number that follows.
         draws = random.random_sample(3).tolist()
         return self._reading(
             lambda opened: opened.centres.centre(foreground_fraction, draws, opened.arrays["labels"].read_padded)
@@ -140,6 +158,7 @@ class StoredCase:
         self._opened = None
 
     def _reading(self, read: Callable[[OpenEntry], _Read]) -> _Read:
+        # A damaged entry is made again from its files; a disk that damages it each time ends this.
         for _ in range(_MOST_REPAIRS):
             try:
                 return read(self._open())
@@ -167,6 +186,7 @@ class StoredCase:
             for array in ARRAYS:
                 checked = self._checked.setdefault(array, unchecked(entry.arrays[array]))
                 arrays[array] = open_array(store.entry_folder(name), entry, array, checked)
+            # Binary schemes and T13 are renumbered while reading, all else is stored as the network counts.
             present = np.unique(entry.blocks.code)
             as_stored = bool((self._table[present] == present).all())
             self._opened = OpenEntry(entry, arrays, CentreDraw(entry.blocks, self._table > 0), as_stored)
