@@ -6,9 +6,11 @@ from typing import Annotated
 import typer
 
 from verse3d.cli import tables
+from verse3d.cli.json_output import print_json
 from verse3d.cli.terminal import (
     EXIT_PARTIAL,
     DeviceOption,
+    JsonOption,
     SplitName,
     app,
     bars,
@@ -35,6 +37,7 @@ def compare(
     ] = False,
     pictures: Annotated[int, typer.Option(min=0, help="Cases drawn per run.")] = 2,
     device: DeviceOption = "auto",
+    json: JsonOption = False,
 ) -> None:
     """Set models against each other, e.g. [bold]verse3d compare runs/3d runs/2d --data cases.jsonl --out compare[/]."""
     from verse3d import api
@@ -51,6 +54,9 @@ def compare(
             device=device,
             progress=progress,
         )
-    tables.print_comparison(out_console, result)
+    if json:
+        print_json(out_console, result)
+    else:
+        tables.print_comparison(out_console, result)
     if result.left_out:
         raise typer.Exit(EXIT_PARTIAL)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from verse3d.cli import tables
+from verse3d.cli.json_output import print_json
 from verse3d.cli.terminal import (
     EXIT_INTERRUPTED,
     EXIT_PARTIAL,
@@ -15,6 +16,7 @@ from verse3d.cli.terminal import (
     MORE_SETTINGS,
     Backend,
     DeviceOption,
+    JsonOption,
     Mode,
     OverwriteOption,
     Partial,
@@ -25,6 +27,7 @@ from verse3d.cli.terminal import (
     bars,
     exits_when_terminated,
     is_first_process,
+    is_verbose,
     merged_overrides,
     out_console,
 )
@@ -41,7 +44,7 @@ def train(
     out: Annotated[Path, typer.Option(help="The run folder.")],
     mode: Annotated[Mode | None, typer.Option(help="Way of segmenting; else that of the config, else 3d.")] = None,
     config: Annotated[str | None, typer.Option(help="YAML file, or the name of a shipped one, e.g. unet3d.")] = None,
-    from_: Annotated[
+    from_model: Annotated[
         Path | None, typer.Option("--from", help="Begin with the weights of this model; starter: those of verse3d.")
     ] = None,
     set_: SetOption = None,
@@ -64,7 +67,7 @@ def train(
     options: dict[str, Any] = {
         "mode": mode,
         "config": config,
-        "from_model": from_,
+        "from_model": from_model,
         "overrides": merged_overrides(set_, context),
         "resume": resume,
         "overwrite": overwrite,
@@ -121,23 +124,26 @@ def predict(
     scans: Annotated[list[Path], typer.Argument(help="NIfTI files, folders or indexes.")],
     out: Annotated[Path, typer.Option(help="Folder for the masks.")],
     model: Annotated[
-        list[Path] | None, typer.Option(help="best.pt of a run folder; several are averaged. Else the starter weights.")
+        list[Path] | None,
+        typer.Option(help="A run folder or its best.pt; several are averaged; else starter weights."),
     ] = None,
     split: SplitOption = None,
     device: DeviceOption = "auto",
     backend: Annotated[Backend, typer.Option(help="What runs the network.")] = "auto",
     max_ram_gb: Annotated[float | None, typer.Option(help="Largest memory to take; else what is free.")] = None,
     tta: Annotated[bool, typer.Option("--tta", help="Average with the mirror image; twice the time.")] = False,
-    no_skip: Annotated[bool, typer.Option("--no-skip", help="Look at windows that hold only air, too.")] = False,
+    no_skip_air: Annotated[bool, typer.Option("--no-skip-air", help="Look at windows of air, too.")] = False,
     partial: Annotated[
         Partial, typer.Option(help="Vertebrae that the scan cuts, in masks named by sequence.")
     ] = "drop",
-    num_parts: Annotated[int, typer.Option(min=1, help="Divide the scans among so many jobs.")] = 1,
+    parts: Annotated[int, typer.Option(min=1, help="Divide the scans among so many jobs.")] = 1,
     part: Annotated[int, typer.Option(min=0, help="Which of them this is, counted from 0.")] = 0,
     one_by_one: Annotated[
         bool, typer.Option("--one-by-one", help="Do not read and write other scans while the network works.")
     ] = False,
     overwrite: OverwriteOption = False,
+    no_preview: Annotated[bool, typer.Option("--no-preview", help="Draw no picture of each new mask.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Write a mask per scan on its own grid, e.g. [bold]verse3d predict ct.nii.gz --out masks[/]."""
     from verse3d import api
@@ -151,16 +157,20 @@ def predict(
             device=device,
             backend=backend,
             tta=tta,
-            skip_air=not no_skip,
+            skip_air=not no_skip_air,
             partial=partial,
             max_ram_gb=max_ram_gb,
-            parts=num_parts,
+            parts=parts,
             part=part,
             one_by_one=one_by_one,
             overwrite=overwrite,
+            preview=not no_preview,
             progress=progress,
         )
-    tables.print_predictions(out_console, report)
+    if json:
+        print_json(out_console, report.records)
+    else:
+        tables.print_predictions(out_console, report, details=is_verbose())
     if report.failures:
         raise typer.Exit(EXIT_PARTIAL)
 
@@ -179,6 +189,7 @@ def evaluate(
     pictures: Annotated[
         Path | None, typer.Option(help="Folder for a picture per case and the loss curve of the model.")
     ] = None,
+    json: JsonOption = False,
 ) -> None:
     """Score masks on the grids of the scans: Dice (by volume and by slice), HD95, ASSD and volume difference."""
     from verse3d import api
@@ -194,7 +205,10 @@ def evaluate(
             pictures=pictures,
             progress=progress,
         )
-    tables.print_scores(out_console, result)
+    if json:
+        print_json(out_console, result)
+    else:
+        tables.print_scores(out_console, result)
     if result.failures:
         raise typer.Exit(EXIT_PARTIAL)
 

@@ -3,6 +3,7 @@
 YAML here means YAML 1.2: ``1e-4`` is a number, ``off`` is a word and ``1:30`` is a text, not 90.
 """
 
+import copy
 import difflib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -270,10 +271,24 @@ def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Conf
 
 def changed_config(values: dict[str, Any], overrides: Sequence[str], *, source: str) -> Config:
     """Plain values, changed by overrides as in ``load_config``; raises as that."""
+    before = copy.deepcopy(values)
     problems = _apply_overrides(values, overrides)
     if problems:
         raise ConfigError(_join("`overrides`", problems), option="overrides")
-    return parse_config(values, source=source)
+    try:
+        return parse_config(values, source=source)
+    except ConfigError:
+        if not overrides or not _is_sound(before):
+            raise
+    return parse_config(values, source="`overrides`")
+
+
+def _is_sound(values: dict[str, Any]) -> bool:
+    try:
+        parse_config(values)
+    except ConfigError:
+        return False
+    return True
 
 
 def _patch_problems(values: Mapping[str, Any]) -> list[str]:

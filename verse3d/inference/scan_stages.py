@@ -294,6 +294,7 @@ def _written(
         scout=scan.look.crop.to_dict(),
         voxels=int(labels.size),
         labelled_voxels=int(voxels[1:].sum()),
+        labelled_ml=round(float(voxels[1:].sum()) * scan.opened.stored.geometry.voxel_ml, 2),
         levels=names,
         warnings=(*odd, *scan.warnings),
     )

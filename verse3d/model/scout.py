@@ -62,7 +62,7 @@ class ScoutNetwork(nn.Module):
         self.up = nn.ModuleList(_normalised(above, above) for above, _ in reversed(levels))
         self.head = nn.Conv3d(channels[0], CHANNELS, 1)
         with torch.no_grad():  # at first nothing is spine, as most of what it will see; else that is learnt for long
-            self.head.bias.zero_()[0] = _BACKGROUND_LOGIT
+            self.head.get_parameter("bias").zero_()[0] = _BACKGROUND_LOGIT
         self.factor = 2 ** len(levels)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
