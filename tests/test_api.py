@@ -145,6 +145,27 @@ class TestPredict:
             verse3d.predict(tmp_path / "a.nii.gz", model=tmp_path / "no.pt", out=tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
+    def test_notices_missing_scans_before_any_model_is_loaded(self, tmp_path, model, caplog):
+        spine().write(tmp_path / "a.nii.gz")
+        broken = tmp_path / "broken.pt"
+        broken.write_bytes(b"no model")
+        for missing, words in (
+            (["x.nii"], r"x\.nii does not exist$"),
+            (["x.nii", "y.nii"], r"does not exist \(and 1 more cannot be found\)"),
+        ):
+            with pytest.raises(DataError, match=words):
+                verse3d.predict(*(tmp_path / name for name in missing), model=broken, out=tmp_path / "out")
+        assert not (tmp_path / "out").exists(), "a call that did nothing writes nothing"
+        report = verse3d.predict(tmp_path / "a.nii.gz", tmp_path / "x.nii", model=model, out=tmp_path / "out")
+        assert [record.status for record in report.records] == ["written", "failed"]
+        assert "x.nii does not exist; the other scans are predicted" in caplog.text
+
+    def test_takes_a_run_folder_for_its_model(self, tmp_path):
+        spine().write(tmp_path / "a.nii.gz")
+        run = scans.write_run(tmp_path / "run", tiny_config(), None)
+        [record] = verse3d.predict(tmp_path / "a.nii.gz", model=run, out=tmp_path / "out", device="cpu").records
+        assert record.models == (str(run / "best.pt"),)
+
     def test_needs_nothing_but_the_checkpoint(self, tmp_path, bright_model):
         data = spine()
         data.write(tmp_path / "a.nii.gz")

@@ -103,10 +103,10 @@ def test_every_command_has_a_help_of_its_own(command, capsys):
 
 def test_every_command_is_a_function_of_the_api_and_every_choice_is_known_there():
     assert sorted(command.callback.__name__ for command in app.registered_commands) == sorted(COMMANDS)
-    assert {mode.value for mode in Mode} == set(MODES)
-    assert tuple(split.value for split in SplitName) == SPLITS
-    assert get_args(inspect.signature(api.convert).parameters["to"].annotation) == tuple(LayoutName)
-    assert [label_scheme(name.value).name for name in SchemeName] == ["binary", "vertebrae"]
+    assert set(get_args(Mode)) == set(MODES)
+    assert get_args(SplitName) == SPLITS
+    assert get_args(inspect.signature(api.convert).parameters["to"].annotation) == get_args(LayoutName)
+    assert [label_scheme(name).name for name in get_args(SchemeName)] == ["binary", "vertebrae"]
 
 
 def test_the_version_is_that_of_the_package(capsys):

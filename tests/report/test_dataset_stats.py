@@ -148,7 +148,8 @@ def test_histograms_are_summed_up_as_their_voxels_would_be():
 
 def test_the_odd_spacing_is_that_between_slices():
     def planes(*spacing):
-        return CaseStats(Case("a", "a", None), CaseSurvey("a", (1, 1, 1), spacing, "PIR")).plane_spacing_mm
+        survey = CaseSurvey("a", (1, 1, 1), spacing, "PIR", extent_mm=spacing)
+        return CaseStats(Case("a", "a", None), survey).plane_spacing_mm
 
     assert planes(1.0, 3.0, 1.0) == (1.0, 3.0)
     assert planes(0.5, 0.9, 0.9) == (0.9, 0.5)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from verse3d.api.journey import DemoResult, demo
     from verse3d.api.model import Model, Segmentation, load_model
     from verse3d.api.models import train
+    from verse3d.api.naming import relabel
     from verse3d.api.pictures import LookResult, StatsResult, look, stats
     from verse3d.api.predicting import LABEL_FILE, predict
     from verse3d.api.preparing import prepare, prepared, prune
@@ -52,6 +53,7 @@ __all__ = [
     "prepared",
     "progress_bars",
     "prune",
+    "relabel",
     "slices",
     "stats",
     "train",
@@ -67,6 +69,7 @@ _HOME = {
     **dict.fromkeys(("Advice", "Diagnosis", "doctor"), "diagnosing"),
     "compare": "comparison",
     "evaluate": "evaluating",
+    "relabel": "naming",
     "train": "models",
     "progress_bars": "progress",
     "slices": "slicing",

@@ -22,6 +22,7 @@ from verse3d.inference.budget import Budget
 from verse3d.inference.loading import open_predictor
 from verse3d.inference.memory_plan import Limit
 from verse3d.inference.segment import segment_volume
+from verse3d.labelling.vertebrae import NamedVertebra
 from verse3d.model.locate import model_files
 
 _IN_MEMORY = Path("(the image in memory)")
@@ -35,14 +36,15 @@ class Segmentation:
         labels: uint8, in the shape of the scan; 0 is background, see ``Model.labels`` for the other ids.
         affine: world mm (RAS+) from voxel index, (4, 4) float64: the scan's own.
         levels: the names of the labels that occur, from head to tail.
-        vertebrae: what is known of each vertebra, of models that name them; None for all others.
+        vertebrae: name, centre, volume, certainty ... of each, from head to tail, of models that name vertebrae in
+            sequence; None for all others.
         warnings: what makes the result doubtful, a sentence each.
     """
 
     labels: NDArray[np.uint8]
     affine: NDArray[np.float64]
     levels: tuple[str, ...]
-    vertebrae: tuple[Any, ...] | None
+    vertebrae: tuple[NamedVertebra, ...] | None
     warnings: tuple[str, ...]
     _header: nib.Nifti1Header
     _scheme: LabelScheme
@@ -116,16 +118,15 @@ class Model:
         volume, shape = _volume(scan, affine)
         limit = Limit.of(self._max_ram_gb)
         budget = replace(self._budget, limit=limit, held_mb=rss_mb())
-        labels = segment_volume(budget, volume, progress)
-        voxels = label_counts(labels)
+        segmented = segment_volume(budget, volume, progress)
+        voxels = label_counts(segmented.labels)
         found: list[Label] = [label for label in self._scheme.labels if voxels[label.id]]
-        warnings = () if found else ("no vertebra was found: the mask is empty",)
         return Segmentation(
-            labels.reshape(shape),
+            segmented.labels.reshape(shape),
             volume.geometry.affine.copy(),
             tuple(label.name for label in found),
-            None,
-            warnings,
+            None if segmented.named is None else tuple(segmented.named.vertebrae),
+            segmented.warnings,
             volume.header,
             self._scheme,
         )

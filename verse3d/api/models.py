@@ -58,7 +58,9 @@ def train(
         overrides: ``"section.key=value"`` on top of it.
         resume: go on with the run in ``out`` exactly where it stood.
         overwrite: replace the run in ``out``.
-        max_minutes: stop after the first epoch that ends later.
+        max_minutes: of this call: then it stops, wherever it is in an epoch, and validates once more. The learning rate
+            falls to 0 by then (except under ``runtime.deterministic``), so a run in several slots of a cluster is
+            better stopped by a signal.
         max_epochs: stop after this epoch of the schedule.
         fold: validate on this fold of the index and train on the others (see ``index(folds=...)``).
         store: folder of prepared cases, which is filled as needed; None for ``cases.store`` beside ``cases.jsonl``, or

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from verse3d.core.errors import ConfigError, DataError
-from verse3d.core.files import PathOrText
-from verse3d.core.logs import Progress, no_progress
+from verse3d.core.files import PathOrText, is_file
+from verse3d.core.logs import Progress, logger, no_progress
+from verse3d.core.nifti_errors import not_a_file
 from verse3d.core.runtime import DeviceName, choose_device
 from verse3d.core.volume import NIFTI_SUFFIXES
 from verse3d.data.cases import Case, Split
@@ -18,6 +20,7 @@ from verse3d.inference.records import PredictionReport
 from verse3d.model.locate import model_files
 from verse3d.report.itksnap import write_label_description
 
+_log = logger(__name__)
 LABEL_FILE = "itksnap_labels.txt"
 
 
@@ -30,6 +33,7 @@ def predict(
     backend: BackendName = "auto",
     tta: bool = False,
     skip_air: bool = True,
+    partial: Literal["drop", "keep"] = "drop",
     max_ram_gb: float | None = None,
     parts: int = 1,
     part: int = 0,
@@ -49,6 +53,8 @@ def predict(
         backend: what runs the network: "torch", "openvino", or "auto" (OpenVINO on a CPU if it is installed).
         tta: average with the prediction of the mirror image (left and right exchanged); takes twice as long.
         skip_air: leave out windows that hold nothing of the patient.
+        partial: whether masks show vertebrae that the scan cuts, where vertebrae are named by their sequence. They are
+            listed either way.
         max_ram_gb: largest resident memory of the process, GB (10^9 bytes); None: what is free, less a tenth.
         parts: divide the scans among so many jobs that write into the same folder ...
         part: ... of which this is number ``part`` (0 ... parts - 1).
@@ -61,15 +67,20 @@ def predict(
 
     Raises:
         ConfigError: the options contradict each other, the models cannot be averaged, or the backend cannot be had.
-        DataError: there is nothing to predict.
+        DataError: there is nothing to predict, or not a single scan is there.
         MemoryLimitError: the program and the model alone exceed ``max_ram_gb``.
         CheckpointError: the model is damaged, unsafe, or of another version.
         OutputError: the folder cannot be written to.
     """
-    models = model_files(model)
     _refuse_options(parts, part, max_ram_gb)
+    if partial not in ("drop", "keep"):
+        raise ConfigError(f"`partial` must be drop or keep, got {partial!r}", option="partial")
+    models = model_files(model)
     cases = _cases_to_predict([Path(scan) for scan in scans], split)
-    predictor = open_predictor(models, choose_device(device), backend=backend, tta=tta, skip_air=skip_air)
+    _require_any_scan(cases)
+    predictor = open_predictor(
+        models, choose_device(device), backend=backend, tta=tta, skip_air=skip_air, keep_partial=partial == "keep"
+    )
     folder = Path(out)
     report = predict_cases(
         cases,
@@ -106,6 +117,20 @@ def _cases_to_predict(scans: Sequence[Path], split: Split | None) -> list[Case]:
     if not cases:
         raise DataError(f"nothing to predict: no scan{f' of the {split} split' if split else ''} was found")
     return list(cases.values())
+
+
+def _require_any_scan(cases: Sequence[Case]) -> None:
+    """Before a model is loaded and anything written: say which scans are not there, and stop if none is.
+
+    Raises:
+        DataError: not a single scan is there.
+    """
+    missing = [case.image_path() for case in cases if not is_file(case.image_path())]
+    if len(missing) == len(cases):
+        first, more = not_a_file(missing[0]), len(missing) - 1
+        raise DataError(f"{first.message}{f' (and {more} more cannot be found)' if more else ''}", hint=first.hint)
+    for path in missing:
+        _log.warning("%s; the other scans are predicted", not_a_file(path).message)
 
 
 def _cases_of(scan: Path) -> Sequence[Case]:

@@ -8,7 +8,6 @@ import typer
 from verse3d.cli import tables
 from verse3d.cli.terminal import (
     EXIT_PARTIAL,
-    Device,
     DeviceOption,
     SplitName,
     app,
@@ -34,7 +33,7 @@ def compare(
         bool, typer.Option("--folds", help="The runs of a name are folds; each is scored on its own test cases.")
     ] = False,
     pictures: Annotated[int, typer.Option(min=0, help="Cases drawn per run.")] = 2,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
 ) -> None:
     """Set models against each other, e.g. [bold]verse3d compare runs/3d runs/2d --data cases.jsonl --out compare[/]."""
     from verse3d import api
@@ -44,11 +43,11 @@ def compare(
             *runs,
             data=data,
             out=out,
-            split=split.value if split else None,
+            split=split,
             allow_different=allow_different,
             folds=folds,
             pictures=pictures,
-            device=device.value,
+            device=device,
             progress=progress,
         )
     tables.print_comparison(out_console, result)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -83,7 +83,7 @@ def download(
 @app.command()
 def index(
     roots: Annotated[list[Path], typer.Argument(help="Folders (or zips) with scans and masks, as downloaded.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The list to write.")],
+    out: Annotated[Path, typer.Option("--out", "-o", "--output", help="The list to write.")],
     seed: Annotated[int, typer.Option(help="Decides who is drawn where the data set has no split.")] = 0,
     validation: Annotated[float, typer.Option(help="Share of subjects for choosing the best epoch.")] = 0.2,
     test: Annotated[float, typer.Option(help="Share of undivided subjects kept for testing.")] = 0.0,
@@ -95,6 +95,7 @@ def index(
     exclude_gl: Annotated[bool, typer.Option("--exclude-gl", help="Leave out the gl subjects (licence).")] = False,
     overrides: Annotated[list[Path] | None, typer.Option(help="CSV of corrections: case,action,value,note.")] = None,
     unpack: Annotated[Path | None, typer.Option(help="Unpack zips into this folder first.")] = None,
+    missing: Annotated[bool, typer.Option("--missing", help="Name every scan of VerSe that is not there.")] = False,
 ) -> None:
     """Find all cases, merge copies, divide by subject, e.g. [bold]verse3d index data -o cases.jsonl --folds 5[/]."""
     from verse3d import api
@@ -102,7 +103,7 @@ def index(
     with bars() as progress:
         report = api.index(
             *roots,
-            out=output,
+            out=out,
             seed=seed,
             validation=validation,
             test=test,
@@ -114,14 +115,14 @@ def index(
             unpack=unpack,
             progress=progress,
         )
-    print_index(out_console, report, output)
+    print_index(out_console, report, out, missing=missing)
     if report.damaged or report.failures or any(archive.refused for archive in report.unpacked):
         raise typer.Exit(EXIT_PARTIAL)
 
 
 def _assignments(texts: Sequence[str]) -> dict[str, Any]:
     pairs = dict(text.rpartition("=")[::2] for text in texts)
-    wrong = [f"{name}={split}" for name, split in pairs.items() if not name or split not in list(SplitName)]
+    wrong = [f"{name}={split}" for name, split in pairs.items() if not name or split not in get_args(SplitName)]
     if wrong:
         raise ConfigError(f"--assign {' '.join(wrong)} is not of the form CASE=train|validation|test")
     return pairs
@@ -173,10 +174,10 @@ def convert(
     with bars() as progress:
         result = api.convert(
             data,
-            to=to.value,
+            to=to,
             out=out,
             links=links,
-            scheme=scheme.value if scheme else None,
+            scheme=scheme,
             dataset_id=dataset_id,
             name=name,
             overwrite=overwrite,

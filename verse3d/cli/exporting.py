@@ -1,20 +1,13 @@
 """The command that writes a model for other programs."""
 
-import enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from verse3d.cli.terminal import OverwriteOption, app, bars, out_console
 
-
-class FormatName(enum.StrEnum):
-    """What a model can be written as."""
-
-    onnx = "onnx"
-    openvino = "openvino"
-    torchscript = "torchscript"
+FormatName = Literal["onnx", "openvino", "torchscript"]
 
 
 @app.command()
@@ -28,7 +21,7 @@ def export(
     from verse3d import api
 
     with bars():
-        result = api.export(model=model, to=to.value, out=out, overwrite=overwrite)
+        result = api.export(model=model, to=to, out=out, overwrite=overwrite)
     out_console.print(f"{', '.join(result.files)} in {result.folder}")
     out_console.print(
         f"a piece is {' x '.join(map(str, result.shape))}; compared with PyTorch: {result.parity.figures}"

@@ -1,7 +1,7 @@
 """The commands about models: training, predicting, scoring, and the demo of everything."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,12 +9,13 @@ from verse3d.cli import tables
 from verse3d.cli.terminal import (
     EXIT_INTERRUPTED,
     EXIT_PARTIAL,
+    EXIT_TERMINATED,
     MORE_SETTINGS,
     Backend,
-    Device,
     DeviceOption,
     Mode,
     OverwriteOption,
+    Partial,
     SchemeName,
     SetOption,
     SplitOption,
@@ -23,6 +24,9 @@ from verse3d.cli.terminal import (
     merged_overrides,
     out_console,
 )
+
+if TYPE_CHECKING:
+    from verse3d.training.fit import FitResult
 
 
 @app.command(context_settings=MORE_SETTINGS)
@@ -39,12 +43,12 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on exactly where the run in --out stands.")] = False,
     overwrite: OverwriteOption = False,
     max_minutes: Annotated[
-        float | None, typer.Option(help="Stop after the first epoch that ends later than this.")
+        float | None, typer.Option(help="Stop after so many minutes; the learning rate falls to 0 by then.")
     ] = None,
     max_epochs: Annotated[int | None, typer.Option(min=1, help="Stop after this epoch of the schedule.")] = None,
     fold: Annotated[int | None, typer.Option(help="Validate on this fold of the index, train on the others.")] = None,
     store: Annotated[Path | None, typer.Option(help="Folder for prepared cases; else beside --data.")] = None,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
 ) -> None:
     """Train a network, e.g. [bold]verse3d train --data cases.jsonl --out runs/a[/]."""
     from verse3d import api
@@ -53,7 +57,7 @@ def train(
         result = api.train(
             data=data,
             out=out,
-            mode=mode.value if mode else None,
+            mode=mode,
             config=config,
             from_model=from_,
             overrides=merged_overrides(set_, context),
@@ -63,14 +67,18 @@ def train(
             max_epochs=max_epochs,
             fold=fold,
             store=store,
-            device=device.value,
+            device=device,
             progress=progress,
         )
     tables.print_training(out_console, result)
-    if result.stopped == "interrupted":
-        raise typer.Exit(EXIT_INTERRUPTED)
-    if result.failures:
-        raise typer.Exit(EXIT_PARTIAL)
+    if code := _exit_code(result):
+        raise typer.Exit(code)
+
+
+def _exit_code(result: "FitResult") -> int:
+    """130 and 75 say that a run is not finished; 3 that it is, without some of its cases."""
+    stops = {"interrupted": EXIT_INTERRUPTED, "terminated": EXIT_TERMINATED}
+    return stops.get(result.stopped, EXIT_PARTIAL if result.failures else 0)
 
 
 @app.command()
@@ -81,11 +89,14 @@ def predict(
         list[Path] | None, typer.Option(help="best.pt of a run folder; several are averaged. Else the starter weights.")
     ] = None,
     split: SplitOption = None,
-    device: DeviceOption = Device.auto,
-    backend: Annotated[Backend, typer.Option(help="What runs the network.")] = Backend.auto,
+    device: DeviceOption = "auto",
+    backend: Annotated[Backend, typer.Option(help="What runs the network.")] = "auto",
     max_ram_gb: Annotated[float | None, typer.Option(help="Largest memory to take; else what is free.")] = None,
     tta: Annotated[bool, typer.Option("--tta", help="Average with the mirror image; twice the time.")] = False,
     no_skip: Annotated[bool, typer.Option("--no-skip", help="Look at windows that hold only air, too.")] = False,
+    partial: Annotated[
+        Partial, typer.Option(help="Vertebrae that the scan cuts, in masks named by sequence.")
+    ] = "drop",
     num_parts: Annotated[int, typer.Option(min=1, help="Divide the scans among so many jobs.")] = 1,
     part: Annotated[int, typer.Option(min=0, help="Which of them this is, counted from 0.")] = 0,
     one_by_one: Annotated[
@@ -101,11 +112,12 @@ def predict(
             *scans,
             model=model,
             out=out,
-            split=split.value if split else None,
-            device=device.value,
-            backend=backend.value,
+            split=split,
+            device=device,
+            backend=backend,
             tta=tta,
             skip_air=not no_skip,
+            partial=partial,
             max_ram_gb=max_ram_gb,
             parts=num_parts,
             part=part,
@@ -141,8 +153,8 @@ def evaluate(
             pred=pred,
             truth=truth,
             out=out,
-            split=split.value if split else None,
-            scheme=scheme.value if scheme else None,
+            split=split,
+            scheme=scheme,
             label_map=label_map,
             pictures=pictures,
             progress=progress,
@@ -162,7 +174,7 @@ def demo(
     against: Annotated[str, typer.Option(help="Config of a second model to compare with; none for none.")] = "demo2d",
     set_: SetOption = None,
     max_minutes: Annotated[float | None, typer.Option(help="Longest time to train.")] = None,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
 ) -> None:
     """The whole journey on synthetic scans, in 3D and against 2D: make, check, train, predict, score, compare."""
@@ -177,7 +189,7 @@ def demo(
             against=None if against == "none" else against,
             overrides=merged_overrides(set_, context),
             max_minutes=max_minutes,
-            device=device.value,
+            device=device,
             overwrite=overwrite,
             progress=progress,
         )

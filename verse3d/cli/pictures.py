@@ -6,14 +6,17 @@ from typing import Annotated
 import typer
 
 from verse3d.cli import tables
-from verse3d.cli.terminal import EXIT_PARTIAL, app, bars, out_console
+from verse3d.cli.terminal import EXIT_PARTIAL, OverwriteOption, app, bars, out_console
 from verse3d.core.errors import ConfigError
 
 
 @app.command()
 def look(
-    scan: Annotated[str, typer.Argument(help="A NIfTI file, or the name of a case in --data.", metavar="CASE|SCAN")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The PNG to write.")],
+    scan: Annotated[
+        str,
+        typer.Argument(metavar="SCAN", help="A NIfTI file, a folder with one case, or the name of a case in --data."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", "--output", help="The PNG to write.")],
     mask: Annotated[Path | None, typer.Option(help="A mask on the grid of the scan; a case brings its own.")] = None,
     data: Annotated[Path | None, typer.Option(help="An index (cases.jsonl) or a folder that holds the case.")] = None,
     at: Annotated[str | None, typer.Option(metavar="X,Y,Z", help="Cut through this point, world mm (RAS+).")] = None,
@@ -21,18 +24,20 @@ def look(
     window: Annotated[
         str | None, typer.Option(metavar="LOW,HIGH", help="The values shown black and white, e.g. -200,1000.")
     ] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Draw three planes with the mask on them, e.g. [bold]verse3d look ct.nii.gz --mask seg.nii.gz -o look.png[/]."""
     from verse3d import api
 
     result = api.look(
         scan,
-        out=output,
+        out=out,
         mask=mask,
         data=data,
         at=None if at is None else _point(at),
         level=level,
         window=None if window is None else _window(window),
+        overwrite=overwrite,
     )
     out_console.print(str(result.picture))
     for note in result.notes:

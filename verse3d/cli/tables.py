@@ -183,6 +183,8 @@ def print_training(out: Console, result: "FitResult") -> None:
     best = f"best validation Dice {result.best_dice:.4f} at epoch {result.best_epoch}, " if validated else ""
     model = result.best if result.best.exists() else "no best.pt yet"
     out.print(f"{result.stopped} after epoch {result.epochs}: {best}{model}")
+    if result.cost is not None:
+        out.print(f"cost: {result.cost}")
     for case, reason in result.failures:
         out.print(f"left out {one_line(case)}: {in_flags(reason)}")
     out.print(f"watch: tensorboard --logdir {result.folder / 'tensorboard'}")

@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -29,6 +29,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 75
+"""Exit code when a cluster wanted its machine back: everything is saved, start the same job again (EX_TEMPFAIL)."""
 EXIT_PARTIAL = DataError.exit_code
 """Exit code when a batch was finished but some of its cases failed."""
 
@@ -58,47 +60,19 @@ out_console = SafeConsole(width=_width, soft_wrap=True)
 err_console = SafeConsole(stderr=True)
 
 
-class Mode(enum.StrEnum):
-    """Ways to segment."""
-
-    volume = "3d"
-    slices = "2d"
-    thick_slices = "2.5d"
-
-
-class Plane(enum.StrEnum):
-    """Ways to slice."""
-
-    sagittal = "sagittal"
-    coronal = "coronal"
-    axial = "axial"
-    as_stored = "as-stored"
+# The library's own types stand beside code that loads NumPy or PyTorch, which asking for help must not wait for. The
+# tests compare them.
+Mode = Literal["3d", "2d", "2.5d"]
+Plane = Literal["sagittal", "coronal", "axial", "as-stored"]
+Device = Literal["auto", "cpu", "cuda"]
+Backend = Literal["auto", "torch", "openvino"]
+SplitName = Literal["train", "validation", "test"]
+SchemeName = Literal["binary", "vertebrae"]
+Partial = Literal["drop", "keep"]
+LayoutName = Literal["nnunet", "verse"]
 
 
-class Device(enum.StrEnum):
-    """Where to compute."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class Backend(enum.StrEnum):
-    """What runs a network."""
-
-    auto = "auto"
-    torch = "torch"
-    openvino = "openvino"
-
-
-class SplitName(enum.StrEnum):
-    """Parts of a data set."""
-
-    train = "train"
-    validation = "validation"
-    test = "test"
-
-
+# Typer takes no list of literals.
 class ReleaseSplit(enum.StrEnum):
     """Parts of the VerSe release, as its archives are named."""
 
@@ -112,20 +86,6 @@ class MirrorName(enum.StrEnum):
 
     s3 = "s3"
     osf = "osf"
-
-
-class SchemeName(enum.StrEnum):
-    """What is told apart."""
-
-    binary = "binary"
-    vertebrae = "vertebrae"
-
-
-class LayoutName(enum.StrEnum):
-    """What an index can be written as."""
-
-    nnunet = "nnunet"
-    verse = "verse"
 
 
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes a GPU if there is one.")]
@@ -152,6 +112,7 @@ def in_flags(text: str) -> str:
 
 
 def complain(error: Verse3dError) -> None:
+    """Show an error, its hint, and the flag that it is about if neither of them names it."""
     message, hint, flag = in_flags(error.message), in_flags(error.hint), _speech.flag(error.option)
     err_console.print("error:", style="bold red", end=" ")
     err_console.print(message, soft_wrap=True)
@@ -205,6 +166,11 @@ MORE_SETTINGS = {"allow_extra_args": True}
 
 
 def merged_overrides(first: list[str] | None, context: typer.Context) -> list[str]:
+    """All settings of ``--set``, those that follow the first one without a flag of their own, too.
+
+    Raises:
+        ConfigError: an argument is no setting.
+    """
     wrong = [text for text in context.args if not first or "=" not in text]
     if wrong:
         raise ConfigError(

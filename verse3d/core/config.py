@@ -24,7 +24,7 @@ from pydantic import (
 from verse3d.core.augmenting import NO_AUGMENTATION, AugmentConfig
 from verse3d.core.errors import ConfigError, DataError
 from verse3d.core.files import is_file
-from verse3d.core.labels import PARTS, LabelScheme, SchemeName, label_scheme
+from verse3d.core.labelling import LabelsConfig
 from verse3d.core.readers import read_text
 from verse3d.core.scouting import ScoutConfig
 from verse3d.core.section import Section as _Section
@@ -71,37 +71,6 @@ PlaneName = Literal["sagittal", "coronal", "axial", "as-stored"]
 
 _NotNegative = Annotated[int, Field(ge=0, le=1024)]
 Margin = Annotated[tuple[_NotNegative, _NotNegative, _NotNegative], BeforeValidator(_same_for_all_axes)]
-
-
-class LabelsConfig(_Section):
-    """What masks tell apart: any vertebra (``binary``) or the 26 levels (``vertebrae``), and where names come from."""
-
-    scheme: SchemeName = "binary"
-    naming: Literal["direct", "sequence"] = "direct"
-    """``direct``: the network has a channel for every level. ``sequence``: it finds bones without names, and the whole
-    spine is named at once, from what a second network sees of it."""
-
-    @field_validator("naming")
-    @classmethod
-    def _there_are_names(cls, naming: str, info: ValidationInfo) -> str:
-        if naming == "sequence" and info.data.get("scheme") == "binary":
-            raise ValueError("sequence names vertebrae, which the scheme binary does not; set labels.scheme: vertebrae")
-        return naming
-
-    @property
-    def by_sequence(self) -> bool:
-        """Whether names are given to the whole spine at once."""
-        return self.naming == "sequence"
-
-    @property
-    def network_scheme(self) -> LabelScheme:
-        """What the network tells apart; ``scheme`` is what masks do."""
-        return PARTS if self.by_sequence else label_scheme(self.scheme)
-
-    @property
-    def trained_on(self) -> Literal["binary", "vertebrae", "bones"]:
-        """The name of the scheme that patches are cut in. The loss makes ``PARTS`` of ``BONES``."""
-        return "bones" if self.by_sequence else self.scheme
 
 
 class GridConfig(_Section):
@@ -200,6 +169,8 @@ class RuntimeConfig(_Section):
     """Whether ``torch.compile`` makes kernels for this network; ``on`` is an error where it cannot."""
     cuda_graph: Literal["auto", "on", "off"] = "auto"
     """Whether a step is recorded once on a GPU and then launched as a whole; ``on`` is an error where it cannot."""
+    save_minutes: Annotated[float, Field(ge=0.0, le=1e6)] = 5.0
+    """A run is saved after so many minutes, beside every end of an epoch; 0 saves after every batch."""
     deterministic: bool = False
     """Whether everything is planned in iterations, never in seconds, and the GPU may use repeatable kernels only."""
 

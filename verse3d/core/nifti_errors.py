@@ -1,5 +1,6 @@
 """Why a file cannot be read as a NIfTI scan, in words that say what it is instead and what to do."""
 
+import os
 from pathlib import Path
 
 from verse3d.core.errors import DataError
@@ -26,12 +27,13 @@ def not_nifti(path: Path, error: BaseException) -> DataError:
 
 def not_a_file(path: Path) -> DataError:
     """The error to raise when there is no file at ``path``."""
-    archive = next((parent for parent in path.parents if parent.is_file()), None)
+    archive = next((parent for parent in path.parents if os.path.isfile(parent)), None)  # noqa: PTH113
     if archive is not None:
         return DataError(
             f"{path} is still packed in {archive.name}",
             hint="unpack it with `verse3d.index(DATA, unpack=FOLDER, out='cases.jsonl')`",
         )
-    if path.is_dir():
+    # os.path says no to names that the system refuses, where Path raises.
+    if os.path.isdir(path):  # noqa: PTH112
         return DataError(f"{path} is a folder", hint="name the NIfTI file in it")
-    return DataError(f"{path} is not a file" if path.exists() else f"{path} does not exist")
+    return DataError(f"{path} is not a file" if os.path.exists(path) else f"{path} does not exist")  # noqa: PTH110

@@ -31,8 +31,8 @@ from verse3d.core.volume import Volume
 from verse3d.core.wording import brief
 
 CENTROID_SUFFIX = "_seg-subreg_ctd.json"
-Format = Literal["voxel", "miccai19", "miccai20"]
-MICCAI_AXES: dict[Format, str] = {"miccai20": "PIR", "miccai19": "IPL"}
+CentroidFormat = Literal["voxel", "miccai19", "miccai20"]
+MICCAI_AXES: dict[CentroidFormat, str] = {"miccai20": "PIR", "miccai19": "IPL"}
 """The directions in which X, Y and Z grow."""
 _COPY_SPACING_MM = 1.0
 _MOST_BYTES = MEGABYTE
@@ -70,7 +70,7 @@ class Centroids:
         turned_from: the axes that the file names, if they are not those of the scan; else "".
     """
 
-    format: Format
+    format: CentroidFormat
     labels: tuple[int, ...]
     world_mm: tuple[tuple[float, float, float], ...]
     skipped: tuple[int, ...] = ()
@@ -95,7 +95,7 @@ def read_centroids(path: Path, geometry: Geometry, mask: Volume | None = None) -
         turned_from = stored.direction if stored.direction != own else ""
         return Centroids("voxel", stored.labels, _rows(world), stored.skipped, turned_from)
     named = "miccai20" if "iso-ctd" in path.name else "miccai19"
-    ordered: list[Format] = sorted(MICCAI_AXES, key=lambda each: each != named)
+    ordered: list[CentroidFormat] = sorted(MICCAI_AXES, key=lambda each: each != named)
     placed = {each: world_from_miccai(stored.points, each, geometry) for each in ordered}
     best = max(ordered, key=lambda each: _fitting(stored.labels, placed[each], geometry, mask))  # the first of equals
     return Centroids(best, stored.labels, _rows(placed[best]), stored.skipped)
@@ -167,7 +167,7 @@ def world_from_voxels(points: ArrayLike, direction: str, geometry: Geometry) -> 
     return geometry.reoriented(direction).world_from_index(np.reshape(np.asarray(points, dtype=float), (-1, 3)))
 
 
-def world_from_miccai(points: ArrayLike, convention: Format, geometry: Geometry) -> NDArray[np.float64]:
+def world_from_miccai(points: ArrayLike, convention: CentroidFormat, geometry: Geometry) -> NDArray[np.float64]:
     """World mm (N, 3) of indices (N, 3) into the copy with 1 mm voxels, whose edges are those of the scan."""
     turned = geometry.reoriented(MICCAI_AXES[convention])
     from_edge_mm = (np.reshape(np.asarray(points, dtype=float), (-1, 3)) + 0.5) * _COPY_SPACING_MM

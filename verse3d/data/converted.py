@@ -27,7 +27,7 @@ _LEVELS_UP = 4  # from the scan in a VerSe tree to the folder of its manifest
 
 
 @dataclass(frozen=True)
-class Origin:
+class ConvertedFrom:
     """What a converted case was in the index that it came from; ``subject`` is None where its name still says it."""
 
     subject: str | None
@@ -36,7 +36,7 @@ class Origin:
     fold: int | None
 
 
-def origin_of(path: Path) -> Origin | None:
+def origin_of(path: Path) -> ConvertedFrom | None:
     """The entry of a scan or mask in the ``conversion.json`` above it, or None."""
     for folder in list(path.parents)[:_LEVELS_UP]:
         if found := _origins(folder / MANIFEST).get(path.relative_to(folder).as_posix()):
@@ -112,7 +112,7 @@ class _Cases(Record):
 
 
 @lru_cache(maxsize=512)
-def _origins(manifest: Path) -> Mapping[str, Origin]:
+def _origins(manifest: Path) -> Mapping[str, ConvertedFrom]:
     if not is_file(manifest):
         return {}
     try:
@@ -124,5 +124,5 @@ def _origins(manifest: Path) -> Mapping[str, Origin]:
     return {file.path: _origin(case, keeps_names) for case in content.cases for file in case.files}
 
 
-def _origin(case: _Converted, keeps_names: bool) -> Origin:
-    return Origin(None if keeps_names else case.subject, case.split, case.split_origin, case.fold)
+def _origin(case: _Converted, keeps_names: bool) -> ConvertedFrom:
+    return ConvertedFrom(None if keeps_names else case.subject, case.split, case.split_origin, case.fold)

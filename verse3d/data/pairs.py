@@ -16,7 +16,7 @@ from verse3d.data.cases import Case
 
 SAME_GRID_TOLERANCE_MM = 0.1
 _LARGEST_STORED, _LARGEST_RIGHT = 2**16 - 1, 255
-Placement = Literal["same", "turned", "scaled", "apart"]
+GridMatch = Literal["same", "turned", "scaled", "apart"]
 
 
 def read_mask(case: Case) -> Volume:
@@ -49,7 +49,7 @@ def relabelled(mask: Volume, relabel: Sequence[tuple[int, int]]) -> Volume:
     return replace(mask, array=table[mask.array])
 
 
-def placement(mask: Geometry, image: Geometry) -> Placement:
+def placement(mask: Geometry, image: Geometry) -> GridMatch:
     """How the grid of a mask lies on that of its scan.
 
     Returns:

@@ -14,6 +14,7 @@ from verse3d.core.errors import DataError
 from verse3d.core.files import write_json
 from verse3d.core.paths import path_below
 from verse3d.core.readers import checked, read_record
+from verse3d.data.centroids import CENTROID_SUFFIX
 from verse3d.data.prediction_format import HINT, StoredList
 from verse3d.data.prediction_log import is_log, logs_in, newest, read_log
 
@@ -42,6 +43,15 @@ def mask_path(out: Path, case: str) -> Path:
         DataError: the case's name is none for a file.
     """
     return path_below(out, f"{case}{MASK_SUFFIX}")
+
+
+def centroid_path(out: Path, case: str) -> Path:
+    """Where the centroids of the vertebrae of a case are written, as VerSe does.
+
+    Raises:
+        DataError: the case's name is none for a file.
+    """
+    return path_below(out, f"{case}{CENTROID_SUFFIX}")
 
 
 def has_mask(out: Path, case: str) -> bool:

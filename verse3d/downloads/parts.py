@@ -61,7 +61,7 @@ class Origin:
 
 
 class Part:
-    """The beginning of a file on disk: pooch writes to it, and it keeps its hash, its length and where it is from.
+    """The beginning of a file on disk; it keeps its hash, its length and where it is from.
 
     Beside it lies a note (``.json``) with its origin. Old bytes stay until the first new ones are known to belong to a
     zip file: an error page never replaces them.
@@ -117,9 +117,6 @@ class Part:
         self.digest.update(data)
         self.size += len(data)
         self._on_bytes(self.size, self.origin.total if self.origin else None)
-
-    def flush(self) -> None:
-        """Nothing: pooch calls this after every chunk, and the file flushes itself when it is closed."""
 
     def _start(self, origin: Origin, data: bytes) -> None:
         if not _ZIP_STARTS_WITH.startswith(data[: len(_ZIP_STARTS_WITH)]):

@@ -1,12 +1,12 @@
 """One file over HTTP: asked for again where it broke off, with time-outs, pauses and an end to patience."""
 
+import contextlib
 import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import pooch
 import requests
 from requests import exceptions
 
@@ -112,17 +112,15 @@ class _Attempt:
 
     def run(self, *, resume: bool) -> None:
         timeout_s = (self.patience.connect_s, self.patience.read_s)
-        hooks = {"response": self._judge}
-        load = pooch.HTTPDownloader(
-            chunk_size=_CHUNK_BYTES, headers=self._headers(resume=resume), timeout=timeout_s, hooks=hooks
-        )
-        try:
-            load(self.url, self.part, None)
-        except _CompleteError:
-            pass
-        finally:
-            if self.response is not None:
-                self.response.close()
+        headers = self._headers(resume=resume)
+        # A part that turns out to be complete is no error: there is only nothing to read.
+        with (
+            contextlib.suppress(_CompleteError),
+            requests.get(self.url, headers=headers, timeout=timeout_s, stream=True) as self.response,
+        ):
+            self._judge(self.response)
+            for chunk in self.response.iter_content(_CHUNK_BYTES):
+                self.part.write(chunk)
         self.part.finish()
         self._require_everything()
 
@@ -135,11 +133,8 @@ class _Attempt:
                 headers["If-Range"] = origin.condition
         return headers
 
-    def _judge(self, response: requests.Response, **_: object) -> None:
+    def _judge(self, response: requests.Response) -> None:
         """Decide what an answer means before any of its body is read."""
-        if response.is_redirect:
-            return
-        self.response = response
         continues = "Range" in response.request.headers
         said = _origin(self.url, response)
         if response.status_code == 416 and continues:

@@ -13,10 +13,11 @@ from verse3d.core.logs import Progress, no_progress
 from verse3d.core.paths import path_below
 from verse3d.core.runtime import DeviceName
 from verse3d.data.cases import Case, CaseIndex
+from verse3d.evaluation.case_values import case_values
 from verse3d.evaluation.fairness import Contestant, Member, cases_of, chosen_by, differences, leaks
-from verse3d.evaluation.isolated_predict import FreshPredictions, RunPredict, predict_missing
+from verse3d.evaluation.isolated_predict import RunPredict, predict_missing
 from verse3d.evaluation.paired_tests import PairedDifference, paired_difference
-from verse3d.evaluation.score_folder import UNION, Evaluation, evaluate_folder
+from verse3d.evaluation.score_folder import evaluate_folder
 
 
 class Painter(Protocol):
@@ -175,16 +176,16 @@ def check_fairness(
 def compare_contestants(
     contestants: Sequence[Contestant], cases: Sequence[Case], out: Path, options: CompareOptions
 ) -> Comparison:
-    """Predict what is missing, score every run and compare them case by case; see ``Comparison``.
+    """Predict what is missing, score every run and compare them case by case.
 
     Args:
         contestants: at least two.
         cases: with scan and mask.
         out: gets ``<name>/masks``, ``<name>/scores.json``, ``<name>/pictures`` (below ``<name>/<run>`` for several).
-        options: see ``CompareOptions``.
+        options: what is allowed, how it is computed and who is told.
 
     Raises:
-        ConfigError: see ``check_fairness``.
+        ConfigError: the runs may not be compared, see ``check_fairness``.
         DataError: no case could be scored for every contestant.
         OutputError: a folder cannot be written to.
     """
@@ -193,18 +194,9 @@ def compare_contestants(
         contestant.name: [_score(contestant, member, cases, out, options) for member in contestant.members]
         for contestant in contestants
     }
-    every_run = [run for runs in scored.values() for run in runs]
     left_out = _left_out(cases, scored)
-    common = [
-        case.case
-        for case in cases
-        if case.case not in left_out and all(any(case.case in run.values for run in runs) for runs in scored.values())
-    ]
-    if not common:
-        reasons = [f"{case}: {reason}" for case, reason in left_out.items()]
-        raise DataError(
-            _listed("no case could be scored for every run:", reasons or ["no run has a case to be tested on"])
-        )
+    common = _scored_everywhere(cases, scored, left_out)
+    # The first contestant is what all others are compared with.
     standings = tuple(_standing(contestant, scored[contestant.name], common) for contestant in contestants)
     return Comparison(
         cases=tuple(common),
@@ -214,7 +206,7 @@ def compare_contestants(
         differences=tuple(different),
         notes=tuple(chosen_by(contestants, cases, folds=options.folds)),
         folds=options.folds,
-        pictures=tuple(picture for run in every_run for picture in run.pictures),
+        pictures=tuple(picture for runs in scored.values() for run in runs for picture in run.pictures),
     )
 
 
@@ -242,33 +234,11 @@ def _score(
     evaluation = evaluate_folder(
         masks, CaseIndex(tuple(made)), folder / "scores.json", scheme=scheme, progress=options.progress
     )
-    values = _values(evaluation, predictions)
+    values = case_values(evaluation, predictions.records)
     drawn = [case for case in made if case.case in values][: options.pictures]
     titles = {case.case: f"{case.case}, {name}: Dice {values[case.case]['dice']:.3f}" for case in drawn}
     pictures = options.painter(drawn, masks, folder / "pictures", titles=titles, model=member.model.path, scheme=scheme)
     return _Scored(values, predictions.failures + evaluation.failures, predictions.device, pictures)
-
-
-def _values(evaluation: Evaluation, predictions: FreshPredictions) -> dict[str, dict[str, float]]:
-    return {
-        case.case: {
-            "dice": case.labels[UNION].dice,
-            "hd95_mm": case.labels[UNION].hd95_mm,
-            "assd_mm": case.labels[UNION].assd_mm,
-            "volume_error_ml": abs(case.labels[UNION].volume_difference_ml),
-            "volume_difference_ml": case.labels[UNION].volume_difference_ml,
-            "slice_dice_all": evaluation.slices[case.case].slice_dice_all,
-            "slice_dice_occupied": evaluation.slices[case.case].slice_dice_occupied,
-            "slice_dice_truth": evaluation.slices[case.case].slice_dice_truth,
-            "empty_slices": evaluation.slices[case.case].slices_without_truth / evaluation.slices[case.case].slices,
-            "consistency": evaluation.slices[case.case].consistency,
-            "consistency_of_truth": evaluation.slices[case.case].consistency_of_truth,
-            "consistency_gap": evaluation.slices[case.case].consistency_gap,
-            "seconds": float(predictions.records[case.case]["seconds"]),
-            "peak_rss_mb": float(predictions.records[case.case]["peak_rss_mb"]),
-        }
-        for case in evaluation.cases
-    }
 
 
 def _left_out(cases: Sequence[Case], scored: Mapping[str, Sequence[_Scored]]) -> dict[str, str]:
@@ -278,6 +248,25 @@ def _left_out(cases: Sequence[Case], scored: Mapping[str, Sequence[_Scored]]) ->
         for case, reason in (failure for run in runs for failure in run.failures):
             failures.setdefault(case, []).append(f"{name}: {reason}")
     return {case.case: "; ".join(failures[case.case]) for case in cases if case.case in failures}
+
+
+def _scored_everywhere(
+    cases: Sequence[Case], scored: Mapping[str, Sequence[_Scored]], left_out: Mapping[str, str]
+) -> list[str]:
+    """The cases that every contestant has a value of. With folds that is one of its runs, else all of them.
+
+    Raises:
+        DataError: there is none.
+    """
+    common = [case.case for case in cases if case.case not in left_out]
+    for runs in scored.values():
+        common = [case for case in common if any(case in run.values for run in runs)]
+    if not common:
+        reasons = [f"{case}: {reason}" for case, reason in left_out.items()]
+        raise DataError(
+            _listed("no case could be scored for every run:", reasons or ["no run has a case to be tested on"])
+        )
+    return common
 
 
 def _standing(contestant: Contestant, runs: Sequence[_Scored], common: Sequence[str]) -> Standing:

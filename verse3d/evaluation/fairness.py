@@ -175,12 +175,15 @@ def _split_differences(contestants: Sequence[Contestant], *, folds: bool) -> Ite
         return
     for split in SPLITS:
         names = {contestant.full_name(member): _names(member, split) for contestant, member in everyone}
-        shared = set.intersection(*map(set, names.values()))
-        only = {who: [name for name in found if name not in shared] for who, found in names.items()}
-        if any(only.values()):
-            yield f"{split} cases: " + "; ".join(
-                f"only {who}: {_listed(found)}" for who, found in only.items() if found
-            )
+        if only := _only_in_one(names):
+            yield f"{split} cases: {only}"
+
+
+def _only_in_one(names: Mapping[str, Sequence[str]]) -> str:
+    """Who has which names that not all others have, too; "" if all have the same."""
+    shared = set.intersection(*map(set, names.values()))
+    only = {who: [name for name in found if name not in shared] for who, found in names.items()}
+    return "; ".join(f"only {who}: {_listed(found)}" for who, found in only.items() if found)
 
 
 def _signature(member: Member) -> str:

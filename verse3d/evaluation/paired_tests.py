@@ -7,7 +7,6 @@ a case's value steadier, they do not make more cases.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -92,7 +91,7 @@ def bootstrap_interval(values: Sequence[float] | NDArray[np.float64]) -> tuple[f
         n_resamples=_RESAMPLES,
         confidence_level=_CONFIDENCE,
         method="percentile",
-        random_state=np.random.default_rng(0),
+        rng=np.random.default_rng(0),
     ).confidence_interval
     return float(found.low), float(found.high)
 
@@ -111,17 +110,5 @@ def signed_rank_p(differences: Sequence[float] | NDArray[np.float64]) -> float:
         return math.nan
     if not values.any():
         return 1.0
-    ranks = np.where(values == 0, 0.0, stats.rankdata(np.abs(values)))
-
-    def signed_ranks(sample: NDArray[Any], axis: int) -> NDArray[Any]:
-        return np.asarray(sample.sum(axis=axis))
-
-    found = stats.permutation_test(
-        (np.sign(values) * ranks,),
-        signed_ranks,
-        permutation_type="samples",
-        n_resamples=_RESAMPLES,
-        vectorized=True,
-        random_state=np.random.default_rng(0),
-    )
-    return float(found.pvalue)
+    flips = stats.PermutationMethod(n_resamples=_RESAMPLES, rng=np.random.default_rng(0))
+    return float(stats.wilcoxon(values, zero_method="pratt", method=flips).pvalue)

@@ -97,19 +97,9 @@ def summarise_cards(cards: Sequence[CaseCard]) -> dict[str, Any]:
 
     The identification rate and d_mean are over vertebrae, as VerSe reports them; "all right" is a share of cases.
     """
-    found = [card.identification for card in cards]
-    true = sum(each.true for each in found)
-    hits = sum(len(each.identified) for each in found)
-    distances = [each.d_mean_mm * len(each.identified) for each in found if each.identified]
     return {
         "cases": len(cards),
-        "vertebrae": true,
-        "id_rate": hits / true if true else math.nan,
-        "d_mean_mm": sum(distances) / hits if hits else math.nan,
-        "all_right": sum(each.all_right for each in found) / len(found) if found else math.nan,
-        "missed": sum(len(each.missed) for each in found),
-        "extra": sum(len(each.extra) for each in found),
-        "shifted_cases": sum(each.shift != 0 for each in found),
+        **_identified([card.identification for card in cards]),
         "mixed_bones": sum(len(card.bones.mixed_bones) for card in cards),
         "mean_dice": statistics_of([card.dice for card in cards]),
         "mean_dice_in_span": statistics_of([_mean(card.bones.dice_in_span.values()) for card in cards]),
@@ -117,6 +107,22 @@ def summarise_cards(cards: Sequence[CaseCard]) -> dict[str, Any]:
             f"mean_dice_{_REGION_NAMES[letter]}": statistics_of([card.region_dice(letter) for card in cards])
             for letter in REGIONS
         },
+    }
+
+
+def _identified(found: Sequence[Identification]) -> dict[str, Any]:
+    true = sum(each.true for each in found)
+    hits = sum(len(each.identified) for each in found)
+    # A case's d_mean is over its hits, so it counts as often as it has some: a mean over all vertebrae comes out.
+    distances = [each.d_mean_mm * len(each.identified) for each in found if each.identified]
+    return {
+        "vertebrae": true,
+        "id_rate": hits / true if true else math.nan,
+        "d_mean_mm": sum(distances) / hits if hits else math.nan,
+        "all_right": sum(each.all_right for each in found) / len(found) if found else math.nan,
+        "missed": sum(len(each.missed) for each in found),
+        "extra": sum(len(each.extra) for each in found),
+        "shifted_cases": sum(each.shift != 0 for each in found),
     }
 
 

@@ -20,13 +20,12 @@ from verse3d.core.geometry import Geometry
 from verse3d.core.labels import label_counts
 from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.core.memory import give_back_freed_memory
-from verse3d.core.paths import path_below
 from verse3d.core.peak_memory import MemoryWatch, Peak
 from verse3d.core.runtime import peak_rss_mb
 from verse3d.core.volume import StoredVoxels, read_image, stored_voxels, write_labels
 from verse3d.data.cases import Case
-from verse3d.data.centroids import CENTROID_SUFFIX, write_centroids
-from verse3d.data.predictions import MASK_SUFFIX, mask_path, predictions_file
+from verse3d.data.centroids import write_centroids
+from verse3d.data.predictions import MASK_SUFFIX, centroid_path, mask_path, predictions_file
 from verse3d.data.samples.grid import network_geometry
 from verse3d.inference.aggregator import Answer
 from verse3d.inference.budget import Budget
@@ -38,11 +37,13 @@ from verse3d.inference.guards import (
     require_maker,
     require_mask_of,
 )
+from verse3d.inference.mask_warnings import EMPTY_MASK, mask_warnings
 from verse3d.inference.memory_plan import Plan
 from verse3d.inference.naming import centroids_in_mask, naming_record
 from verse3d.inference.pipeline import Stages, one_by_one, overlapped
 from verse3d.inference.predictor import Look, Predictor
 from verse3d.inference.records import PredictionRecord, PredictionReport, RecordList, log_record
+from verse3d.inference.scan_warnings import scan_warnings, tissue_warnings
 
 _log = logger(__name__)
 
@@ -63,15 +64,6 @@ class PredictOptions:
     parts: int = 1
     max_ram_gb: float | None = None
     overlap: bool = True
-
-
-def centroid_path(out: Path, case: str) -> Path:
-    """Where the centroids of the vertebrae of a case are written, as VerSe does.
-
-    Raises:
-        DataError: the case's name is none for a file.
-    """
-    return path_below(out, f"{case}{CENTROID_SUFFIX}")
 
 
 def predict_cases(
@@ -213,11 +205,11 @@ class _Job:
             volume = read_image(image)
         if _identity(image) != before or volume.header.binaryblock != stored.header.binaryblock:
             raise DataError(f"{image} was replaced while it was read", hint="predict it again when it is complete")
-        low, high = volume.array.min(), volume.array.max()
-        if low == high:
-            scan.warnings = (f"all voxels of the scan have the value {float(low):g}",)
+        scan.warnings = scan_warnings(volume, self.predictor.trained_on)
         with scan.timed("prepare"):
             scan.image, _ = self.predictor.prepare(volume)
+        window_hu = self.predictor.config.grid.window_hu
+        scan.warnings += tissue_warnings(scan.image, grid, window_hu, self.predictor.trained_on)
         return scan
 
     def segment(self, scan: _Scan) -> _Scan:
@@ -316,7 +308,7 @@ def _identity(path: Path) -> tuple[int, ...]:
 def _written(scan: _Scan, labels: NDArray[np.uint8], predictor: Predictor) -> PredictionRecord:
     voxels = label_counts(labels)
     names = tuple(label.name for label in predictor.scheme.labels if voxels[label.id])
-    empty = () if names else ("no vertebra was found: the mask is empty",)
+    odd = mask_warnings(labels, scan.stored.geometry) if names else (EMPTY_MASK,)
     return replace(
         scan.record,
         status="written",
@@ -331,5 +323,5 @@ def _written(scan: _Scan, labels: NDArray[np.uint8], predictor: Predictor) -> Pr
         voxels=int(labels.size),
         labelled_voxels=int(voxels[1:].sum()),
         levels=names,
-        warnings=(*empty, *scan.warnings),
+        warnings=(*odd, *scan.warnings),
     )

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from verse3d.core.axismaps import Box
 from verse3d.core.config import Config
 from verse3d.core.geometry import Geometry, Shape
 from verse3d.core.labels import LabelScheme, label_scheme
@@ -36,10 +35,12 @@ from verse3d.inference.spine_crop import (
     Scouts,
     SpineRegion,
     covered_share,
+    moved,
 )
 from verse3d.labelling.vertebrae import NamedBones
 from verse3d.model.modes import get_mode
-from verse3d.model.tilings import Region, Tiling
+from verse3d.model.tilings import Tiling
+from verse3d.model.trained_on import TrainedOn
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Predictor:
         skip_air: whether pieces that hold nothing of the patient are left out (see ``Body``); they are background.
         scouts: say where the spine is; the rest is background.
         naming: how bones get their names, if that follows from their sequence.
+        trained_on: what the models have seen; None if one of them does not tell.
     """
 
     placement: Placement
@@ -77,6 +79,7 @@ class Predictor:
     skip_air: bool = True
     scouts: Scouts = NO_SCOUTS
     naming: SequenceNaming | None = None
+    trained_on: TrainedOn | None = None
 
     @classmethod
     def of_voices(
@@ -87,9 +90,10 @@ class Predictor:
         skip_air: bool = True,
         scouts: Scouts = NO_SCOUTS,
         naming: SequenceNaming | None = None,
+        trained_on: TrainedOn | None = None,
     ) -> Self:
         """The voices where they are now."""
-        return cls(Placement(voices), config, skip_air, scouts, naming)
+        return cls(Placement(voices), config, skip_air, scouts, naming, trained_on)
 
     @classmethod
     def of_network(cls, network: nn.Module, config: Config, device: torch.device, precision: Precision) -> Self:
@@ -212,7 +216,7 @@ class Predictor:
         return [
             number
             for number, region in enumerate(regions)
-            if body.touches(region) and (spine is None or spine.touches(_moved(region, part.box)))
+            if body.touches(region) and (spine is None or spine.touches(moved(region, part.box)))
         ]
 
     def network_ids(self, image: NDArray[np.floating], grid: Geometry, source: Geometry) -> NDArray[np.uint8]:
@@ -281,12 +285,6 @@ class Predictor:
 _LOGITS_IN_PROOF = 4
 _PIECE_WATCH_SECONDS = 0.001
 _SMALLEST = Geometry((1, 1, 1), np.eye(4))
-
-
-def _moved(region: Region, box: Box) -> Region:
-    """A region of a box, counted from the first voxel of the whole."""
-    i, j, k = (slice(one.start + all_.start, one.stop + all_.start) for one, all_ in zip(region, box, strict=True))
-    return i, j, k
 
 
 def _as_it_is(pieces: torch.Tensor) -> torch.Tensor:

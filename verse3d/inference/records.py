@@ -152,6 +152,10 @@ class RecordList:
                 return
         self._own.append(self._about(), {**content, "finished": round(time.time(), 3)})
 
+    def put(self, content: Mapping[str, Any]) -> None:
+        """Store a record that was changed: it takes the place of the one of the same case."""
+        self._own.append(self._about(), {**content, "finished": round(time.time(), 3)})
+
     def __enter__(self) -> Self:
         """Put into the list what killed calls have left."""
         self._fold()

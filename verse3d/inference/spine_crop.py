@@ -228,6 +228,14 @@ class CropRecord:
         }
 
 
+def moved(region: Region, box: Box) -> Region:
+    """A region that is counted from the first voxel of a box, counted from that of the whole volume."""
+    i, j, k = (
+        slice(along.start + inside.start, along.stop + inside.start) for along, inside in zip(region, box, strict=True)
+    )
+    return i, j, k
+
+
 def covered_share(regions: Iterable[Region], within: Box, shape: Shape) -> float:
     """The share of a volume's voxels that lie in any of the regions, which are counted from the corner of ``within``.
 
@@ -236,15 +244,13 @@ def covered_share(regions: Iterable[Region], within: Box, shape: Shape) -> float
         faces  0    32   64    96       a block per gap, however many voxels that is
                |----|----|-----|
     """
-    moved = [
-        [(along.start + inside.start, along.stop + inside.start) for along, inside in zip(region, within, strict=True)]
-        for region in regions
-    ]
-    if not moved:
+    places = [moved(region, within) for region in regions]
+    if not places:
         return 0.0
-    faces = [np.unique([face for region in moved for face in region[axis]]) for axis in range(3)]
+    faces = [np.unique([(place[axis].start, place[axis].stop) for place in places]) for axis in range(3)]
     covered = np.zeros([one.size - 1 for one in faces], bool)
-    for region in moved:
-        covered[tuple(slice(*np.searchsorted(one, ends)) for one, ends in zip(faces, region, strict=True))] = True
+    for place in places:
+        blocks = (np.searchsorted(one, (along.start, along.stop)) for one, along in zip(faces, place, strict=True))
+        covered[tuple(slice(first, stop) for first, stop in blocks)] = True
     i, j, k = (np.diff(one).astype(float) for one in faces)
     return float(np.einsum("ijk,i,j,k->", covered, i, j, k) / np.prod(np.array(shape, float)))

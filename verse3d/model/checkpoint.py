@@ -28,6 +28,7 @@ from verse3d.core.labels import LabelScheme
 from verse3d.model.checksum import as_plain, content_sha256
 from verse3d.model.plainfile import damaged, load_plain
 from verse3d.model.stored import StoredCheckpoint, StoredPart, read_stored
+from verse3d.model.trained_on import TrainedOn
 from verse3d.model.weights import in_float32, load_weights, require_sound_weights
 from verse3d.version import __version__
 
@@ -37,6 +38,7 @@ __all__ = [
     "READABLE_VERSIONS",
     "Checkpoint",
     "TrainedNetwork",
+    "installed_versions",
     "load_checkpoint",
     "load_weights",
     "save_checkpoint",
@@ -75,6 +77,7 @@ class Checkpoint:
         training: optimizer, scheduler, scaler, random state ... for resuming; empty in a best.pt.
         versions: of verse3d and of the libraries that wrote it.
         networks: further networks by name.
+        trained_on: what kind of scans it has learnt from; None if nobody knows.
     """
 
     config: Config
@@ -84,6 +87,7 @@ class Checkpoint:
     training: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     networks: Mapping[str, TrainedNetwork] = field(default_factory=dict)
+    trained_on: TrainedOn | None = None
 
     @property
     def scheme(self) -> LabelScheme:
@@ -125,7 +129,7 @@ def _content(checkpoint: Checkpoint) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "config": checkpoint.config.to_dict(),
         "labels": _label_ids(checkpoint.scheme),
-        "versions": _versions(),
+        "versions": installed_versions(),
         "epoch": checkpoint.epoch,
         "scores": checkpoint.scores,
         "network": checkpoint.network,
@@ -140,6 +144,7 @@ def _content(checkpoint: Checkpoint) -> dict[str, Any]:
             for name, part in checkpoint.networks.items()
         },
         "training": checkpoint.training,
+        **({"trained_on": checkpoint.trained_on.model_dump()} if checkpoint.trained_on else {}),
     }
 
 
@@ -235,6 +240,7 @@ def _checkpoint(stored: StoredCheckpoint, path: Path) -> Checkpoint:
             )
             for name, part in stored.networks.items()
         },
+        trained_on=stored.trained_on,
     )
 
 
@@ -256,7 +262,8 @@ def _written_by(content: Mapping[str, Any]) -> str:
     return str(versions.get("verse3d", "unknown"))[:40] if isinstance(versions, dict) else "unknown"
 
 
-def _versions() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
+    """Of verse3d and of the libraries that decide what a network computes, as they are here and now."""
     return {
         "verse3d": __version__,
         "python": platform.python_version(),

@@ -101,7 +101,7 @@ class WindowTiling:
 
     @property
     def mirror_differs(self) -> bool:
-        """Always."""
+        """True: what lies left and right of the spine is in every window."""
         return True
 
     @property
@@ -120,7 +120,7 @@ class WindowTiling:
         return min(self.window[self.axis], self.shape[self.axis])
 
     def cut(self, volume: NDArray[np.floating], number: int) -> NDArray[np.float32]:
-        """See ``Tiling``."""
+        """The window with that number, (1, *window) float32; where it reaches beyond the volume it is 0, air."""
         start = self.starts[number]
         inside = self._inside(start)
         piece = torch.zeros(self.piece_shape)
@@ -129,21 +129,21 @@ class WindowTiling:
         return cut
 
     def spread(self, scores: torch.Tensor, number: int) -> torch.Tensor:
-        """See ``Tiling``."""
+        """The part of the scores (channels, *window) that lies in the volume."""
         start = self.starts[number]
         return scores[(slice(None), *_moved(self._inside(start), start))]
 
     def weights(self, number: int) -> torch.Tensor | None:
-        """See ``Tiling``."""
+        """How much each voxel of the window counts, cut like the scores: least at its edges, where it sees least."""
         start = self.starts[number]
         return window_weights(self.window, self.blending)[_moved(self._inside(start), start)]
 
     def mirrored(self, pieces: torch.Tensor) -> torch.Tensor:
-        """See ``Tiling``."""
+        """Windows (B, 1, *window) with left and right exchanged."""
         return pieces.flip(2 + _LEFT_RIGHT)
 
     def mirrored_back(self, scores: torch.Tensor) -> torch.Tensor:
-        """See ``Tiling``."""
+        """Scores (B, channels, *window) of mirrored windows, turned back."""
         return scores.flip(2 + _LEFT_RIGHT)
 
     def _inside(self, start: Shape) -> Region:
@@ -233,11 +233,11 @@ class SliceTiling:
         return 1
 
     def cut(self, volume: NDArray[np.floating], number: int) -> NDArray[np.float32]:
-        """See ``Tiling``."""
+        """The slice with that number between its neighbours, (2 x neighbours + 1, rows, columns) float32 0 ... 1."""
         return slice_stack(volume, self.axis, number, neighbours=self.neighbours, size=self.size)
 
     def spread(self, scores: torch.Tensor, number: int) -> torch.Tensor:
-        """See ``Tiling``; interpolated linearly."""
+        """The scores (channels, rows, columns) stretched back linearly, as one plane of the volume."""
         rows, columns = (size for axis, size in reversed(list(enumerate(self.shape))) if axis != self.axis)
         stretched = torch.nn.functional.interpolate(
             scores[None].float(), (rows, columns), mode="bilinear", align_corners=False
@@ -246,15 +246,15 @@ class SliceTiling:
         return stretched.flip(1, 2).transpose(1, 2).unsqueeze(1 + self.axis)
 
     def weights(self, number: int) -> torch.Tensor | None:
-        """See ``Tiling``: slices do not overlap."""
+        """None: slices do not overlap, so each voxel is seen once."""
         return None
 
     def mirrored(self, pieces: torch.Tensor) -> torch.Tensor:
-        """See ``Tiling``: across sagittal slices left and right are neighbours, else columns."""
+        """Slices with left and right exchanged: across sagittal slices these are neighbours, else columns."""
         return pieces.flip(1 if self.axis == _LEFT_RIGHT else 3)
 
     def mirrored_back(self, scores: torch.Tensor) -> torch.Tensor:
-        """See ``Tiling``."""
+        """Scores of mirrored slices, turned back. A sagittal slice itself has no left and right to exchange."""
         return scores if self.axis == _LEFT_RIGHT else scores.flip(3)
 
     def _region(self, number: int) -> Region:

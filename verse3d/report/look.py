@@ -1,6 +1,6 @@
 """A picture of a scan or a mask as a viewer would show it: three planes at one scale, names, letters, scale bar."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,7 @@ def look_figure(
     level: str | None = None,
     window: tuple[float, float] | None = None,
     remarks: Sequence[str] = (),
+    marks: Mapping[int, str] | None = None,
     scheme: MaskScheme | None = None,
 ) -> LookFigure:
     """Draw a sagittal, a coronal and an axial slice with the mask over them.
@@ -66,6 +67,7 @@ def look_figure(
         level: name of the vertebra to cut.
         window: the values shown black and white; else chosen by the values.
         remarks: more to write below the picture.
+        marks: id -> what follows its name, e.g. "?".
         scheme: what the ids of the mask mean; of a binary one no level is named.
 
     Raises:
@@ -91,7 +93,15 @@ def look_figure(
     below = unknown_lines(unknown)
     sheet = arrange(panel_sizes(geometry), lambda width: lines(words, notes, width) + below)
     figure = empty_figure(sheet)
-    draw_row(figure, sheet, 0, Layer(mask, table, filled=labels_alone), scan, window=shown, centre_mm=centre)
+    draw_row(
+        figure,
+        sheet,
+        0,
+        Layer(mask, table, filled=labels_alone, marks=marks or {}),
+        scan,
+        window=shown,
+        centre_mm=centre,
+    )
     write_around(figure, sheet, heading(title, places, table), words, notes)
     if unknown:
         draw_unknown(figure, sheet, unknown, table, above=lines(words, notes, sheet.width))

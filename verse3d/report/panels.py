@@ -1,7 +1,7 @@
 """The panels of a picture: a slice in grey with labels over it, and all that stands around it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -40,12 +40,14 @@ class Layer:
         table: name and colour of every id in it.
         name: written beside the row; "" for nothing.
         filled: draw the labels as solid fields.
+        marks: id -> what follows its name, e.g. "?".
     """
 
     mask: NDArray[Any] | None
     table: Mapping[int, Label]
     name: str = ""
     filled: bool = False
+    marks: Mapping[int, str] = field(default_factory=dict)
 
 
 def empty_figure(sheet: Sheet) -> Figure:
@@ -87,7 +89,7 @@ def draw_row(
         if layer.mask is not None:
             cut = plane_slice(layer.mask, geometry, plane, centre_mm)
             _draw_labels(axes, cut, layer.table, filled=layer.filled)
-            names = _draw_names(axes, cut, layer.table, sheet.scale)
+            names = _draw_names(axes, cut, _marked(layer), sheet.scale)
         _draw_surroundings(axes, back, names, sheet)
         _draw_cuts(axes, back, geometry, centre_mm, sheet.scale)
     if layer.name:
@@ -144,6 +146,12 @@ def _draw_labels(axes: Axes, mask: PlaneSlice, table: Mapping[int, Label], *, fi
     in_mm = list(segments * np.array(mask.pixel_mm[::-1]))
     edges = colours[np.searchsorted(ids, owners)]
     axes.add_collection(LineCollection(in_mm, colors=edges, linewidths=1.0, capstyle="round"))
+
+
+def _marked(layer: Layer) -> dict[int, Label]:
+    """The table with a mark behind each name that has one."""
+    marks = layer.marks
+    return {number: replace(label, name=label.name + marks.get(label.id, "")) for number, label in layer.table.items()}
 
 
 def _draw_names(axes: Axes, mask: PlaneSlice, table: Mapping[int, Label], scale: float) -> tuple[PlacedName, ...]:

@@ -20,6 +20,8 @@ _HISTORY_HINT = "it is written by verse3d train; edit a copy instead"
 _MAY_CHANGE = {
     "optim.epochs",
     "runtime.workers",
+    "runtime.save_minutes",
+    "runtime.deterministic",
     "runtime.compile",
     "runtime.cuda_graph",
     "validation.pictures",
@@ -60,13 +62,18 @@ class RunFolder:
 
     @property
     def last(self) -> Path:
-        """The checkpoint to resume from, written after every epoch."""
+        """The checkpoint to resume from, written every few minutes and after every epoch."""
         return self.path / "last.pt"
 
     @property
     def best(self) -> Path:
         """The checkpoint to predict with: the best whole-volume validation so far."""
         return self.path / "best.pt"
+
+    @property
+    def bad_batch(self) -> Path:
+        """The batch whose loss was no number, if there was one."""
+        return self.path / "bad_batch.pt"
 
     @property
     def tensorboard(self) -> Path:
@@ -107,7 +114,7 @@ def start_folder(path: Path, config: Config, *, overwrite: bool) -> RunFolder:
         )
     make_folder(path)
     remove_leftovers(path)
-    for file in (folder.last, folder.best, folder.history, folder.log):
+    for file in (folder.last, folder.best, folder.history, folder.log, folder.bad_batch):
         file.unlink(missing_ok=True)
     for made_from_it in (folder.tensorboard, *(model.with_suffix(".openvino") for model in (folder.last, folder.best))):
         shutil.rmtree(made_from_it, ignore_errors=True)

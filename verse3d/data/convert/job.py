@@ -7,13 +7,13 @@ from verse3d.core.errors import Verse3dError
 from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.data.cases import CaseIndex
 from verse3d.data.convert.folder import OutputFolder, claim, finish
-from verse3d.data.convert.records import CaseRecord, Conversion, Format, Plan
+from verse3d.data.convert.records import CasePlan, CaseRecord, Conversion, Layout
 
 _log = logger(__name__)
 
 
 def convert_cases(
-    index: CaseIndex, form: Format, *, links: bool = True, overwrite: bool = False, progress: Progress = no_progress
+    index: CaseIndex, form: Layout, *, links: bool = True, overwrite: bool = False, progress: Progress = no_progress
 ) -> Conversion:
     """Write all cases in a layout, and ``conversion.json`` with what became of each.
 
@@ -43,7 +43,7 @@ def convert_cases(
     return result
 
 
-def _convert(form: Format, plan: Plan, out: OutputFolder) -> CaseRecord:
+def _convert(form: Layout, plan: CasePlan, out: OutputFolder) -> CaseRecord:
     case = plan.case
     record = CaseRecord(
         case.case, plan.name, case.subject, case.split, case.fold, "written", split_origin=case.split_origin
@@ -57,7 +57,7 @@ def _convert(form: Format, plan: Plan, out: OutputFolder) -> CaseRecord:
         return replace(record, status="left out", reason=reason)
 
 
-def _write_report(form: Format, result: Conversion, *, links: bool) -> None:
+def _write_report(form: Layout, result: Conversion, *, links: bool) -> None:
     written = [file.path for record in result.cases for file in record.files]
     written += [name for name in form.extra if (form.folder / name).exists()]
     content = {

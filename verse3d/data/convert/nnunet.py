@@ -21,7 +21,7 @@ from verse3d.data.cases import Case, CaseIndex
 from verse3d.data.convert.folder import OutputFolder
 from verse3d.data.convert.itk import copy_with_header, itk_problem, repaired
 from verse3d.data.convert.names import plain_name, unique_name
-from verse3d.data.convert.records import CaseRecord, FileRecord, Format, Plan
+from verse3d.data.convert.records import CasePlan, CaseRecord, FileRecord, Layout
 from verse3d.data.convert.sources import trusted_mask
 from verse3d.data.nnunet_labels import DATASET_FILE, dataset_labels
 
@@ -33,7 +33,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 def nnunet_format(
     index: CaseIndex, out: Path, *, scheme: str = "vertebrae", dataset_id: int = 1, name: str = "VerSe"
-) -> Format:
+) -> Layout:
     """How the cases become ``OUT/Dataset<id>_<name>``.
 
     Cases with a mask are for training (``imagesTr``, ``labelsTr``) unless their split is "test"; test cases go to
@@ -58,7 +58,7 @@ def nnunet_format(
             option="dataset_id",
         )
     taken: set[str] = set()
-    return Format(
+    return Layout(
         name="nnunet",
         folder=folder,
         options={"scheme": scheme, "dataset_id": dataset_id, "name": name},
@@ -83,13 +83,13 @@ def _is_for_training(case: Case) -> bool:
     return case.mask is not None and case.split != "test"
 
 
-def _plan(case: Case, name: str) -> Plan:
+def _plan(case: Case, name: str) -> CasePlan:
     subset = "Tr" if _is_for_training(case) else "Ts"
     mask = f"labels{subset}/{name}{_ENDING}" if case.mask is not None else None
-    return Plan(case, name, image=f"images{subset}/{name}_0000{_ENDING}", mask=mask)
+    return CasePlan(case, name, image=f"images{subset}/{name}_0000{_ENDING}", mask=mask)
 
 
-def _write_case(scheme: LabelScheme, plan: Plan, out: OutputFolder) -> tuple[FileRecord, ...]:
+def _write_case(scheme: LabelScheme, plan: CasePlan, out: OutputFolder) -> tuple[FileRecord, ...]:
     """Check a case, then write it. Holds its scan and its mask."""
     image = read_image(plan.case.image_path())
     levels = "" if scheme.name == "binary" else f"the scheme {scheme.name}"

@@ -32,7 +32,7 @@ class FileRecord:
 
 
 @dataclass(frozen=True)
-class Plan:
+class CasePlan:
     """A case, its name in the output, and the files that it may get there (paths below the output folder)."""
 
     case: Case
@@ -95,7 +95,7 @@ class Conversion:
 
 
 @dataclass(frozen=True)
-class Format:
+class Layout:
     """A layout to write, as a value.
 
     Attributes:
@@ -111,7 +111,7 @@ class Format:
     name: str
     folder: Path
     options: dict[str, str | int]
-    plans: tuple[Plan, ...]
+    plans: tuple[CasePlan, ...]
     extra: tuple[str, ...]
-    write_case: Callable[[Plan, OutputFolder], tuple[FileRecord, ...]]
+    write_case: Callable[[CasePlan, OutputFolder], tuple[FileRecord, ...]]
     finish: Callable[[Path, Sequence[CaseRecord]], tuple[str, ...]]

@@ -16,7 +16,7 @@ from verse3d.data.cases import Case, CaseIndex
 from verse3d.data.centroids import parse_centroids
 from verse3d.data.convert.folder import OutputFolder
 from verse3d.data.convert.names import alphanumeric, plain_name, unique_name
-from verse3d.data.convert.records import CaseRecord, FileRecord, Format, Plan
+from verse3d.data.convert.records import CasePlan, CaseRecord, FileRecord, Layout
 from verse3d.data.convert.sources import trusted_mask
 from verse3d.data.index.verse_release import PARTS, split_of_folder
 
@@ -32,7 +32,7 @@ _VERSE_SERIES = re.compile(r"(?:verse|gl)\d{3}")
 _DIRECTION = re.compile(r"[_-](ax|iso|sag)$", re.IGNORECASE)
 
 
-def verse_format(index: CaseIndex, out: Path) -> Format:
+def verse_format(index: CaseIndex, out: Path) -> Layout:
     """How the cases become VerSe's tree below ``out``; ``verse3d index`` finds the same subjects and splits there.
 
     Names follow VerSe's grammar where the case's name, subject or series do, else they are ``sub-<subject>`` with the
@@ -40,7 +40,7 @@ def verse_format(index: CaseIndex, out: Path) -> Format:
     """
     subjects = _subject_names(index)
     taken: set[str] = set()
-    return Format(
+    return Layout(
         name="verse",
         folder=out,
         options={},
@@ -58,11 +58,11 @@ def _subject_names(index: CaseIndex) -> dict[str, str]:
     return {name: unique_name(f"sub-{alphanumeric(name.removeprefix('sub-'))}", taken, joint="") for name in subjects}
 
 
-def _plan(case: Case, subject: str, taken: set[str]) -> Plan:
+def _plan(case: Case, subject: str, taken: set[str]) -> CasePlan:
     stem = unique_name(_stem(case, subject), taken, joint="_run-")
     folder = _split_folder(case)
     derived = f"{folder}/derivatives/{subject}/{stem}"
-    return Plan(
+    return CasePlan(
         case,
         stem,
         image=f"{folder}/rawdata/{subject}/{stem}_ct.nii.gz" if case.image else None,
@@ -89,7 +89,7 @@ def _stem(case: Case, subject: str) -> str:
     return subject if case.case == case.subject else f"{subject}_acq-{plain}"
 
 
-def _write_case(plan: Plan, out: OutputFolder) -> tuple[FileRecord, ...]:
+def _write_case(plan: CasePlan, out: OutputFolder) -> tuple[FileRecord, ...]:
     """Check a case, then write it. Holds its scan and its mask."""
     case = plan.case
     image = read_image(case.image_path()) if plan.image else None

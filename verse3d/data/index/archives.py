@@ -30,7 +30,7 @@ _log = logger(__name__)
 
 
 @dataclass(frozen=True)
-class Member:
+class PackedFile:
     """A file in a zip.
 
     Attributes:
@@ -100,7 +100,7 @@ def _files(root: Path, visited: set[str]) -> Iterator[Path]:
         yield from (Path(folder) / name for name in sorted(names))
 
 
-def list_members(archive: Path) -> tuple[Member, ...]:
+def list_members(archive: Path) -> tuple[PackedFile, ...]:
     """The files in a zip (and in zips in it) that may be unpacked.
 
     Only the directories of the zips are read. A zip that is packed in the zip is unpacked to a scratch file.
@@ -146,7 +146,7 @@ class _Target:
     """A member and the place it is to be written to."""
 
     path: Path
-    member: Member
+    member: PackedFile
     entry: Entry
 
 
@@ -180,14 +180,14 @@ def _is_about_the_file(error: OutputError) -> bool:
     )
 
 
-def _members(opened: Zips) -> Iterator[tuple[Member, Entry]]:
+def _members(opened: Zips) -> Iterator[tuple[PackedFile, Entry]]:
     """Every file of a zip with what is wrong with it."""
     taken: set[str] = set()
     for entry in opened.entries():
         info, key = entry.info, same_on_disk(str(entry.path))
         problem = _problem(entry) or ("has the name of another file in the zip" if key in taken else "")
         taken.add(key)
-        yield Member(entry.path, info.file_size, info.CRC, problem), entry
+        yield PackedFile(entry.path, info.file_size, info.CRC, problem), entry
 
 
 def _problem(entry: Entry) -> str:
@@ -213,7 +213,7 @@ def _path_problem(entry: Entry) -> str:
     return problem and f"has a name that {problem}"
 
 
-def _refuse_trap(archive: Path, members: list[Member]) -> None:
+def _refuse_trap(archive: Path, members: list[PackedFile]) -> None:
     total, packed = sum(member.bytes for member in members), archive.stat().st_size
     if total > max(GROWTH_FREE_BYTES, MAX_GROWTH * packed):
         raise DataError(
@@ -236,7 +236,7 @@ def _existing(folder: Path) -> Path:
     return next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
 
 
-def _is_there(target: Path, member: Member) -> bool:
+def _is_there(target: Path, member: PackedFile) -> bool:
     """Whether the file is there with the member's content.
 
     Raises:

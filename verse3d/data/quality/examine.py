@@ -21,7 +21,7 @@ from verse3d.data.quality.mask import check_labels, check_pair, count_labels, ve
 from verse3d.data.quality.points import check_centroids
 from verse3d.data.quality.record import CaseSurvey
 from verse3d.data.quality.spine import check_spine
-from verse3d.data.quality.vertebrae import Vertebra, label_boxes, measure_vertebrae
+from verse3d.data.quality.vertebrae import MeasuredVertebra, label_boxes, measure_vertebrae
 from verse3d.data.quality.voxels import check_grey_values, measure_voxels
 from verse3d.data.schemes import MaskScheme, scheme_of
 
@@ -55,7 +55,7 @@ def _examine(
     if image is not None:
         yield from check_header(case.case, image)
         yield from check_grey_values(case.case, image)
-    vertebrae: tuple[Vertebra, ...] = ()
+    vertebrae: tuple[MeasuredVertebra, ...] = ()
     if mask is not None:
         yield from check_labels(case.case, mask, counts, scheme)
     if mask is not None and not (scheme and scheme.is_binary):

@@ -10,7 +10,7 @@ from verse3d.core.errors import GeometryError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERTEBRAE, unknown_ids
 from verse3d.core.volume import Volume, stored_scheme
-from verse3d.data.pairs import SAME_GRID_TOLERANCE_MM, Placement, carried_over, placement, require_same_grid
+from verse3d.data.pairs import SAME_GRID_TOLERANCE_MM, GridMatch, carried_over, placement, require_same_grid
 from verse3d.data.quality.findings import Finding
 from verse3d.data.schemes import MaskScheme
 
@@ -113,7 +113,7 @@ def _check_same_grid(case: str, image: Volume, mask: Volume) -> Iterator[Finding
         yield Finding(case, "note", "mask-affine", f"{mask.path} lies {distance:.3f} mm from its scan: accepted")
 
 
-def _misplaced(case: str, image: Volume, mask: Volume, how: Placement) -> Finding:
+def _misplaced(case: str, image: Volume, mask: Volume, how: GridMatch) -> Finding:
     try:
         require_same_grid(image, mask)
     except GeometryError as error:
@@ -148,7 +148,7 @@ def _by_one(image: Geometry, mask: Geometry) -> str:
     return f"{', '.join(axes)}; {origin}, the spacings {'agree' if same_spacing else 'differ'}"
 
 
-def _check_left_right(case: str, image: Volume, mask: Volume, how: Placement) -> Iterator[Finding]:
+def _check_left_right(case: str, image: Volume, mask: Volume, how: GridMatch) -> Iterator[Finding]:
     """Two grids of one shape: which header is wrong, and does it exchange left and right?
 
     The scan itself is asked: bone is bright, so the mask belongs where the voxels under it are brighter.

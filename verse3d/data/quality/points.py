@@ -12,14 +12,14 @@ from verse3d.core.volume import Volume
 from verse3d.data.cases import Case
 from verse3d.data.centroids import Centroids, labels_at, read_centroids
 from verse3d.data.quality.findings import Finding
-from verse3d.data.quality.vertebrae import Vertebra
+from verse3d.data.quality.vertebrae import MeasuredVertebra
 
 _NAMES = {row.id: row.name for row in VERTEBRAE}
 _MANY_OUTSIDE = 0.5
 
 
 def check_centroids(
-    case: Case, geometry: Geometry, mask: Volume | None, vertebrae: tuple[Vertebra, ...]
+    case: Case, geometry: Geometry, mask: Volume | None, vertebrae: tuple[MeasuredVertebra, ...]
 ) -> Iterator[Finding]:
     """Everything about the centroid file of a case; nothing if it has none.
 
@@ -56,7 +56,7 @@ def _check_file(case: Case, centroids: Centroids, geometry: Geometry) -> Iterato
 
 
 def _check_outside(
-    case: Case, centroids: Centroids, mask: Volume, vertebrae: tuple[Vertebra, ...]
+    case: Case, centroids: Centroids, mask: Volume, vertebrae: tuple[MeasuredVertebra, ...]
 ) -> Iterator[Finding]:
     present = {each.id for each in vertebrae}
     relabel = dict(case.relabel)
@@ -89,7 +89,7 @@ def _distance_mm(point: tuple[float, float, float], label: int, mask: Volume) ->
     return float(np.linalg.norm(mask.geometry.world_from_index(voxels) - point, axis=1).min())
 
 
-def _check_partners(case: Case, centroids: Centroids, vertebrae: tuple[Vertebra, ...]) -> Iterator[Finding]:
+def _check_partners(case: Case, centroids: Centroids, vertebrae: tuple[MeasuredVertebra, ...]) -> Iterator[Finding]:
     relabel = dict(case.relabel)
     listed = {relabel.get(label, label) for label in (*centroids.labels, *centroids.skipped)}
     labelled = {each.id for each in vertebrae}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from verse3d.core.labels import VERTEBRAE
 from verse3d.data.quality.contacts import Contact
 from verse3d.data.quality.findings import Finding
-from verse3d.data.quality.vertebrae import Vertebra
+from verse3d.data.quality.vertebrae import MeasuredVertebra
 
 _CUT_SHARE = 0.1
 """Scans cropped tightly around their mask touch its tips (up to 0.06 in VerSe); a cut bone shows 0.13 and more."""
@@ -40,7 +40,7 @@ _GAP_MEANS = {
 
 
 def check_spine(
-    case: str, where: object, vertebrae: Sequence[Vertebra], contacts: Sequence[Contact]
+    case: str, where: object, vertebrae: Sequence[MeasuredVertebra], contacts: Sequence[Contact]
 ) -> Iterator[Finding]:
     """Everything about the spine as a whole.
 
@@ -61,7 +61,7 @@ def check_spine(
 class _Steps:
     """Where the spine goes: its direction, and how far it is from one vertebra to the next."""
 
-    def __init__(self, vertebrae: Sequence[Vertebra]) -> None:
+    def __init__(self, vertebrae: Sequence[MeasuredVertebra]) -> None:
         self._points = {each.id: np.array(each.world_mm) for each in vertebrae}
         self._ids = list(self._points)
 
@@ -93,12 +93,12 @@ class _Steps:
         return median(step for _, step in sorted(steps)[:3]) if steps else None
 
 
-def is_cut(vertebra: Vertebra) -> bool:
+def is_cut(vertebra: MeasuredVertebra) -> bool:
     """Whether the field of view ends inside the vertebra."""
     return any(border.share > _CUT_SHARE for border in vertebra.borders)
 
 
-def _check_cut(case: str, where: object, vertebrae: Sequence[Vertebra]) -> Iterator[Finding]:
+def _check_cut(case: str, where: object, vertebrae: Sequence[MeasuredVertebra]) -> Iterator[Finding]:
     cut = [
         f"{each.name} at the {_SIDES[border.side]} ({border.side}, {border.share:.0%} of its largest slice)"
         for each in vertebrae
@@ -115,7 +115,7 @@ def _check_cut(case: str, where: object, vertebrae: Sequence[Vertebra]) -> Itera
         )
 
 
-def _check_split(case: str, where: object, vertebrae: Sequence[Vertebra], steps: _Steps) -> Iterator[Finding]:
+def _check_split(case: str, where: object, vertebrae: Sequence[MeasuredVertebra], steps: _Steps) -> Iterator[Finding]:
     for each in vertebrae:
         largest, *others = each.pieces
         second = others[0] if others else None
@@ -144,7 +144,7 @@ def _check_split(case: str, where: object, vertebrae: Sequence[Vertebra], steps:
 
 
 def _check_shared(
-    case: str, where: object, vertebrae: Sequence[Vertebra], contacts: Sequence[Contact], steps: _Steps
+    case: str, where: object, vertebrae: Sequence[MeasuredVertebra], contacts: Sequence[Contact], steps: _Steps
 ) -> Iterator[Finding]:
     by_id = {each.id: each for each in vertebrae}
     for contact in contacts:
@@ -164,7 +164,7 @@ def _check_shared(
             )
 
 
-def _check_order(case: str, where: object, vertebrae: Sequence[Vertebra]) -> Iterator[Finding]:
+def _check_order(case: str, where: object, vertebrae: Sequence[MeasuredVertebra]) -> Iterator[Finding]:
     heights = [(each, each.world_mm[2]) for each in vertebrae]
     wrong = [
         (upper, lower, below - above)
@@ -190,7 +190,7 @@ def _check_order(case: str, where: object, vertebrae: Sequence[Vertebra]) -> Ite
     )
 
 
-def _check_missing(case: str, where: object, vertebrae: Sequence[Vertebra], steps: _Steps) -> Iterator[Finding]:
+def _check_missing(case: str, where: object, vertebrae: Sequence[MeasuredVertebra], steps: _Steps) -> Iterator[Finding]:
     for upper, lower in pairwise(vertebrae):
         missing = [row for row in VERTEBRAE[_ORDER[upper.id] + 1 : _ORDER[lower.id]] if row.id != _T13]
         if not missing:

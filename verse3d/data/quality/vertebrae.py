@@ -44,7 +44,7 @@ class Border:
 
 
 @dataclass(frozen=True)
-class Vertebra:
+class MeasuredVertebra:
     """A labelled vertebra.
 
     Attributes:
@@ -72,7 +72,7 @@ def label_boxes(mask: Volume) -> Boxes:
     return boxes
 
 
-def measure_vertebrae(mask: Volume, boxes: Boxes) -> tuple[Vertebra, ...]:
+def measure_vertebrae(mask: Volume, boxes: Boxes) -> tuple[MeasuredVertebra, ...]:
     """All vertebrae of a label map (uint8 or uint16) from head to tail.
 
     Works label by label in its bounding box: five times the box is held beside the mask.
@@ -81,12 +81,12 @@ def measure_vertebrae(mask: Volume, boxes: Boxes) -> tuple[Vertebra, ...]:
     return tuple(_measure(row.id, row.name, mask, box) for row, box in found if box is not None)
 
 
-def _measure(label_id: int, name: str, mask: Volume, box: tuple[slice, ...]) -> Vertebra:
+def _measure(label_id: int, name: str, mask: Volume, box: tuple[slice, ...]) -> MeasuredVertebra:
     part = mask.array[box] == label_id
     start = np.array([span.start for span in box])
     profiles = [part.sum(axis=tuple(other for other in range(3) if other != axis)) for axis in range(3)]
     middle = start + [float(profile @ np.arange(profile.size)) / float(profile.sum()) for profile in profiles]
-    return Vertebra(
+    return MeasuredVertebra(
         id=label_id,
         name=name,
         ml=int(profiles[0].sum()) * mask.geometry.voxel_ml,

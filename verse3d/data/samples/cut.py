@@ -59,11 +59,11 @@ class PatchCut:
 
     @property
     def size(self) -> tuple[int, ...]:
-        """See ``Cut``."""
+        """Voxels of a patch along i, j, k."""
         return tuple(self.patch.tolist())
 
     def __call__(self, source: PatchSource, random: np.random.RandomState) -> Box:
-        """See ``Cut``: image (1, I, J, K) float16."""
+        """The box of one patch: image (1, I, J, K) float16, label (1, I, J, K) uint8."""
         centre = source.draw_centre(self.foreground_fraction, random)
         changes = self.changes.draw(random)
         corner = self._corner(centre, np.array(source.geometry.shape))

@@ -7,7 +7,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn.functional import interpolate
 
 from verse3d.core.config import Config, PlaneName
 from verse3d.core.geometry import Geometry, Shape
@@ -36,12 +38,10 @@ def grey_slice(volume: NDArray[np.floating], axis: int, index: int, size: tuple[
         index: along ``axis``.
         size: rows and columns of the result. The head, or the front, is on top; the front, or the right, is left.
     """
-    plane = turned(volume, axis)[index].astype(np.float32)
-    for along, length in enumerate(size):
-        lower, upper, weight = _stretch(plane.shape[along], length)
-        low = np.take(plane, lower, axis=along)
-        plane = low + (np.take(plane, upper, axis=along) - low) * (weight[:, None] if along == 0 else weight)
-    picture: NDArray[np.uint8] = np.rint(plane * np.float32(255)).astype(np.uint8)
+    plane = torch.from_numpy(np.ascontiguousarray(turned(volume, axis)[index], dtype=np.float32))
+    # Between centres of pixels: both grids span one rectangle, and beyond the outermost centre nothing changes.
+    stretched = interpolate(plane[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+    picture: NDArray[np.uint8] = stretched.mul_(255).round_().to(torch.uint8).numpy()
     return picture
 
 
@@ -81,15 +81,11 @@ def grey_stack(
 
 
 @lru_cache(maxsize=64)
-def _stretch(old: int, new: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
-    """For every new pixel the two old ones around its centre, and the weight of the upper one."""
-    position = np.clip((np.arange(new) + 0.5) * (old / new) - 0.5, 0, old - 1)
-    lower = np.floor(position).astype(np.intp)
-    return lower, np.minimum(lower + 1, old - 1), (position - lower).astype(np.float32)
-
-
-@lru_cache(maxsize=64)
 def _nearest(old: int, new: int) -> NDArray[np.intp]:
+    """For every new pixel the old one that its centre lies in.
+
+    PyTorch's "nearest-exact" counts in float32, and so takes a neighbour for centres that lie on an edge.
+    """
     return np.minimum(((np.arange(new) + 0.5) * (old / new)).astype(np.intp), old - 1)
 
 
@@ -108,15 +104,21 @@ class SliceCut:
 
     @property
     def size(self) -> tuple[int, ...]:
-        """See ``Cut``."""
+        """Rows and columns of a slice."""
         return self.slices.size_pixels
 
     def __call__(self, source: PatchSource, random: np.random.RandomState) -> Box:
-        """See ``Cut``: image (2 x neighbours + 1, *size) uint8, which is all of the slice."""
+        """The box of one slice, which is all of it: image (2 x neighbours + 1, *size) uint8, label (1, *size) uint8."""
         axis = slice_axis(self.slices.plane, source.source)
         index = int(source.draw_centre(self.foreground_fraction, random)[axis])
         mirrored = random.random_sample() < self.augment.mirror_left_right
         image, label = cut_slice(source, axis, index, neighbours=self.slices.neighbours, size=self.slices.size_pixels)
+        # The neighbours are channels, so that image and label are mirrored along axes of their own:
+        #
+        #    plane       channels     rows      columns          left and right are
+        #    sagittal    right/left   head/feet front/back       the channels
+        #    coronal     front/back   head/feet right/left       the columns
+        #    axial       head/feet    front/back right/left      the columns
         if mirrored:  # across sagittal slices left and right are neighbours, else columns
             image = np.flip(image, 0 if axis == _LEFT_RIGHT else 2)
             label = label if axis == _LEFT_RIGHT else np.flip(label, 2)
