@@ -22,6 +22,8 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
+from verse3d.core.errors import DataError
+
 READ_ERRORS = (
     OSError,
     EOFError,
@@ -43,6 +45,25 @@ _SIZE_FIELD = 4
 _GZIP = 31  # zlib's way to ask for a gzip header and trailer (with time 0 and no file name) around the stream
 _LEVEL = 1
 """On masks ISA-L's level 1 packs tighter than its 0 and 3, and in a tenth of the time of zlib's level 1."""
+
+
+def unreadable(path: Path, error: BaseException) -> DataError:
+    """The error to raise when ``path`` could not be read because of ``error``."""
+    return DataError(
+        f"cannot read {path}: {error or type(error).__name__}",
+        hint="the file is damaged, incomplete or not NIfTI: download or export it again",
+    )
+
+
+@contextlib.contextmanager
+def refusing(path: Path) -> Iterator[None]:
+    """Turn what reading raises into a ``DataError`` that names the file."""
+    try:
+        yield
+    except DataError:
+        raise
+    except READ_ERRORS as error:
+        raise unreadable(path, error) from error
 
 
 def open_voxels(path: Path) -> BufferedIOBase:
