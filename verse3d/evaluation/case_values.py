@@ -1,6 +1,7 @@
 """What a comparison knows of one case of one run: its scores, and what the prediction cost."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from verse3d.evaluation.score_folder import UNION, Evaluation
@@ -23,6 +24,12 @@ def case_values(evaluation: Evaluation, records: Mapping[str, Mapping[str, Any]]
         }
         for case in evaluation.cases
     }
+
+
+def mean_of_defined(values: Sequence[float]) -> float:
+    """The mean of what is not NaN; NaN if nothing is."""
+    defined = [value for value in values if not math.isnan(value)]
+    return math.fsum(defined) / len(defined) if defined else math.nan
 
 
 def _of_volume(score: LabelScore) -> dict[str, float]:

@@ -13,7 +13,7 @@ from verse3d.core.logs import Progress, no_progress
 from verse3d.core.paths import path_below
 from verse3d.core.runtime import DeviceName
 from verse3d.data.cases import Case, CaseIndex
-from verse3d.evaluation.case_values import case_values
+from verse3d.evaluation.case_values import case_values, mean_of_defined
 from verse3d.evaluation.fairness import Contestant, Member, cases_of, chosen_by, differences, leaks
 from verse3d.evaluation.isolated_predict import RunPredict, predict_missing
 from verse3d.evaluation.paired_tests import PairedDifference, paired_difference
@@ -182,7 +182,7 @@ def compare_contestants(
         contestants: at least two.
         cases: with scan and mask.
         out: gets ``<name>/masks``, ``<name>/scores.json``, ``<name>/pictures`` (below ``<name>/<run>`` for several).
-        options: what is allowed, how it is computed and who is told.
+        options: what is allowed, and how it is computed.
 
     Raises:
         ConfigError: the runs may not be compared, see ``check_fairness``.
@@ -213,7 +213,6 @@ def compare_contestants(
 def _score(
     contestant: Contestant, member: Member, cases: Sequence[Case], out: Path, options: CompareOptions
 ) -> _Scored:
-    # With folds each run is scored on the cases that it alone has not seen.
     own = cases_of(member, cases, folds=options.folds)
     folder = path_below(out, contestant.name, *([member.name] if len(contestant.members) > 1 else []))
     if not own:
@@ -295,12 +294,6 @@ def _run_sd(metric: str, runs: Sequence[_Scored], common: Sequence[str]) -> floa
 
 def _pairs(first: Standing, other: Standing) -> dict[str, PairedDifference]:
     return {metric: paired_difference(first.column(metric), other.column(metric)) for metric in METRICS}
-
-
-def mean_of_defined(values: Sequence[float]) -> float:
-    """The mean of what is not NaN; NaN if nothing is."""
-    defined = [value for value in values if not math.isnan(value)]
-    return math.fsum(defined) / len(defined) if defined else math.nan
 
 
 def _listed(head: str, lines: Sequence[str]) -> str:
