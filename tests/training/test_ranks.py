@@ -32,7 +32,7 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def together(count, *arguments, wait=240):
+def together(count, *arguments, wait=900):
     """Exit codes and error output of so many processes that do the same job; as torchrun, one that fails ends all."""
     port = str(free_port())
     processes = []
