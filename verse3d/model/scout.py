@@ -61,8 +61,8 @@ class ScoutNetwork(nn.Module):
         self.narrow = nn.ModuleList(nn.Conv3d(below, above, 1) for above, below in reversed(levels))
         self.up = nn.ModuleList(_normalised(above, above) for above, _ in reversed(levels))
         self.head = nn.Conv3d(channels[0], CHANNELS, 1)
-        with torch.no_grad():  # at first nothing is spine, as most of what it will see; else that is learnt for long
-            self.head.get_parameter("bias").zero_()[0] = _BACKGROUND_LOGIT
+        # At first nothing is spine, as most of what it will see; else that alone is learnt for hundreds of steps.
+        self.head.bias = nn.Parameter(torch.tensor([_BACKGROUND_LOGIT, *(0.0,) * len(LEVEL_IDS)]))
         self.factor = 2 ** len(levels)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
