@@ -29,10 +29,10 @@ VARIANTS = {
     "auto-f32": Variant(amp="off"),
     "torch": Variant(("--backend", "torch")),
     "torch-f32": Variant(("--backend", "torch"), amp="off"),
-    "torch-noskip": Variant(("--backend", "torch", "--no-skip")),
+    "torch-noskip": Variant(("--backend", "torch", "--no-skip-air")),
     "openvino": Variant(("--backend", "openvino")),
     "openvino-f32": Variant(("--backend", "openvino"), amp="off"),
-    "openvino-noskip": Variant(("--backend", "openvino", "--no-skip")),
+    "openvino-noskip": Variant(("--backend", "openvino", "--no-skip-air")),
 }
 
 _OURS = """

@@ -5,7 +5,7 @@
     python benchmarks/scout.py --steps 400 --out runs/scout.pt --into best.pt        # give it to a model
 
 Phantoms show a whole body at 4 mm. With --cases INDEX half of each step's samples come from real training cases. Judged
-are four phantoms that were not trained on and, with --scans, every pair of scan and mask below a folder. For each: the
+are phantoms that were not trained on and, with --scans, every pair of scan and mask below a folder. For each: the
 share of the labelled voxels near which nothing would be looked at, and the share of the voxels of the 1.5 mm grid that
 no window of 96 voxels (overlap a quarter) has to cover. Without a mask the second only. Last line: JSON.
 """
@@ -24,13 +24,12 @@ from numpy.typing import NDArray
 
 from verse3d.core.config import Config, parse_config
 from verse3d.core.geometry import Geometry
-from verse3d.core.resample import resample_vote
+from verse3d.core.resample import resample_linear, resample_vote
 from verse3d.core.volume import read_image
 from verse3d.data.cases import Case
 from verse3d.data.index.discover import load_cases
 from verse3d.data.pairs import read_mask
-from verse3d.data.samples.grid import windowing
-from verse3d.data.samples.transforms import prepare_image_float16
+from verse3d.data.samples.grid import network_geometry, prepare_image_float16, windowing
 from verse3d.inference.body_mask import Body
 from verse3d.inference.scout import at_scout_spacing, look_for_spine
 from verse3d.inference.spine_crop import SpineRegion, covered_share, moved
@@ -41,7 +40,7 @@ from verse3d.phantoms.body import make_body
 from verse3d.training.scout import ScoutTraining
 from verse3d.training.scout_samples import ScoutSamples, Volumes, with_ignored_ends
 
-SEED, JUDGED_SEED, JUDGED = 0, 900, 4
+SEED, JUDGED_SEED = 0, 900
 DRAWN_MM = 3.0
 SETTINGS = {
     "grid": {"spacing_mm": 1.5, "window_hu": [-250, 1250]},
@@ -76,11 +75,12 @@ def main() -> None:
     config = parse_config(SETTINGS)
     network = _trained(config, options) if options.steps else _read(options.out)
     network.eval()
-    scans = chain(_phantoms(config), _scans(config, options.scans))
-    found = [_judged(scan, network, config) for scan in scans]
+    found = []
     print(f"{'scan':40} {'missed':>8} {'skipped':>8} {'as air':>8} {'seconds':>8}")
-    for one in found:
-        print(f"{one.name[:40]:40} {one.missed:8.4f} {one.skipped:8.3f} {one.skipped_without:8.3f} {one.seconds:8.2f}")
+    for scan in chain(_phantoms(config, options.phantoms), _scans(config, options.scans)):
+        found.append(one := _judged(scan, network, config))
+        figures = f"{one.missed:8.4f} {one.skipped:8.3f} {one.skipped_without:8.3f} {one.seconds:8.2f}"
+        print(f"{one.name[:40]:40} {figures}", flush=True)
     if options.into:
         _give(network, options.into)
     judged = [one for one in found if not np.isnan(one.missed)]
@@ -101,6 +101,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--cases", type=Path, help="index or folder of real cases to learn from, too")
     parser.add_argument("--leave-out", default="", help="subject that is not learnt from")
     parser.add_argument("--scans", type=Path, nargs="*", default=[], help="folders and files to judge on")
+    parser.add_argument("--phantoms", type=int, default=4, help="to judge on, of persons that were not trained on")
     parser.add_argument("--into", type=Path, help="model file that gets the scout, marked usable")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
@@ -152,11 +153,13 @@ class Scan:
     source: Geometry
 
 
-def _phantoms(config: Config) -> Iterator[Scan]:
-    for number in range(JUDGED):
+def _phantoms(config: Config, count: int) -> Iterator[Scan]:
+    for number in range(count):
         body = make_body(JUDGED_SEED, number, DRAWN_MM)
-        image = windowing(config.grid)(body.image_hu.astype(np.float32))
-        yield Scan(f"phantom {number}, {body.anomaly}", image, body.geometry, body.mask, body.geometry)
+        geometry = network_geometry(body.geometry, config.grid)
+        hu = resample_linear(body.image_hu, body.geometry, geometry)
+        image = windowing(config.grid)(hu).astype(np.float16)
+        yield Scan(f"phantom {number}, {body.anomaly}", image, geometry, body.mask, body.geometry)
 
 
 def _scans(config: Config, folders: list[Path]) -> Iterator[Scan]:

@@ -68,7 +68,8 @@ def test_the_search_finds_what_is_imported_at_second_hand():
 PREDICT = """
 import sys
 from verse3d.cli import main
-code = main(["-q", "predict", sys.argv[1], "--model", sys.argv[2], "--out", sys.argv[3], "--device", "cpu"])
+options = ["--model", sys.argv[2], "--out", sys.argv[3], "--device", "cpu", "--no-preview"]
+code = main(["-q", "predict", sys.argv[1], *options])
 print(code, *(name for name in sys.argv[4:] if name in sys.modules))
 """
 

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         slices,
         stats,
         train,
+        train_folds,
     )
 
 __all__ = [
@@ -71,6 +72,7 @@ __all__ = [
     "slices",
     "stats",
     "train",
+    "train_folds",
 ]
 
 

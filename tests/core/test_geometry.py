@@ -87,6 +87,8 @@ def test_reorienting_from_all_48_orders_equals_nibabel(to, make):
 @quick
 @given(geometries(), st.sampled_from(AXIS_ORDERS))
 def test_reorienting_moves_no_voxel_and_can_be_undone(start, codes):
+    # Where two axes lie nearest to one world axis, which of them is called so depends on their order.
+    assume(len(set(np.abs(start.affine[:3, :3] / start.spacing_mm).argmax(axis=0))) == 3)
     there = start.reoriented(codes)
     assert {tuple(corner) for corner in np.round(there.corners_mm(), 6) + 0.0} == {
         tuple(corner) for corner in np.round(start.corners_mm(), 6) + 0.0

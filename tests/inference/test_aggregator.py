@@ -315,3 +315,27 @@ def test_noise_is_interpolated_plane_by_plane_and_bones_point_by_point(monkeypat
     for logits, dense_boxes in ((bone, False), (torch.randn(5, *GRID.shape), True)):
         given_in_lots(MulticlassAggregator(GRID, SOURCES["finer"], 2, np.arange(5, dtype=np.uint8)), logits, 2, [26])
         assert bool(calls) == dense_boxes
+
+
+def test_planes_that_memory_ran_out_for_may_be_taken_again(monkeypatch):
+    torch.manual_seed(0)
+    logits, ids = torch.randn(4, *GRID.shape), np.arange(4, dtype=np.uint8)
+    weights = torch.ones(GRID.shape)
+    expected = given_in_lots(MulticlassAggregator(GRID, SOURCES["finer"], 2, ids), logits, 2, [11, 15])
+    fill, calls = winners.fill_densely, []
+
+    def fails_once(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        fill(*arguments)
+
+    monkeypatch.setattr(winners, "fill_densely", fails_once)
+    answer = MulticlassAggregator(GRID, SOURCES["finer"], 2, ids)
+    lots = [FinishedPlanes(2, 0, logits[..., :11], weights[..., :11], True)]
+    lots += [FinishedPlanes(2, 11, logits[..., 11:], weights[..., 11:], True)]
+    with pytest.raises(torch.OutOfMemoryError):
+        answer.take(lots[0])
+    for planes in lots:
+        answer.take(planes)
+    np.testing.assert_array_equal(answer.mask(), expected)

@@ -1,20 +1,25 @@
 """The whole way: a model file, a scan, and a mask of named vertebrae with all that lies beside it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 import verse3d
 from tests.labelling.blocks import scan_of
 from tests.labelling.spines import between
-from tests.scans import save_model, tiny_config, use_threshold_network, write_nifti
+from tests.scans import save_model, scout_part, tiny_config, use_threshold_network, write_nifti
 from verse3d.core.errors import ConfigError
 from verse3d.core.labels import vertebra
 from verse3d.core.volume import read_labels
 from verse3d.data.centroids import parse_centroids
 from verse3d.data.predictions import centroid_path, mask_path
+from verse3d.inference.loading import open_predictor
 from verse3d.inference.naming import LevelMaps, SequenceNaming
+from verse3d.model.checkpoint import load_checkpoint, save_checkpoint
+from verse3d.model.scout import SCOUT
 
 ROW = between("T10", "L4")
 CASE = "ct"
@@ -107,3 +112,26 @@ def test_masks_with_and_without_partial_vertebrae_are_not_taken_for_each_other(p
     assert "partial drop and not keep" in other.failures[0].error
     with pytest.raises(ConfigError, match="`partial` must be drop or keep"):
         predicted(folder, partial="some")
+
+
+def test_levels_are_seen_by_the_scouts_of_all_models_even_if_they_may_not_crop(place):
+    folder, scan = place
+    model = load_checkpoint(folder / "best.pt")
+    for name in ("one.pt", "two.pt"):
+        scout = scout_part(model.config, {})  # nothing says that it is usable
+        save_checkpoint(folder / name, replace(model, networks={SCOUT: scout}))
+    predictor = open_predictor([folder / "one.pt", folder / "two.pt"], torch.device("cpu"), keep_partial=True)
+    assert not predictor.scouts.networks
+    assert len(predictor.naming.networks) == 2
+    assert predictor.naming.keeps_partial
+    seen = predictor.naming.look(np.full(scan.geometry.shape, 0.5, np.float16), scan.geometry)
+    assert seen is None or np.isfinite(seen.probabilities).all()
+
+
+def test_models_that_name_in_different_ways_are_not_averaged(place):
+    folder, _ = place
+    model = load_checkpoint(folder / "best.pt")
+    labels = model.config.labels.model_copy(update={"naming": "direct"})
+    save_model(folder / "direct.pt", model.config.model_copy(update={"labels": labels}))
+    with pytest.raises(ConfigError, match=r"labels\.naming: sequence and direct"):
+        open_predictor([folder / "best.pt", folder / "direct.pt"], torch.device("cpu"))

@@ -12,10 +12,13 @@ from tests import scans
 from tests.scans import ThresholdNet, orientation, spine, tiny_config, turned
 from verse3d.core.geometry import Geometry
 from verse3d.core.runtime import choose_precision
-from verse3d.core.volume import Volume
+from verse3d.core.volume import Volume, stored_voxels
+from verse3d.data.samples.grid import network_geometry
+from verse3d.inference import spine_crop
+from verse3d.inference.budget import Budget
 from verse3d.inference.loading import open_predictor
 from verse3d.inference.predictor import Predictor
-from verse3d.inference.scout import ScoutMaps, look, look_for_spine, spine_box
+from verse3d.inference.scout import ScoutMaps, look, look_for_spine, scout_megabytes, spine_box
 from verse3d.inference.spine_crop import Part, Scouts, SpineRegion, covered_share
 from verse3d.model.checkpoint import load_checkpoint, save_checkpoint
 from verse3d.model.scout import SCOUT, USABLE, ScoutNetwork, build_scout
@@ -234,6 +237,31 @@ def test_one_model_without_a_scout_makes_an_ensemble_look_everywhere(tmp_path):
     with_scout = saved_with_scout(tmp_path / "one.pt", tiny_config(), 1.0)
     without = saved_with_scout(tmp_path / "two.pt", tiny_config(), None)
     assert not open_predictor([with_scout, without], CPU, backend="torch").scouts.networks
+
+
+def test_the_plan_counts_what_the_scouts_take(tmp_path):
+    scan = spine(geometry=WIDE["LAS"]).write(tmp_path / "ct.nii.gz")
+    budgets = [Budget.measured(by, 4.0) for by in (predictor(FINE), predictor(FINE, BrightIsSpine()))]
+    without, with_scout = (budget.plan(stored_voxels(scan)).stages_mb["scouting"] for budget in budgets)
+    grid = network_geometry(WIDE["LAS"], FINE.grid)
+    assert with_scout - without == pytest.approx(scout_megabytes(grid)) and scout_megabytes(grid) > 1.0
+
+
+def test_a_scout_that_does_not_fit_the_gpu_goes_on_with_the_cpu(monkeypatch):
+    tried = []
+
+    def full(network, coarse):
+        tried.append(network.head.weight.device.type)
+        if len(tried) == 1:
+            raise torch.OutOfMemoryError("full")
+        return np.zeros(coarse.shape, np.float32)
+
+    monkeypatch.setattr(spine_crop, "look_for_spine", full)
+    grid = Geometry((8, 8, 8), np.eye(4))
+    elsewhere = BrightIsSpine().to("meta")
+    monkeypatch.setattr(elsewhere, "cpu", BrightIsSpine)
+    assert Scouts([elsewhere]).find(np.zeros(grid.shape, np.float32), grid) is None
+    assert tried == ["meta", "cpu"]
 
 
 def test_who_wants_all_windows_asks_no_scout(tmp_path):

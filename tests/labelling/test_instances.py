@@ -141,7 +141,7 @@ def test_bone_without_a_core_is_a_bone_if_it_is_large_joins_one_nearby_or_is_dro
     numbers[found.box] = found.numbers
     assert np.unique(numbers[near]).tolist() == list(of_block[1])
     assert not numbers[far].any()
-    assert found.dropped_ml == 0
+    assert found.dropped_ml == pytest.approx(3 * 3 * 4 * 3.0 / 1000)
     assert found.joined_ml > 0
 
 
@@ -195,6 +195,16 @@ def test_thousands_of_specks_do_not_become_bones():
     random = np.random.default_rng(0)
     made = (2 * (random.random((40, 40, 40)) < 0.1)).astype(np.uint8)
     assert group_bones(made, Geometry(made.shape, np.eye(4))).bones == ()
+
+
+def test_more_foreground_than_any_skeleton_has_is_noise_without_bones():
+    made = np.full((30, 30, 30), 2, np.uint8)
+    geometry = Geometry(made.shape, np.diag([8.0, 8.0, 8.0, 1.0]))
+    found = group_bones(made, geometry)
+    assert found.bones == ()
+    assert found.dropped_ml == pytest.approx(30**3 * 0.512)
+    found.write(np.zeros(256, np.uint8), made)
+    assert not made.any()
 
 
 @pytest.mark.parametrize(("shape", "value"), [((4, 5, 7), 1), ((4, 5, 6), 3)])

@@ -10,7 +10,7 @@ from tests.scans import tiny_config
 from tests.training.runs import CPU, load, rows, train
 from verse3d.core.errors import ConfigError
 from verse3d.training import clock as clocks
-from verse3d.training import engines, handlers, launch
+from verse3d.training import engines, handlers, launch, loop
 from verse3d.training.clock import Clock, Cost
 from verse3d.training.learner import build_learner, learner_state, restore_learner
 from verse3d.training.step import training_step
@@ -22,7 +22,7 @@ class Hands:
     def __init__(self, monkeypatch):
         self.now = 1000.0
         self._monkeypatch = monkeypatch
-        for module in (clocks, engines, handlers):
+        for module in (clocks, engines, handlers, loop):
             monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
 
     def minutes(self, count):

@@ -3,6 +3,7 @@
 import errno
 import math
 import os
+import re
 import signal
 import threading
 from dataclasses import dataclass, field, replace
@@ -14,12 +15,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests import scans
 from tests.scans import save_sealed, tiny_config
 from tests.training.runs import DROPOUT, InterruptAt, assert_same, assert_same_run, load, rows, train
+from verse3d.cli import main
 from verse3d.core import files
 from verse3d.core.errors import CheckpointError, DataError, OutputError, TrainingError
-from verse3d.data.cases import CaseIndex
+from verse3d.data.cases import CaseIndex, write_index
 from verse3d.model import checkpoint as checkpoints
 from verse3d.model.checkpoint import load_checkpoint
-from verse3d.training import engines, handlers, keeping, launch, resume
+from verse3d.training import fit as fit_module
+from verse3d.training import handlers, keeping, launch, loop, resume
 from verse3d.training.session import DRAWS
 from verse3d.training.signals import StopSignals, Terminated
 from verse3d.training.step import training_step
@@ -144,6 +147,26 @@ def test_a_signal_in_the_last_validation_loses_neither_steps_nor_validation(data
     assert rows(tmp_path)[-1]["validation_dice"] == rows(whole)[-1]["validation_dice"]
 
 
+def test_the_program_exits_with_75_after_a_signal_of_the_cluster_and_the_same_command_goes_on(
+    dataset, tmp_path, tiny_yaml, monkeypatch, capsys
+):
+    def step(learner, batch, network):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return training_step(learner, batch, network)
+
+    write_index(tmp_path / "cases.jsonl", dataset)
+    command = ["train", "--data", str(tmp_path / "cases.jsonl"), "--out", str(tmp_path / "run"), "--device", "cpu"]
+    with monkeypatch.context() as patched:
+        patched.setattr(launch, "training_step", step)
+        assert main([*command, "--config", tiny_yaml]) == 75
+    told = capsys.readouterr()
+    assert "terminated after epoch 0: no best.pt yet" in told.out and re.search(r"cost: .* min, 2 samples, ", told.out)
+    assert main([*command, "--resume", "--max-epochs", "1"]) == 0
+    with monkeypatch.context() as patched:  # before there is anything to save
+        patched.setattr(fit_module, "seed_everything", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+        assert main([*command, "--resume"]) == 75
+
+
 def test_signals_are_left_to_the_program_that_trains_in_another_thread(dataset, tmp_path):
     before, results = signal.getsignal(signal.SIGTERM), []
     thread = threading.Thread(target=lambda: results.append(train(dataset, tmp_path, max_epochs=1)))
@@ -175,7 +198,7 @@ def test_between_epochs_a_run_is_saved_as_often_as_is_asked_for(dataset, tmp_pat
         keeping_save(session)
 
     saved, keeping_save = [], keeping.save_last
-    monkeypatch.setattr(engines, "save_last", save)
+    monkeypatch.setattr(loop, "save_last", save)
     train(dataset, tmp_path / "often", tiny_config(**DROPOUT, runtime={"save_minutes": 0}))
     assert saved == [0, 1, 2, 3, 4, 5, 6, 7, 8]
     saved.clear()
@@ -359,7 +382,7 @@ DAMAGES = {
     "standing.epoch": ("standing", "epoch", [-1, 2, 2**62]),
     "standing.minutes": ("standing", "minutes", [-1.0, NAN, INF, 1e300]),
     "standing.best_dice": ("standing", "best_dice", [-0.5, 1.5, INF]),
-    "standing.losses": ("standing", "losses", [[], [NAN], [0.1, 0.2], ["a"]]),
+    "standing.losses": ("standing", "losses", [[], [NAN], [0.1, 0.2], ["a"], torch.zeros(1), (0.5,)]),
     "standing.grad_norms": ("standing", "grad_norms", [[], [-1.0], [NAN]]),
     "standing.epoch_seconds": ("standing", "epoch_seconds", [-1.0, NAN]),
 }

@@ -134,6 +134,14 @@ class TestAFinishedRun:
         dice = [float(row["validation_dice"]) for row in rows(finished)]
         assert [event.value for event in events.Scalars("validation/dice_mean")] == pytest.approx(dice, rel=1e-4)
 
+    def test_shows_its_settings_in_tensorboard(self, finished):
+        events = EventAccumulator(str(finished / "tensorboard"), {"tensors": 0})
+        events.Reload()
+        [text] = events.Tensors("config/text_summary")
+        assert b"steps_per_epoch: 2" in text.tensor_proto.string_val[0]
+        plugins = {metadata.plugin_data.plugin_name for metadata in events.summary_metadata.values()}
+        assert "hparams" in plugins
+
     def test_is_refused_without_resume_or_overwrite(self, finished, dataset):
         before = {path: path.stat().st_mtime_ns for path in finished.iterdir()}
         with pytest.raises(DataError, match="already holds a run") as caught:

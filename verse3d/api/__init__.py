@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from verse3d.api.diagnosing import Advice, Diagnosis, doctor
     from verse3d.api.evaluating import evaluate
     from verse3d.api.exporting import ExportResult, export
+    from verse3d.api.folds import FoldsResult, folds_of, train_folds
     from verse3d.api.journey import DemoResult, demo
     from verse3d.api.model import Model, Segmentation, load_model
     from verse3d.api.models import train
@@ -32,6 +33,7 @@ __all__ = [
     "DemoResult",
     "Diagnosis",
     "ExportResult",
+    "FoldsResult",
     "LookResult",
     "Model",
     "Segmentation",
@@ -44,6 +46,7 @@ __all__ = [
     "download",
     "evaluate",
     "export",
+    "folds_of",
     "index",
     "load_model",
     "look",
@@ -57,6 +60,7 @@ __all__ = [
     "slices",
     "stats",
     "train",
+    "train_folds",
 ]
 _HOME = {
     **dict.fromkeys(("check", "convert", "download", "index", "phantom"), "data"),
@@ -66,6 +70,7 @@ _HOME = {
     **dict.fromkeys(("prepare", "prepared", "prune"), "preparing"),
     **dict.fromkeys(("DemoResult", "demo"), "journey"),
     **dict.fromkeys(("ExportResult", "export"), "exporting"),
+    **dict.fromkeys(("FoldsResult", "folds_of", "train_folds"), "folds"),
     **dict.fromkeys(("Advice", "Diagnosis", "doctor"), "diagnosing"),
     "compare": "comparison",
     "evaluate": "evaluating",

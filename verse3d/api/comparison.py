@@ -44,8 +44,8 @@ def compare(
         split: the cases to compare on; None means "test", or with ``folds`` all.
         allow_different: compare although split, network grid, labels or post-processing differ; what differs is
             written into the table. A model is never scored on a case that it was trained on.
-        folds: the paths under a name are folds of a cross-validation: each is scored on the test cases of its own
-            ``cases.jsonl``.
+        folds: the paths under a name are folds of a cross-validation (or the folder that ``train_folds`` has filled):
+            each is scored on the fold that was held out of its own ``cases.jsonl``, or on the test cases there.
         pictures: how many cases are drawn per run, beside its loss curve.
         device: where to predict.
         progress: told about every scan.
@@ -61,7 +61,7 @@ def compare(
     if pictures < 0:
         raise ConfigError(f"`pictures` must be at least 0, got {pictures}", option="pictures")
     choose_device(device)  # refuses a GPU that is not there before anything is read
-    contestants = load_contestants(runs)
+    contestants = load_contestants(runs, folds=folds)
     cases = _cases(Path(data), None if folds else split or "test")
     check_fairness(contestants, cases, allow_different=allow_different, folds=folds)
     options = CompareOptions(

@@ -25,6 +25,7 @@ from verse3d.report.figures import figure_array
 from verse3d.report.overlay import overlay_figure
 from verse3d.training.fit import FitResult, fit
 from verse3d.training.initial import InitialWeights, read_initial
+from verse3d.training.ranks import joined, rank_device, started_ranks
 from verse3d.training.runfolder import RunFolder, find_run
 from verse3d.training.session import FitOptions
 
@@ -47,6 +48,8 @@ def train(
     progress: Progress = no_progress,
 ) -> FitResult:
     """Train a network and leave its checkpoints, config, history, log and TensorBoard events in a run folder.
+
+    Started as several processes (torchrun), they share the run: ``sampling.batch_size`` is that of all of them.
 
     Args:
         data: an index with splits, or a folder (whose undivided subjects are then divided by ``runtime.seed``).
@@ -82,19 +85,23 @@ def train(
         values, source = initial.config.to_dict(), f"the config of {initial.path}"
         config, overrides = changed_config(values, overrides, source=source), ()
     settings = training_config(mode, config, overrides, resumed=Path(out) if resume else None)
-    options = FitOptions(
-        device=choose_device(device),
-        resume=resume,
-        overwrite=overwrite,
-        max_minutes=max_minutes,
-        max_epochs=max_epochs,
-        paint=_paint,
-        progress=progress,
-        store=_store(Path(data), Path(out), store, resume=resume),
-        initial=initial,
-    )
     cases = divided(Path(data), settings.runtime.seed)
-    return fit(settings, cases if fold is None else hold_out_fold(cases, fold), Path(out), options)
+    rank, count, local_rank = started_ranks()
+    device_here = rank_device(choose_device(device), local_rank, count)
+    with joined(device_here) as ranks:
+        options = FitOptions(
+            device=device_here,
+            resume=resume,
+            overwrite=overwrite,
+            max_minutes=max_minutes,
+            max_epochs=max_epochs,
+            paint=_paint,
+            progress=progress if rank == 0 else no_progress,
+            store=_store(Path(data), Path(out), store, resume=resume),
+            ranks=ranks,
+            initial=initial,
+        )
+        return fit(settings, cases if fold is None else hold_out_fold(cases, fold), Path(out), options)
 
 
 def _initial(model: PathOrText | None, *, resume: bool) -> InitialWeights | None:

@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from verse3d import api
+from verse3d.core.caseerrors import CASE_ERRORS, reason_of
 from verse3d.core.errors import ConfigError, DataError
-from verse3d.core.files import PathOrText, is_file
+from verse3d.core.files import PathOrText, is_file, make_folder
 from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.core.nifti_errors import not_a_file
+from verse3d.core.paths import path_below
 from verse3d.core.runtime import DeviceName, choose_device
 from verse3d.core.volume import NIFTI_SUFFIXES
 from verse3d.data.cases import Case, Split
@@ -21,6 +24,8 @@ from verse3d.model.locate import model_files
 from verse3d.report.itksnap import write_label_description
 
 _log = logger(__name__)
+PREVIEWS = "previews"
+"""The folder of pictures beside the masks."""
 LABEL_FILE = "itksnap_labels.txt"
 
 
@@ -39,6 +44,7 @@ def predict(
     part: int = 0,
     one_by_one: bool = False,
     overwrite: bool = False,
+    preview: bool = False,
     progress: Progress = no_progress,
 ) -> PredictionReport:
     """Write a mask for every scan, on the scan's own grid, named ``<scan stem>_seg-vert_msk.nii.gz``.
@@ -60,6 +66,7 @@ def predict(
         part: ... of which this is number ``part`` (0 ... parts - 1).
         one_by_one: do not read the next scan and write the last one while the network works.
         overwrite: replace masks that exist; otherwise their scans are skipped.
+        preview: draw a PNG of each new mask in ``out/previews``, once all masks are written.
         progress: told about every scan and window.
 
     Returns:
@@ -92,7 +99,31 @@ def predict(
         progress=progress,
     )
     write_label_description(folder / LABEL_FILE, predictor.scheme.labels)
+    if preview:
+        draw_previews(report, progress)
     return report
+
+
+def draw_previews(report: PredictionReport, progress: Progress = no_progress) -> list[Path]:
+    """A picture of each mask that was written, as ``look`` draws it. One that cannot be drawn is only logged.
+
+    Scans are read again, one at a time: what the pictures need is never held beside what the network needs.
+
+    Returns:
+        The pictures.
+    """
+    written = [record for record in report.records if record.status == "written"]
+    pictures = []
+    for number, record in enumerate(written):
+        progress("previews", number, len(written))
+        try:
+            picture = path_below(make_folder(report.folder / PREVIEWS), f"{record.case}.png")
+            api.look(record.image, mask=report.folder / record.mask, out=picture, overwrite=True)
+            pictures.append(picture)
+        except CASE_ERRORS as error:
+            _log.warning("%s has no preview: %s", record.case, reason_of(error))
+    progress("previews", len(written), len(written))
+    return pictures
 
 
 def _refuse_options(parts: int, part: int, max_ram_gb: float | None) -> None:

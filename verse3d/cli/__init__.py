@@ -4,10 +4,11 @@ import sys
 from collections.abc import Sequence
 
 from verse3d.cli import comparison, data, diagnosing, exporting, models, naming, pictures, preparing, slicing
-from verse3d.cli.terminal import EXIT_INTERRUPTED, EXIT_TERMINATED, app, complain, err_console, survive_any_name
+from verse3d.cli.program import as_typed_today, in_order_of_use
+from verse3d.cli.terminal import EXIT_INTERRUPTED, app, complain, say_goodbye, survive_any_name
 from verse3d.core.errors import Verse3dError
-from verse3d.training.signals import Terminated
 
+in_order_of_use(app)
 __all__ = [
     "app",
     "comparison",
@@ -33,17 +34,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     survive_any_name()
     try:
-        app(args=None if argv is None else list(argv))
+        app(args=as_typed_today(sys.argv[1:] if argv is None else argv))
     except SystemExit as stop:
+        if stop.code == EXIT_INTERRUPTED:  # typer makes this of a KeyboardInterrupt
+            say_goodbye()
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except Verse3dError as error:
         complain(error)
         return error.exit_code
-    except Terminated as stop:
-        err_console.print(f"stopped by {stop}", style="yellow")
-        return EXIT_TERMINATED
     except KeyboardInterrupt:
-        err_console.print("interrupted", style="yellow")
+        say_goodbye()
         return EXIT_INTERRUPTED
     return 0
 

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from verse3d.cli import tables
-from verse3d.cli.terminal import EXIT_PARTIAL, OverwriteOption, app, bars, out_console
+from verse3d.cli.json_output import print_json
+from verse3d.cli.terminal import EXIT_PARTIAL, JsonOption, OverwriteOption, app, bars, out_console
 from verse3d.core.errors import ConfigError
 
 
@@ -16,7 +17,7 @@ def look(
         str,
         typer.Argument(metavar="SCAN", help="A NIfTI file, a folder with one case, or the name of a case in --data."),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", "--output", help="The PNG to write.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The PNG to write.")],
     mask: Annotated[Path | None, typer.Option(help="A mask on the grid of the scan; a case brings its own.")] = None,
     data: Annotated[Path | None, typer.Option(help="An index (cases.jsonl) or a folder that holds the case.")] = None,
     at: Annotated[str | None, typer.Option(metavar="X,Y,Z", help="Cut through this point, world mm (RAS+).")] = None,
@@ -54,6 +55,7 @@ def stats(
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Read everything again, and keep nothing beside the index.")
     ] = False,
+    json: JsonOption = False,
 ) -> None:
     """Measure a data set: a table and figures, e.g. [bold]verse3d stats cases.jsonl --out stats[/].
 
@@ -63,7 +65,10 @@ def stats(
 
     with bars() as progress:
         result = api.stats(data, out=out, workers=workers, cache=not no_cache, progress=progress)
-    tables.print_stats(out_console, result)
+    if json:
+        print_json(out_console, result)
+    else:
+        tables.print_stats(out_console, result)
     if result.failures:
         raise typer.Exit(EXIT_PARTIAL)
 

@@ -49,6 +49,7 @@ class AxisMap:
 
     def within(self, used: slice) -> slice:
         """The target indices that draw on nothing but source indices in ``used``."""
+        # Both voxels around the target's centre have to be there; `touched` is content with one of them.
         indices = np.flatnonzero((self.lower >= used.start) & (self.upper < used.stop))
         return slice(int(indices[0]), int(indices[-1]) + 1) if indices.size else slice(0, 0)
 
@@ -59,6 +60,9 @@ class AxisMap:
 
     def interpolated(self, values: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
         """``values`` carried over linearly along one of their axes. Two copies of the result are held meanwhile."""
+        #    lower     target     upper
+        #      o---------x-----------o        value = lower + weight * (upper - lower)
+        #       - weight -
         result: NDArray[np.float32] = np.take(values, self.lower, axis=axis)
         rise = np.take(values, self.upper, axis=axis)
         rise -= result
@@ -85,6 +89,11 @@ def axis_maps(source: Geometry, target: Geometry) -> tuple[list[int], list[AxisM
     Raises:
         GeometryError: the axes are not parallel; ``target`` reaches out of ``source``.
     """
+    # index in source = A * index in target + offset. With parallel axes each column of A has one entry that counts:
+    #
+    #         |  0   0.5  0 |        axis 0 of the target runs along axis 1 of the source (against it, scale -2),
+    #     A = | -2   0    0 |        axis 1 along axis 0 (half as far apart), axis 2 along axis 2
+    #         |  0   0    1 |
     source_from_target = np.linalg.solve(source.affine, target.affine)
     linear, offset = source_from_target[:3, :3], source_from_target[:3, 3]
     source_axis = [int(axis) for axis in np.abs(linear).argmax(axis=0)]  # for each target axis
@@ -115,6 +124,7 @@ def box_of(mask: NDArray[Any]) -> Box | None:
         if not indices.size:
             return None
         box.append(slice(int(indices[0]), int(indices[-1]) + 1))
+        # What is empty along this axis need not be looked at along the next ones.
         mask = mask[(slice(None),) * axis + (box[-1],)]
     return tuple(box)
 
@@ -125,6 +135,7 @@ def slowest_first(view: NDArray[Any]) -> list[int]:
 
 
 def _refuse_not_parallel(linear: NDArray[np.floating], source_axis: list[int], shape: Shape) -> None:
+    # What is left beside these entries, at the far end of the target: how far a voxel would be off there.
     rest = linear.copy()
     for number, axis in enumerate(source_axis):
         rest[axis, number] = 0.0

@@ -3,17 +3,15 @@
 YAML here means YAML 1.2: ``1e-4`` is a number, ``off`` is a word and ``1:30`` is a text, not 90.
 """
 
-import difflib
+import copy
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib import resources
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     Field,
     ValidationError,
@@ -22,14 +20,12 @@ from pydantic import (
 )
 
 from verse3d.core.augmenting import NO_AUGMENTATION, AugmentConfig
-from verse3d.core.errors import ConfigError, DataError
-from verse3d.core.files import is_file
+from verse3d.core.config_text import all_problems, apply_overrides, described, find_config, read_config
+from verse3d.core.errors import ConfigError
 from verse3d.core.labelling import LabelsConfig
-from verse3d.core.readers import read_text
 from verse3d.core.scouting import ScoutConfig
 from verse3d.core.section import Section as _Section
-from verse3d.core.wording import brief, clipped
-from verse3d.core.yaml12 import MAX_CHARACTERS, MAX_DEPTH, parse_yaml
+from verse3d.core.yaml12 import parse_yaml
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -40,7 +36,6 @@ _SpacingMm = Annotated[float, Field(ge=0.05, le=50.0)]
 """Finer than 0.05 mm a spine takes terabytes, coarser than 50 mm no vertebra is left."""
 _MOST_PATCH_VOXELS = 2**28
 """One patch of them, in float32, takes a gigabyte before any network has seen it."""
-_SHOWN_PROBLEMS = 30
 
 
 def _same_for_all_axes(value: Any) -> Any:  # noqa: ANN401 - not checked yet
@@ -243,10 +238,10 @@ def parse_config(values: Mapping[str, Any], *, source: str = "config") -> Config
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        problems = [_describe(problem) for problem in error.errors(include_url=False, include_context=False)]
+        problems = [described(problem, Config) for problem in error.errors(include_url=False, include_context=False)]
     problems += _patch_problems(values)
     if problems:
-        raise ConfigError(_join(source, problems))
+        raise ConfigError(all_problems(source, problems))
     return config
 
 
@@ -261,7 +256,7 @@ def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Conf
         ConfigError: the file is missing, is not YAML, or holds mistakes (all are listed).
     """
     path = find_config(name_or_path)
-    values = parse_yaml(_read(path), str(path))
+    values = parse_yaml(read_config(path), str(path))
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold sections such as 'optim:', found {type(values).__name__}")
@@ -270,10 +265,24 @@ def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Conf
 
 def changed_config(values: dict[str, Any], overrides: Sequence[str], *, source: str) -> Config:
     """Plain values, changed by overrides as in ``load_config``; raises as that."""
-    problems = _apply_overrides(values, overrides)
+    before = copy.deepcopy(values)
+    problems = apply_overrides(values, overrides)
     if problems:
-        raise ConfigError(_join("`overrides`", problems), option="overrides")
-    return parse_config(values, source=source)
+        raise ConfigError(all_problems("`overrides`", problems), option="overrides")
+    try:
+        return parse_config(values, source=source)
+    except ConfigError:
+        if not overrides or not _is_sound(before):
+            raise
+    return parse_config(values, source="`overrides`")
+
+
+def _is_sound(values: dict[str, Any]) -> bool:
+    try:
+        parse_config(values)
+    except ConfigError:
+        return False
+    return True
 
 
 def _patch_problems(values: Mapping[str, Any]) -> list[str]:
@@ -303,92 +312,3 @@ def size_problems(network: NetworkConfig, size: Sequence[int]) -> list[str]:
     if math.prod(remaining) <= 1:
         return [f"must be larger, because {'a single voxel' if all(remaining) else 'nothing'} would remain: {halved}"]
     return []
-
-
-def find_config(name_or_path: str | Path) -> Path:
-    """The file of that path, or the shipped config of that name.
-
-    Raises:
-        ConfigError: neither exists; the shipped names are listed.
-    """
-    path = Path(name_or_path)
-    if is_file(path):
-        return path
-    shipped = {file.stem: file for folder in _config_folders() for file in sorted(folder.glob("*.yaml"))}
-    if path.name == str(name_or_path) and path.name.removesuffix(".yaml") in shipped:
-        return shipped[path.name.removesuffix(".yaml")]
-    nearest = _nearest(path.stem, shipped)
-    raise ConfigError(
-        f"config {brief(str(name_or_path))} is neither a file nor one of {sorted(shipped)}",
-        hint=f"did you mean {nearest!r}?" if nearest else "",
-    )
-
-
-def _config_folders() -> Iterator[Path]:
-    """Inside the installed package, or beside it in a source checkout."""
-    package = Path(str(resources.files("verse3d")))
-    yield from (folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir())
-
-
-def _read(path: Path) -> str:
-    try:
-        return read_text(path, max_bytes=4 * MAX_CHARACTERS)  # of UTF-8, which takes up to four bytes for a character
-    except DataError as error:
-        raise ConfigError(error.message, hint=error.hint) from error
-
-
-def _apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> list[str]:
-    """Set dotted keys in ``values``; returns what was wrong."""
-    problems = []
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        *sections, last = key.strip().split(".")
-        if not (equals and last and all(sections)) or len(sections) > MAX_DEPTH:
-            problems.append(f"{brief(override)} is not of the form section.key=value")
-            continue
-        try:
-            value = parse_yaml(text, clipped(key.strip()))
-        except ConfigError as error:
-            problems.append(error.message)
-            continue
-        place = values
-        for section in sections:
-            inner = place.get(section)
-            place[section] = dict(inner) if isinstance(inner, dict) else {}
-            place = place[section]
-        place[last] = value
-    return problems
-
-
-def _describe(problem: Mapping[str, Any]) -> str:
-    place = ".".join(clipped(str(part), 60) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        nearest = _nearest(str(problem["loc"][-1]), _known_keys(problem["loc"][:-1]))
-        return f"{place}: unknown setting" + (f"; did you mean {nearest!r}?" if nearest else "")
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    if problem["type"] == "value_error":
-        return f"{place}: {message}" if place else message
-    return f"{place}: {message[0].lower()}{message[1:]}, got {brief(problem['input'])}"
-
-
-def _known_keys(location: Sequence[int | str]) -> list[str]:
-    """The settings that a section has; ``location`` is the path to the section."""
-    model: type[BaseModel] = Config
-    for part in location:
-        field = model.model_fields.get(str(part))
-        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
-            return []
-        model = field.annotation
-    return list(model.model_fields)
-
-
-def _nearest(word: str, known: Iterable[str]) -> str | None:
-    matches = difflib.get_close_matches(clipped(word), list(known), n=1, cutoff=0.5)
-    return matches[0] if matches else None
-
-
-def _join(source: str, problems: Sequence[str]) -> str:
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    listed = [f"  - {problem}" for problem in problems[:_SHOWN_PROBLEMS]]
-    more = len(problems) - len(listed)
-    return "\n".join([f"{source} has {count}:", *listed, *([f"  ... and {more} more"] if more else [])])

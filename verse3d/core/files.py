@@ -5,11 +5,8 @@ import errno
 import hashlib
 import json
 import os
-import platform
-import re
 import stat
 import tempfile
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,18 +14,13 @@ from typing import Any, Self
 
 from verse3d.core.errors import DataError, OutputError
 from verse3d.core.jsontext import parse_json
+from verse3d.core.owners import OWNER, is_alive, owner
 from verse3d.core.paths import LONGEST_NAME_BYTES, TEMPORARY_PREFIX
-from verse3d.core.system import flush_file, process_start
+from verse3d.core.system import flush_file
 
 PathOrText = str | os.PathLike[str]
 _ROOM_FOR_PREFIX = 32
 """Bytes of a temporary name for the prefix, the number of the process and the machine."""
-_MACHINE = hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
-_OWNER = re.compile(r"(?P<pid>[0-9]+)(\.(?P<machine>[0-9a-f]{8}))?")
-_CLOCKS_APART_SECONDS = 60
-"""A file's time may come from another machine's clock."""
-_FORGOTTEN_SECONDS = 86400
-"""What a process on another machine has not touched for a day is taken to be left behind."""
 _HINTS = {
     errno.ENOSPC: "the disk is full: free some space or choose another folder",
     errno.EDQUOT: "your disk quota is used up: free some space or choose another folder",
@@ -232,34 +224,13 @@ def _kept_short(path: Path) -> str:
     return hashlib.sha256(encoded).hexdigest()[:16] + "".join(path.suffixes[-2:])[-16:]
 
 
-def owner() -> str:
-    """This process among all that write into a folder, which several machines may share: "number.machine"."""
-    return f"{os.getpid()}.{_MACHINE}"
-
-
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files that killed processes have left in a folder; those of living ones are left alone."""
     for temporary in folder.glob(f"{TEMPORARY_PREFIX}*"):
         name = temporary.name.removeprefix(TEMPORARY_PREFIX).partition("-")[0]
         with contextlib.suppress(OSError):
-            if _OWNER.fullmatch(name) and temporary.is_file() and not is_alive(name, temporary):
+            if OWNER.fullmatch(name) and temporary.is_file() and not is_alive(name, temporary):
                 temporary.unlink()
-
-
-def is_alive(name: str, file: Path) -> bool:
-    """Whether the process that calls itself ``name`` (see ``owner``) and wrote ``file`` may still be at it.
-
-    Numbers of processes are given away again: one that began after the file was written is another. What happens on
-    another machine cannot be seen, so there a file counts as left behind when it is a day old.
-    """
-    match = _OWNER.fullmatch(name)
-    if match is None:
-        return True
-    written = file.stat().st_mtime
-    if match["machine"] not in (None, _MACHINE):
-        return time.time() - written < _FORGOTTEN_SECONDS
-    started = process_start(int(match["pid"]))
-    return started is not None and started <= written + _CLOCKS_APART_SECONDS
 
 
 def write_text(path: Path, text: str) -> None:

@@ -72,6 +72,7 @@ class Geometry:
     def skew(self) -> float:
         """Largest absolute cosine between two axes: 0 for a proper scan, > 0 if the affine shears."""
         directions = self.affine[:3, :3] / np.array(self.spacing_mm)
+        # Entries off the diagonal are cosines between axes; those on it are 1.
         cosines = directions.T @ directions - np.eye(3)
         return float(np.abs(cosines).max())
 
@@ -81,6 +82,7 @@ class Geometry:
 
     def index_from_world(self, points_mm: ArrayLike) -> NDArray[np.float64]:
         """Index coordinates (N, 3), fractional, of world mm (N, 3)."""
+        # Solved rather than multiplied with an inverse, which loses digits where voxels are flat.
         offsets = np.asarray(points_mm, dtype=float) - self.affine[:3, 3]
         return np.asarray(np.linalg.solve(self.affine[:3, :3], offsets.T).T)
 
@@ -104,6 +106,7 @@ class Geometry:
         codes = _checked_axis_codes(axis_codes)
         start = nib.io_orientation(self.affine)
         change = nib.orientations.ornt_transform(start, nib.orientations.axcodes2ornt(codes))
+        # new index -> old index -> world: a flipped axis begins at the voxel that was its last.
         affine = self.affine @ nib.orientations.inv_ornt_aff(change, self.shape)
         shape = [0, 0, 0]
         for axis, (target, _) in enumerate(change):
@@ -120,9 +123,14 @@ class Geometry:
         """
         if np.shape(spacing_mm) != (3,) or not np.all(np.isfinite(spacing_mm)) or min(spacing_mm) <= 0:
             raise GeometryError(f"spacing_mm must be three positive numbers, got {spacing_mm}")
+        # Voxel centres, not edges, are laid over each other:
+        #
+        #     old    o-----o-----o-----o-----o            n = 5, spacing 1
+        #     new    x--------x--------x--------          spacing 1.5: round(4 / 1.5 + 1) = 4, the last one at 4.5
         zoom = np.asarray(spacing_mm, dtype=float) / np.array(self.spacing_mm)
         affine = self.affine.copy()
         affine[:3, :3] *= zoom
+        # Rounded twice: 2.4999999 is a half that was computed, and goes where MONAI takes it.
         extent = (np.array(self.shape) - 1) / zoom + 1.0
         return Geometry(_shape(np.round(np.round(extent, 6))), affine)
 
@@ -134,6 +142,7 @@ class Geometry:
         """
         first, last = np.asarray(start, dtype=int), np.asarray(stop, dtype=int)
         affine = self.affine.copy()
+        # Only the first voxel moves; directions and spacing are those of before.
         affine[:3, 3] = self.world_from_index(first[None])[0]
         return Geometry(_shape(last - first), affine)
 
@@ -169,6 +178,7 @@ def _checked_affine(affine: ArrayLike) -> NDArray[np.float64]:
         raise GeometryError(f"the affine holds NaN or infinity:\n{matrix}")
     if not np.array_equal(matrix[3], (0, 0, 0, 1)):
         raise GeometryError(f"the last row of an affine is 0 0 0 1, got {matrix[3]}")
+    # The determinant of the directions alone says how flat the axes lie, whatever the spacing.
     lengths = np.linalg.norm(matrix[:3, :3], axis=0)
     if np.any(lengths == 0) or abs(np.linalg.det(matrix[:3, :3] / lengths)) < 1e-6:
         raise GeometryError(

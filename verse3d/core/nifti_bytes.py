@@ -22,6 +22,9 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
+from verse3d.core.errors import DataError
+from verse3d.core.nifti_errors import unreadable
+
 READ_ERRORS = (
     OSError,
     EOFError,
@@ -43,6 +46,17 @@ _SIZE_FIELD = 4
 _GZIP = 31  # zlib's way to ask for a gzip header and trailer (with time 0 and no file name) around the stream
 _LEVEL = 1
 """On masks ISA-L's level 1 packs tighter than its 0 and 3, and in a tenth of the time of zlib's level 1."""
+
+
+@contextlib.contextmanager
+def refusing(path: Path) -> Iterator[None]:
+    """Turn what reading raises into a ``DataError`` that names the file."""
+    try:
+        yield
+    except DataError:
+        raise
+    except READ_ERRORS as error:
+        raise unreadable(path, error) from error
 
 
 def open_voxels(path: Path) -> BufferedIOBase:

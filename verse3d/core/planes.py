@@ -64,6 +64,7 @@ def plane_slice(array: NDArray[Any], geometry: Geometry, plane: PlaneName, centr
     """
     if array.shape != geometry.shape:
         raise GeometryError(f"an array of shape {array.shape} does not lie on a grid of shape {geometry.shape}")
+    # Turned to RAS first, as a view: then every plane is a fixed index, and both other axes only need flipping.
     view, grid = nib.apply_orientation(array, nib.io_orientation(geometry.affine)), geometry.reoriented("RAS")
     across = PLANES.index(plane)
     across_to, up = [axis for axis in range(3) if axis != across]
@@ -72,6 +73,10 @@ def plane_slice(array: NDArray[Any], geometry: Geometry, plane: PlaneName, centr
     middle[across] = number
     return PlaneSlice(
         plane=plane,
+        # volume (R, A, S), `across` taken out        rows                columns
+        #   sagittal   (A, S)                         S, from the head    A, from the front
+        #   coronal    (R, S)                         S, from the head    R, from the patient's right
+        #   axial      (R, A)                         A, from the front   R, from the patient's right
         pixels=np.moveaxis(view, across, 0)[number, ::-1, ::-1].T,
         pixel_mm=(grid.spacing_mm[up], grid.spacing_mm[across_to]),
         position_mm=float(grid.world_from_index(middle[None])[0, across]),
@@ -84,4 +89,5 @@ def plane_slice(array: NDArray[Any], geometry: Geometry, plane: PlaneName, centr
 
 def _nearest_index(geometry: Geometry, point_mm: ArrayLike) -> tuple[int, ...]:
     index = np.rint(geometry.index_from_world(np.reshape(point_mm, (1, 3)))[0]).astype(int)
+    # A point outside gives the nearest voxel at the border.
     return tuple(np.clip(index, 0, np.array(geometry.shape) - 1).tolist())

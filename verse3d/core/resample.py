@@ -73,6 +73,7 @@ def resample_nearest(array: NDArray[Any], source: Geometry, target: Geometry) ->
         GeometryError: as for ``resample_linear``.
     """
     view, axes = aligned(array, source, target)
+    # The nearest voxel is the nearest along each axis: rows, columns and planes are picked, nothing is computed.
     return view[np.ix_(*(axis.nearest for axis in axes))]
 
 
@@ -95,6 +96,7 @@ def resample_above(
     """
     view, axes = aligned(probability, source, target)
     across, rows, columns = slowest_first(view.T)
+    # Reversed in memory and given back turned: in a NIfTI file the first axis runs fastest.
     mask = np.zeros(target.shape[::-1], np.uint8)
 
     def fill(tile: Box) -> None:
@@ -155,6 +157,7 @@ def _in_tiles(work: Callable[[Box], None], shape: tuple[int, ...]) -> None:
     deep, high, wide = _TILE
 
     def slab(start: int, stop: int) -> None:
+        # A slab belongs to one core, and within it tiles follow each other: what is read stays in the cache.
         for row in range(0, shape[1], high):
             for column in range(0, shape[2], wide):
                 work((slice(start, stop), slice(row, row + high), slice(column, column + wide)))
@@ -169,6 +172,12 @@ def _around(
 
     The source part, the maps into it, and the box inside the tile that they fill.
     """
+    # source          near                     wanted             what is interpolated
+    # +---------+     +-----+  what the        +-----+            +--+  only the part of
+    # | . . . . |     |. . .|  tile draws on   |. . .|            |##|  the tile that
+    # | . . # # |  -> |. # #|               -> |.+--+|    ->      +--+  draws on it
+    # | . . # # |     |. # #|                  |.|##||
+    # +---------+     +-----+                  +-+--++
     near, parts = cut_to_need(view, [axis.part(span) for axis, span in zip(maps, tile, strict=True)])
     wanted = box_of(matters(near))
     if wanted is None:
@@ -187,6 +196,11 @@ def _carried(values: NDArray[np.float32], maps: Sequence[AxisMap], order: Sequen
 def _interpolate(view: NDArray[Any], maps: Sequence[AxisMap], out: NDArray[Any], finish: Finish, span: slice) -> None:
     """Fill the part ``span`` of the slowest axis of ``out`` with the finished planes of ``view``."""
     order = slowest_first(view)
+    # Along the slowest axis a target plane lies between two source planes, and neighbours share them. Each source
+    # plane is interpolated within itself once, then two of them are mixed:
+    #
+    #     source planes      0         1         2         3
+    #     target rows        |   a   b | c   d   | e   f   |        a, b <- 0, 1      c, d <- 1, 2
     slabs, goal = view.transpose(order), out.transpose(order)[span]
     across, rows, columns = (maps[axis] for axis in order)
 
@@ -196,6 +210,7 @@ def _interpolate(view: NDArray[Any], maps: Sequence[AxisMap], out: NDArray[Any],
     planes = _PlaneCache(plane)
     for row, lower, upper, weight in _steps(across.part(span)):
         if weight > 0:
+            # lower + weight * (upper - lower), in place: one plane is allocated and not three.
             between = planes[upper] - planes[lower]
             between *= weight
             between += planes[lower]
@@ -213,11 +228,15 @@ def _vote(near: NDArray[np.uint8], maps: Sequence[AxisMap], best: NDArray[np.uin
         if source_box is None:
             continue
         box = target_box(maps, source_box)
+        # Each label's mask is interpolated for itself, where the label is. A share must be larger to win, so of equal
+        # ones the lower id stays, which came first.
         share = _share(near, label, maps, box)
         wins = share > share_of_best[box] + _SHARE_TOLERANCE
         np.copyto(best[box], label, where=wins)
         np.copyto(share_of_best[box], share, where=wins)
+        # All shares and the background sum to 1, so the background needs no interpolation of its own.
         share_of_background[box] -= share
+    # In a tie with the background nothing is labelled.
     share_of_background += _SHARE_TOLERANCE
     none_wins = share_of_best <= share_of_background
     best[none_wins] = 0
@@ -234,6 +253,7 @@ def _label_boxes(view: NDArray[np.uint8]) -> Sequence[Box | None]:
 def _share(view: NDArray[np.uint8], label: int, maps: Sequence[AxisMap], box: Box) -> NDArray[np.float32]:
     """The interpolated mask of ``label`` on the part ``box`` of the target grid."""
     near, parts = cut_to_need(view, [axis.part(span) for axis, span in zip(maps, box, strict=True)])
+    # The fastest axis first: it reads rows in order, and what it makes is smaller for the other two.
     return _carried((near == label).astype(np.float32), parts, (2, 1, 0))
 
 

@@ -8,12 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 _MOST_THREADS = 8  # what waits for memory is not done sooner by more
 
 
+def usable_cores() -> int:
+    """The cores that this process may use, which a batch system or a container may make fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def thread_count() -> int:
     """How many threads may compute at once; one in a worker process, which is itself one of many."""
     if multiprocessing.parent_process() is not None:
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, _MOST_THREADS)
+    return min(usable_cores(), _MOST_THREADS)
 
 
 def in_ranges(work: Callable[[int, int], None], size: int, longest: int | None = None) -> None:

@@ -1,8 +1,6 @@
 """NIfTI in, NIfTI out: voxels with their geometry, and masks written on exactly the grid of their scan."""
 
-import contextlib
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +13,21 @@ from verse3d.core.errors import DataError, GeometryError, OutputError
 from verse3d.core.filekinds import kind_of
 from verse3d.core.files import whole_file
 from verse3d.core.geometry import Geometry
+from verse3d.core.label_values import all_labels, as_labels, refuse_not_finite
 from verse3d.core.labels import SchemeName
 from verse3d.core.limits import require_whole_file, voxel_count
 from verse3d.core.memory import require_memory
-from verse3d.core.nifti_bytes import READ_ERRORS, all_values, holds, is_scaled, read_voxels, voxel_pieces, write_bytes
-from verse3d.core.nifti_errors import not_a_file, not_nifti, unreadable
+from verse3d.core.nifti_bytes import (
+    READ_ERRORS,
+    all_values,
+    holds,
+    is_scaled,
+    read_voxels,
+    refusing,
+    voxel_pieces,
+    write_bytes,
+)
+from verse3d.core.nifti_errors import not_a_file, not_nifti
 from verse3d.version import __version__
 
 LABEL_DESCRIPTION = b"verse3d"
@@ -27,21 +35,9 @@ LABEL_DESCRIPTION = b"verse3d"
 _SCHEME = re.compile(rb"; scheme (binary|vertebrae)\0*$")
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 GEOMETRY_FIELDS = (
-    "dim",
-    "dim_info",
-    "pixdim",
-    "xyzt_units",
-    "qform_code",
-    "sform_code",
-    "quatern_b",
-    "quatern_c",
-    "quatern_d",
-    "qoffset_x",
-    "qoffset_y",
-    "qoffset_z",
-    "srow_x",
-    "srow_y",
-    "srow_z",
+    *("dim", "dim_info", "pixdim", "xyzt_units", "qform_code", "sform_code"),
+    *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+    *("srow_x", "srow_y", "srow_z"),
 )
 """The header fields that place voxels in the world. A mask copies them from its scan bit for bit."""
 
@@ -119,7 +115,7 @@ def stored_voxels(path: Path) -> StoredVoxels:
     """
     image = open_nifti(path)
     geometry = _geometry(image, path)
-    with _refusing(path):
+    with refusing(path):
         require_whole_file(path, image.dataobj)
     return StoredVoxels(geometry, stored_header(image), _bytes_in_memory(image))
 
@@ -132,7 +128,7 @@ def _bytes_in_memory(image: nib.Nifti1Image) -> int:
 
 def _require_room(image: nib.Nifti1Image, path: Path, bytes_each: int) -> None:
     """Before anything is allocated: the file must be as long as it says, and so much must be free."""
-    with _refusing(path):
+    with refusing(path):
         require_whole_file(path, image.dataobj)
         require_memory(voxel_count(image.shape) * bytes_each, f"reading {path}")
 
@@ -150,10 +146,10 @@ def read_image(path: Path) -> Volume:
     image = open_nifti(path)
     geometry = _geometry(image, path)
     _require_room(image, path, _bytes_in_memory(image))
-    with _refusing(path):
+    with refusing(path):
         array = read_voxels(path, image.dataobj)
     if array.dtype.kind == "f":
-        _refuse_not_finite(array, path)
+        refuse_not_finite(array, path)
     return Volume(array.reshape(geometry.shape, order="F"), geometry, stored_header(image), path)
 
 
@@ -170,7 +166,7 @@ def read_labels(path: Path) -> Volume:
     image = open_nifti(path)
     geometry = _geometry(image, path)
     _require_room(image, path, 1)
-    with _refusing(path):
+    with refusing(path):
         plain = image.dataobj.dtype == np.uint8 and not is_scaled(image.dataobj)
         array = read_voxels(path, image.dataobj) if plain else _label_voxels(image, path)
     return Volume(array.reshape(geometry.shape, order="F"), geometry, stored_header(image), path)
@@ -179,7 +175,7 @@ def read_labels(path: Path) -> Volume:
 def _label_voxels(image: nib.Nifti1Image, path: Path) -> NDArray[Any]:
     array: NDArray[Any] = np.empty(image.shape, np.uint8, order="F")
     for start, values in voxel_pieces(path, image.dataobj):
-        if not _all_labels(values):
+        if not all_labels(values):
             require_memory(array.size * _EXPLAINING_BYTES, f"finding out what is wrong with {path}")
             return as_labels(all_values(path, image.dataobj), path)  # says what is wrong with the file as a whole
         if values.max() > 255 and array.dtype == np.uint8:
@@ -187,26 +183,6 @@ def _label_voxels(image: nib.Nifti1Image, path: Path) -> NDArray[Any]:
             array = array.astype(np.uint16)
         array.reshape(-1, order="F")[start : start + values.size] = values
     return array
-
-
-def _all_labels(values: NDArray[Any]) -> bool:
-    in_range = values.min() >= 0 and values.max() <= np.iinfo(np.uint16).max  # not so if NaN is among them
-    return bool(in_range and (values.dtype.kind != "f" or np.array_equal(values, np.rint(values))))
-
-
-def as_labels(array: NDArray[Any], path: Path) -> NDArray[Any]:
-    """Voxels of any real dtype as uint8 (or uint16 if an id is above 255); ``path`` is named in errors.
-
-    Raises:
-        DataError: a value is not finite, negative, above 65535 or not a whole number.
-    """
-    if array.dtype.kind == "f":
-        _refuse_not_finite(array, path)
-        _refuse_fractions(array, path)
-    low, high = array.min(), array.max()
-    if low < 0 or high > np.iinfo(np.uint16).max:
-        raise DataError(f"{path}: labels must lie between 0 and 65535, found {low:g} ... {high:g}")
-    return array.astype(np.uint8 if high <= 255 else np.uint16, copy=False)
 
 
 def as_grey_values(array: NDArray[Any], path: Path) -> NDArray[Any]:
@@ -224,7 +200,7 @@ def as_grey_values(array: NDArray[Any], path: Path) -> NDArray[Any]:
     if array.dtype.kind != "f":
         return array.astype(array.dtype.newbyteorder("="), copy=False)
     values = array.astype(np.float32, copy=False)
-    _refuse_not_finite(values, path)
+    refuse_not_finite(values, path)
     return values
 
 
@@ -343,42 +319,3 @@ def _geometry(image: nib.Nifti1Image, path: Path) -> Geometry:
         return Geometry(shape, image.affine)
     except GeometryError as error:
         raise GeometryError(f"{path}: {error.message}", hint=error.hint) from error
-
-
-@contextlib.contextmanager
-def _refusing(path: Path) -> Iterator[None]:
-    """Turn what reading raises into a ``DataError`` that names the file."""
-    try:
-        yield
-    except DataError:
-        raise
-    except READ_ERRORS as error:
-        raise unreadable(path, error) from error
-
-
-def _refuse_not_finite(array: NDArray[Any], path: Path) -> None:
-    # NaN propagates through min, infinity shows in one of the two.
-    if np.isfinite(array.min()) and np.isfinite(array.max()):
-        return
-    bad = ~np.isfinite(array)
-    first = _first_true(bad)
-    raise DataError(
-        f"{path}: {int(bad.sum())} voxels are NaN or infinite, the first at index {first}",
-        hint="replace them (air is -1000 HU) and save the file again",
-    )
-
-
-def _refuse_fractions(array: NDArray[Any], path: Path) -> None:
-    fractional = array != np.rint(array)
-    if not fractional.any():
-        return
-    first = _first_true(fractional)
-    raise DataError(
-        f"{path}: {int(fractional.sum())} label values are not whole numbers, e.g. {float(array[first])!r} at {first}",
-        hint="a mask must not be interpolated or scaled: export it again with integer labels",
-    )
-
-
-def _first_true(found: NDArray[np.bool_]) -> tuple[int, ...]:
-    """The first index (of those in C order) that holds; a list of all of them could take 24 bytes a voxel."""
-    return tuple(int(index) for index in np.unravel_index(int(found.argmax()), found.shape))

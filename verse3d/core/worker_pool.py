@@ -15,12 +15,17 @@ from multiprocessing.process import BaseProcess
 from threading import Event
 from typing import Any
 
+from verse3d.core.memory import free_memory_bytes
 from verse3d.core.processes import without_main
+from verse3d.core.threads import usable_cores
 
 _SPAWN = multiprocessing.get_context("spawn")
 """New processes start empty: a copy of this one could inherit locks that threads (of PyTorch, say) hold."""
 
 _LOOK_SECONDS = 0.2
+_WORTH_A_PROCESS_BYTES = 2**28
+"""A process takes about a second to start: below this much to read it gains nothing."""
+_SHARE_OF_FREE_MEMORY = 0.8
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,18 @@ class _Worker:
     connection: Connection
     ready: bool = False
     task: int | None = None
+
+
+def affordable_workers(memory: Sequence[float], work: Sequence[float]) -> int:
+    """How many processes are worth their start, and find memory for the largest task each.
+
+    Args:
+        memory: bytes that each task holds.
+        work: bytes that each task reads, decodes and computes on.
+    """
+    fitting = int(free_memory_bytes() * _SHARE_OF_FREE_MEMORY // max(1, *memory))
+    worth = -(-int(sum(work)) // _WORTH_A_PROCESS_BYTES)
+    return max(1, min(usable_cores(), len(memory), fitting, worth))
 
 
 def each_here(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[tuple[int, Any]]:

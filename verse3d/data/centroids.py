@@ -95,6 +95,7 @@ def read_centroids(path: Path, geometry: Geometry, mask: Volume | None = None) -
         turned_from = stored.direction if stored.direction != own else ""
         return Centroids("voxel", stored.labels, _rows(world), stored.skipped, turned_from)
     named = "miccai20" if "iso-ctd" in path.name else "miccai19"
+    # Neither file says which convention it follows: names hint at it, and the mask decides.
     ordered: list[CentroidFormat] = sorted(MICCAI_AXES, key=lambda each: each != named)
     placed = {each: world_from_miccai(stored.points, each, geometry) for each in ordered}
     best = max(ordered, key=lambda each: _fitting(stored.labels, placed[each], geometry, mask))  # the first of equals
@@ -170,6 +171,10 @@ def world_from_voxels(points: ArrayLike, direction: str, geometry: Geometry) -> 
 def world_from_miccai(points: ArrayLike, convention: CentroidFormat, geometry: Geometry) -> NDArray[np.float64]:
     """World mm (N, 3) of indices (N, 3) into the copy with 1 mm voxels, whose edges are those of the scan."""
     turned = geometry.reoriented(MICCAI_AXES[convention])
+    # The 1 mm copy shares the scan's edges, not its first voxel centre:
+    #
+    #     scan   |     o     |     o     |       3 mm
+    #     copy   | x | x | x | x | x | x |       1 mm
     from_edge_mm = (np.reshape(np.asarray(points, dtype=float), (-1, 3)) + 0.5) * _COPY_SPACING_MM
     return turned.world_from_index(from_edge_mm / np.array(turned.spacing_mm) - 0.5)
 
@@ -185,6 +190,7 @@ def _fitting(
     labels: Sequence[int], world_mm: NDArray[np.float64], geometry: Geometry, mask: Volume | None
 ) -> tuple[int, int]:
     """How many centroids lie in their label, and how many in the volume."""
+    # Within the volume up to the edges of the outermost voxels, half a voxel beyond their centres.
     index = geometry.index_from_world(world_mm)
     within = ((index > -0.5) & (index < np.array(geometry.shape) - 0.5)).all(axis=1)
     hits = 0 if mask is None else sum(map(int.__eq__, labels, [found or -1 for found in labels_at(world_mm, mask)]))

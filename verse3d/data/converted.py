@@ -38,6 +38,7 @@ class ConvertedFrom:
 
 def origin_of(path: Path) -> ConvertedFrom | None:
     """The entry of a scan or mask in the ``conversion.json`` above it, or None."""
+    # OUT/conversion.json, OUT/<split>/rawdata/<subject>/<scan>
     for folder in list(path.parents)[:_LEVELS_UP]:
         if found := _origins(folder / MANIFEST).get(path.relative_to(folder).as_posix()):
             return found
@@ -113,6 +114,7 @@ class _Cases(Record):
 
 @lru_cache(maxsize=512)
 def _origins(manifest: Path) -> Mapping[str, ConvertedFrom]:
+    # Most folders have none: nothing is said about that.
     if not is_file(manifest):
         return {}
     try:
@@ -120,6 +122,7 @@ def _origins(manifest: Path) -> Mapping[str, ConvertedFrom]:
     except DataError as error:  # damaged, or somebody else's file of that name
         _log.warning("%s; subjects and splits are taken from names and folders", error.message)
         return {}
+    # VerSe's own names say the subject, and the index reads it from there; nnU-Net's flat names do not.
     keeps_names = content.to == "verse"
     return {file.path: _origin(case, keeps_names) for case in content.cases for file in case.files}
 

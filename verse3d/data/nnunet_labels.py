@@ -33,6 +33,7 @@ def label_corrections(mask: Path) -> tuple[tuple[int, int], ...]:
     nnU-Net counts its labels without gaps, so that T13 (28 in VerSe) has another id there. Names such as "L1" and
     "vertebrae_L1" are understood; a data set whose labels have other names is left as it is.
     """
+    # labelsTr, labelsTs
     if not mask.parent.name.lower().startswith("labelst"):
         return ()
     return _corrections(mask.parent.parent / DATASET_FILE)
@@ -81,4 +82,5 @@ def _verse_ids(named: Mapping[int, str]) -> Mapping[int, int]:
         levels = {number: level_called(name) for number, name in named.items() if number != 0}
     except DataError:  # L9
         return {}
+    # One name that is no level, and the data set is about something else.
     return {} if None in levels.values() else {number: level.id for number, level in levels.items() if level}

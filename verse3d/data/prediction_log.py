@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from verse3d.core.errors import DataError
-from verse3d.core.files import is_alive, output_error, owner
+from verse3d.core.files import output_error
 from verse3d.core.logs import logger
+from verse3d.core.owners import is_alive, owner
 from verse3d.core.readers import RECORD_BYTES, checked, parsed, read_text
 from verse3d.data.prediction_format import HINT, StoredAbout, StoredRecord
 

@@ -10,6 +10,8 @@ from verse3d.data.cases import SPLITS, Case, CaseIndex, Split
 
 _DRAWN = "seed"
 """Begins the ``split_origin`` of cases that were placed at random."""
+_FOLD = "fold"
+"""Begins the ``split_origin`` of all cases of an index of which a fold was held out."""
 
 
 def split_by_subject(
@@ -33,9 +35,11 @@ def split_by_subject(
     if not (0 <= validation < 1 and 0 <= test < 1 and validation + test < 1):
         raise DataError(f"validation ({validation}) and test ({test}) must be shares that leave something to train on")
     cases = [replace(case, split=None, split_origin="") if resplit else case for case in index]
+    # Subjects are drawn, not cases: two scans of one patient on both sides would score what was learnt by heart.
     chosen = {case.subject: case.split for case in cases if case.split and case.image and case.mask}
     undivided = _shuffled({case.subject for case in cases if case.image and case.mask} - chosen.keys(), seed)
     drawn = _divide(undivided, {"test": test, "validation": validation})
+    # A data set with a test split alone: some of those to train on have to choose the epoch.
     if not any(split == "validation" for split in (*chosen.values(), *drawn.values())):
         trained_on = _shuffled({subject for subject, split in chosen.items() if split == "train"}, seed)
         moved = _divide(trained_on, {"validation": validation})
@@ -72,6 +76,7 @@ def _placed(case: Case, drawn: Mapping[str, Split], origin: str) -> Case:
 
 
 def _shuffled(subjects: Iterable[str], seed: int) -> list[str]:
+    # Sorted first, so that the order in which files were found decides nothing.
     ordered = sorted(subjects)
     random.Random(seed).shuffle(ordered)
     return ordered
@@ -83,6 +88,7 @@ def _divide(subjects: Sequence[str], shares: Mapping[Split, float]) -> dict[str,
     rest = list(subjects)
     for split, share in shares.items():
         wanted = max(1, round(share * len(subjects))) if share > 0 else 0
+        # Somebody has to be left to train on.
         for _ in range(min(wanted, len(rest) - 1)):
             result[rest.pop(0)] = split
     return result | dict.fromkeys(rest, "train")
@@ -107,6 +113,7 @@ def assign_folds(index: CaseIndex, folds: int, *, seed: int = 0) -> CaseIndex:
     cases_in = [0] * folds
     fold_of: dict[str, int] = {}
     for subject in sorted(_shuffled(size, seed), key=lambda name: -size[name]):  # large subjects first; stable
+        # Where the fewest cases are yet: large subjects first, small ones even it out.
         fold = cases_in.index(min(cases_in))
         fold_of[subject] = fold
         cases_in[fold] += size[subject]
@@ -115,13 +122,23 @@ def assign_folds(index: CaseIndex, folds: int, *, seed: int = 0) -> CaseIndex:
     )
 
 
+def known_folds(index: CaseIndex) -> tuple[int, ...]:
+    """The numbers of the folds of an index, in order; nothing if it has none."""
+    return tuple(sorted({case.fold for case in index if case.fold is not None}))
+
+
+def held_out(index: CaseIndex) -> tuple[Case, ...]:
+    """The cases of the fold that was held out of an index by ``hold_out_fold``; nothing if none was."""
+    return tuple(case for case in index.in_split("validation") if case.split_origin.startswith(_FOLD))
+
+
 def hold_out_fold(index: CaseIndex, fold: int) -> CaseIndex:
     """The index for training with that fold as validation: the other folds are trained on, test cases stay so.
 
     Raises:
         DataError: the index has no such fold.
     """
-    known = sorted({case.fold for case in index if case.fold is not None})
+    known = known_folds(index)
     if fold not in known:
         raise DataError(
             f"there is no fold {fold}: the index has {f'folds {known[0]} to {known[-1]}' if known else 'none'}",
@@ -136,7 +153,7 @@ def hold_out_fold(index: CaseIndex, fold: int) -> CaseIndex:
         return "train" if case.subject in trained_on else "test" if case.split == "test" else None
 
     return CaseIndex(
-        tuple(replace(case, split=split(case), split_origin=f"fold {fold} of the index") for case in index)
+        tuple(replace(case, split=split(case), split_origin=f"{_FOLD} {fold} of the index") for case in index)
     )
 
 

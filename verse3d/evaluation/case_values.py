@@ -1,6 +1,7 @@
 """What a comparison knows of one case of one run: its scores, and what the prediction cost."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from verse3d.evaluation.score_folder import UNION, Evaluation
@@ -25,6 +26,12 @@ def case_values(evaluation: Evaluation, records: Mapping[str, Mapping[str, Any]]
     }
 
 
+def mean_of_defined(values: Sequence[float]) -> float:
+    """The mean of what is not NaN; NaN if nothing is."""
+    defined = [value for value in values if not math.isnan(value)]
+    return math.fsum(defined) / len(defined) if defined else math.nan
+
+
 def _of_volume(score: LabelScore) -> dict[str, float]:
     return {
         "dice": score.dice,
@@ -41,6 +48,7 @@ def _of_slices(scores: SliceScores) -> dict[str, float]:
         "slice_dice_all": scores.slice_dice_all,
         "slice_dice_occupied": scores.slice_dice_occupied,
         "slice_dice_truth": scores.slice_dice_truth,
+        # Where most slices are empty, their Dice of 1 hides what happens in the others.
         "empty_slices": scores.slices_without_truth / scores.slices,
         "consistency": scores.consistency,
         "consistency_of_truth": scores.consistency_of_truth,

@@ -13,7 +13,7 @@ from verse3d.core.logs import Progress, no_progress
 from verse3d.core.paths import path_below
 from verse3d.core.runtime import DeviceName
 from verse3d.data.cases import Case, CaseIndex
-from verse3d.evaluation.case_values import case_values
+from verse3d.evaluation.case_values import case_values, mean_of_defined
 from verse3d.evaluation.fairness import Contestant, Member, cases_of, chosen_by, differences, leaks
 from verse3d.evaluation.isolated_predict import RunPredict, predict_missing
 from verse3d.evaluation.paired_tests import PairedDifference, paired_difference
@@ -182,7 +182,7 @@ def compare_contestants(
         contestants: at least two.
         cases: with scan and mask.
         out: gets ``<name>/masks``, ``<name>/scores.json``, ``<name>/pictures`` (below ``<name>/<run>`` for several).
-        options: what is allowed, how it is computed and who is told.
+        options: what is allowed, and how it is computed.
 
     Raises:
         ConfigError: the runs may not be compared, see ``check_fairness``.
@@ -227,6 +227,7 @@ def _score(
         what=f"predicting with {name}",
         progress=options.progress,
     )
+    # What has no mask is left out of the pairs, not scored as 0: it says nothing about the approach.
     made = [case for case in own if case.case in predictions.records]
     if not made:
         return _Scored({}, predictions.failures, predictions.device)
@@ -235,6 +236,7 @@ def _score(
         masks, CaseIndex(tuple(made)), folder / "scores.json", scheme=scheme, progress=options.progress
     )
     values = case_values(evaluation, predictions.records)
+    # The first ones, in the order of the index: nobody chose them by how they look.
     drawn = [case for case in made if case.case in values][: options.pictures]
     titles = {case.case: f"{case.case}, {name}: Dice {values[case.case]['dice']:.3f}" for case in drawn}
     pictures = options.painter(drawn, masks, folder / "pictures", titles=titles, model=member.model.path, scheme=scheme)
@@ -273,6 +275,7 @@ def _standing(contestant: Contestant, runs: Sequence[_Scored], common: Sequence[
     values: dict[str, dict[str, float]] = {}
     undefined = dict.fromkeys(METRICS, 0)
     for case in common:
+        # Runs that differ in their seed make one value of a case steadier; they do not make more cases.
         of_case = [run.values[case] for run in runs if case in run.values]
         values[case] = {metric: mean_of_defined([one[metric] for one in of_case]) for metric in METRICS}
         for metric in METRICS:
@@ -291,12 +294,6 @@ def _run_sd(metric: str, runs: Sequence[_Scored], common: Sequence[str]) -> floa
 
 def _pairs(first: Standing, other: Standing) -> dict[str, PairedDifference]:
     return {metric: paired_difference(first.column(metric), other.column(metric)) for metric in METRICS}
-
-
-def mean_of_defined(values: Sequence[float]) -> float:
-    """The mean of what is not NaN; NaN if nothing is."""
-    defined = [value for value in values if not math.isnan(value)]
-    return math.fsum(defined) / len(defined) if defined else math.nan
 
 
 def _listed(head: str, lines: Sequence[str]) -> str:

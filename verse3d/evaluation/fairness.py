@@ -8,8 +8,9 @@ from pathlib import Path
 from verse3d.core.errors import ConfigError
 from verse3d.core.files import PathOrText, is_file, resolved, sha256_of
 from verse3d.data.cases import SPLITS, Case, CaseIndex, Split
-from verse3d.model.locate import model_file
-from verse3d.training.runfolder import setting_differences
+from verse3d.data.splits import held_out
+from verse3d.model.locate import named_path
+from verse3d.training.runfolder import fold_folders, setting_differences
 from verse3d.training.trained import TrainedModel, load_trained
 
 _MAY_DIFFER = ("runtime.", "validation.")
@@ -36,12 +37,13 @@ class Contestant:
         return self.name if len(self.members) == 1 else f"{self.name}/{member.name}"
 
 
-def load_contestants(runs: Sequence[PathOrText]) -> tuple[Contestant, ...]:
+def load_contestants(runs: Sequence[PathOrText], *, folds: bool = False) -> tuple[Contestant, ...]:
     """Read what is to be compared.
 
     Args:
         runs: ``PATH`` or ``NAME=PATH[,PATH ...]`` each; a path is a run folder, a checkpoint, or the
             word "starter". Without a name it is that of the run folder.
+        folds: a path may also be the folder of a cross-validation, which stands for its folds.
 
     Raises:
         ConfigError: there are fewer than two, two have the same name, or a name cannot be that of a folder.
@@ -56,18 +58,21 @@ def load_contestants(runs: Sequence[PathOrText]) -> tuple[Contestant, ...]:
         raise ConfigError(
             f"several runs would be called {', '.join(twice)}", hint="give them names: 3d=runs/a/model 2d=runs/b/model"
         )
+    if folds:
+        parsed = [(name, [run for path in paths for run in fold_folders(path) or (path,)]) for name, paths in parsed]
     return tuple(Contestant(name, _members(paths)) for name, paths in parsed)
 
 
 def _parse(run: str) -> tuple[str, list[Path]]:
     name, equals, listed = run.partition("=")
+    # A path may hold "=" itself; if it is there, it is meant.
     if not equals or Path(run).exists():
-        path = model_file(run)
+        path = named_path(run)
         return _run_name(path), [path]
     parts = [part for part in listed.split(",") if part]
     if not parts or not name or name in (".", "..") or set(name) & set('/\\"'):
         raise ConfigError(f"{run!r} is not of the form NAME=PATH[,PATH ...] with a name that can be a folder's")
-    return name, [model_file(part) for part in parts]
+    return name, [named_path(part) for part in parts]
 
 
 def _run_name(path: Path) -> str:
@@ -80,16 +85,21 @@ def _run_name(path: Path) -> str:
 def _members(paths: Sequence[Path]) -> tuple[Member, ...]:
     names = [_run_name(path) for path in paths]
     several = [name for name, count in Counter(names).items() if count > 1]
+    # The names become folders, so seeds in a/run, b/run, c/run are 1-run, 2-run, 3-run.
     unique = [f"{number}-{name}" if name in several else name for number, name in enumerate(names, 1)]
     return tuple(Member(name, load_trained(path)) for name, path in zip(unique, paths, strict=True))
 
 
 def cases_of(member: Member, cases: Sequence[Case], *, folds: bool) -> tuple[Case, ...]:
-    """The cases that a member is scored on: all, or of several folds those that its own run kept for testing."""
+    """The cases that a member is scored on: all, or of several folds those that its own run has not seen.
+
+    These are the cases of the fold that was held out of its index, or else its test cases.
+    """
     if not folds:
         return tuple(cases)
     own = member.model.cases or CaseIndex(())
-    kept = {case.case for case in own if case.split == "test"}
+    # Of fold 2 of 5: what run 2 has never seen. Over all folds each case is scored once.
+    kept = {case.case for case in held_out(own) or own.in_split("test")}
     return tuple(case for case in cases if case.case in kept)
 
 
@@ -121,9 +131,11 @@ def _is_in(case: Case, index: CaseIndex, split: Split) -> bool:
     same names mean other people.
     """
     among = index.in_split(split)
+    # The same file is the same scan, whatever either index calls it.
     image = resolved(case.image_path())
     if any(resolved(other.image_path()) == image for other in among):
         return True
+    # Both call something sub-01, and it is not the same: names of another data set.
     if any(other.case == case.case and _other_scan(case, other) for other in index if other.image):
         return False
     return any(case.case == other.case or case.subject == other.subject for other in among)
@@ -139,6 +151,7 @@ def differences(contestants: Sequence[Contestant], *, folds: bool) -> list[str]:
     """Everything that should be equal and is not, one line each."""
     found = [*_split_differences(contestants, folds=folds)]
     for what, value in _EQUAL.items():
+        # Network, mode and training may differ: they are what is compared.
         values = {contestant.full_name(member): value(member.model) for contestant, member in _everyone(contestants)}
         if len(set(values.values())) > 1:
             found.append(f"{what}: {_by_value(values)}")
@@ -166,6 +179,7 @@ def _split_differences(contestants: Sequence[Contestant], *, folds: bool) -> Ite
         )
         return
     if folds:
+        # All folds of a name together: which fold is called first does not matter.
         signatures = {
             contestant.name: _lines(sorted(_signature(member) for member in contestant.members))
             for contestant in contestants

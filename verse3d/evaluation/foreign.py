@@ -58,6 +58,7 @@ def read_label_map(source: str) -> LabelMap:
     pairs = [pair for number, name in numbered(labels) if (pair := _pair(number, name, path))]
     if not pairs:
         raise DataError(f"{path} names no vertebra", hint=_HINT)
+    # Two ids of one vertebra, or two vertebrae of one id: whichever was meant, half of it would be scored wrongly.
     found = dict(pairs)
     if len(found) != len(pairs) or len(set(found.values())) != len(pairs):
         raise DataError(f"{path} names an id or a vertebra twice", hint=_HINT)
@@ -76,9 +77,11 @@ def _pair(number: object, name: object, path: Path) -> tuple[int, int] | None:
 
 def find_mask(folder: Path, case: str, suffix: str) -> Path | None:
     """The mask of a case, or the folder that holds it as one file per structure; None if there is none."""
+    # A case is called what its index says, and that may lead out of the folder.
     if name_problem(case + suffix):
         return None
     inside = folder / case
+    # Our own name first: a folder that holds both was filled by us.
     files = (folder / f"{case}{suffix}", folder / f"{case}.nii.gz", inside / f"{case}.nii.gz")
     for path in (*files, inside / "segmentations.nii.gz"):
         if path.is_file():
@@ -105,6 +108,7 @@ def read_foreign_mask(path: Path, label_map: LabelMap | None = None) -> Volume:
     mask = read_labels(path)
     if label_map is None:
         return mask
+    # One entry per value that a voxel can have; what the map does not name becomes background.
     table = np.zeros(np.iinfo(mask.array.dtype).max + 1, dtype=np.uint8)
     for stored, right in label_map.items():
         if stored < len(table):
@@ -124,6 +128,7 @@ def _structures(folder: Path) -> dict[int, Path]:
 def _merged(folder: Path) -> Volume:
     """The files of a folder as one label map; where two overlap, the lower vertebra wins."""
     files = _structures(folder)
+    # From head to tail, each over the one before.
     order = [label.id for label in VERTEBRAE if label.id in files]
     result: Volume | None = None
     for label in order:

@@ -84,14 +84,19 @@ def predict_missing(
     model_sha256 = sha256_of(model)
     failures: dict[str, str] = {}
     todo, started = _missing(cases, out, model_sha256), time.time()
+    # A program that is killed (mostly for memory) loses the scan it was at. The next one gets the rest without it, so
+    # there are as many programs as killed scans, and one more.
     while todo:
         watch = _Watch(out, started, what, len(cases) - len(todo), len(cases), progress)
+        # Records of this call only: older ones may say that a scan failed which is tried again now.
         code, complaint = _predict(todo, partial(run, watch=watch, model=model, out=out, device=device), out)
         recorded = _records(out, since=started)
         left = [case for case in todo if case.case not in recorded]
+        # Scans are predicted in order, so the first without a record is the one at which it ended.
         if code not in _WENT_THROUGH and left:
             failures |= _blame(left.pop(0), code, complaint, nothing_done=len(left) + 1 == len(todo))
         elif left:
+            # It went through and yet they have no record: asking again would be the same.
             failures |= {case.case: f"the program left it out: {complaint}" for case in left}
             left = []
         todo = left
@@ -106,6 +111,7 @@ def _missing(cases: Sequence[Case], out: Path, model_sha256: str) -> list[Case]:
 
 def _is_made(case: Case, out: Path, record: Mapping[str, Any], model_sha256: str) -> bool:
     return (
+        # The same weights, the same scan, and the mask is still there: then it would come out the same.
         record.get("status") == "written"
         and record.get("model_sha256") == model_sha256
         and resolved(Path(record.get("image", ""))) == resolved(case.image_path())
@@ -150,6 +156,7 @@ def _blame(case: Case, code: int, complaint: str, *, nothing_done: bool) -> dict
     Raises:
         Verse3dError: the program ended by itself before it came to any scan.
     """
+    # A traceback says what happened in its last line.
     last = complaint.splitlines()[-1] if complaint else "it said nothing"
     if code > 0 and nothing_done:
         raise Verse3dError(f"verse3d predict ended with code {code}: {complaint or last}")
@@ -160,6 +167,7 @@ def _blame(case: Case, code: int, complaint: str, *, nothing_done: bool) -> dict
 
 def _result(cases: Sequence[Case], out: Path, model_sha256: str, failures: Mapping[str, str]) -> FreshPredictions:
     records = _records(out)
+    # Asked again rather than remembered: what counts is what is in the folder now.
     missing = {case.case for case in _missing(cases, out, model_sha256)}
     made = {case.case: records[case.case] for case in cases if case.case not in missing}
     failed = [

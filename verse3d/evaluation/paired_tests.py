@@ -62,6 +62,7 @@ def paired_difference(first: ArrayLike, second: ArrayLike) -> PairedDifference:
     ones, others = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     if ones.shape != others.shape or ones.ndim != 1:
         raise ValueError(f"pairs need two equally long rows of numbers, got shapes {ones.shape} and {others.shape}")
+    # NaN in either makes the difference NaN: an undefined score is no pair.
     differences = others - ones
     defined = differences[~np.isnan(differences)]
     low, high = bootstrap_interval(defined)
@@ -108,7 +109,9 @@ def signed_rank_p(differences: Sequence[float] | NDArray[np.float64]) -> float:
     values = np.asarray(differences, dtype=float)
     if len(values) < FEWEST_CASES:
         return math.nan
+    # Zeros get no rank, so there would be nothing to flip.
     if not values.any():
         return 1.0
+    # The same seed at every call: a table that is written again must not change.
     flips = stats.PermutationMethod(n_resamples=_RESAMPLES, rng=np.random.default_rng(0))
     return float(stats.wilcoxon(values, zero_method="pratt", method=flips).pvalue)

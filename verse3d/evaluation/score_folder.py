@@ -110,7 +110,7 @@ def evaluate_folder(
     are failures and are listed.
 
     Args:
-        predictions: a folder that ``predict`` wrote, or another program's with the names of ``report.foreign``.
+        predictions: a folder that ``predict`` wrote, or another program's with the names of ``evaluation.foreign``.
         truth: cases with masks in VerSe ids.
         out: the JSON file.
         scheme: "binary" or "vertebrae"; None reads it from ``predictions.json`` and else guesses from the masks.
@@ -138,6 +138,7 @@ def evaluate_folder(
             f"{predictions} holds no mask of any case with a truth",
             hint=f"masks are looked for as {mask_path(predictions, 'CASE').name}, CASE.nii.gz or in folders CASE/",
         )
+    # What was asked for, else what the list says, else what a map of levels implies, else what the masks look like.
     scheme = scheme or listed_scheme or ("vertebrae" if label_map else _guess_scheme(predictions, cases))
     label_scheme(scheme)  # refuses an unknown name
     scored, slices, cards, failures = [], {}, {}, []
@@ -145,6 +146,7 @@ def evaluate_folder(
         progress("cases", number, len(cases))
         try:
             _require_made(case, status_of)
+            # A mask that is listed and not there is looked for by our own name, and found missing.
             path = find_mask(predictions, case.case, MASK_SUFFIX) or mask_path(predictions, case.case)
             scores, slices[case.case], card = _score(case, path, scheme, label_map)
             scored.append(scores)
@@ -200,6 +202,7 @@ def _may_be_binary(mask: Volume) -> bool:
 def _score(
     case: Case, path: Path, scheme: str, label_map: LabelMap | None
 ) -> tuple[CaseScores, SliceScores, CaseCard | None]:
+    # Everything below is on the grid of the scan: nothing is resampled for a score.
     if not path.exists():
         raise DataError(f"the mask {path} is missing")
     prediction, truth = read_foreign_mask(path, label_map), read_mask(case)
@@ -210,11 +213,13 @@ def _score(
     geometry = truth.geometry
     binary = label_scheme("binary")
     predicted, true = _united(prediction.array), binary.network_from_verse(truth.array)
+    # Spine against background first, which every scheme can be scored on.
     united = score_case(predicted, true, geometry, binary.labels)
     slices = score_slices(predicted, true, geometry, PLANE)
     if scheme == "binary":
         return CaseScores(case.case, united), slices, None
     levels = label_scheme("vertebrae")
+    # There and back again: ids that no scheme knows are refused on the way.
     known_truth = levels.file_from_network(levels.network_from_verse(truth.array))
     known_prediction = levels.file_from_network(levels.network_from_verse(prediction.array))
     by_level = score_case(known_prediction, known_truth, geometry, VERTEBRAE)
@@ -237,6 +242,7 @@ def _require_same_grid(prediction: Volume, truth: Volume) -> None:
 
 
 def _write(out: Path, result: Evaluation) -> None:
+    # {"scheme", "cases": [...], "summary": {...}, "slices": {...}, "failures": [...], "scorecard": {...}}
     listed = [{"case": case, **asdict(scores)} for case, scores in result.slices.items()]
     by_slice = {"plane": PLANE, "cases": listed, "summary": result.slice_summary}
     failed = [{"case": case, "error": error} for case, error in result.failures]

@@ -82,6 +82,7 @@ def score_card(prediction: NDArray[np.uint8], truth: NDArray[np.uint8], geometry
     Raises:
         GeometryError: the shapes differ.
     """
+    # The rule of VerSe compares centroids of masks, also where the truth has points of its own.
     centroids = mask_centroids(prediction, geometry)
     found = identify(centroids, mask_centroids(truth, geometry))
     return CaseCard(found, score_bones(prediction, truth, geometry), centroids, geometry)
@@ -159,8 +160,10 @@ def _group_row(
     dices = [value for card in cards.values() for label, value in card.bones.dice.items() if label in ids]
     spans = [value for card in cards.values() for label, value in card.bones.dice_in_span.items() if label in ids]
     hits = sum(label in ids for card in cards.values() for label in card.identification.identified)
+    # Surface scores are kept by name, overlaps by id.
     wanted = {label.name for label in VERTEBRAE if label.id in ids}
     surfaces = [one.hd95_mm for labels in scores.values() for name, one in labels.items() if name in wanted]
+    # d_mean is pooled over all vertebrae; per region it would be another number under the same name.
     whole = len(ids) == len(VERTEBRAE)
     d_mean = f"{summarise_cards(list(cards.values()))['d_mean_mm']:.2f}" if whole else ""
     share = f"{100 * hits / len(dices):.2f} %" if dices else "–"

@@ -54,6 +54,7 @@ def _who_leads(pairs: Mapping[str, PairedDifference], first: str, other: str) ->
             place = "undefined is"
         elif not ahead:
             place = "equal is"
+        # Too few cases for a test: what is ahead may be said, what is better may not.
         elif math.isnan(pair.p):
             place = f"{ahead} is ahead in"
         else:
@@ -73,11 +74,19 @@ def _sentence(metric: str, pair: PairedDifference, first: str, other: str) -> st
     size = _size(metric, pair.mean)
     if pair.n == 1:
         return f"{title}: {ahead} is ahead by {size} in the one case{lost}."
+    # `above` counts cases in which `other` has the larger value:
+    #
+    #     better    ahead     wins
+    #     higher    other     above
+    #     higher    first     below
+    #     lower     other     below
+    #     lower     first     above
     wins = pair.above if (METRICS[metric].better == "higher") == (ahead == other) else pair.below
     text = f"{title}: {ahead} is ahead by {size} on average and in {wins} of {pair.n} cases{lost}"
     if math.isnan(pair.p):
         return f"{text}."
     shown = "" if _is_shown(pair) else ": no difference is shown"
+    # A small p with the mean on the other side: few large differences against many small ones.
     if shown and pair.p < _SIGNIFICANT:
         shown = ": the mean and most of the cases disagree"
     return f"{text}; {other} minus {first}: 95 % interval {interval_text(metric, pair)}, p {p_text(pair.p)}{shown}."

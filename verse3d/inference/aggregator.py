@@ -29,8 +29,8 @@ _VOXELS_AT_ONCE = 2**15
 class Answer(Protocol):
     """Takes planes in their order; gives the mask when all have been taken."""
 
-    seconds_home: float
-    """What it took so far to carry voxels to the grid of the scan."""
+    seconds_resample: float
+    """What it took so far to resample to the grid of the scan."""
 
     def take(self, planes: FinishedPlanes) -> None:
         """Keep what is needed of planes whose memory will be used again. What is never given is background."""
@@ -53,7 +53,7 @@ class BinaryAggregator:
     def __init__(self, grid: Geometry, source: Geometry, label: int) -> None:
         self._grid, self._source, self._label = grid, source, label
         self.probability: NDArray[np.float32] | None = np.zeros(grid.shape, np.float32)
-        self.seconds_home = 0.0
+        self.seconds_resample = 0.0
 
     def take(self, planes: FinishedPlanes) -> None:
         """See ``Answer``."""
@@ -70,7 +70,7 @@ class BinaryAggregator:
         mask = resample_above(probability, self._grid, self._source, 0.5)
         if self._label != 1:
             mask *= np.uint8(self._label)
-        self.seconds_home += time.perf_counter() - start
+        self.seconds_resample += time.perf_counter() - start
         return mask
 
 
@@ -95,7 +95,7 @@ class MulticlassAggregator:
         self._mask: NDArray[np.uint8] | None = np.zeros(source.shape[::-1], np.uint8)
         self._edge = self._air(0)
         self._reached = 0
-        self.seconds_home = 0.0
+        self.seconds_resample = 0.0
 
     def take(self, planes: FinishedPlanes) -> None:
         """See ``Answer``."""
@@ -106,14 +106,14 @@ class MulticlassAggregator:
         self._pass_over(planes.first)
         self._fill(known)
         self._edge = known.last()
-        self.seconds_home += time.perf_counter() - start
+        self.seconds_resample += time.perf_counter() - start
 
     def mask(self) -> NDArray[np.uint8]:
         """See ``Answer``."""
         start = time.perf_counter()
         self._pass_over(self._shape[self._axis])
         mask, self._mask = _once(self._mask), None
-        self.seconds_home += time.perf_counter() - start
+        self.seconds_resample += time.perf_counter() - start
         return mask.T
 
     def _pass_over(self, until: int) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from verse3d.core.errors import MemoryLimitError
@@ -33,7 +33,16 @@ class Budget:
 
     @classmethod
     def measured(cls, predictor: Predictor, max_ram_gb: float | None) -> Self:
-        """Try the network with an empty piece.
+        """Open the network and try it with an empty piece.
+
+        Raises:
+            MemoryLimitError: program and model, or they and a single piece, do not fit.
+        """
+        return cls.unopened(predictor, max_ram_gb).opened()
+
+    @classmethod
+    def unopened(cls, predictor: Predictor, max_ram_gb: float | None) -> Self:
+        """Before the network was tried, as if it took nothing: good for what is done before.
 
         Raises:
             MemoryLimitError: program and model, or they and a single piece, do not fit.
@@ -41,10 +50,18 @@ class Budget:
         limit = Limit.of(max_ram_gb)
         for more_mb, what in ((0.0, "alone"), (predictor.least_piece_mb(), "with one of its windows")):
             _require_room(rss_mb() + more_mb, limit, f"the program and the model {what}")
-        piece_mb = predictor.piece_mb()
+        return cls(predictor, limit, held_mb=rss_mb(), piece_mb=0.0)
+
+    def opened(self, besides_mb: float = 0.0) -> Self:
+        """After the network was tried with an empty piece.
+
+        Args:
+            besides_mb: held now, but counted where scans are planned.
+        """
+        self.predictor.make_ready()
+        piece_mb = self.predictor.piece_mb()
         give_back_freed_memory()  # it would be counted twice
-        held_mb = rss_mb()
-        return cls(predictor, limit, held_mb, piece_mb)
+        return replace(self, held_mb=rss_mb() - besides_mb, piece_mb=piece_mb)
 
     def plan(self, stored: StoredVoxels) -> Plan:
         """How a scan is predicted within the limit.

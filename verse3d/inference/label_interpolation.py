@@ -88,7 +88,9 @@ class LabelInterpolation:
             largest = max(labels.size, labels[..., 0].size * target.shape[2], target[0].size)
             if largest * self.ids.size > _DENSE_NUMBERS and may_halve:
                 return False
-            fill_densely(target, self.in_box(box), maps, self.ids)
+            known = self.in_box(box)
+            able = _able(known.amax((1, 2, 3)), self.ids.size)
+            fill_densely(target, known[able], maps, self.ids[able.cpu().numpy()])
             return True
         corners = np.flatnonzero(_corners(cells))
         if corners.size * self.ids.size > _BOX_NUMBERS and may_halve:
@@ -115,8 +117,7 @@ class _Border:
         row_of = np.zeros(labels.shape, np.int32)
         row_of.reshape(-1)[corners] = np.arange(corners.size, dtype=np.int32)
         self._row_of = torch.from_numpy(row_of)
-        # Of n probabilities that add up to 1 the largest is at least 1/n, and so it is of their means.
-        able = known.amax(0) >= _SURELY_LESS / ids.size if len(known) else torch.ones(ids.size, dtype=torch.bool)
+        able = _able(known.amax(0), ids.size) if len(known) else torch.ones(ids.size, dtype=torch.bool)
         self._ids = torch.from_numpy(ids)[able]
         self._known = known if bool(able.all()) else known[:, able]
 
@@ -174,6 +175,14 @@ class _Around:
             values[:, number] = self._values.view(-1)[at]
             shares[:, number] = share
         return values, shares
+
+
+def _able(largest: torch.Tensor, channels: int) -> torch.Tensor:
+    """Which channels, of which the largest probability anywhere is given, may win between voxels.
+
+    Of n probabilities that add up to 1 the largest is at least 1/n, and so it is of their means.
+    """
+    return largest >= _SURELY_LESS / channels
 
 
 def mixed_cells(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:

@@ -75,6 +75,7 @@ class SequenceNaming:
             return None
         if len(self.networks) > 1:
             np.divide(maps.probabilities, len(self.networks), out=maps.probabilities)
+        # All of the scan times 27 is held for this moment only; around the spine it is a few megabytes.
         box = spine_box(maps)
         if box is None:
             return None
@@ -159,8 +160,10 @@ def named_by_truth(parts: NDArray[np.uint8], truth: NDArray[np.uint8], geometry:
     result = np.zeros_like(parts)
     if not bones.bones:
         return result
+    # shared[bone, vertebra]: how many voxels they have in common
     shared = np.zeros((256, 256), np.int64)
     for numbers, ids in zip(bones.numbers, truth[bones.box], strict=True):
+        # Both in one number, so that a plane is counted in one go.
         pairs, counts = np.unique(numbers.astype(np.uint16) * 256 + ids, return_counts=True)
         shared.reshape(-1)[pairs] += counts
     shared[0] = 0
@@ -168,6 +171,7 @@ def named_by_truth(parts: NDArray[np.uint8], truth: NDArray[np.uint8], geometry:
     of_bone = shared.argmax(axis=1)
     of_vertebra = shared.argmax(axis=0)
     numbers = np.arange(256)
+    # A bone and a vertebra must choose each other.
     both = (shared.max(axis=1) > 0) & (of_vertebra[of_bone] == numbers)
     bones.write(np.where(both, of_bone, 0).astype(np.uint8), result)
     return result

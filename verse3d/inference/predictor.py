@@ -253,6 +253,16 @@ class Predictor:
         """Whether the network would see something else in the mirror."""
         return self.tiling((1, 1, 1), _SMALLEST).mirror_differs
 
+    def make_ready(self) -> None:
+        """Do now what else the first piece would have to wait for.
+
+        Raises:
+            CheckpointError: the weights do not fit the network of the config.
+        """
+        shape = self.tiling((1, 1, 1), _SMALLEST).piece_shape
+        for backend in self.placement.voices.backends:
+            backend.make_ready(shape)
+
     def least_piece_mb(self) -> float:
         """What one piece takes at the very least, MB: itself, its weights, its scores and the network's first level.
 

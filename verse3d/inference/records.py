@@ -1,7 +1,6 @@
 """What is remembered of every predicted scan, and the list of it that is written beside the masks."""
 
 import contextlib
-import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -31,14 +30,14 @@ class PredictionRecord:
         case, image, mask: its name, the path of the scan, the name of the mask in the folder.
         status, error: see above, and why it failed.
         seconds: from reading the scan to the mask on disk, without waiting for a neighbour.
-        seconds_of: the same by stage: read, prepare, scout, network, stitch, home, clean, write.
+        seconds_of: the same by stage: read, prepare, scout, network, stitch, resample, clean, write.
         peak_rss_mb: largest resident memory of the program while the scan was worked on, see ``core.peak_memory``. If
             neighbours are worked on meanwhile, their memory is part of it.
         process_peak_rss_mb: that of the program since it was started, as the system tells it.
         plan: the plan of memory, see ``Plan.to_dict``.
         windows, windows_left_out: pieces that the network saw, and those that were only air or far from the spine.
         scout: what was looked at and why, see ``spine_crop.CropRecord``.
-        voxels, labelled_voxels, levels: what is in the mask.
+        voxels, labelled_voxels, labelled_ml, levels: what is in the mask.
         vertebrae: where bones were named by their sequence, from head to feet; see ``NamedVertebra.to_dict``.
         naming: how sure that is: "ambiguous", the "readings" with their probabilities, and what is "missed".
         warnings: for the user.
@@ -65,6 +64,7 @@ class PredictionRecord:
     scout: Mapping[str, Any] = field(default_factory=dict)
     voxels: int = 0
     labelled_voxels: int = 0
+    labelled_ml: float = 0.0
     levels: tuple[str, ...] = ()
     vertebrae: tuple[Mapping[str, Any], ...] = ()
     naming: Mapping[str, Any] = field(default_factory=dict)
@@ -90,15 +90,13 @@ class PredictionReport:
 
 
 def log_record(record: PredictionRecord) -> None:
-    """Tell the user, one line per fact."""
+    """Tell that a scan is done. Why it failed and what is doubtful stands in the report, which is shown at the end."""
     if record.status == "failed":
-        _log.error("%s: %s", record.case, record.error)
+        _log.error("%s: failed", record.case)
     elif record.status == "skipped":
         _log.info("%s: kept %s, which exists (`overwrite` replaces it)", record.case, record.mask)
     else:
         _log.info("%s: %s in %.1f s, peak %.0f MB", record.case, record.mask, record.seconds, record.peak_rss_mb)
-    for warning in record.warnings:
-        _log.log(logging.WARNING, "%s: %s", record.case, warning)
 
 
 class RecordList:

@@ -69,6 +69,7 @@ def relabel_mask(out: Path, case: str, shift: int) -> Relabelled:
     past = list(stored.corrections)
     mask = _as_recorded(mask, stored, target)
     ids = _ids(mask)
+    # Vertebrae that are listed but not in the mask (the scan cuts them) move, too.
     listed = {vertebra(one.name).id for one in stored.vertebrae}
     if shift:
         moved = shifted_ids(ids | listed, shift)
@@ -78,6 +79,7 @@ def relabel_mask(out: Path, case: str, shift: int) -> Relabelled:
     else:
         raise DataError(f"the mask of {case} carries no correction that could be undone")
     changed = _changed(record, moved, past, ids)
+    # The record first: a mask whose record is behind could not be told from one that somebody else has changed.
     with RecordList(out / PREDICTIONS_FILE, lambda: predictions.about) as records:
         records.put(changed)
         _write(mask, target, moved)
@@ -187,6 +189,7 @@ def _write(mask: Volume, target: Path, moved: Mapping[int, int]) -> None:
 
 
 def _looked_up(labels: NDArray[Any], moved: Mapping[int, int]) -> NDArray[np.uint8]:
+    # Ids that do not move, and the background, stay what they are.
     table = np.arange(256, dtype=np.uint8)
     table[list(moved)] = list(moved.values())
     result = np.empty_like(labels, np.uint8)
@@ -199,6 +202,7 @@ def _move_centroids(path: Path, mask: Volume, moved: Mapping[int, int]) -> None:
     """Give the centroids beside the mask, if there are any, their new names."""
     if not path.is_file():
         return
+    # Back through the world, since the file counts along axes of its own.
     stored = parse_centroids(path)
     places = mask.geometry.reoriented(stored.direction).world_from_index(np.reshape(stored.points, (-1, 3)))
     centres = {moved.get(label, label): place for label, place in zip(stored.labels, places, strict=True)}

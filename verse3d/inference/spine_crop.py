@@ -34,7 +34,8 @@ from verse3d.inference.sliding_window import FinishedPlanes
 from verse3d.model.scout import SCOUT_MM, ScoutNetwork
 from verse3d.model.tilings import Region
 
-_SMALLEST_ML = 1.0
+_SMALLEST_ML = 3.0
+"""Of a piece that the scout takes for spine. A vertebra by itself has twice that."""
 _UP_DOWN = 2
 _log = logger(__name__)
 
@@ -186,17 +187,17 @@ class PastedAnswer:
 
     def __init__(self, inner: Answer, shape: Shape, place: Box) -> None:
         self._inner, self._shape, self._place = inner, shape, place
-        self.seconds_home = 0.0
+        self.seconds_resample = 0.0
 
     def take(self, planes: FinishedPlanes) -> None:
         """See ``Answer``."""
         self._inner.take(planes)
-        self.seconds_home = self._inner.seconds_home
+        self.seconds_resample = self._inner.seconds_resample
 
     def mask(self) -> NDArray[np.uint8]:
         """See ``Answer``."""
         part = self._inner.mask()
-        self.seconds_home = self._inner.seconds_home
+        self.seconds_resample = self._inner.seconds_resample
         whole = np.zeros(self._shape[::-1], np.uint8).T
         whole[self._place] = part
         return whole

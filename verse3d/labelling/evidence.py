@@ -56,6 +56,7 @@ class LevelEvidence:
         """Probability of cervical, thoracic and lumbar, (N, 3); NaN where no network has looked."""
         if not self.seen:
             return np.full((self.real.size, len(REGIONS)), np.nan)
+        # (N, 26) -> (N, 3), by the letter of each name
         shares = np.exp(self.levels)
         return np.column_stack([shares[:, region == _REGION_OF].sum(axis=1) for region in range(3)]).clip(0.0, 1.0)
 
@@ -91,6 +92,7 @@ def level_evidence(
     """
     if probabilities.shape != (1 + len(VERTEBRAE), *coarse.shape):
         raise DataError(f"probabilities of shape {probabilities.shape} do not lie on a grid of shape {coarse.shape}")
+    # seen: for each bone (27, n), what the network says at its voxels
     seen = [_seen_at(points, probabilities, coarse) for points in _points_of(bones, grid)]
     known = np.array([here.size > 0 and bool(np.isfinite(here).all()) for here in seen], bool)
     unseen = without_a_look(len(seen))
@@ -107,6 +109,7 @@ def level_evidence(
 
 def _points_of(bones: BoneMap, grid: Geometry) -> list[NDArray[np.float64]]:
     """World mm (n, 3) of voxels of each bone, about every 2.4 mm."""
+    # Twice as dense as the probabilities: denser points would meet the same voxels again.
     i, j, k = (max(1, int(2 * COARSE_MM / mm)) for mm in grid.spacing_mm)
     sampled = bones.numbers[::i, ::j, ::k]
     index = np.argwhere(sampled)

@@ -99,11 +99,13 @@ def name_bones(
     if not bones.bones:
         return NamedBones((), np.zeros(256, np.uint8))
     centres = [bone.centre_mm for bone in bones.bones]
+    # A row of the detections is a bone in ``bones.bones``, so rows lead back to numbers in the map.
     spine, *others = name_spines(detections(centres, levels.regions), priors, levels)
     named = [bones.bones[row] for row in spine.names]
     ids = np.zeros(256, np.uint8)
     for row, name in spine.names.items():
         ids[bones.bones[row].number] = vertebra(name).id
+    # After the names, which must not depend on pieces: a joined piece changes the mask alone.
     joined = _join_pieces(bones, ids, geometry)
     vertebrae = [
         _vertebra(bones.bones[row], name, spine.chances(row), share)
@@ -130,6 +132,7 @@ def visible_shares(bones: Sequence[Bone]) -> list[float | None]:
     whole = [number for number, bone in enumerate(bones) if not bone.is_cut]
     shares: list[float | None] = []
     for number, bone in enumerate(bones):
+        #   cut   near   far        expected / near = near / far
         beside = sorted(whole, key=lambda other: abs(other - number))[:2]
         if number in whole:
             shares.append(1.0)
@@ -156,6 +159,7 @@ def _join_pieces(bones: BoneMap, ids: NDArray[np.uint8], geometry: Geometry) -> 
     joined = 0
     for bone in unnamed:
         contacts = _contacts(bone.number, sampled, boxes)
+        # Two pieces beside each other do not help each other to a name.
         contacts[ids == 0] = 0
         most = int(contacts.argmax())
         if contacts[most] and bone.volume_ml <= _LARGEST_PIECE * volume_of[most]:
@@ -169,6 +173,7 @@ def _contacts(number: int, sampled: NDArray[np.uint8], boxes: Sequence[tuple[sli
     box = boxes[number - 1] if number <= len(boxes) else None
     if box is None:
         return np.zeros(256, np.int64)
+    # One voxel more on all sides, as far as there are any: find_objects gives tight boxes.
     wider = tuple(slice(max(0, side.start - 1), side.stop + 1) for side in box)
     inside = sampled[wider]
     beside = ndimage.binary_dilation(inside == number, np.ones((3, 3, 3))) & (inside != number)

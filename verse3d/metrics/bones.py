@@ -64,6 +64,7 @@ def score_bones(prediction: NDArray[np.uint8], truth: NDArray[np.uint8], geometr
     """
     if truth.shape != geometry.shape:
         raise GeometryError(f"a truth of shape {truth.shape} does not lie on a grid of shape {geometry.shape}")
+    # Both maps are read once; all that follows is arithmetic on 256 x 256 counts.
     whole = _of_vertebrae(joint_counts(prediction, truth))
     span = labelled_span_mm(truth, geometry)
     inside = whole if span is None else _of_vertebrae(_counts_within(prediction, truth, geometry, span))
@@ -83,6 +84,7 @@ def labelled_span_mm(truth: NDArray[np.uint8], geometry: Geometry) -> tuple[floa
     for indices, (labels,) in occupied(truth):
         heights = _heights(geometry, indices[np.isin(labels, _IDS)])
         if heights.size:
+            # Each slab brings its own ends; those of the whole lie among them.
             ends += [float(heights.min()), float(heights.max())]
     return (min(ends), max(ends)) if ends else None
 
@@ -94,6 +96,7 @@ def _counts_within(
     counts = np.zeros((256, 256), dtype=np.int64)
     for indices, (predicted, true) in occupied(prediction, truth):
         heights = _heights(geometry, indices)
+        # The voxels at the ends belong to the span, and their height was computed in another order.
         inside = (heights >= span[0] - 1e-3) & (heights <= span[1] + 1e-3)
         counts += joint_counts(predicted[inside], true[inside])
     return counts
@@ -110,6 +113,13 @@ def _of_vertebrae(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     kept = np.zeros(len(counts), dtype=bool)
     kept[_IDS] = True
     result = counts.copy()
+    # counts[p, t], p predicted and t true; `x` are ids that are no vertebra:
+    #
+    #      0 1 2 x              0 1 2 x
+    #    0 . . . |            0 + + + 0      rows and columns of x are added to those of 0,
+    #    1 . . . |     ->     1 + . . 0      and then emptied
+    #    2 . . . |            2 + . . 0
+    #    x - - - +            x 0 0 0 0
     result[0] += result[~kept].sum(axis=0) - result[0]
     result[:, 0] += result[:, ~kept].sum(axis=1) - result[:, 0]
     others = np.flatnonzero(~kept)[1:]
@@ -126,5 +136,6 @@ def _union_dice(counts: NDArray[np.int64]) -> float:
 
 
 def _mixed(predicted: NDArray[np.int64]) -> float:
+    # Voxels of the bone that carry no label at all are missed, not mixed.
     named = predicted[1:]
     return 1.0 - float(named.max()) / float(named.sum()) if named.sum() else math.nan

@@ -70,11 +70,13 @@ def mask_centroids(labels: NDArray[np.uint8], geometry: Geometry) -> dict[int, N
     """
     if labels.shape != geometry.shape:
         raise GeometryError(f"a mask of shape {labels.shape} does not lie on a grid of shape {geometry.shape}")
+    # The mean of the indices of each id, in one pass: how many there are, and their sums along i, j, k.
     counts, sums = np.zeros(256), np.zeros((256, 3))
     for indices, (ids,) in occupied(labels):
         counts += np.bincount(ids, minlength=256)
         sums += np.column_stack([np.bincount(ids, weights=index, minlength=256) for index in indices.T])
     present = [label.id for label in VERTEBRAE if counts[label.id]]
+    # An affine map takes the mean of indices to the mean of the points.
     world = geometry.world_from_index(sums[present] / counts[present, None])
     return dict(zip(present, world, strict=True))
 
@@ -87,6 +89,7 @@ def identify(predicted: Centroids, true: Centroids) -> Identification:
         true: centroids of the true ones.
     """
     hits = _hits(predicted, true)
+    # Names that are all wrong by one place are one error and not twenty, so that is looked for.
     rates = {shift: len(_hits(shifted(predicted, shift, true), true)) for shift in _shifts()}
     # ties go to the smallest shift, so a mask that is as wrong either way is not called shifted
     best = max(rates, key=lambda shift: (rates[shift], -abs(shift)))
@@ -123,6 +126,7 @@ def shifted(predicted: Centroids, shift: int, true: Centroids) -> dict[int, NDAr
 def _places(true: set[int], predicted: set[int]) -> list[int]:
     t11, t12, t13, l1, l6 = (vertebra(name).id for name in ("T11", "T12", "T13", "L1", "L6"))
     lacking = {t13} - true - predicted
+    # A patient with eleven ribs has L1 below T11.
     if {t11, l1} <= true and t12 not in true:
         lacking.add(t12)
     # the last place stays open, so that L5 can move to L6
@@ -138,6 +142,13 @@ def _hits(predicted: Centroids, true: Centroids) -> dict[int, float]:
     shared = [label for label in true if label in predicted]
     if not shared:
         return {}
+    # distances[p, t] between predicted and true centroids of the labels that both have. A label is identified where
+    # its own distance (on the diagonal) is the smallest of its row:
+    #
+    #        T11  T12  L1
+    #   T11   3   27   52       identified
+    #   T12  24    2   29       identified
+    #   L1   21   12   38       not: what is called L1 lies at T12
     distances = cdist(np.array([predicted[label] for label in shared]), np.array([true[label] for label in shared]))
     nearest = distances.argmin(axis=1)
     own = distances.diagonal()

@@ -26,5 +26,6 @@ def occupied(*maps: NDArray[np.uint8]) -> Iterator[tuple[NDArray[np.intp], tuple
         slabs = [each[part] for each in maps]
         filled = np.nonzero(np.logical_or.reduce([slab != 0 for slab in slabs]))
         indices = np.column_stack(filled)
+        # Found within the slab, told within the volume.
         indices[:, axis] += start
         yield indices, tuple(slab[filled] for slab in slabs)

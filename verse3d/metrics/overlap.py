@@ -46,6 +46,7 @@ def joint_counts(prediction: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDA
     _check(prediction, truth)
     counts = np.zeros(_IDS * _IDS, dtype=np.int64)
     for predicted, true in _slabs(prediction, truth):
+        # One number per pair of ids, p * 256 + t, which fits into 16 bit; most voxels are (0, 0) and need no counting.
         pairs = np.multiply(predicted, _IDS, dtype=np.uint16) + true
         counts += np.bincount(pairs[pairs != 0], minlength=counts.size)
     counts[0] = prediction.size - counts.sum()
@@ -72,6 +73,7 @@ def confusion(prediction: NDArray[np.uint8], truth: NDArray[np.uint8], ids: Iter
         Overlap(both=1, predicted=2, true=1)
     """
     counts = joint_counts(prediction, truth)
+    # A row holds all voxels that are predicted so, a column all that truly are.
     predicted, true = counts.sum(axis=1), counts.sum(axis=0)
     return {label: Overlap(int(counts[label, label]), int(predicted[label]), int(true[label])) for label in ids}
 
@@ -106,6 +108,7 @@ def _slabs(
     if prediction.ndim == 0 or prediction.size == 0:
         yield prediction, truth
         return
+    # Slabs along the slowest axis are contiguous; the truth is cut alike, whatever its own order.
     axis = int(np.argmax(np.abs(prediction.strides)))
     predicted, true = np.moveaxis(prediction, axis, 0), np.moveaxis(truth, axis, 0)
     step = max(1, _SLAB_VOXELS * len(predicted) // prediction.size)

@@ -95,6 +95,7 @@ def summarise(cases: Iterable[CaseScores], labels: Sequence[Label] = VERTEBRAE) 
         ``{NAME: {METRIC: {"mean", "sd", "median", "n", "undefined"}}}``. ``n`` values were defined and went into the
         statistics, ``undefined`` were NaN. The mean and median of nothing and the sd of less than two are NaN.
     """
+    # A label counts in those cases that hold it: nobody is scored on vertebrae out of view.
     by_label: dict[str, list[LabelScore]] = {}
     for case in cases:
         for name, score in case.labels.items():
@@ -132,6 +133,7 @@ def csv_rows(cases: Iterable[CaseScores], labels: Sequence[Label] = VERTEBRAE) -
 
 def _boxes(label_map: NDArray[np.uint8], highest: int) -> list[Box | None]:
     """The box around each id 1..highest, found in one pass."""
+    # bool has no boxes in SciPy; the same bytes read as uint8 have.
     return list(find_objects(label_map.view(np.uint8), max_label=highest)) if highest else []
 
 
@@ -145,6 +147,7 @@ def _distances(
     predicted, true = boxes[label - 1] if label <= len(boxes) else (None, None)
     if predicted is None or true is None:
         return SurfaceDistances(np.empty(0), np.empty(0))
+    # One box around both, so that they stay on a common grid.
     start = [min(a.start, b.start) for a, b in zip(predicted, true, strict=True)]
     stop = [max(a.stop, b.stop) for a, b in zip(predicted, true, strict=True)]
     box = tuple(slice(*ends) for ends in zip(start, stop, strict=True))
@@ -161,6 +164,7 @@ def statistics_of(values: Sequence[float]) -> dict[str, float | int]:
     count = len(defined)
     return {
         "mean": float(defined.mean()) if count else math.nan,
+        # Of a sample: the cases stand for all patients like them.
         "sd": float(defined.std(ddof=1)) if count > 1 else math.nan,
         "median": float(np.median(defined)) if count else math.nan,
         "n": count,
@@ -179,4 +183,5 @@ def without_nan(value: object) -> object:
         return {key: without_nan(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [without_nan(inner) for inner in value]
+    # Strict JSON knows no NaN, and 0 would be a score.
     return None if isinstance(value, float) and math.isnan(value) else value

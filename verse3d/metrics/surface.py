@@ -49,8 +49,14 @@ def surface_points_mm(mask: NDArray[np.bool_], geometry: Geometry) -> NDArray[np
     """
     if mask.shape != geometry.shape:
         raise GeometryError(f"a mask of shape {mask.shape} does not lie on a grid of shape {geometry.shape}")
+    # A vertebra fills a hundredth of a scan: all that follows happens in its box.
     box = _bounding_box(mask)
     inside = mask[box] != 0
+    # Erosion takes away what has a neighbour outside (through a face), so the rest of the mask is the surface:
+    #
+    #     . # # # .        . . . . .        . # # # .
+    #     # # # # #   -    . # # # .   =    # . . . #
+    #     . # # # .        . . . . .        . # # # .
     surface = np.argwhere(inside & ~binary_erosion(inside))
     return geometry.world_from_index(surface + [axis.start for axis in box])
 
@@ -70,6 +76,7 @@ def surface_distances(a: NDArray[np.bool_], b: NDArray[np.bool_], geometry: Geom
         GeometryError: a mask does not have the shape of the geometry.
     """
     points_a, points_b = surface_points_mm(a, geometry), surface_points_mm(b, geometry)
+    # No distance to a surface that is not there, neither 0 nor infinite.
     if not (len(points_a) and len(points_b)):
         return SurfaceDistances(np.empty(0), np.empty(0))
     return SurfaceDistances(_nearest_mm(points_a, points_b), _nearest_mm(points_b, points_a))
@@ -93,6 +100,7 @@ def assd_mm(distances: SurfaceDistances) -> float:
 
 
 def _nearest_mm(points: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    # Each tree is asked once, so the time goes into building it: an unbalanced one is built much faster.
     distances, _ = cKDTree(others, balanced_tree=False, compact_nodes=False).query(points, workers=-1)
     return np.asarray(distances, dtype=np.float64)
 

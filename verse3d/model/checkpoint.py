@@ -107,6 +107,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> str:
     """
     content = as_plain(_content(checkpoint))
     try:
+        # Of the values, not of the file: the same weights give the same hash wherever and however they are written.
         content["sha256"] = content_sha256(content)
         _require_sound(checkpoint)
     except ValueError as error:
@@ -190,6 +191,7 @@ def _loaded(path: Path) -> tuple[Checkpoint, str]:
     _require_ours(content, path)
     try:
         stored = read_stored(content)
+        # Files of version 1 carry none, and are believed.
         found = content_sha256({key: value for key, value in content.items() if key != "sha256"})
         if stored.sha256 not in (None, found):
             raise damaged(path, "its content does not have the SHA-256 that is written in it")
@@ -204,6 +206,7 @@ def _loaded(path: Path) -> tuple[Checkpoint, str]:
 
 
 def _require_ours(content: object, path: Path) -> None:
+    # Asked first: everything else would be said about a file that was never a model of ours.
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(
             f"{path} is not a verse3d model but a PyTorch file with {_described(content)}",
@@ -251,6 +254,7 @@ def _config(part: StoredPart, source: str) -> Config:
         ValueError: it does not, or the config has mistakes (ConfigError).
     """
     config = parse_config(part.config, source=source)
+    # Channel 3 has to mean the vertebra that it meant in training, whatever this version calls it.
     if part.labels not in (None, _label_ids(config.labels.network_scheme)):
         scheme = f"{config.labels.scheme}, named {config.labels.naming}"
         raise ValueError(f"the labels are not those of the scheme {scheme} in {source}")

@@ -46,6 +46,13 @@ class ClassicUNet(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        # channels 64, 128, 256:
+        #
+        #     image -> down[0] 64 ------------------------- skipped -> cat -> merge[1] 64 -> out
+        #                | pool                                         | up[1]
+        #              down[1] 128 -------- skipped -> cat -> merge[0] 128
+        #                | pool                         | up[0]
+        #              down[2] 256 ---------------------+
         widths = (input_channels, *channels)
         self.down = nn.ModuleList(_two_convolutions(a, b, spatial_dims, norm) for a, b in pairwise(widths))
         self.pool = _POOL[spatial_dims](kernel_size=2)
@@ -92,5 +99,6 @@ def _doubling(before: int, after: int, spatial_dims: int, upsampling: str) -> nn
 
 def _padded(features: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
     """Zeros after the last line along every axis that lost one by halving."""
+    # `pad` counts from the last axis: (0, lack of the last, 0, lack of the one before ...).
     missing = [want - have for want, have in zip(skip.shape[2:], features.shape[2:], strict=True)]
     return nn.functional.pad(features, [size for lack in reversed(missing) for size in (0, lack)])

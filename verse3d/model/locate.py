@@ -14,6 +14,14 @@ MODEL_FILES = ("best.pt", "last.pt")
 _log = logger(__name__)
 
 
+def named_path(model: PathOrText | None) -> Path:
+    """The path itself, or the starter weights; whether anything is there is not looked at. See ``model_file``."""
+    if model is None or (str(model) == STARTER and not Path(model).exists()):
+        _log.info("%s", ABOUT)
+        return starter_file()
+    return Path(model)
+
+
 def model_file(model: PathOrText | None) -> Path:
     """The model file itself: the path, ``best.pt`` (else ``last.pt``) of a run folder, or the starter weights.
 
@@ -23,10 +31,7 @@ def model_file(model: PathOrText | None) -> Path:
     Raises:
         CheckpointError: nothing is there, or the folder holds no model.
     """
-    if model is None or (str(model) == STARTER and not Path(model).exists()):
-        _log.info("%s", ABOUT)
-        return starter_file()
-    path = Path(model)
+    path = named_path(model)
     if not path.exists():
         raise CheckpointError(f"there is no model file {path}", hint="pass a run folder, or the best.pt in it")
     if not path.is_dir():

@@ -42,6 +42,7 @@ def build_loss(config: Config) -> nn.Module:
         return BinaryCrossEntropy()
     from monai.losses import DiceCELoss, DiceLoss
 
+    # Background fills nine tenths of a patch: its Dice is high whatever the network does.
     activation = {"softmax": True, "to_onehot_y": True, "include_background": False} if several else {"sigmoid": True}
     # batch=True: the overlap is taken over the batch, so that a patch without vertebrae does not weigh like a full one.
     loss: nn.Module = {"dice": DiceLoss, "dice_ce": DiceCELoss}[config.loss.name](batch=True, **activation)

@@ -95,6 +95,7 @@ def _cut_without(problems: list[str], config: Config) -> Cut:
 MODES: dict[str, Mode] = {
     mode.name: mode
     for mode in (
+        # name, default config, what is cut, what it is shown to, how a volume is divided, what is minimised, scout
         Mode("3d", "unet3d", PatchCut, _volume_network, _windows, build_loss, build_scout),
         Mode("2d", "slices2d", _single_slices, _slice_network, SliceTiling.of, build_loss),
         Mode("2.5d", "slices25d", _slices_between_neighbours, _slice_network, SliceTiling.of, build_loss),
@@ -120,5 +121,6 @@ def require_suitable(config: Config) -> None:
         ConfigError: the mode is unknown, or settings do not go together in it.
     """
     mode = get_mode(config.mode)
+    # Both refuse what does not go together, and building a network here would take seconds.
     mode.cut(config)
     mode.loss(config)

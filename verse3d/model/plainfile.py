@@ -62,6 +62,7 @@ def load_plain(path: Path) -> Any:  # noqa: ANN401 - plain data of any kind
         raise CheckpointError(f"there is no model file {path}", hint=_MODEL_HINT)
     try:
         with path.open("rb") as handle:
+            # The cheapest look first: length, first bytes, directory, checksums, commands; only then it is loaded.
             _require_room(path)
             _require_zip(handle, path)
             _require_sound_entries(handle, path)
@@ -129,6 +130,7 @@ def _require_sound_entries(handle: IO[bytes], path: Path) -> None:
                 raise damaged(path, f"it holds {len(pickles)} entries {_PICKLE} in place of one")
             if pickles[0].file_size > _MOST_PICKLE_BYTES:
                 raise _unsafe(path, f"{_PICKLE} has {pickles[0].file_size} bytes, {_MOST_PICKLE_BYTES} are allowed")
+            # Each entry is read once, in pieces; nothing of it is kept.
             for entry in entries:
                 _compare_checksum(archive, entry)
             sizes = {entry.filename.partition("/")[2]: entry.file_size for entry in entries}
@@ -145,6 +147,7 @@ def _require_bounded(entries: list[zipfile.ZipInfo], path: Path) -> None:
         raise _unsafe(path, f"{len(entries)} entries, {_MOST_ENTRIES} are allowed")
     if len({entry.filename for entry in entries}) < len(entries):
         raise _unsafe(path, "several entries share a name")
+    # Stored as they are, entries cannot be larger than the file: no bomb.
     if any(entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 for entry in entries):
         raise _unsafe(path, "entries are compressed or encrypted, torch.save stores them as they are")
     if any(entry.external_attr & _DOS_FOLDER for entry in entries):
@@ -171,6 +174,7 @@ def _strange_commands(content: bytes, sizes: Mapping[str, int]) -> Iterator[str]
     pushed: deque[object] = deque(maxlen=_STORAGE_FIELDS)
     memo: dict[object, object] = {}
     for command, argument, _ in pickletools.genops(content):
+        # A pickle is a program for a stack: what matters is what it names, how it calls it, and its storages.
         if command.name == "GLOBAL" and argument not in _KNOWN:
             yield f"it names {str(argument)[:100]!r}"
         elif command.name in _CONSTRUCTORS:

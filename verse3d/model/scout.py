@@ -35,6 +35,8 @@ IGNORED = 254
 _REGIONS = "".join(label.name[0] for label in VERTEBRAE)
 _NEIGHBOUR_SHARE = 0.1
 """How much of a target level goes to each of its neighbours in the same region."""
+_BACKGROUND_LOGIT = 6.0
+"""Against 26 levels with 0 each: a spine probability of 0.06."""
 _GROUP = 4
 """Channels that are normalised together."""
 
@@ -59,6 +61,8 @@ class ScoutNetwork(nn.Module):
         self.narrow = nn.ModuleList(nn.Conv3d(below, above, 1) for above, below in reversed(levels))
         self.up = nn.ModuleList(_normalised(above, above) for above, _ in reversed(levels))
         self.head = nn.Conv3d(channels[0], CHANNELS, 1)
+        with torch.no_grad():  # at first nothing is spine, as most of what it will see; else that is learnt for long
+            self.head.get_parameter("bias").zero_()[0] = _BACKGROUND_LOGIT
         self.factor = 2 ** len(levels)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:

@@ -95,6 +95,7 @@ class WindowTiling:
     def of(cls, config: Config, shape: Shape) -> "WindowTiling":
         """The windows that the config asks for."""
         window, margins, overlap = config.sampling.patch_voxels, config.sampling.margin_voxels, config.inference.overlap
+        # Windows come in the order of the longest axis, so that planes are finished, and given away, early.
         along = [_starts_along(*sizes, overlap) for sizes in zip(shape, window, margins, strict=True)]
         axis = max(range(3), key=lambda number: (shape[number], number))
         return cls(shape, axis, _starts(along, axis), window, config.inference.blending)
@@ -162,6 +163,7 @@ def _starts_along(size: int, window: int, margin: int, overlap: float) -> Comput
         |-- margin --|---- size ----|-- margin --|
         [ 0 ] [ 1  ][ 2 ]  ...  [ n ] [ n+1 ]          1 ... n are kept
     """
+    # As MONAI places them over the framed axis, so that both find the same windows.
     framed = size + 2 * margin
     before = margin + max(0, window - framed) // 2
     starts = window_starts(framed, window, overlap)

@@ -22,6 +22,7 @@ def require_sound_weights(weights: Mapping[str, torch.Tensor], where: str) -> No
             if weight.dtype is torch.int64 and weight.dim() == 0:  # batches counted by a batch normalisation
                 continue
             raise ValueError(f"the weights {where}.{name} are {weight.dtype}; expected floating point numbers")
+        # A network with one NaN answers NaN everywhere, and a mask made of that looks like an empty one.
         finite = torch.isfinite(weight.detach())
         if not bool(finite.all()):
             bad = int((~finite).sum())
@@ -40,6 +41,7 @@ def load_weights(network: torch.nn.Module, weights: Mapping[str, torch.Tensor], 
         CheckpointError: names, shapes or kinds do not fit.
     """
     try:
+        # Looked at before anything is loaded: a network that took half of the weights would still compute.
         _require_fitting(network.state_dict(), weights)
         network.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError, ValueError) as error:

@@ -61,6 +61,11 @@ def window_starts(size: int, window: int, overlap: float) -> Computed[int]:
     """
     if size <= window:
         return Computed(1, lambda _: 0)
+    # |--------- size ---------|
+    # [  0  ]
+    #     [ step ]
+    #         [ 2 step ]                  the last one is pushed back to end with the axis
+    #            [ size - window ]
     step = max(1, int(window * (1 - overlap)))
     # Whole numbers only: a float would lose the last windows of an axis of more than 2^53 voxels.
     count = -((window - size) // step) + 1

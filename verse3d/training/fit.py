@@ -23,9 +23,10 @@ from verse3d.data.samples.stored import StoredCases
 from verse3d.model.modes import get_mode, require_suitable
 from verse3d.model.networks import parameter_count
 from verse3d.training.clock import Cost
-from verse3d.training.engines import Stop, run_session
+from verse3d.training.engines import run_session
 from verse3d.training.initial import begin_with
 from verse3d.training.learner import build_learner
+from verse3d.training.loop import Stop
 from verse3d.training.monitor import Monitor
 from verse3d.training.resume import restore
 from verse3d.training.runfolder import RunFolder, resume_folder, start_folder

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import ignite.distributed as idist
 import torch
@@ -33,13 +33,13 @@ class Ranks:
     Attributes:
         rank: its number, from 0.
         count: how many there are.
-        local_rank: its number on this machine.
+        here: how many of them are on this machine.
         control: what carries plain words; None in a group of one.
     """
 
     rank: int = 0
     count: int = 1
-    local_rank: int = 0
+    here: int = 1
     control: dist.ProcessGroup | None = None
 
     @property
@@ -172,14 +172,14 @@ def started_ranks() -> tuple[int, int, int]:
     return rank, count, local
 
 
-def rank_device(name: Literal["cpu", "cuda"], local_rank: int, count: int) -> torch.device:
+def rank_device(device: torch.device, local_rank: int, count: int) -> torch.device:
     """Where this process learns: its own GPU of the machine, or the CPU.
 
     Raises:
         ConfigError: the machine has fewer GPUs than processes.
     """
-    if name == "cpu" or count == 1:
-        return torch.device(name)
+    if device.type == "cpu" or count == 1:
+        return device
     if local_rank >= torch.cuda.device_count():
         raise ConfigError(
             f"process {local_rank} of this machine has no GPU: there are {torch.cuda.device_count()}",
@@ -195,10 +195,11 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     Raises:
         ConfigError: the environment of the process makes no sense, or they do not meet.
     """
-    rank, count, local = started_ranks()
+    rank, count, _ = started_ranks()
     if count == 1:
         yield Ranks()
         return
+    slurm = os.environ.pop("SLURM_JOB_ID", None)  # seeing it, ignite would believe Slurm's numbers and not torchrun's
     try:
         idist.initialize("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:
@@ -207,6 +208,9 @@ def joined(device: torch.device) -> Iterator[Ranks]:
             hint="MASTER_ADDR and MASTER_PORT must name a free port of the first machine; torchrun sets them",
         ) from error
     try:
-        yield Ranks(rank, count, local, dist.new_group(backend="gloo", timeout=_PATIENCE))
+        here = idist.get_nproc_per_node()
+        yield Ranks(rank, count, here, dist.new_group(backend="gloo", timeout=_PATIENCE))
     finally:
-        idist.finalize()
+        idist.finalize()  # which also sets the environment back to what it was
+        if slurm is not None:
+            os.environ["SLURM_JOB_ID"] = slurm

@@ -107,6 +107,9 @@ def _tell_changes(session: Session, state: StoredRun, versions: Mapping[str, str
     """
     if state.draws != DRAWS:
         _log.warning("the run was begun by an older verse3d: it goes on, from here with patches drawn in another way")
+    before, now = len(state.others) + 1, session.options.ranks.count
+    if before != now:
+        _log.warning("the run was trained by %d processes and is by %d now: the same but for rounding", before, now)
     changed = [*_changed_data(session, state), *_changed_code(state, versions)]
     if not changed:
         return

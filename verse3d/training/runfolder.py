@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from verse3d.core.files import make_folder, remove_leftovers, write_text
 from verse3d.core.readers import MEGABYTE, Row, read_table
 from verse3d.core.wording import brief
 
+_FOLD = re.compile("fold(0|[1-9][0-9]{0,3})")
 _HISTORY_BYTES = 64 * MEGABYTE
 _HISTORY_HINT = "it is written by verse3d train; edit a copy instead"
 _MAY_CHANGE = {
@@ -29,9 +31,9 @@ _MAY_CHANGE = {
 }
 """Settings that may differ when a run is resumed."""
 
-_CONFIG_HEAD = (
-    "# The complete config of this run: hand this file to verse3d train as its config, and the same is trained again.\n"
-)
+_OURS = "# The complete config of this run"
+"""How every version of verse3d has begun the config of a run: one that begins otherwise was written by somebody."""
+_CONFIG_HEAD = f"{_OURS}: hand this file to verse3d train as its config, and the same is trained again.\n"
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,18 @@ class RunFolder:
         """Whether anything is here that could be lost: something learnt, or a config that somebody wrote."""
         if any(file.exists() for file in (self.last, self.best, self.history)):
             return True
-        return self.config.exists() and not self.config.read_text(errors="replace").startswith(_CONFIG_HEAD)
+        return self.config.exists() and not self.config.read_text(errors="replace").startswith(_OURS)
+
+
+def fold_folder(out: Path, fold: int) -> Path:
+    """The run folder of a fold, below the folder of a cross-validation."""
+    return out / f"fold{fold}"
+
+
+def fold_folders(out: Path) -> tuple[Path, ...]:
+    """The run folders of a cross-validation, in the order of the folds; nothing if the folder holds none."""
+    numbers = [int(run.name.removeprefix("fold")) for run in out.glob("fold*") if _FOLD.fullmatch(run.name)]
+    return tuple(fold_folder(out, number) for number in sorted(numbers))
 
 
 def start_folder(path: Path, config: Config, *, overwrite: bool) -> RunFolder:

@@ -30,6 +30,8 @@ Volumes = tuple[NDArray[np.float16], NDArray[np.uint8]]
 PHANTOMS = 12
 """Different persons that are drawn for a training; one takes a few seconds."""
 
+_STEPS_PER_PHANTOM = 8
+"""A new person is drawn so rarely that drawing takes less time than learning."""
 _LARGEST: Shape = (112, 96, 96)
 """Voxels of a sample: as wide as a body, as tall as the window that the scout is shown when it is used."""
 _SHORTEST_MM = 100.0
@@ -91,7 +93,8 @@ class ScoutSamples:
             # The first steps draw from the first cases only: others may not be prepared yet.
             image, ids = self.read(int(random.randint(min(self.cases, 1 + step))))
         else:
-            image, ids = phantom_volumes(self.seed, int(random.randint(min(PHANTOMS, 1 + step // 4))), self.grid)
+            persons = min(PHANTOMS, 1 + step // _STEPS_PER_PHANTOM)
+            image, ids = phantom_volumes(self.seed, int(random.randint(persons)), self.grid)
         return field_of_view(image, ids, random)
 
 

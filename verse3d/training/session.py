@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import torch
 from pydantic import ConfigDict, Field
@@ -28,6 +28,8 @@ from verse3d.training.validate import Painter, ValidationCase
 _ALONE = Ranks()
 _Minutes = Annotated[float, Field(ge=0.0, le=1e9, allow_inf_nan=False, strict=True)]
 _Count = Annotated[int, Field(ge=0, le=MOST_STEPS, strict=True)]
+T = TypeVar("T")
+_List = Annotated[list[T], Field(strict=True)]  # else whatever can be iterated is one
 _Finite = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 
 DRAWS = 2
@@ -92,9 +94,9 @@ class Standing:
     last_validation_minutes: _Minutes = 0.0
     best_dice: Annotated[float, Field(strict=True)] = math.nan
     best_epoch: _Count = 0
-    history: list[dict[str, Annotated[float, Field(strict=True)]]] = field(default_factory=list)
-    losses: list[_Finite] = field(default_factory=list)
-    grad_norms: list[Annotated[float, Field(ge=0.0, strict=True)]] = field(default_factory=list)
+    history: _List[dict[str, Annotated[float, Field(strict=True)]]] = field(default_factory=list)
+    losses: _List[_Finite] = field(default_factory=list)
+    grad_norms: _List[Annotated[float, Field(ge=0.0, strict=True)]] = field(default_factory=list)
     epoch_seconds: _Minutes = 0.0
     epoch_waited: _Minutes = 0.0
 

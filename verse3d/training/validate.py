@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from verse3d.model.modes import get_mode
 from verse3d.training.step import LossFunction
 
 _log = logger(__name__)
+T = TypeVar("T")
 Painter = Callable[[Volume, Mapping[str, NDArray[np.uint8]], Sequence[Label], str], NDArray[np.uint8]]
 """Draws (scan, {name: mask in file ids}, labels, title) as an RGB picture (H, W, 3) uint8."""
 
@@ -94,15 +96,12 @@ class ValidationResult:
     @classmethod
     def merged(cls, parts: Sequence["ValidationResult"], order: Sequence[str]) -> "ValidationResult":
         """One result of those of several processes, with the cases in ``order``."""
-        dice_of = {case: dice for part in parts for case, dice in part.dice_of.items()}
-        pictures = {case: picture for part in parts for case, picture in part.pictures.items()}
-        labels_of = {case: scores for part in parts for case, scores in part.labels_of.items()}
         not_finite = {case for part in parts for case in part.not_finite}
         return cls(
-            {case: dice_of[case] for case in order if case in dice_of},
-            {case: pictures[case] for case in order if case in pictures},
+            _in_order([part.dice_of for part in parts], order),
+            _in_order([part.pictures for part in parts], order),
             tuple(case for case in order if case in not_finite),
-            {case: labels_of[case] for case in order if case in labels_of},
+            _in_order([part.labels_of for part in parts], order),
         )
 
     @property
@@ -115,6 +114,11 @@ class ValidationResult:
             return float("nan")
         defined = [value for value in self.dice_of.values() if not np.isnan(value)]
         return fmean(defined) if defined else float("nan")
+
+
+def _in_order(parts: Sequence[Mapping[str, T]], order: Sequence[str]) -> dict[str, T]:
+    found = {case: value for part in parts for case, value in part.items()}
+    return {case: found[case] for case in order if case in found}
 
 
 class LossBatches:
@@ -175,7 +179,7 @@ def first_pictures(cases: Sequence[ValidationCase], paint: Painter) -> dict[str,
         except DataError as error:  # a case that cannot be read is told when it is prepared
             _log.debug("%s is not drawn: %s", case.case, error.message)
             continue
-        pictures[case.case] = paint(scan, masks, case.scheme.labels, f"{case.case}, truth")
+        pictures[case.case] = paint(scan, masks, case.scheme.labels, case.case)
     return pictures
 
 

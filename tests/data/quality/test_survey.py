@@ -17,6 +17,7 @@ from tests.core.grids import affine, hounsfield, save_scan
 from tests.data import crashes
 from tests.data.spines import spine_labels
 from tests.mutants import json_mutants
+from verse3d.core import worker_pool
 from verse3d.core.errors import DataError
 from verse3d.core.readers import checked
 from verse3d.core.worker_pool import CannotStartError, Failure, each_here, each_in_processes
@@ -241,16 +242,16 @@ def test_a_process_that_reads_cases_does_not_load_pytorch():
 
 
 def test_the_number_of_processes_follows_cores_memory_and_work(cases, monkeypatch):
-    monkeypatch.setattr(surveys.os, "sched_getaffinity", lambda _: set(range(8)))
-    monkeypatch.setattr(surveys, "free_memory_bytes", lambda: 10 * 2**30)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(worker_pool, "free_memory_bytes", lambda: 10 * 2**30)
     monkeypatch.setattr(surveys, "predicted_bytes", lambda _: 2**30)
     assert fitting_workers(cases) == 6  # no more than cases
     assert fitting_workers(cases * 10) == 8
-    monkeypatch.setattr(surveys, "free_memory_bytes", lambda: 4 * 2**30)
+    monkeypatch.setattr(worker_pool, "free_memory_bytes", lambda: 4 * 2**30)
     assert fitting_workers(cases * 10) == 3  # 80 % of the memory
-    monkeypatch.setattr(surveys, "free_memory_bytes", lambda: 2**20)
+    monkeypatch.setattr(worker_pool, "free_memory_bytes", lambda: 2**20)
     assert fitting_workers(cases * 10) == 1
-    monkeypatch.setattr(surveys, "free_memory_bytes", lambda: 10 * 2**30)
+    monkeypatch.setattr(worker_pool, "free_memory_bytes", lambda: 10 * 2**30)
     monkeypatch.setattr(surveys, "predicted_bytes", lambda _: 1000)
     assert fitting_workers(cases * 10) == 1  # not worth the start
     monkeypatch.undo()

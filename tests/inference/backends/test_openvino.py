@@ -262,10 +262,10 @@ def test_a_proven_model_needs_no_network_and_another_is_built_at_once(model):
     shape = tuple(pieces.shape[1:])
     unproven = OpenVinoBackend.of(refused, model.checkpoint, model.path, FLOAT32)
     with pytest.raises(CheckpointError, match="do not fit"):
-        unproven.build_unless_proven(shape)
+        unproven.make_ready(shape)
     backend_of(model)(pieces)  # converted, compared, kept
     proven = OpenVinoBackend.of(refused, model.checkpoint, model.path, FLOAT32)
-    proven.build_unless_proven(shape)
+    proven.make_ready(shape)
     assert_right(model, proven(pieces), pieces)
     assert proven.name == "openvino"
 

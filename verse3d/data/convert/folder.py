@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from nibabel.openers import ImageOpener
-
 from verse3d.core.errors import DataError, OutputError
 from verse3d.core.files import (
     make_folder,
@@ -18,10 +16,9 @@ from verse3d.core.files import (
     resolved,
     whole_file,
 )
+from verse3d.core.nifti_bytes import copy_with_head
 from verse3d.core.paths import TEMPORARY_PREFIX, name_problem, path_below
 from verse3d.data.converted import MANIFEST, read_conversion, write_conversion
-
-_PIECE_BYTES = 2**22
 
 
 @dataclass(frozen=True)
@@ -51,8 +48,8 @@ class OutputFolder:
         """
         target, source = self.target(path), regular_file(source)
         if source.name.lower().endswith(".nii"):
-            with whole_file(target) as part, source.open("rb") as stored, ImageOpener(part, "wb") as out:
-                shutil.copyfileobj(stored, out, _PIECE_BYTES)
+            with whole_file(target) as part:
+                copy_with_head(source, part, b"")  # its own head: only the packing is new
             return "compressed"
         if self.links:
             _link(target, source)
@@ -89,6 +86,7 @@ def claim(root: Path, planned: Sequence[str], *, sources: Iterable[Path], overwr
             wrote, or that were changed since; or it cannot be written to.
         DataError: a source lies in the folder.
     """
+    # Before anything is removed: an earlier conversion may hold links to the very files that are to be read.
     _refuse_sources_inside(root, sources)
     if root.exists() and not root.is_dir():
         raise OutputError(f"{root} is a file, but a folder is needed", hint="name another folder")
@@ -97,6 +95,7 @@ def claim(root: Path, planned: Sequence[str], *, sources: Iterable[Path], overwr
         earlier = _earlier_files(root, overwrite=overwrite)
         _refuse_foreign(root, earlier, planned)
     make_folder(root)
+    # Earlier files stay in the list until they are gone: a process that is killed here can be taken up.
     write_conversion(root, [{"path": path} for path in sorted({*earlier, *planned})], finished=False)
     _remove(root, earlier)
 
@@ -150,6 +149,7 @@ def _earlier_files(root: Path, *, overwrite: bool) -> dict[str, Any]:
 
 def _refuse_foreign(root: Path, earlier: Mapping[str, Any], planned: Sequence[str]) -> None:
     """Refuse where a planned file stands that is not ours, or one of ours has changed or was moved elsewhere."""
+    # In the way of a planned file, and not of the earlier conversion: somebody put it there.
     foreign = [path for path in planned if path not in earlier and os.path.lexists(root / path)]
     real = root.resolve()
     for path, row in earlier.items():
@@ -166,6 +166,7 @@ def _refuse_foreign(root: Path, earlier: Mapping[str, Any], planned: Sequence[st
 
 
 def _changed(file: Path, row: Mapping[str, Any]) -> bool:
+    # A folder where a file was written is somebody's.
     if file.is_dir() and not file.is_symlink():
         return True
     return "bytes" in row and any(row.get(key) != value for key, value in _stamp(file).items())
@@ -177,6 +178,7 @@ def _remove(root: Path, paths: Iterable[str]) -> None:
         for path in paths:
             (root / path).unlink(missing_ok=True)
             folders.update(folder for folder in (root / path).parents if folder.is_relative_to(root))
+        # The deepest first, so that each is empty when it is its turn.
         for folder in sorted(folders, key=lambda one: len(one.parts), reverse=True):
             for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
                 leftover.unlink()

@@ -40,6 +40,7 @@ def itk_problem(header: nib.Nifti1Header, geometry: Geometry) -> str:
     if int(header["xyzt_units"]) & _SPATIAL_UNIT_BITS not in (0, _MM):
         return "the unit of length is not mm (the numbers are kept, and taken as mm)"
     stored_mm = np.asarray(header["pixdim"][1:4], dtype=float)
+    # A spacing that is a little off moves the far end of the scan most.
     apart_mm = np.abs(stored_mm - geometry.spacing_mm) * (np.array(geometry.shape) - 1)
     if not np.all(apart_mm <= _SEEN_ALIKE_MM) or np.any(stored_mm <= 0):
         return f"pixdim {_numbers(stored_mm)} is not the spacing {_numbers(geometry.spacing_mm)} of the affine"
@@ -59,6 +60,7 @@ def repaired(volume: Volume) -> tuple[nib.Nifti1Header, float]:
     """
     straight = _straightened(volume.geometry)
     header = volume.header.copy()
+    # What the coordinates mean (scanner, aligned ...) stays as it was said.
     code = int(header["sform_code"]) or int(header["qform_code"]) or 1
     header.set_sform(straight.affine, code)
     header.set_qform(straight.affine, code)  # sets pixdim as well
@@ -86,10 +88,16 @@ def copy_with_header(source: Path, path: Path, header: nib.Nifti1Header) -> None
 def _straightened(geometry: Geometry) -> Geometry:
     """The nearest grid with perpendicular axes (polar decomposition), the same spacing and the same centre."""
     spacing_mm = np.array(geometry.spacing_mm)
+    # A = U S V', and U V' is the rotation nearest to A: no axis is turned more than it has to be.
+    #
+    #         |   /           |  /|          the parallelogram becomes a rectangle
+    #         |  /      ->    | / |          about its own centre
+    #         | /___          |/__|
     left, _, right = np.linalg.svd(geometry.affine[:3, :3] / spacing_mm)
     affine = geometry.affine.copy()
     affine[:3, :3] = left @ right * spacing_mm
     middle = (np.array(geometry.shape) - 1) / 2
+    # The middle of the volume stays where it is, so the corners move least.
     affine[:3, 3] = geometry.world_from_index(middle[None])[0] - affine[:3, :3] @ middle
     return Geometry(geometry.shape, affine)
 

@@ -57,6 +57,7 @@ def nnunet_format(
             hint="choose another `dataset_id`",
             option="dataset_id",
         )
+    # Two cases may get one name once it is made plain.
     taken: set[str] = set()
     return Layout(
         name="nnunet",
@@ -93,6 +94,7 @@ def _write_case(scheme: LabelScheme, plan: CasePlan, out: OutputFolder) -> tuple
     """Check a case, then write it. Holds its scan and its mask."""
     image = read_image(plan.case.image_path())
     levels = "" if scheme.name == "binary" else f"the scheme {scheme.name}"
+    # Read before anything is written, so that a bad mask leaves no scan without one.
     mask = trusted_mask(plan.case, image, levels=levels) if plan.mask is not None else None
     record, header = _write_image(image, str(plan.image), out)
     if mask is None or plan.mask is None:
@@ -106,6 +108,7 @@ def _write_image(image: Volume, path: str, out: OutputFolder) -> tuple[FileRecor
     """Put the scan there, under a header that ITK reads; the mask needs the same one."""
     if isinstance(image.header, nib.Nifti2Header):
         raise DataError(f"{image.path} is NIfTI-2, which ITK does not read", hint="save it as NIfTI-1")
+    # nnU-Net reads with SimpleITK: what ITK places elsewhere would be trained on mirrored or shifted.
     problem = itk_problem(image.header, image.geometry)
     if not problem:
         return FileRecord(path, str(image.path), out.place(image.path, path)), image.header
@@ -147,6 +150,10 @@ def _file_ids(scheme: LabelScheme) -> dict[int, int]:
 
 def _folds(trained: Sequence[CaseRecord]) -> tuple[list[dict[str, list[str]]], list[str]]:
     """nnU-Net's list of folds, from the index's folds or else from its split, and what to say about it."""
+    # splits_final.json is a list, and nnU-Net's fold n is its n-th entry, so folds 1, 2, 4 of an index become 0, 1, 2:
+    #
+    #     [{"train": [...], "val": [...]},      fold 0: validated on the cases of the index's first fold
+    #      {"train": [...], "val": [...]}, ...]
     numbers = sorted({record.fold for record in trained if record.fold is not None})
     if numbers:
         numbered = [record for record in trained if record.fold is not None]
@@ -155,6 +162,7 @@ def _folds(trained: Sequence[CaseRecord]) -> tuple[list[dict[str, list[str]]], l
         if others := len(trained) - len(numbered):
             notes.append(f"{others} training cases are in no fold, so nnU-Net uses them with fold 'all' only")
     else:
+        # Without folds the index's own split is the only one: nnU-Net would draw five of cases, not of subjects.
         folds = [_fold(trained, [record for record in trained if record.split == "validation"])]
         notes = []
     if all(fold["train"] and fold["val"] for fold in folds):

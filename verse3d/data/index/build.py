@@ -90,9 +90,13 @@ def build_index(roots: Sequence[Path], options: IndexOptions, progress: Progress
         DataError: a root is missing, no case is found, or splits, folds or corrections make no sense.
         OutputError: a zip cannot be unpacked because the disk is full or not writable.
     """
+    # zips -> files -> cases -> one case per series -> one per content -> names -> corrections -> splits and folds
+    #
+    # What was unpacked is found in its folder, and no second time in its zip.
     unpacked, failures = _unpack_all(roots, options.unpack_to, progress)
     found = find_cases([*roots, *_unpack_folder(options, unpacked)], without=[done.archive for done in unpacked])
     probes = _probe_all(found, progress)
+    # By name first: that costs nothing, and leaves fewer scans to be compared by their voxels.
     one_each, copies = merge_series(found, probes)
     merged, same_content = merge_content(one_each, probes)
     named = unique_names(merged)
@@ -136,6 +140,7 @@ def _unpack_all(
                 continue
             folder = path_below(target, _free_name(archive.stem, taken))  # the stem of "...zip" is ".."
             unpacked.append(unpack(archive, folder, progress))
+        # A full disk stops every zip that follows; a damaged zip only itself.
         except OutputError:
             raise
         except DataError as error:
@@ -199,10 +204,12 @@ def _names(case: Case) -> tuple[str, ...]:
 
 
 def _divided(index: CaseIndex, options: IndexOptions) -> CaseIndex:
+    # Before the others are drawn, so that who is put somewhere does not count among them.
     assigned = assign_splits(index, options.assign)
     divided = split_by_subject(
         assigned, seed=options.seed, validation=options.validation, test=options.test, resplit=options.resplit
     )
+    # Drawing anew forgets what was assigned, too.
     if options.resplit:
         divided = assign_splits(divided, options.assign)
     return assign_folds(divided, options.folds, seed=options.seed) if options.folds else divided

@@ -8,20 +8,17 @@ left out, and why, stands in ``notes``.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.arrayproxy import ArrayProxy
-from nibabel.openers import ImageOpener
-from numpy.typing import NDArray
 
 from verse3d.core.errors import DataError
 from verse3d.core.geometry import Geometry
-from verse3d.core.nifti_bytes import READ_ERRORS
+from verse3d.core.nifti_bytes import READ_ERRORS, voxel_pieces
 from verse3d.core.volume import read_geometry
 from verse3d.data.cases import Case
 from verse3d.data.index.archives import archive_above
@@ -59,7 +56,7 @@ def merge_series(cases: Sequence[Case], probes: Probes) -> tuple[Cases, tuple[Le
 def merge_content(cases: Sequence[Case], probes: Probes) -> tuple[Cases, tuple[LeftOut, ...]]:
     """Keep one of several scans with the same grey values, turned or not. Two scans of the release are never merged.
 
-    Only scans whose shape and spacing (in any order of the axes) occur more than once are read, plane by plane. Who has
+    Only scans whose shape and spacing (in any order of the axes) occur more than once are read, piece by piece. Who has
     a scan in common is one subject.
     """
     sizes: dict[object, list[Case]] = {}
@@ -67,7 +64,9 @@ def merge_content(cases: Sequence[Case], probes: Probes) -> tuple[Cases, tuple[L
         seen = probes.get(case.image) if case.image else None
         if seen and seen.geometry and not seen.problem:
             sizes.setdefault(_size_key(seen.geometry), []).append(case)
+    # The release holds no scan twice by itself, so where all come from it there is nothing to read.
     candidates = [group for group in sizes.values() if len(group) > 1 and not all(case.part for case in group)]
+    # Reading voxels takes minutes for a data set, so headers have to agree first.
     digests = {case.image_path(): content_digest(case) for group in candidates for case in group}
     released: dict[str, str] = {}
     for case in cases:
@@ -76,6 +75,7 @@ def merge_content(cases: Sequence[Case], probes: Probes) -> tuple[Cases, tuple[L
 
     def identity(case: Case) -> tuple[str | None, str]:
         digest = digests.get(case.image, "") if case.image else ""
+        # The series keeps two scans of the release apart even if their voxels are the same.
         series = case.series if case.part else released.get(digest, "")
         return f"{digest} {series}" if digest else None, "same grey values"
 
@@ -95,11 +95,12 @@ def content_digest(case: Case) -> str:
     try:
         geometry, _ = read_geometry(case.image_path())
         counts = np.zeros(_HU_BINS, dtype=np.int64)
-        for plane in _planes(case.image_path()):
-            if not np.all(np.isfinite(plane)):
+        for _, values in voxel_pieces(case.image_path(), nib.load(case.image_path()).dataobj):
+            if not np.all(np.isfinite(values)):
                 return ""
-            hu = np.clip(np.rint(plane) + _HU_OFFSET, 0, _HU_BINS - 1).astype(np.int64)
-            counts += np.bincount(hu.ravel(), minlength=_HU_BINS)
+            # Counted, not hashed in order: a turned copy holds the same values in another one.
+            hu = np.clip(np.rint(values.astype(np.float64)) + _HU_OFFSET, 0, _HU_BINS - 1).astype(np.int64)
+            counts += np.bincount(hu, minlength=_HU_BINS)
     except (DataError, *READ_ERRORS):
         return ""
     if np.count_nonzero(counts) < 2:  # an empty volume identifies nobody
@@ -107,18 +108,12 @@ def content_digest(case: Case) -> str:
     return hashlib.blake2b(repr(_size_key(geometry)).encode() + counts.tobytes(), digest_size=16).hexdigest()
 
 
-def _planes(path: Path) -> Iterator[NDArray[np.float64]]:
-    """The volume plane by plane in the order of the file."""
-    image = nib.load(path)
-    stored = image.dataobj
-    with ImageOpener(path) as handle:
-        voxels = ArrayProxy(handle, (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter), mmap=False)
-        for number in range(voxels.shape[-1]):
-            yield np.asarray(voxels[..., number], dtype=np.float64)
-
-
 def _merged(cases: Sequence[Case], probes: Probes, identity: _Identity) -> tuple[Cases, tuple[LeftOut, ...]]:
     """Keep the best case of each identity; cases without one are kept."""
+    # identity      copies of one scan                          kept
+    # "verse004"    rawdata/.../sub-verse004_ct.nii.gz    ->    the best by `_rank`, under the name, subject and split
+    #               verse004_CT-iso.nii.gz                      that the release gives it
+    # (its path)    other.nii.gz                          ->    other.nii.gz
     copies: dict[object, list[Case]] = {}
     for case in cases:
         copies.setdefault(identity(case)[0] or _path(case), []).append(case)
@@ -132,6 +127,7 @@ def _merged(cases: Sequence[Case], probes: Probes, identity: _Identity) -> tuple
         notes = tuple(f"kept instead of {copy.path}: {copy.reason}" for copy in out)
         kept.append(replace(joined, notes=(*joined.notes, *notes)))
         left_out += out
+    # Two names with a scan in common are one patient, who must not stand on both sides of a split.
     one_person = [_renamed(case, same_person) for case in kept]
     return tuple(one_split_per_subject(one_person)), tuple(left_out)
 
@@ -147,6 +143,7 @@ def _joined(best: Case, others: Sequence[Case]) -> Case:
             if getattr(best, name) is None and name not in extra and (found := getattr(half, name)):
                 extra[name] = found
                 notes.append(f"joined with {found}: same series {best.series}")
+        # Corrections of ids belong to the mask that they were noted for.
         if extra.get("mask") == half.mask:
             extra["relabel"] = half.relabel
     identity = {name: getattr(named, name) for name in ("case", "subject", "split", "split_origin", "series", "part")}
@@ -175,6 +172,7 @@ def _rank(case: Case, probes: Probes) -> tuple[bool, ...]:
     path = _path(case)
     verse = parse_verse_name(bare_stem(path, mask=case.image is None))
     return (
+        # False sorts before True: whole, with a scan, with a mask, unpacked, an original, on the grid of the scanner.
         any(seen.problem for file in (case.image, case.mask) if file and (seen := probes.get(file))),
         case.image is None,
         case.mask is None,

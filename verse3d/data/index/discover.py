@@ -71,6 +71,7 @@ def find_cases(roots: Sequence[Path], *, without: Iterable[Path] = ()) -> tuple[
         DataError: a root does not exist, or there is no NIfTI file below any of them.
     """
     found: dict[Path, FoundFile] = {}
+    # Real paths, because links may lead to one folder under two names, or in circles.
     visited = {os.path.realpath(path) for path in without}
     for root in roots:
         if not root.exists():
@@ -93,7 +94,9 @@ def _files(root: Path, visited: set[str]) -> Iterator[FoundFile]:
             subfolders.clear()
             continue
         visited.add(real)
+        # In place: `os.walk` goes where this list leads.
         subfolders[:] = sorted(name for name in subfolders if not is_junk(name))
+        # Masks that verse3d made lie beside their list; only then is it read.
         predicted = _predicted_masks(Path(folder), names) if _hold_a_list(names) else frozenset()
         for name in sorted(names):
             path = Path(folder) / name

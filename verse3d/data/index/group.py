@@ -30,6 +30,7 @@ def group_files(found: Iterable[FoundFile]) -> tuple[Case, ...]:
     for file in found:
         files = groups.setdefault(file.key, {})
         first = files.setdefault(file.role, file)
+        # `setdefault` gave back an earlier file of that role.
         if first.path != file.path and not _is_its_mask(files, file):
             _log.warning("%s is left out: %s is the %s of the same case", file.path, first.path, file.role)
     _adopt_centroids(groups)
@@ -51,6 +52,7 @@ def _is_its_mask(files: _Files, file: FoundFile) -> bool:
 def _adopt_centroids(groups: dict[tuple[str, str], _Files]) -> None:
     """Centroids whose name differs from the scan's in the orientation alone go to the one scan of that series."""
     for (folder, _), files in list(groups.items()):
+        # Centroids alone under a name: those of "..._dir-iso_ctd.json" beside "..._ct.nii.gz".
         verse = parse_verse_name(files["centroids"].name) if files.keys() == {"centroids"} else None
         if verse is None:
             continue
@@ -63,6 +65,7 @@ def _adopt_centroids(groups: dict[tuple[str, str], _Files]) -> None:
             and (named := parse_verse_name(other["image"].name)) is not None
             and named.series == verse.series
         ]
+        # With two scans of the series nobody can tell whose they are.
         if len(homes) == 1:
             homes[0]["centroids"] = files["centroids"]
 
@@ -71,6 +74,7 @@ def _case(files: _Files) -> Case:
     main = files["image"] if "image" in files else files["mask"]
     verse, subject = parse_verse_name(main.name), subject_of(main.name)
     released = released_series().get(verse.series) if verse else None
+    # The folder says most precisely what somebody meant; the release's list knows its subjects anywhere.
     split = _split_of_folders(main.path) or released_subjects().get(subject)
     case = Case(
         case=main.name.replace("\\", "_"),  # the name of files to come
@@ -111,6 +115,7 @@ def one_split_per_subject(cases: Sequence[Case]) -> Iterator[Case]:
         known.setdefault(case.subject, set()).update({case.split} if case.split else ())
     for case in cases:
         split, released = case.split, released_subjects().get(case.subject)
+        # Both names of a subject may come from different drawings; the published one is what papers use.
         if len(known[case.subject]) > 1 and released:
             split = released
         elif case.split is None and len(known[case.subject]) == 1:

@@ -75,6 +75,7 @@ def check_cases(
     """
     facts, findings = [], []
     seen: dict[str, str] = {}
+    # They come in the order of the index, whoever has read them.
     surveys = survey_cases(index.cases, workers=workers, cache=cache, progress=progress)
     for case, survey in zip(index, surveys, strict=True):
         facts.append(_facts(survey))
@@ -114,4 +115,5 @@ def _check_duplicate(case: Case, survey: CaseSurvey, seen: dict[str, str]) -> It
             f"{case.image} holds the same voxels as case {seen[survey.fingerprint]}",
             "keep one of them, or make sure that both are in the same split",
         )
+    # The first one is named by all that follow.
     seen.setdefault(survey.fingerprint, case.case)

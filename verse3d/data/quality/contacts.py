@@ -66,11 +66,13 @@ def _contacts(areas: NDArray[np.float64], first: dict[int, tuple[int, ...]]) -> 
         one, two = divmod(code, _IDS)
         if one in VERSE_IDS and two in VERSE_IDS:
             i, j, k = first[code]
+            # Of the smaller one's surface: a sliver that lies all along a large bone is what is looked for.
             share = float(areas[one, two] / min(surfaces[one], surfaces[two]))
             yield Contact((one, two), float(areas[one, two]), share, (i, j, k))
 
 
 def _pair_codes(lower: _Labels, upper: _Labels) -> NDArray[np.intp]:
+    # One number per pair of labels, the smaller one first, so that (20, 21) and (21, 20) are one contact.
     smaller = np.minimum(np.minimum(lower, upper), _IDS - 1).astype(np.intp)
     larger = np.minimum(np.maximum(lower, upper), _IDS - 1).astype(np.intp)
     return smaller * _IDS + larger
@@ -79,6 +81,7 @@ def _pair_codes(lower: _Labels, upper: _Labels) -> NDArray[np.intp]:
 def _neighbours(labels: _Labels, axis: int) -> Iterator[tuple[_Labels, _Labels, int]]:
     """Neighbouring voxels along an axis, slab by slab along the last one, and where along it the slab begins."""
     for plane in range(0, labels.shape[2], _SLAB_PLANES):
+        # Along the last axis a slab needs the first plane of the next one, too: the two share a border.
         slab = labels[:, :, plane : plane + _SLAB_PLANES + (axis == 2)]
         turned = np.moveaxis(slab, axis, 0)
         yield np.moveaxis(turned[:-1], 0, axis), np.moveaxis(turned[1:], 0, axis), plane

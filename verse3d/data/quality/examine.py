@@ -37,6 +37,7 @@ def survey_case(case: Case) -> CaseSurvey:
     main = image or mask
     if main is None:
         return CaseSurvey(case.case, findings=tuple(problems))
+    # Each file is read once, and everything that is measured of it is made of these arrays.
     counts = {} if mask is None else count_labels(mask.array)
     scheme = None if mask is None else scheme_of(mask)
     findings = [*problems, *_examine(case, image, mask, counts, scheme)]
@@ -58,6 +59,7 @@ def _examine(
     vertebrae: tuple[MeasuredVertebra, ...] = ()
     if mask is not None:
         yield from check_labels(case.case, mask, counts, scheme)
+    # A binary mask has no levels, so it makes no spine.
     if mask is not None and not (scheme and scheme.is_binary):
         boxes = label_boxes(mask)
         vertebrae = measure_vertebrae(mask, boxes)
@@ -111,6 +113,7 @@ def _grid_facts(main: Volume) -> dict[str, Any]:
 
 def _oblique_degrees(geometry: Geometry) -> float:
     """The largest angle between an axis and the world axis nearest to it."""
+    # For each axis the cosine with the world axis that it is nearest to: 1 if the scan is straight.
     cosines = np.abs(geometry.affine[:3, :3] / np.array(geometry.spacing_mm)).max(axis=0)
     return round(float(np.rad2deg(np.arccos(np.clip(cosines.min(), 0, 1)))), 3)
 
@@ -164,6 +167,7 @@ def _predicted_bytes(path: Path) -> int:
     dtype, (slope, inter) = header.get_data_dtype(), header.get_slope_inter()
     scaled = (slope, inter) not in ((None, None), (1.0, 0.0))
     stored = int(dtype.itemsize)
+    # Bytes for each voxel at the two moments that take most: when it is unpacked, and when it is converted.
     unpacking = stored * (2 if path.suffix.lower() == ".gz" else 1)
     converting = stored + (12 if scaled or stored > 4 else 1)
     return math.prod(geometry.shape) * max(unpacking, converting)

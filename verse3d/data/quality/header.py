@@ -33,6 +33,11 @@ def check_header(case: str, image: Volume) -> Iterator[Finding]:
             f"{image.path}: the axes are not perpendicular (cosine {geometry.skew:.2g}); ITK-SNAP may refuse the file",
             "verse3d keeps the affine as it is; convert the scan from DICOM again if other programs refuse it",
         )
+    # sform   qform   nibabel takes        other programs
+    #   0       0     a guess              another guess
+    #   1       0     the sform            the sform
+    #   0       1     the qform            the qform
+    #   1       1     the sform            some of them the qform
     sform, qform = int(header["sform_code"]), int(header["qform_code"])
     if not sform and not qform:
         yield Finding(
@@ -77,6 +82,7 @@ def _mirrored(affine: NDArray[np.float64]) -> bool:
 def _forms_apart_mm(image: Volume) -> float:
     """How far sform and qform place the same corner apart; NaN if the qform makes no sense."""
     shape = np.array(image.geometry.shape) - 1
+    # Both forms are affine, so they lie farthest apart at a corner.
     corners = np.array([[i, j, k, 1] for i in (0, shape[0]) for j in (0, shape[1]) for k in (0, shape[2])])
     try:
         difference = image.header.get_sform() - image.header.get_qform()

@@ -24,6 +24,7 @@ def count_labels(array: NDArray[np.unsignedinteger]) -> dict[int, int]:
     flat = array.ravel(order="K")
     counts = np.zeros(int(np.iinfo(array.dtype).max) + 1, dtype=np.int64)
     for start in range(0, flat.size, _PIECE_VOXELS):
+        # As long as the largest id of the piece needs it.
         found = np.bincount(flat[start : start + _PIECE_VOXELS])
         counts[: found.size] += found
     return {int(label): int(counts[label]) for label in np.flatnonzero(counts) if label}
@@ -81,6 +82,10 @@ def _where(array: NDArray[Any], label: int) -> str:
 
 def check_pair(case: str, image: Volume, mask: Volume) -> Iterator[Finding]:
     """Whether a mask lies where its scan lies."""
+    # "same"       nothing to say but small differences
+    # "turned"     the same box with other axes: carried over without loss
+    # "scaled"     the same box with other voxels: carried over by vote
+    # "apart"      nobody knows where the mask belongs
     how = placement(mask.geometry, image.geometry)
     if how == "same":
         yield from _check_same_grid(case, image, mask)
@@ -108,6 +113,7 @@ def _check_same_grid(case: str, image: Volume, mask: Volume) -> Iterator[Finding
             "mask-codes",
             f"{mask.path}: sform/qform codes {codes[1]} differ from the scan's {codes[0]}, the affines agree: accepted",
         )
+    # Below the tolerance and above rounding: some program moved the origin a little.
     distance = image.geometry.distance_mm(mask.geometry)
     if distance > SAME_GRID_TOLERANCE_MM / 100:
         yield Finding(case, "note", "mask-affine", f"{mask.path} lies {distance:.3f} mm from its scan: accepted")
@@ -156,6 +162,7 @@ def _check_left_right(case: str, image: Volume, mask: Volume, how: GridMatch) ->
     exchanged = any({one, other} == {"L", "R"} for one, other in zip(_axes(image), _axes(mask), strict=True))
     if how == "turned":
         by_header = _mean_hu(image, carried_over(mask, image.geometry))
+        # Voxel by voxel, as if the mask had the scan's header: brighter there, and its own header is wrong.
         by_index = _mean_hu(image, mask.array)
         if not by_index > by_header + _BRIGHTER_HU:
             return

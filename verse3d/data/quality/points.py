@@ -67,6 +67,7 @@ def _check_outside(
     ]
     found = labels_at(np.reshape([point for _, point in points], (-1, 3)), mask)
     outside = [(label, point) for (label, point), at in zip(points, found, strict=True) if at != label]
+    # One finding for all of them: what is wrong is the file, not each point.
     if len(outside) > max(2, _MANY_OUTSIDE * len(points)):
         message = f"{case.centroids}: {len(outside)} of {len(points)} centroids lie outside of their labels"
         hint = "the file belongs to another scan or grid, or its labels are shifted against the mask's"
@@ -85,12 +86,14 @@ def _check_outside(
 
 def _distance_mm(point: tuple[float, float, float], label: int, mask: Volume) -> float:
     """From a point to the nearest voxel centre of a label."""
+    # Only for points that lie outside, so few labels are walked like this.
     voxels = np.argwhere(mask.array == label)
     return float(np.linalg.norm(mask.geometry.world_from_index(voxels) - point, axis=1).min())
 
 
 def _check_partners(case: Case, centroids: Centroids, vertebrae: tuple[MeasuredVertebra, ...]) -> Iterator[Finding]:
     relabel = dict(case.relabel)
+    # A centroid that is no number names its vertebra all the same.
     listed = {relabel.get(label, label) for label in (*centroids.labels, *centroids.skipped)}
     labelled = {each.id for each in vertebrae}
     for code, rest, words in (

@@ -68,6 +68,12 @@ class _Steps:
     def direction(self, *without: int) -> NDArray[np.float64]:
         """Unit vector along the spine near some vertebrae, drawn by the others; upwards where there are too few."""
         rest = [label for label in self._ids if label not in without]
+        # Without the vertebrae in question, which may be what is wrong:
+        #
+        #     T12 o
+        #            o L1  <- in question        the line through T11, T12, L3, L4 says where the spine goes
+        #      L2 o        <- in question
+        #      L3 o
         near = sorted(rest, key=lambda label: abs(_ORDER[label] - _ORDER[without[0]]))[:4]
         line = sorted(near, key=_ORDER.__getitem__)
         drawn = self._points[line[0]] - self._points[line[-1]] if line else np.zeros(3)
@@ -85,6 +91,7 @@ class _Steps:
     def usual_mm(self, one: int, two: int) -> float | None:
         """The step between neighbours near by (vertebrae grow downwards), or None if there are no other neighbours."""
         place = (_ORDER[one] + _ORDER[two]) / 2
+        # Known steps with the middle of each, by how far that is from here: those near by say what is usual.
         steps = [
             (abs((_ORDER[upper] + _ORDER[lower]) / 2 - place), self.distance_mm(upper, lower))
             for upper, lower in pairwise(self._ids)
@@ -121,6 +128,10 @@ def _check_split(case: str, where: object, vertebrae: Sequence[MeasuredVertebra]
         second = others[0] if others else None
         if second is None or second.ml < max(_PIECE_ML, _PIECE_SHARE * largest.ml):
             continue
+        #     along the spine            level with each other
+        #         [1]
+        #                                    [1] [2]           a broken arch, or pedicles left out
+        #         [2]   two bones
         offset = np.array(second.world_mm) - np.array(largest.world_mm)
         along = abs(float(offset @ steps.direction(each.id)))
         place = f"of {largest.ml:.1f} ml at index {largest.index} and {second.ml:.1f} ml at index {second.index}"
@@ -149,9 +160,11 @@ def _check_shared(
     by_id = {each.id: each for each in vertebrae}
     for contact in contacts:
         one, two = (by_id[label] for label in contact.ids)
+        # What is left of a cut bone has hardly any surface, and most of it may touch.
         if is_cut(one) or is_cut(two):
             continue
         usual = steps.usual_mm(one.id, two.id) or 0.0
+        # Neighbours lie a step apart; two labels on one level that touch are halves of one bone.
         beside = steps.along_mm(one.id, two.id) < _SIDE_BY_SIDE_STEP * usual
         if contact.share > (_SIDE_BY_SIDE_SHARE if beside else _SHARED_SHARE):
             yield Finding(
@@ -165,6 +178,7 @@ def _check_shared(
 
 
 def _check_order(case: str, where: object, vertebrae: Sequence[MeasuredVertebra]) -> Iterator[Finding]:
+    # Heights in the world: each vertebra, told from the head, should lie below the one before.
     heights = [(each, each.world_mm[2]) for each in vertebrae]
     wrong = [
         (upper, lower, below - above)
@@ -192,6 +206,7 @@ def _check_order(case: str, where: object, vertebrae: Sequence[MeasuredVertebra]
 
 def _check_missing(case: str, where: object, vertebrae: Sequence[MeasuredVertebra], steps: _Steps) -> Iterator[Finding]:
     for upper, lower in pairwise(vertebrae):
+        # Nobody misses T13: few people have one.
         missing = [row for row in VERTEBRAE[_ORDER[upper.id] + 1 : _ORDER[lower.id]] if row.id != _T13]
         if not missing:
             continue
@@ -199,6 +214,7 @@ def _check_missing(case: str, where: object, vertebrae: Sequence[MeasuredVertebr
         distance, usual = steps.distance_mm(upper.id, lower.id), steps.usual_mm(upper.id, lower.id)
         wide = usual is not None and distance > _GAP_STEPS * usual
         apart = f"{distance:.0f} mm apart" + ("" if usual is None else f", {distance / usual:.1f} times the usual step")
+        # No gap where T12 would be: this patient has none.
         if (upper.id, lower.id) == (_T11, _L1) and not wide:
             message = f"{place} ({apart}): a spine with eleven thoracic vertebrae"
             yield Finding(case, "note", "label-missing", message, "nothing, if the ribs agree")

@@ -1,12 +1,11 @@
 """The survey of a data set: everything that is measured of its cases, in one reading of each."""
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from verse3d.core.logs import Progress, logger, no_progress
-from verse3d.core.memory import free_memory_bytes
-from verse3d.core.worker_pool import CannotStartError, Failure, each_here, each_in_processes
+from verse3d.core.threads import usable_cores
+from verse3d.core.worker_pool import CannotStartError, Failure, affordable_workers, each_here, each_in_processes
 from verse3d.data.cases import Case
 from verse3d.data.quality.examine import predicted_bytes, survey_case
 from verse3d.data.quality.findings import Finding
@@ -16,9 +15,6 @@ from verse3d.data.quality.survey_cache import SurveyCache, cache_key, cache_path
 __all__ = ["HU_BINS", "HU_BIN_WIDTH", "HU_LOWEST", "CaseSurvey", "cache_path", "survey_case", "survey_cases"]
 
 _log = logger(__name__)
-_WORTH_A_PROCESS_BYTES = 2**28
-"""A process takes about a second to start: below this much to read it gains nothing."""
-_SHARE_OF_FREE_MEMORY = 0.8
 
 
 def survey_cases(
@@ -80,10 +76,7 @@ def _survey(case: Case, outcome: CaseSurvey | Failure) -> CaseSurvey:
 
 def fitting_workers(cases: Sequence[Case]) -> int:
     """How many processes are worth it and find memory for the largest case each, by the headers of the files."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if cores == 1 or len(cases) < 2:
+    if usable_cores() == 1 or len(cases) < 2:  # then no header needs to be read
         return 1
     needs = [predicted_bytes(case) for case in cases]
-    fitting = int(free_memory_bytes() * _SHARE_OF_FREE_MEMORY // max(1, *needs))
-    worth = -(-sum(needs) // _WORTH_A_PROCESS_BYTES)
-    return max(1, min(cores, len(cases), fitting, worth))
+    return affordable_workers(needs, needs)

@@ -84,6 +84,7 @@ def measure_vertebrae(mask: Volume, boxes: Boxes) -> tuple[MeasuredVertebra, ...
 def _measure(label_id: int, name: str, mask: Volume, box: tuple[slice, ...]) -> MeasuredVertebra:
     part = mask.array[box] == label_id
     start = np.array([span.start for span in box])
+    # Voxels per plane along each axis: volume, centroid and what touches the border follow from these three rows.
     profiles = [part.sum(axis=tuple(other for other in range(3) if other != axis)) for axis in range(3)]
     middle = start + [float(profile @ np.arange(profile.size)) / float(profile.sum()) for profile in profiles]
     return MeasuredVertebra(
@@ -102,11 +103,13 @@ def _pieces(part: NDArray[np.bool_], start: NDArray[np.intp], geometry: Geometry
     step = 2 if part.size > _LARGE_BOX_VOXELS else 1
     numbered, count = label(part[::step, ::step, ::step], _TOUCHING_ALSO_AT_CORNERS)
     sizes = np.bincount(numbered.ravel(), minlength=count + 1)[1:]
+    # Two would do; a third says that there are more.
     largest = np.argsort(sizes, kind="stable")[::-1][:3]
     boxes = find_objects(numbered) if count > 1 else [tuple(slice(0, size) for size in numbered.shape)]
     pieces = []
     for number in largest.tolist():
         inside = np.argwhere(numbered[boxes[number]] == number + 1)
+        # Index in the piece's box -> in the label's box, thinned by `step` -> in the mask.
         middle = start + step * (inside.mean(axis=0) + [span.start for span in boxes[number]])
         pieces.append(Piece(int(sizes[number]) * step**3 * geometry.voxel_ml, _index(middle), _world(geometry, middle)))
     return tuple(pieces)
@@ -116,6 +119,7 @@ def _borders(profiles: list[NDArray[Any]], box: tuple[slice, ...], geometry: Geo
     borders = []
     for axis, (profile, span) in enumerate(zip(profiles, box, strict=True)):
         code = geometry.axis_codes[axis]
+        # The box begins where the scan does, so the bone may go on beyond it. The axis grows towards `code`.
         if span.start == 0:
             borders.append(Border(OPPOSITE[code], float(profile[0] / profile.max())))
         if span.stop == geometry.shape[axis]:

@@ -105,6 +105,8 @@ class ArrayWriter:
         schunk = self._array.schunk
         data = int.from_bytes(frame[_DATA_LENGTH], "big")
         chunks = tuple(_crc(schunk.get_chunk(number)) for number in range(schunk.nchunks))
+        # [ header | chunks | table, trailer ]
+        #   ^^^^^^            ^^^^^^^^^^^^^^     compared whenever a file is opened, chunks when they are read
         edges = _crc(frame[: _header_length(frame)] + frame[_header_length(frame) + data :])
         return ArrayRecord(self._shape, str(self._array.dtype), len(frame), data, edges, chunks)
 
@@ -127,6 +129,7 @@ class StoredArray:
         self._checked = checked
         try:
             _require_edges(path, record)
+            # One thread each: training reads in many workers.
             self._array = blosc2.open(str(path), mode="r", dparams={"nthreads": 1})
             same = self._array.shape == record.shape and self._array.dtype == np.dtype(record.dtype)
             if not same or self._array.schunk.nchunks != len(record.chunks):
@@ -156,6 +159,7 @@ class StoredArray:
         stop = [first + length for first, length in zip(start, size, strict=True)]
         first = [max(0, a) for a in start]
         last = [min(b, length) for b, length in zip(stop, self._record.shape, strict=True)]
+        # Most patches lie inside: no second array for them.
         if tuple(first) == tuple(start) and last == stop:
             return self.read(start, (stop[0], stop[1], stop[2]))
         result: NDArray[Any] = np.zeros(size, self._record.dtype)
@@ -176,6 +180,7 @@ class StoredArray:
             raise _damaged(self._path, error) from error
 
     def _touched(self, start: Shape, stop: Shape) -> list[int]:
+        # Chunks are numbered with the last axis running fastest; a box touches a range of them along each axis.
         grid = _chunk_grid(self._record.shape)
         spans = [range(a // CHUNK, (b - 1) // CHUNK + 1) for a, b in zip(start, stop, strict=True)]
         return [(i * grid[1] + j) * grid[2] + k for i, j, k in product(*spans)]

@@ -46,6 +46,7 @@ class LabelBlocks:
     def joined(cls, shape: Shape, parts: Sequence[NDArray[np.int64]]) -> Self:
         """Put together what ``counted`` gave for the parts of a volume."""
         block, code, count = np.concatenate(parts, axis=1) if parts else np.zeros((3, 0), np.int64)
+        # By block, then by label: the same table however the volume was divided.
         order = np.lexsort((code, block))
         return cls(shape, block[order], code[order].astype(np.uint8), count[order])
 
@@ -83,12 +84,14 @@ class LabelBlocks:
         labelled = wanted[self.code]
         found = np.bincount(self.block[labelled], self.count[labelled], self.block_sizes.size).astype(np.int64)
         if wanted[0]:
+            # Only labels are listed: what a block holds beyond them is its background.
             found += self.block_sizes - np.bincount(self.block, self.count, self.block_sizes.size).astype(np.int64)
         return found
 
     @cached_property
     def block_sizes(self) -> NDArray[np.int64]:
         """Voxels of each block."""
+        # 70 voxels are blocks of 32, 32 and 6.
         along = [np.diff(np.append(np.arange(0, length, BLOCK), length)) for length in self.shape]
         sizes: NDArray[np.int64] = np.multiply.outer(np.multiply.outer(along[0], along[1]), along[2]).ravel()
         return sizes
@@ -112,6 +115,7 @@ def counted(labels: NDArray[np.uint8], start: Shape, shape: Shape) -> NDArray[np
     where = np.nonzero(labels)
     blocks = [(axis + first) // BLOCK for axis, first in zip(where, start, strict=True)]
     number = np.ravel_multi_index(blocks, _grid(shape))
+    # One number for block and label, so that they are counted together.
     both, count = np.unique(number * _CODES + labels[where], return_counts=True)
     return np.stack([both // _CODES, both % _CODES, count])
 

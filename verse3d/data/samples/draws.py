@@ -94,6 +94,7 @@ class ChangeDraws:
             gain=_uniform(random, augment.gain_range)[0] if _happens(augment.gain, random) else None,
             blur_voxels=blur,
             thickness_voxels=self._thickness(random),
+            # Drawn whether it is needed or not, so that one setting changes no other draw.
             phase=float(random.random_sample()),
             noise_std=float(random.uniform(0, augment.noise_std)) if noisy else 0.0,
             noise_seed=int(random.randint(0, 2**63 - 1, dtype=np.int64)) if noisy else 0,

@@ -54,8 +54,10 @@ def _gaussian(length: int, sigma: float, device: torch.device) -> torch.Tensor:
     place = torch.arange(length, dtype=torch.float32, device=device)
     distance = place[:, None] - place[None]
     scale = 1 / (sigma * math.sqrt(2))
+    # The Gaussian's integral over each voxel (times two): sampled at the centres, narrow ones would lose their sum.
     weights = torch.erf((distance + 0.5) * scale) - torch.erf((distance - 0.5) * scale)
     weights = weights.masked_fill(distance.abs() > int(max(sigma * _TRUNCATED, 0.5) + 0.5), 0.0)
+    # At the ends of the image the rest of the Gaussian has to make up for what lies outside.
     return weights / weights.sum(dim=1, keepdim=True)
 
 
@@ -82,6 +84,11 @@ def _lines(places: torch.Tensor, knots: torch.Tensor) -> torch.Tensor:
     if len(knots) == 1:
         return torch.ones((len(places), 1), device=places.device)
     share = (places[:, None] - knots[:-1]) / (knots[1:] - knots[:-1])  # of the way from each knot to the next
+    #            knot 0     knot 1     knot 2
+    # share[0]   0 ------/--- 1 ------- 1          arrived = (1, share[0], share[1])
+    # share[1]   0 ---------- 0 ---/--- 1          left    = (share[0], share[1], 0)
+    #
+    # arrived - left is each knot's weight: what has come to it and not gone on.
     share = share.clamp(0.0, 1.0)
     arrived = torch.nn.functional.pad(share, (1, 0), value=1.0)
     left = torch.nn.functional.pad(share, (0, 1), value=0.0)

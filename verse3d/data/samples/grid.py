@@ -21,6 +21,10 @@ def network_geometry(source: Geometry, grid: GridConfig) -> Geometry:
         GeometryError: the scan's spacing is impossible, or the network grid would be larger than any memory.
     """
     require_ct_grid(source)
+    #     source, e.g. PIR                network grid
+    #     o---o---o---o                   x--x--x--x--x        axes permuted and flipped, never turned: so each axis
+    #     |   |   |   |         ->        |  |  |  |  |        is interpolated for itself, and masks go back the same
+    #     o---o---o---o                   x--x--x--x--x        way
     target = source.reoriented("RAS").resampled(grid.spacing_mm)
     require_countable(target.shape, "on the network grid the scan")
     return target

@@ -14,6 +14,7 @@ def rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
     about_first, about_second, about_third = (
         _turn(3, *plane, angle) for plane, angle in zip(_PLANES, angles, strict=True)
     )
+    # Read from the right: points are turned about the third axis first.
     return about_first @ about_second @ about_third
 
 
@@ -26,6 +27,7 @@ def shear(dims: int, coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
     matrix = np.eye(dims)
     for axis, along in enumerate(coefficients.reshape(dims, dims - 1)):
         row = np.eye(dims)
+        # The diagonal stays 1: volumes do not change.
         row[axis] = np.insert(along, axis, 1.0)
         matrix = row @ matrix
     return matrix

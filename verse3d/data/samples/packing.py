@@ -100,11 +100,13 @@ def _place(array: NDArray[Any], end: int) -> tuple[_Place, int]:
 def _fill(block: NDArray[np.uint8], boxes: Sequence[Box], places: Sequence[tuple[_Place, _Place]]) -> None:
     for box, pair in zip(boxes, places, strict=True):
         for array, place in zip((box.image, box.label), pair, strict=True):
+            # Bytes seen as the array they will be: copied once, from wherever the box came.
             target = block[place.first : place.first + array.nbytes].view(array.dtype).reshape(array.shape)
             target[...] = array
 
 
 def _view(block: torch.Tensor, place: _Place) -> torch.Tensor:
     dtype = _TORCH_TYPE[place.dtype]
+    # The same arithmetic on the device: no bytes move, they are only seen as another type.
     count = int(np.prod(place.shape)) * dtype.itemsize
     return block[place.first : place.first + count].view(dtype).reshape(place.shape)

@@ -10,9 +10,9 @@ from threading import Event, Thread
 
 from verse3d.core.errors import DataError, OutputError
 from verse3d.core.logs import Progress, logger, no_progress
-from verse3d.core.memory import free_memory_bytes
+from verse3d.core.threads import usable_cores
 from verse3d.core.volume import stored_voxels
-from verse3d.core.worker_pool import CannotStartError, Failure, each_here, each_in_processes
+from verse3d.core.worker_pool import CannotStartError, Failure, affordable_workers, each_here, each_in_processes
 from verse3d.data.samples.arrays import DamagedEntryError
 from verse3d.data.samples.entry import check_entry
 from verse3d.data.samples.grid import fitting_geometry
@@ -22,9 +22,7 @@ from verse3d.data.samples.store import SampleStore
 _log = logger(__name__)
 _BYTES_PER_VOXEL = 1.3
 """Of image and labels on disk, measured: 0.5 (much air) ... 1.3 (a noisy abdomen without any)."""
-_WORTH_A_PROCESS_BYTES = 2**28
 _BASE_BYTES = 300e6
-_SHARE_OF_FREE_MEMORY = 0.8
 _GIVES_WAY = 5  # niceness: who trains comes first
 
 
@@ -220,12 +218,10 @@ def require_room(jobs: Sequence[Job]) -> None:
 def fitting_workers(jobs: Sequence[Job]) -> int:
     """How many processes are worth it and find memory for the largest case each, by the headers of the files."""
     needs = [_need(job) for job in jobs if not job.problem]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if cores == 1 or len(needs) < 2:
+    if usable_cores() == 1 or len(needs) < 2:
         return 1
-    fitting = int(free_memory_bytes() * _SHARE_OF_FREE_MEMORY // max(need.memory for need in needs))
-    worth = -(-int(sum(need.memory - _BASE_BYTES for need in needs)) // _WORTH_A_PROCESS_BYTES)
-    return max(1, min(cores, len(needs), fitting, worth))
+    # What the program itself takes has to fit into memory, too, but is no work.
+    return affordable_workers([need.memory for need in needs], [need.memory - _BASE_BYTES for need in needs])
 
 
 def _need(job: Job) -> _Need:

@@ -81,6 +81,12 @@ def ensure_prepared(job: Job) -> None:
         OutputError: the store cannot be written.
     """
     store = job.store
+    # Who wants a case prepares it, and whoever comes second waits:
+    #
+    #     A   claim ---- prepare ---- rename ---- read
+    #     B        claim refused . . . . . . . is_done ---- read
+    #
+    # If A is killed its claim is given up, and B prepares.
     while not job.is_done:
         if reason := job.failure:
             raise DataError(reason)
@@ -96,6 +102,7 @@ def _prepare(job: Job) -> None:
     try:
         with job.store.new_entry(job.name) as folder:
             write_entry(job.case, job.grid, folder, beat=lambda: job.store.renew_claim(job.name))
+            # The name says size and time of the files: another name now, and they were written to meanwhile.
             if entry_name(job.case, job.grid) != job.name:
                 raise DataError(
                     f"the files of case {job.case.case} have changed since the preparation began",
@@ -156,6 +163,7 @@ def _write_images(case: Case, grid: GridConfig, place: _Place) -> dict[str, Arra
         raise DataError(f"{case.image} has changed while it was read")
     written = {}
     for suffix, target in place.targets.items():
+        # Slab by slab: nothing but the compressed part of the network grid is held.
         writer = ArrayWriter(target.shape, np.float16)
         for part in slabs(place.source, target):
             place.beat()
@@ -193,6 +201,7 @@ def slabs(source: Geometry, target: Geometry) -> Iterator[Box]:
 
     So each plane of the source is needed by one slab, or by two.
     """
+    # The axis of the target along which the file's planes are stacked.
     axis = axis_maps(source, target)[0].index(2)
     for start in range(0, target.shape[axis], CHUNK):
         box = [slice(0, length) for length in target.shape]

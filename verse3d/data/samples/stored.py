@@ -133,6 +133,7 @@ class StoredCase:
 
     def draw_centre(self, foreground_fraction: float, random: np.random.RandomState) -> NDArray[np.int_]:
         """A voxel (i, j, k): with that probability any labelled one, else any unlabelled one."""
+        # Drawn before anything is read, so that a repair in between changes no number that follows.
         draws = random.random_sample(3).tolist()
         return self._reading(
             lambda opened: opened.centres.centre(foreground_fraction, draws, opened.arrays["labels"].read_padded)
@@ -157,6 +158,7 @@ class StoredCase:
         self._opened = None
 
     def _reading(self, read: Callable[[OpenEntry], _Read]) -> _Read:
+        # A damaged entry is made again from its files; a disk that damages it each time ends this.
         for _ in range(_MOST_REPAIRS):
             try:
                 return read(self._open())
@@ -184,6 +186,7 @@ class StoredCase:
             for array in ARRAYS:
                 checked = self._checked.setdefault(array, unchecked(entry.arrays[array]))
                 arrays[array] = open_array(store.entry_folder(name), entry, array, checked)
+            # Binary schemes and T13 are renumbered while reading, all else is stored as the network counts.
             present = np.unique(entry.blocks.code)
             as_stored = bool((self._table[present] == present).all())
             self._opened = OpenEntry(entry, arrays, CentreDraw(entry.blocks, self._table > 0), as_stored)

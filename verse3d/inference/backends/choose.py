@@ -5,13 +5,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, get_args
 
-import numpy as np
 import torch
 from torch import nn
 
-from verse3d.core.config import Config
 from verse3d.core.errors import ConfigError
-from verse3d.core.geometry import Geometry
 from verse3d.core.runtime import Precision
 from verse3d.inference.backends.base import Backend
 from verse3d.inference.backends.openvino import OpenVinoBackend
@@ -46,7 +43,7 @@ def open_backend(name: str, checkpoint: Checkpoint, path: Path, device: torch.de
 
     Raises:
         ConfigError: the name is unknown; OpenVINO was asked for and is missing, or on a GPU.
-        CheckpointError: the weights do not fit the network of the config.
+        CheckpointError: the weights do not fit the network of the config. (OpenVINO: when it is made ready.)
     """
     if name not in BACKENDS:
         raise ConfigError(f"backend {name!r} is unknown; expected one of {', '.join(BACKENDS)}")
@@ -55,14 +52,7 @@ def open_backend(name: str, checkpoint: Checkpoint, path: Path, device: torch.de
         _require_openvino(installed, device)
     if name == "torch" or device.type != "cpu" or not installed:
         return torch_backend(network_of(checkpoint, path), device, precision)
-    backend = OpenVinoBackend.of(partial(network_of, checkpoint, path), checkpoint, path, precision)
-    backend.build_unless_proven(_piece_shape(checkpoint.config))
-    return backend
-
-
-def _piece_shape(config: Config) -> tuple[int, ...]:
-    """Of what the network looks at once, (n, ...): the same whatever the volume."""
-    return get_mode(config.mode).tiling(config, Geometry((1, 1, 1), np.eye(4)), (1, 1, 1)).piece_shape
+    return OpenVinoBackend.of(partial(network_of, checkpoint, path), checkpoint, path, precision)
 
 
 def _require_openvino(installed: bool, device: torch.device) -> None:

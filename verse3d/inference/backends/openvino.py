@@ -65,13 +65,18 @@ class OpenVinoBackend:
         """On the CPU, in evaluation mode. Raises what ``build`` raises when it is first asked for."""
         return self.build().to(_CPU).eval()
 
-    def build_unless_proven(self, shape: Sequence[int]) -> None:
-        """Build the network now, so that weights that do not fit are refused at once, unless it will not be needed.
+    def make_ready(self, shape: Sequence[int]) -> None:
+        """Compile a model that has proven itself; else build the network, which refuses weights that do not fit.
 
         A model for pieces of this shape that was converted, and was near enough to PyTorch, had weights that fit.
         """
         if not self._is_proven(shape):
             _ = self.network
+            return
+        try:
+            self._models.setdefault(tuple(shape), self._compiled(tuple(shape)))
+        except Exception:  # met again, and told, with the first pieces
+            _log.debug("OpenVINO cannot be made ready", exc_info=True)
 
     def _is_proven(self, shape: Sequence[int]) -> bool:
         if not ModelCache.folder_for(self.path).is_dir():
