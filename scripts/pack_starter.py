@@ -52,6 +52,8 @@ def main() -> None:
     write_text(out.history, run.history.read_text(encoding="utf-8"))
     cases = [nameless(case, out.path.absolute()) for case in read_index(run.cases)]
     write_index(out.cases, CaseIndex(tuple(case for case in cases if case.split)))
+    if checkpoint.trained_on is not None:  # what the file itself tells needs no file beside it
+        (out.path / "trained_on.json").unlink(missing_ok=True)
     size = out.best.stat().st_size
     if size > MOST_BYTES:
         raise SystemExit(f"{out.best} has {size} bytes, more than the {MOST_BYTES} that a wheel should carry")

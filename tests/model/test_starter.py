@@ -13,7 +13,7 @@ from verse3d.data.cases import read_index
 from verse3d.model import starter
 from verse3d.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from verse3d.model.locate import model_file, model_files
-from verse3d.model.starter import model_card, starter_file, starter_folder
+from verse3d.model.starter import model_card, seen_by, starter_file, starter_folder
 from verse3d.training.trained import load_trained
 
 
@@ -95,3 +95,11 @@ def test_a_copy_without_starter_weights_says_so():
     assert "best.pt of a run folder" in caught.value.hint
     with pytest.raises(CheckpointError, match="no model card"):
         model_card()
+
+
+def test_what_the_starter_weights_have_seen_is_known_and_no_other_model_is_taken_for_them(tmp_path):
+    checkpoint = load_checkpoint(starter_file())
+    seen = seen_by(starter_file(), checkpoint)
+    assert seen is not None and seen.cases == 4 and seen.phantoms == 0
+    assert seen.ranges["coarsest"] == [1.0, 3.0] and seen.ranges.keys() >= {"median", "bright", "height"}
+    assert seen_by(tmp_path / "best.pt", checkpoint) is None

@@ -21,6 +21,7 @@ from verse3d.inference.spine_crop import NO_SCOUTS, Scouts
 from verse3d.model.checkpoint import Checkpoint, load_checkpoint, load_weights
 from verse3d.model.modes import get_mode
 from verse3d.model.scout import SCOUT, USABLE
+from verse3d.model.starter import seen_by
 from verse3d.model.trained_on import TrainedOn
 from verse3d.version import __version__
 
@@ -59,7 +60,7 @@ def open_predictor(
     voices = Ensemble([_opened(*member, device, backend) for member in zip(checkpoints, paths, strict=True)], tta)
     scouts = open_scouts(checkpoints, paths, device) if skip_air else NO_SCOUTS
     naming = open_naming(checkpoints, paths, device, keep_partial=keep_partial) if first.labels.by_sequence else None
-    trained_on = TrainedOn.joined(checkpoint.trained_on for checkpoint in checkpoints)
+    trained_on = TrainedOn.joined(map(seen_by, paths, checkpoints))
     predictor = Predictor.of_voices(
         voices, first, skip_air=skip_air, scouts=scouts, naming=naming, trained_on=trained_on
     )

@@ -4,12 +4,17 @@ verse3d/starter/   best.pt       the weights, in half precision (10 MB)
                    config.yaml   how they were trained ...
                    cases.jsonl   ... on which scans, by name (none is shipped), so that comparisons see leaks
                    history.csv   ... and for how long
+                   trained_on.json   what these scans are like, so that others are warned about
 """
 
 from importlib import resources
 from pathlib import Path
 
 from verse3d.core.errors import CheckpointError
+from verse3d.core.files import read_json
+from verse3d.core.readers import checked
+from verse3d.model.checkpoint import Checkpoint
+from verse3d.model.trained_on import TrainedOn
 
 STARTER = "starter"
 ABOUT = (
@@ -18,6 +23,7 @@ ABOUT = (
 )
 _BEST = "best.pt"
 _CARD = "model-card.md"
+_SEEN = "trained_on.json"
 
 
 def starter_folder() -> Path:
@@ -53,3 +59,15 @@ def model_card() -> str:
         if path.is_file():
             return path.read_text(encoding="utf-8")
     raise CheckpointError("this copy of verse3d has no model card", hint="install verse3d from its wheel")
+
+
+def seen_by(path: Path, checkpoint: Checkpoint) -> TrainedOn | None:
+    """What kind of scans a model has learnt from: its file tells, or for older starter weights the file beside them.
+
+    Raises:
+        DataError: the file beside the starter weights is damaged.
+    """
+    beside = starter_folder() / _SEEN
+    if checkpoint.trained_on is not None or path.parent != starter_folder() or not beside.is_file():
+        return checkpoint.trained_on
+    return checked(read_json(beside), TrainedOn, f"{beside}")
