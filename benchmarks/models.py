@@ -16,14 +16,16 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from measuring import alone_in
 from scans import SPACINGS_MM, make_scan
 
-from verse3d.api.models import predict
-from verse3d.core.config import parse_config
+from verse3d.api.predicting import predict
+from verse3d.core.config import load_config, parse_config
 from verse3d.data.cases import CaseIndex, write_index
 from verse3d.data.index.discover import load_cases
-from verse3d.model.checkpoint import load_checkpoint, save_checkpoint
+from verse3d.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from verse3d.model.modes import get_mode
 from verse3d.phantoms import write_phantom
 
 SCHEMES = {2: "binary", 27: "vertebrae"}
@@ -77,6 +79,24 @@ def model_for(work: Path, classes: int, *, overlap: float, amp: str = "auto", st
         values["inference"]["overlap"] = overlap
         values["runtime"]["amp"] = amp
         save_checkpoint(path, replace(checkpoint, config=parse_config(values)))
+    return path
+
+
+def random_model(work: Path, classes: int, *, overlap: float, amp: str = "auto") -> Path:
+    """The model for so many classes as it is before any training: it is unsure everywhere."""
+    path = work / f"random-{classes}-classes-overlap{overlap:g}-amp-{amp}.pt"
+    if not path.is_file():
+        work.mkdir(parents=True, exist_ok=True)
+        settings = TRAINING | {
+            "labels.scheme": SCHEMES[classes],
+            "sampling.patch_voxels": str(WINDOW),
+            "inference.overlap": str(overlap),
+            "runtime.amp": amp,
+        }
+        config = load_config("unet3d", [f"{key}={value}" for key, value in settings.items()])
+        torch.manual_seed(0)
+        network = get_mode(config.mode).network(config)
+        save_checkpoint(path, Checkpoint(config, dict(network.state_dict()), epoch=0, scores={}))
     return path
 
 

@@ -3,12 +3,13 @@
     python benchmarks/parts.py                          # 512 x 512 x 500, some minutes on two cores
     python benchmarks/parts.py --shape 160 160 150      # a quick look
 
-A synthetic spine with noise as in a real scan (which decides how well it packs) is read, carried to the network grid,
-its mask carried home as a probability and as 26 labels, cleaned and written. verse3d and the other tool take turns,
-once unmeasured and then ``--repeats`` times; seconds are medians of elapsed time. Memory is what the process held at
-most beyond what it held before, results included, in a turn of its own (Linux only; small arrays come out of memory
-that the process keeps, so that small shapes show 0). MONAI carries 26 labels home by the nearest voxel, which is less
-work than a vote; writing is compared with nibabel's, which does not read back what it wrote.
+A synthetic spine with noise as in a real scan (which decides how well it packs) is read, resampled to the network grid,
+its mask resampled to the grid of the scan as a probability and as 26 labels, cleaned and written; likewise the noise
+that an untrained network of 27 classes makes of it. verse3d and the other tool take turns, once unmeasured and then
+``--repeats`` times; seconds are medians of elapsed time. Memory is what the process held at most beyond what it held
+before, results included, in a turn of its own (Linux only; small arrays come out of memory that the process keeps, so
+that small shapes show 0). MONAI resamples 26 labels by the nearest voxel, which is less work than a vote; writing is
+compared with nibabel's, which does not read back what it wrote.
 """
 
 import argparse
@@ -35,8 +36,7 @@ from verse3d.core.resample import resample_above, resample_linear, resample_near
 from verse3d.core.runtime import rss_mb
 from verse3d.core.threads import thread_count
 from verse3d.core.volume import Volume, read_image, write_labels
-from verse3d.data.samples.grid import network_geometry
-from verse3d.data.samples.transforms import prepare_image_float16
+from verse3d.data.samples.grid import network_geometry, prepare_image_float16
 from verse3d.inference.aggregator import MulticlassAggregator
 from verse3d.inference.postprocess import clean_up
 from verse3d.inference.sliding_window import FinishedPlanes
@@ -109,6 +109,8 @@ def _contests(scan: Volume, mask: NDArray[np.uint8], folder: Path) -> list[Conte
     scores = torch.zeros((27, *network.shape))
     scores.scatter_(0, torch.from_numpy(network_labels[None]).long(), 1.0)
     foreground = np.asfortranarray(mask > 0).astype(np.uint8)
+    unsure = torch.randn(scores.shape, generator=torch.Generator().manual_seed(0))
+    noise = _resample(unsure, network, source)
 
     def write() -> None:
         write_labels(folder / "ours.nii.gz", labels, like=scan.header)
@@ -120,19 +122,23 @@ def _contests(scan: Volume, mask: NDArray[np.uint8], folder: Path) -> list[Conte
         Contest("read", "nibabel get_fdata", lambda: read_image(scan.path),
                 lambda: nib.load(scan.path).get_fdata(dtype=np.float32)),
         Contest("prepare", "MONAI", lambda: prepare_image_float16(scan, GRID), lambda: _monai_prepare(scan)),
-        Contest("home, probability", "MONAI, bilinear", lambda: resample_above(probability, network, source, 0.5),
-                lambda: _monai_home(probability, network, source, "bilinear") > 0.5),
-        Contest("home, 27 probabilities", "MONAI, nearest, labels only", lambda: _home(scores, network, source),
-                lambda: _monai_home(network_labels, network, source, "nearest")),
+        Contest("resample, probability", "MONAI, bilinear", lambda: resample_above(probability, network, source, 0.5),
+                lambda: _monai_resample(probability, network, source, "bilinear") > 0.5),
+        Contest("resample, 27 probs", "MONAI, nearest, labels only", lambda: _resample(scores, network, source),
+                lambda: _monai_resample(network_labels, network, source, "nearest")),
         Contest("clean, one label", "scipy, whole map", lambda: clean_up(foreground.copy("F"), source, CLEANING),
                 lambda: _plain_cleaning(foreground.copy("F"), source)),
         Contest("clean, 26 labels", "scipy, 2 labels only", lambda: clean_up(labels.copy("F"), source, CLEANING),
                 lambda: _plain_cleaning(labels.copy("F"), source, range(1, 3))),
+        Contest("resample, noise", "MONAI, nearest, labels only", lambda: _resample(unsure, network, source),
+                lambda: _monai_resample(network_labels, network, source, "nearest")),
+        Contest("clean, noise", "scipy, 2 labels only", lambda: clean_up(noise.copy("F"), source, CLEANING),
+                lambda: _plain_cleaning(noise.copy("F"), source, range(1, 3))),
         Contest("write and verify", "nibabel, write only", write, save),
     ]  # fmt: skip
 
 
-def _home(scores: torch.Tensor, network: Geometry, source: Geometry) -> NDArray[np.uint8]:
+def _resample(scores: torch.Tensor, network: Geometry, source: Geometry) -> NDArray[np.uint8]:
     """All planes in lots, as the windows of a prediction finish them."""
     answer = MulticlassAggregator(network, source, 2, np.arange(len(scores), dtype=np.uint8))
     weights = torch.ones(network.shape)
@@ -155,7 +161,7 @@ def _monai_prepare(scan: Volume) -> NDArray[np.float32]:
     return result
 
 
-def _monai_home(array: NDArray[Any], network: Geometry, source: Geometry, mode: str) -> NDArray[Any]:
+def _monai_resample(array: NDArray[Any], network: Geometry, source: Geometry, mode: str) -> NDArray[Any]:
     tensor = MetaTensor(torch.from_numpy(array[None]).float(), affine=torch.from_numpy(network.affine.copy()))
     resample = SpatialResample(mode=mode, padding_mode="border", dtype=torch.float32)
     result: NDArray[Any] = resample(tensor, torch.from_numpy(source.affine.copy()), source.shape)[0].numpy()

@@ -29,15 +29,15 @@ VARIANTS = {
     "auto-f32": Variant(amp="off"),
     "torch": Variant(("--backend", "torch")),
     "torch-f32": Variant(("--backend", "torch"), amp="off"),
-    "torch-noskip": Variant(("--backend", "torch", "--no-skip")),
+    "torch-noskip": Variant(("--backend", "torch", "--no-skip-air")),
     "openvino": Variant(("--backend", "openvino")),
     "openvino-f32": Variant(("--backend", "openvino"), amp="off"),
-    "openvino-noskip": Variant(("--backend", "openvino", "--no-skip")),
+    "openvino-noskip": Variant(("--backend", "openvino", "--no-skip-air")),
 }
 
 _OURS = """
 import json, sys, time
-import verse3d.api.models
+import verse3d.api.predicting
 from verse3d.cli import main
 from verse3d.core.runtime import peak_rss_mb
 start = time.perf_counter()

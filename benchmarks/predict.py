@@ -2,6 +2,7 @@
 
     python benchmarks/predict.py --scan 512x512x500 --classes 2                      # the defaults, three runs of each
     python benchmarks/predict.py --scan 256x256x200 --classes 27 --ours torch-f32,openvino-f32
+    python benchmarks/predict.py --classes 27 --weights random                       # a network that is unsure
     python benchmarks/predict.py --scan 64x64x48 --classes 2 --runs 1 --ours auto    # a quick look
 
 Both label the same scan with the same weights, windows, overlap and Gaussian; the stock pipeline (monai_stock.py) in
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 from measuring import Agreement, Outcome, agreement, alone_in, alternate, machine, median, ratio, record_of
-from models import SCHEMES, model_for
+from models import SCHEMES, model_for, random_model
 from numpy.typing import NDArray
 from pipelines import VARIANTS, Stock, call_once, known, our_mask, quickest_batch, run_ours, stock_mask
 from scans import make_scan
@@ -43,10 +44,7 @@ def main() -> None:
 def _measure(options: argparse.Namespace) -> None:
     names = known(options.ours.split(","))
     scan = make_scan(options.work, options.scan)
-    models = {
-        amp: model_for(options.work, options.classes, overlap=options.overlap, amp=amp, steps=options.steps)
-        for amp in ("auto", "off")
-    }
+    models = {amp: _model(options, amp) for amp in ("auto", "off")}
     print(f"{scan.name}, {options.classes} classes, overlap {options.overlap}, {options.runs} runs, {machine()}")
     batch = options.stock_batch or quickest_batch(scan, models["off"], options.work)
     stock = Stock(batch, options.overlap, options.carry, options.stock_limit_gb)
@@ -61,10 +59,17 @@ def _measure(options: argparse.Namespace) -> None:
     _print_masks(scan, models["auto"], {name: folders[name] for name, one in outcomes.items() if not one.trouble})
 
 
+def _model(options: argparse.Namespace, amp: str) -> Path:
+    if options.weights == "random":
+        return random_model(options.work, options.classes, overlap=options.overlap, amp=amp)
+    return model_for(options.work, options.classes, overlap=options.overlap, amp=amp, steps=options.steps)
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scan", default="512x512x500", help="voxels along i, j, k")
     parser.add_argument("--classes", type=int, choices=SCHEMES, default=2)
+    parser.add_argument("--weights", choices=("trained", "random"), default="trained", help="random: a mask of noise")
     parser.add_argument("--runs", type=int, default=3, help="of each")
     parser.add_argument("--ours", default="torch,openvino", help=f"some of {','.join(VARIANTS)}")
     parser.add_argument("--overlap", type=float, default=0.25, help="of neighbouring windows")

@@ -22,7 +22,7 @@ from loader_scans import write_scans
 
 from verse3d.core.config import GridConfig
 from verse3d.core.volume import read_image
-from verse3d.data.samples.transforms import prepare_image_float16
+from verse3d.data.samples.grid import prepare_image_float16
 
 Read = Callable[[tuple[slice, ...]], Any]
 _LZ4, _LZ4HC, _ZSTD = blosc2.Codec.LZ4, blosc2.Codec.LZ4HC, blosc2.Codec.ZSTD

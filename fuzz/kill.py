@@ -31,7 +31,7 @@ from fuzz import scans
 from verse3d.cli import main as command_line
 from verse3d.core.errors import Verse3dError
 from verse3d.data.cases import Case, CaseIndex, Split, read_index, write_index
-from verse3d.inference.predict import mask_path
+from verse3d.data.predictions import mask_path
 from verse3d.model.checkpoint import load_checkpoint
 from verse3d.training.runfolder import read_history
 
@@ -77,9 +77,11 @@ def _require(right: bool, otherwise: str) -> None:
 
 
 def training(data: Path) -> Job:
-    """A training of a few epochs on two tiny scans."""
+    """A training of a few epochs on two tiny scans, repeatable to the last bit."""
     config = data / "config.yaml"
-    config.write_text(scans.tiny_config().to_yaml())
+    settings = scans.tiny_config()
+    runtime = settings.runtime.model_copy(update={"deterministic": True, "save_minutes": 0.0})
+    config.write_text(settings.model_copy(update={"runtime": runtime}).to_yaml())
     arguments = ["-q", "train", "--data", str(data / "cases.jsonl"), "--device", "cpu"]
 
     def start(out: Path) -> list[str]:
@@ -90,7 +92,7 @@ def training(data: Path) -> Job:
 
 
 def _look_at_run(out: Path) -> int:
-    """Epochs done; every file that is there can be read."""
+    """Steps done, which are saved one by one; every file that is there can be read."""
     for name in ("last.pt", "best.pt"):
         if (out / name).exists():
             load_checkpoint(out / name)
@@ -98,7 +100,9 @@ def _look_at_run(out: Path) -> int:
         read_index(out / "cases.jsonl")
     if (out / "history.csv").exists():
         read_history(out / "history.csv")
-    return load_checkpoint(out / "last.pt").epoch if (out / "last.pt").exists() else 0
+    if not (out / "last.pt").exists():
+        return 0
+    return int(load_checkpoint(out / "last.pt").training["standing"]["step"])
 
 
 def _compare_runs(out: Path, undisturbed: Path) -> None:

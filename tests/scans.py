@@ -13,11 +13,11 @@ from torch import nn
 
 from verse3d.core.config import Config, parse_config
 from verse3d.core.geometry import Geometry
-from verse3d.core.labels import label_scheme
 from verse3d.data.cases import Case, CaseIndex, write_index
-from verse3d.model.checkpoint import Checkpoint, save_checkpoint
+from verse3d.model.checkpoint import Checkpoint, TrainedNetwork, save_checkpoint
 from verse3d.model.checksum import content_sha256
 from verse3d.model.modes import MODES
+from verse3d.model.scout import build_scout
 from verse3d.training.runfolder import write_history
 
 TINY = {
@@ -29,6 +29,7 @@ TINY = {
     "validation": {"every_epochs": 1, "pictures": 0, "time_share": 1.0},
     "inference": {"min_component_ml": 0.0},
     "runtime": {"amp": "off", "workers": 0},
+    "scout": {"enabled": False, "channels": [4, 8, 8]},
 }
 
 
@@ -143,7 +144,7 @@ def use_threshold_network(monkeypatch, cut=0.35) -> None:
     """Every checkpoint from now on is one of a ``ThresholdNet``, whatever its config says."""
 
     def build(config):
-        return ThresholdNet(label_scheme(config.labels.scheme).output_channels, cut)
+        return ThresholdNet(config.labels.network_scheme.output_channels, cut)
 
     monkeypatch.setitem(MODES, "3d", replace(MODES["3d"], network=build))
 
@@ -157,6 +158,11 @@ def save_model(path: Path, config: Config, *, seed: int | None = None) -> Path:
         weights = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     save_checkpoint(path, Checkpoint(config, weights, epoch=1, scores={}))
     return path
+
+
+def scout_part(config: Config, scores: dict[str, float]) -> TrainedNetwork:
+    """A scout with random weights, as it lies in a model file."""
+    return TrainedNetwork(config, build_scout(config).state_dict(), epoch=1, scores=scores)
 
 
 def save_sealed(content: dict, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from verse3d.core.errors import CheckpointError, ConfigError, DataError
 from verse3d.core.volume import read_labels
 from verse3d.data.cases import write_index
 from verse3d.data.index.discover import load_cases
+from verse3d.data.predictions import read_predictions
+from verse3d.model.starter import starter_file
 from verse3d.phantoms import writer
 
 COMMANDS = (
@@ -29,6 +32,7 @@ COMMANDS = (
     "compare",
     "export",
     "demo",
+    "doctor",
 )
 
 
@@ -141,12 +145,49 @@ class TestPredict:
             verse3d.predict(tmp_path / "a.nii.gz", model=tmp_path / "no.pt", out=tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
+    def test_notices_missing_scans_before_any_model_is_loaded(self, tmp_path, model, caplog):
+        spine().write(tmp_path / "a.nii.gz")
+        broken = tmp_path / "broken.pt"
+        broken.write_bytes(b"no model")
+        for missing, words in (
+            (["x.nii"], r"x\.nii does not exist$"),
+            (["x.nii", "y.nii"], r"does not exist \(and 1 more cannot be found\)"),
+        ):
+            with pytest.raises(DataError, match=words):
+                verse3d.predict(*(tmp_path / name for name in missing), model=broken, out=tmp_path / "out")
+        assert not (tmp_path / "out").exists(), "a call that did nothing writes nothing"
+        report = verse3d.predict(tmp_path / "a.nii.gz", tmp_path / "x.nii", model=model, out=tmp_path / "out")
+        assert [record.status for record in report.records] == ["written", "failed"]
+        assert "x.nii does not exist; the other scans are predicted" in caplog.text
+
+    def test_takes_a_run_folder_for_its_model(self, tmp_path):
+        spine().write(tmp_path / "a.nii.gz")
+        run = scans.write_run(tmp_path / "run", tiny_config(), None)
+        [record] = verse3d.predict(tmp_path / "a.nii.gz", model=run, out=tmp_path / "out", device="cpu").records
+        assert record.models == (str(run / "best.pt"),)
+
     def test_needs_nothing_but_the_checkpoint(self, tmp_path, bright_model):
         data = spine()
         data.write(tmp_path / "a.nii.gz")
         report = verse3d.predict(tmp_path / "a.nii.gz", model=bright_model, out=tmp_path / "out", device="cpu")
         found = read_labels(tmp_path / "out" / report.records[0].mask).array
         assert 2 * ((found > 0) & (data.mask > 0)).sum() / ((found > 0).sum() + (data.mask > 0).sum()) > 0.8
+
+
+def test_predict_without_a_model_uses_the_starter_weights_and_says_so(tmp_path, caplog):
+    spine().write(tmp_path / "a.nii.gz")
+    with caplog.at_level(logging.INFO, logger="verse3d"):
+        report = verse3d.predict(tmp_path / "a.nii.gz", out=tmp_path / "out", device="cpu", backend="torch")
+    assert not report.failures
+    assert sum("starter weights" in message for message in caplog.messages) == 1
+    assert read_predictions(tmp_path / "out").about["model"] == str(starter_file())
+
+
+def test_export_without_a_model_takes_the_starter_weights(tmp_path, monkeypatch):
+    taken = []
+    monkeypatch.setattr("verse3d.api.exporting.export_model", lambda model, *_, **__: taken.append(model))
+    verse3d.export(to="torchscript", out=tmp_path / "out")
+    assert taken == [starter_file()]
 
 
 def test_predict_and_evaluate_join_on_the_split_of_an_index(tmp_path, bright_model, dataset):
@@ -204,6 +245,9 @@ DEMO_PARTS = {
     "scores.json",
     "scores.csv",
     "overlay.png",
+    "starter",
+    "pictures",
+    "index.html",
     "verse3d-demo.txt",
 }
 
@@ -222,7 +266,11 @@ def small_phantom(monkeypatch):
 
 class TestDemo:
     @pytest.fixture
-    def run(self, tiny_yaml, small_phantom):
+    def run(self, tiny_yaml, small_phantom, tmp_path_factory, monkeypatch):
+        # The real starter weights take a second each time, and are tested elsewhere.
+        tiny = scans.save_model(tmp_path_factory.mktemp("starter") / "best.pt", tiny_config(), seed=1)
+        monkeypatch.setattr("verse3d.model.starter.starter_file", lambda: tiny)
+
         def demo(out, **options):
             options = {"config": tiny_yaml, "against": None} | options
             overrides = ["optim.epochs=1", "validation.pictures=0"]
@@ -230,7 +278,7 @@ class TestDemo:
 
         return demo
 
-    def test_leaves_data_index_run_masks_scores_and_a_picture(self, run, tmp_path):
+    def test_leaves_data_index_run_masks_scores_a_picture_and_one_page_of_everything(self, run, tmp_path):
         out = tmp_path / "demo"
         result = run(out)
         assert {path.name for path in out.iterdir()} == DEMO_PARTS
@@ -243,6 +291,15 @@ class TestDemo:
         assert result.label_file.is_file()
         assert result.open_itksnap.startswith("itksnap -g ") and record.mask in result.open_itksnap
         assert str(out / "run" / "tensorboard") in result.open_tensorboard
+        # One page holds all of it, its pictures too, and needs no other file.
+        page = result.page.read_text(encoding="utf-8")
+        assert result.page == out / "index.html"
+        dice = result.evaluation.cases[0].labels["vertebrae"].dice
+        assert f"<td>{record.case}</td><td>{dice:.3f}</td>" in page
+        assert page.count("data:image/png;base64,") == 3  # the starter's, the loss curve, the unseen case
+        for outside in ("http", 'src="/', "url(", "<script", "<link"):
+            assert outside not in page, outside
+        assert page.index("without any training") < page.index("Unseen scans") < page.index("itksnap -g")
 
     @pytest.mark.slow
     def test_sets_a_second_model_against_the_first(self, run, tmp_path, tiny2d_yaml):

@@ -42,11 +42,11 @@ MOST_IN_HALL, MOST_ARROWS = 14, 15
 STARTS_ITSELF = {"api", "cli", "__main__"}
 """Rooms that may start verse3d as a program of its own: below, that would be an arrow that no import shows."""
 
-LAZY = {"__init__", "cli"}
+LAZY = {"__init__", "api", "cli"}
 """Rooms that may import inside functions (and for types only) from anywhere, so that the program starts fast."""
 
 PRINTS = {"cli"}
-LONGEST_FILE = 400
+LONGEST_FILE = 430
 
 
 @dataclass(frozen=True)
@@ -332,7 +332,7 @@ CRACKS = [
     pytest.param(prints, "api.py", "def f():\n    print('done')", "prints", id="prints"),
     pytest.param(flags, "core/labels.py", "x = 'leave --split out'", "'--split', a flag", id="a flag in a text"),
     pytest.param(flags, "api.py", "# ``--max-ram-gb`` says so", "'--max-ram-gb', a flag", id="a flag in a comment"),
-    pytest.param(long_files, "api.py", "x = 1\n" * 400, "401 lines", id="long"),
+    pytest.param(long_files, "api.py", "x = 1\n" * 430, "431 lines", id="long"),
     pytest.param(
         wrong_wings, "data/cases.py", "from verse3d.data.index import build", "leans on a wing", id="hall on a wing"
     ),

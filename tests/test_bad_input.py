@@ -315,11 +315,16 @@ def without(key):
     return make
 
 
-def empty_zip(path):
+def zip_of_words(path, words=("nothing",)):
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
-        archive.writestr("readme", "nothing")
+        for word in words:
+            archive.writestr(word, word)
     path.write_bytes(content.getvalue())
+
+
+def empty_zip(path):
+    zip_of_words(path, ())
 
 
 BAD_MODELS = {
@@ -327,9 +332,12 @@ BAD_MODELS = {
     "of another program": (change(format="nnunet"), "not a verse3d model"),
     "truncated": (cut_in_half, "cannot be read"),
     "empty": (lambda path: path.write_bytes(b""), "cannot be read"),
-    "a text": (lambda path: path.write_text("weights"), "best.pt"),
-    "a zip of something else": (empty_zip, "best.pt"),
-    "a list": (lambda path: torch.save([1, 2], path), "not a verse3d model"),
+    "a text": (lambda path: path.write_text("weights"), "not a model file but a text file"),
+    "a scan": (lambda path: spine().write(path.with_name("b.nii.gz")).replace(path), "but a NIfTI file"),
+    "an empty zip": (empty_zip, "best.pt"),
+    "a zip of something else": (zip_of_words, "but a zip archive of other files"),
+    "a list": (lambda path: torch.save([1, 2], path), "not a verse3d model but a PyTorch file with a list in it"),
+    "of nobody known": (lambda path: torch.save({"weights": 1}, path), "with the entries weights"),
     "without weights": (without("network"), "incomplete"),
     "without a config": (without("config"), "incomplete"),
     "with a config of unknown settings": (change(config={"optimum": {}}), "optimum"),

@@ -11,12 +11,12 @@ from verse3d.cli import main
 from verse3d.core.errors import DataError
 from verse3d.data.cases import Case, CaseIndex
 from verse3d.data.convert import convert_cases, nnunet_format, verse_format
+from verse3d.data.predictions import has_mask, mask_path
 from verse3d.data.quality.checks import Finding
 from verse3d.data.quality.fixes import write_fixes
 from verse3d.data.samples.slice_folder import SliceFolder
 from verse3d.data.samples.slice_writer import write_slices
 from verse3d.evaluation.score_folder import evaluate_folder
-from verse3d.inference.predict import has_mask, mask_path
 from verse3d.report.pictures import draw_folder
 
 IMPOSSIBLE = ["../../outside", "a/b", "..", "a\0b", "\x1b[2Jbad", "\ud800", "n" * 300]

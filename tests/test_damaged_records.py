@@ -184,7 +184,8 @@ def test_how_far_a_run_is_is_taken_whole_or_not_at_all():
     assert str(again) == str(standing)
     for name in standing.to_dict():
         for value in ("3", None, [1], {"a": 1}, True):
-            wrong = [{"loss": "0.5"}] if (name, value) == ("history", [1]) else value
+            lists = {"history": [{"loss": "0.5"}], "losses": ["0.5"], "grad_norms": [-1.0]}
+            wrong = lists.get(name, value) if value == [1] else value
             fresh = Standing()
             with pytest.raises(DataError, match=f"how far the run is is damaged: {name}"):
                 fresh.restore(standing.to_dict() | {name: wrong})

@@ -8,10 +8,11 @@ from fuzz.targets.models import ModelFiles, States
 from fuzz.targets.nifti import Nifti
 from fuzz.targets.records import Predictions, Surveys
 from fuzz.targets.settings import Overrides, Settings
+from fuzz.targets.stores import Stores
 from fuzz.targets.tables import CentroidFiles, Corrections, History, Index
 
 _ALL: tuple[type[Target], ...] = (
     AbsurdModels, Archives, Batches, CentroidFiles, Corrections, History, Index, Locks, Manifests, ModelFiles, Nifti,
-    Overrides, Predict, Predictions, Settings, States, StrayFiles, Surveys,
+    Overrides, Predict, Predictions, Settings, States, Stores, StrayFiles, Surveys,
 )  # fmt: skip
 TARGETS: dict[str, type[Target]] = {target.name: target for target in _ALL}

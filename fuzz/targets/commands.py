@@ -15,7 +15,7 @@ from fuzz.target import Dice, Input, Limits, Room, Target, require
 from fuzz.targets.models import sealed
 from fuzz.targets.nifti import damaged_file, with_field
 from verse3d.cli import main
-from verse3d.inference.predict import mask_path
+from verse3d.data.predictions import mask_path
 
 _EXITS = (0, 3)
 _NAMES = (

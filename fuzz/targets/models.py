@@ -167,7 +167,7 @@ class States(Target):
 
     name = "resume"
     share = 150
-    limits = Limits(cpu_s=15, memory_mb=300)
+    limits = Limits(cpu_s=8, memory_mb=300)
     refusals = (CheckpointError, DataError, ConfigError)
 
     def __init__(self, originals: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from fuzz import mutate, scans
 from fuzz.target import Dice, Input, Limits, Room, Target, require
 from fuzz.targets.tables import json_bombs, text_file, written
-from verse3d.api.models import predict
+from verse3d.api.predicting import predict
 from verse3d.core.errors import DataError
 from verse3d.data.cases import Case, CaseIndex, write_index
 from verse3d.data.index.discover import load_cases
@@ -152,6 +152,10 @@ class Surveys(Target):
         def changed(**values: Any) -> Callable[[Room], Input]:
             return over(json.dumps(_sealed({**self.row, "survey": {**self.row["survey"], **values}})) + "\n")
 
+        def without(row: dict[str, Any], name: str) -> dict[str, Any]:
+            return {key: value for key, value in row["survey"].items() if key != name}
+
+        gone = _sealed({**self.row, "survey": without(self.row, "spacing_mm")})
         return {
             "nested lists": over("[" * mutate.DEEP),
             "a shape of texts": changed(shape=["a", "b", "c"]),
@@ -161,6 +165,7 @@ class Surveys(Target):
             "a label of no vertebra": changed(label_voxels={"999": 3}),
             "volumes without voxels": changed(label_ml={}),
             "axes of no world": changed(axis_codes="XYZ"),
+            "a spacing that is gone": over(json.dumps(gone)),
         }
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from verse3d.core.errors import GeometryError
 from verse3d.core.geometry import Geometry
-from verse3d.core.planes import PLANES, display_centre_mm, plane_slice
+from verse3d.core.planes import PLANES, plane_slice
 
 SHAPE_RAS = (11, 7, 5)
 SPACING_RAS = (0.7, 1.5, 3.0)
@@ -77,26 +77,7 @@ def test_on_an_oblique_scan_the_nearest_planes_are_shown():
         np.testing.assert_array_equal(plane_slice(array, oblique, plane, centre).pixels, straight)
 
 
-@pytest.mark.parametrize("order", ["C", "F"])
-@pytest.mark.parametrize("codes", CODES)
-def test_the_centre_is_the_centre_of_mass_of_the_first_mask_that_is_not_empty(codes, order):
-    array, grid = marked(codes)
-    mask = np.zeros_like(array, order=order)
-    mask[1:3, 2:4, 1] = 7
-    mask[4, 3, 0] = 1
-    centre = display_centre_mm([np.zeros_like(array), mask, array], grid)
-    np.testing.assert_allclose(centre, grid.world_from_index(np.argwhere(mask)).mean(axis=0))
-
-
-def test_the_centre_of_a_volume_without_masks_is_its_middle():
-    array, grid = marked("ASL")
-    for masks in ([], [np.zeros_like(array)]):
-        np.testing.assert_allclose(display_centre_mm(masks, grid), grid.corners_mm().mean(axis=0))
-
-
 def test_arrays_off_the_grid_are_refused():
     array, grid = marked("ASL")
     with pytest.raises(GeometryError, match="does not lie on a grid"):
         plane_slice(array[1:], grid, "axial", (0, 0, 0))
-    with pytest.raises(GeometryError, match="does not lie on a grid"):
-        display_centre_mm([array[1:]], grid)

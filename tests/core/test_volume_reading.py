@@ -146,7 +146,7 @@ def test_voxels_that_are_no_numbers_are_counted_and_located(tmp_path, read, valu
 
 
 @pytest.mark.parametrize("read", READERS)
-@pytest.mark.parametrize("shape", [(5, 6), (5, 6, 7, 2), (5, 6, 7, 1), (5, 6, 7, 1, 3)])
+@pytest.mark.parametrize("shape", [(5, 6), (5, 6, 7, 2), (5, 6, 7, 1, 3)])
 def test_files_without_exactly_three_axes_are_refused(tmp_path, read, shape):
     nib.Nifti1Image(np.zeros(shape, dtype=np.int16), MATRIX).to_filename(tmp_path / "ct.nii.gz")
     with pytest.raises(DataError, match=rf"has {len(shape)} axes .*expected 3"):
@@ -226,7 +226,7 @@ def test_missing_files_and_folders_are_told_apart(tmp_path, read):
     (tmp_path / "folder.nii.gz").mkdir()
     with pytest.raises(DataError, match=r"none\.nii\.gz does not exist"):
         read(tmp_path / "none.nii.gz")
-    with pytest.raises(DataError, match=r"folder\.nii\.gz is not a file"):
+    with pytest.raises(DataError, match=r"folder\.nii\.gz is a folder"):
         read(tmp_path / "folder.nii.gz")
 
 
@@ -358,4 +358,39 @@ def test_voxels_that_would_begin_before_the_file_are_refused(tmp_path, read, suf
     path = save_scan(tmp_path / f"ct{suffix}", label_map(), MATRIX)
     poke(path, 108, np.array([-16], dtype="<f4").tobytes())
     with pytest.raises(DataError, match="cannot read"):
+        read(path)
+
+
+@pytest.mark.parametrize("shape", [(5, 6, 7, 1), (5, 6, 7, 1, 1)])
+def test_further_axes_of_length_one_are_left_out(tmp_path, shape):
+    labels = np.arange(210, dtype=np.int16).reshape((5, 6, 7)) % 200
+    path = tmp_path / "four.nii.gz"
+    nib.Nifti1Image(labels.reshape(shape), MATRIX).to_filename(path)
+    assert read_geometry(path)[0].shape == (5, 6, 7)
+    for read in (read_image, read_labels):
+        np.testing.assert_array_equal(read(path).array, labels)
+        assert read(path).header.get_data_shape() == shape
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_another_kind_of_file_under_a_nifti_name_is_called_what_it_is(tmp_path, read):
+    path = tmp_path / "ct.nii.gz"
+    path.write_bytes(bytes(128) + b"DICM" + bytes(300))
+    with pytest.raises(DataError, match="is not NIfTI but a DICOM file") as refused:
+        read(path)
+    assert "dcm2niix" in refused.value.hint
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, read, monkeypatch):
+    path = save_scan(tmp_path / "ct.nii.gz", hounsfield(), MATRIX)
+    open_file = type(path).open
+
+    def refuse(self, *args, **options):  # the tests may run as root, who may read everything
+        if self == path:
+            raise PermissionError(13, "Permission denied", str(path))
+        return open_file(self, *args, **options)
+
+    monkeypatch.setattr(type(path), "open", refuse)
+    with pytest.raises(DataError, match="may not be read: permission denied"):
         read(path)

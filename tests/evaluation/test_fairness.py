@@ -224,3 +224,11 @@ def test_folds_that_are_not_the_same_are_told(folds, run, index):
     third = folds("2d").rsplit(",", 1)[0] + "," + run("2d/case4", placed(index, case3="train"))
     found = load_contestants([folds("3d"), third])
     assert differences(found, folds=True) == ["split: the folds of 3d, 2d are not the same"]
+
+
+def test_the_starter_weights_are_called_so_and_are_not_scored_on_what_they_have_seen(tmp_path, run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    contestants = load_contestants(["starter", f"mine={run('a')}"])
+    assert [contestant.name for contestant in contestants] == ["starter", "mine"]
+    seen = [Case(name, name, spine().write(tmp_path / f"{name}.nii.gz")) for name in ("sub-verse005", "sub-verse008")]
+    assert leaks(contestants[:1], seen, folds=False) == ["starter was trained on sub-verse005"]

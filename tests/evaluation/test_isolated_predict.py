@@ -12,8 +12,8 @@ from verse3d.cli import main
 from verse3d.core.errors import DataError, Verse3dError
 from verse3d.core.files import sha256_of
 from verse3d.data.cases import Case
+from verse3d.data.predictions import mask_path
 from verse3d.evaluation.isolated_predict import TODO_FILE, predict_missing
-from verse3d.inference.predict import mask_path
 
 
 @pytest.fixture

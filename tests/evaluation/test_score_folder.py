@@ -12,8 +12,8 @@ from tests.scans import PIR, spine, turned
 from verse3d.core.errors import ConfigError, DataError, OutputError
 from verse3d.core.files import write_json
 from verse3d.data.cases import Case, CaseIndex
+from verse3d.data.predictions import mask_path
 from verse3d.evaluation.score_folder import SLICE_METRICS, evaluate_folder
-from verse3d.inference.predict import mask_path
 
 METRICS = {"dice", "hd95_mm", "assd_mm", "volume_difference_ml"}
 STATISTICS = {"mean", "sd", "median", "n", "undefined"}

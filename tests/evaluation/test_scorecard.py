@@ -13,11 +13,11 @@ from verse3d.core.errors import ConfigError, DataError, GeometryError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERTEBRAE
 from verse3d.data.cases import Case, CaseIndex, write_index
-from verse3d.data.centroids import read_centroids
+from verse3d.data.centroids import read_centroids, write_centroids
+from verse3d.data.predictions import MASK_SUFFIX, mask_path
 from verse3d.evaluation.foreign import TOTALSEGMENTATOR, find_mask, read_foreign_mask, read_label_map
 from verse3d.evaluation.score_folder import evaluate_folder
-from verse3d.evaluation.scorecard import score_card, summarise_cards, write_centroids
-from verse3d.inference.predict import MASK_SUFFIX, mask_path
+from verse3d.evaluation.scorecard import score_card, summarise_cards
 from verse3d.metrics.identification import mask_centroids
 
 

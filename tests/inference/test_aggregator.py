@@ -14,7 +14,8 @@ from verse3d.core.geometry import Geometry
 from verse3d.inference import aggregator as answers
 from verse3d.inference import label_interpolation as winners
 from verse3d.inference.aggregator import BinaryAggregator, MulticlassAggregator
-from verse3d.inference.label_interpolation import best_channel, mixed_cells
+from verse3d.inference.best_channel import best_channel
+from verse3d.inference.label_interpolation import mixed_cells
 from verse3d.inference.memory_plan import CARRYING_MB
 from verse3d.inference.sliding_window import FinishedPlanes, StreamSettings, segment
 from verse3d.model.tilings import SliceTiling, WindowTiling
@@ -88,9 +89,12 @@ def lots_of(size, rng) -> list[int]:
 @each_source
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("channels", [2, 5, 27])
-def test_labels_are_those_of_all_probabilities_interpolated(source, axis, channels, monkeypatch):
+@pytest.mark.parametrize("mostly_mixed", [-1.0, 0.15, 2.0], ids=["dense", "the cheaper way", "points"])
+def test_labels_are_those_of_all_probabilities_interpolated(source, axis, channels, mostly_mixed, monkeypatch):
     for what, number in (("_BOX_VOXELS", 3000), ("_BOX_NUMBERS", 1500), ("_TARGET_VOXELS", 2000), ("_POINTS", 100)):
         monkeypatch.setattr(winners, what, number)
+    monkeypatch.setattr(winners, "_DENSE_NUMBERS", 20_000)
+    monkeypatch.setattr(winners, "_MOSTLY_MIXED", mostly_mixed)
     monkeypatch.setattr(answers, "_VOXELS_AT_ONCE", 70)
     logits, ids = blobs(channels), np.array([0, *range(channels - 1, 0, -1)], np.uint8)
     answer = MulticlassAggregator(GRID, source, axis, ids)
@@ -197,15 +201,19 @@ def test_planes_come_in_order_and_the_mask_is_made_once():
         answer.mask()
 
 
-def test_however_mixed_the_labels_are_little_memory_is_taken():
+@pytest.mark.slow  # a program of its own, whose memory is measured
+@pytest.mark.parametrize("mostly_mixed", [0.15, 2.0], ids=["the cheaper way", "points"])
+def test_however_mixed_the_labels_are_little_memory_is_taken(mostly_mixed):
     """At worst every voxel is at a border. All its probabilities at the finer grid would take 1.4 GB."""
-    program = """
+    program = f"""
 import numpy as np, torch
 from verse3d.core.geometry import Geometry
 from verse3d.core.peak_memory import MemoryWatch
 from verse3d.core.runtime import rss_mb
 from verse3d.inference.aggregator import MulticlassAggregator
 from verse3d.inference.sliding_window import FinishedPlanes
+from verse3d.inference import label_interpolation
+label_interpolation._MOSTLY_MIXED = {mostly_mixed}
 shape = (160, 160, 40)
 grid, source = Geometry(shape, np.diag([1.5, 1.5, 1.5, 1])), Geometry((300, 300, 60), np.diag([0.8, 0.8, 1, 1]))
 planes = FinishedPlanes(2, 0, torch.randn(27, *shape), torch.ones(shape), True)
@@ -286,3 +294,48 @@ def test_the_best_channel_is_the_first_of_equal_ones():
     assert torch.equal(best_channel(scores), expected)
     last = scores.movedim(0, -1).contiguous().movedim(-1, 0)
     assert torch.equal(best_channel(last), expected)
+    assert torch.equal(best_channel(scores.half()), expected)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_best_channel_is_the_first_where_a_score_is_no_number(channels_last):
+    scores = torch.rand(4, 3, 5, 7)
+    scores[2, 1, 2], scores[:, 2] = float("nan"), float("nan")
+    expected = torch.where(scores.isnan().any(0), 0, scores.argmax(0)).to(torch.uint8)
+    if channels_last:
+        scores = scores.movedim(0, -1).contiguous().movedim(-1, 0)
+    assert torch.equal(best_channel(scores), expected)
+
+
+def test_noise_is_interpolated_plane_by_plane_and_bones_point_by_point(monkeypatch):
+    calls = []
+    monkeypatch.setattr(winners, "fill_densely", lambda *arguments: calls.append(arguments))
+    bone = torch.zeros(5, *GRID.shape)
+    bone[1, 4:12, 5:15, :] = 9
+    for logits, dense_boxes in ((bone, False), (torch.randn(5, *GRID.shape), True)):
+        given_in_lots(MulticlassAggregator(GRID, SOURCES["finer"], 2, np.arange(5, dtype=np.uint8)), logits, 2, [26])
+        assert bool(calls) == dense_boxes
+
+
+def test_planes_that_memory_ran_out_for_may_be_taken_again(monkeypatch):
+    torch.manual_seed(0)
+    logits, ids = torch.randn(4, *GRID.shape), np.arange(4, dtype=np.uint8)
+    weights = torch.ones(GRID.shape)
+    expected = given_in_lots(MulticlassAggregator(GRID, SOURCES["finer"], 2, ids), logits, 2, [11, 15])
+    fill, calls = winners.fill_densely, []
+
+    def fails_once(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        fill(*arguments)
+
+    monkeypatch.setattr(winners, "fill_densely", fails_once)
+    answer = MulticlassAggregator(GRID, SOURCES["finer"], 2, ids)
+    lots = [FinishedPlanes(2, 0, logits[..., :11], weights[..., :11], True)]
+    lots += [FinishedPlanes(2, 11, logits[..., 11:], weights[..., 11:], True)]
+    with pytest.raises(torch.OutOfMemoryError):
+        answer.take(lots[0])
+    for planes in lots:
+        answer.take(planes)
+    np.testing.assert_array_equal(answer.mask(), expected)

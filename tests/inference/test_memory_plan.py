@@ -1,5 +1,7 @@
 """A plan that fits is kept, one that does not is made smaller, and the smallest that does not is refused in words."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -47,6 +49,11 @@ def test_the_parts_of_a_plan_are_what_they_say():
     assert one_channel.network_mb(StreamSettings(1)) == pytest.approx(np.prod(SHAPE) * 6 / 1e6 + PLANES * 8 + 300 + 60)
     assert one_channel.reading_mb > 512 * 512 * 500 * 2 / 1e6
     assert demand(source_bytes=4).reading_mb > demand().reading_mb + 250
+
+
+def test_grouping_bones_is_expected_to_hold_another_byte_per_voxel():
+    cleaned, grouped = demand(channels=3), replace(demand(channels=3), grouped=True)
+    assert grouped.finishing_mb == pytest.approx(cleaned.finishing_mb + 512 * 512 * 500 / 1e6)
 
 
 def test_first_the_batch_shrinks_then_the_sums_are_held_in_half_precision():

@@ -10,6 +10,7 @@ from scipy import ndimage
 from verse3d.core import threads
 from verse3d.core.config import InferenceConfig
 from verse3d.core.geometry import Geometry
+from verse3d.inference import components as ways
 from verse3d.inference import postprocess
 from verse3d.inference.postprocess import clean_up
 
@@ -55,6 +56,13 @@ def cleaned_at_once(labels, minimum_voxels, largest_only):
             keep &= np.arange(voxels.size) == voxels.argmax()
         labels = np.where((found > 0) & ~keep[found], np.uint8(0), labels)
     return labels
+
+
+@pytest.fixture(params=["as runs", "as voxels", "in the quicker way"])
+def _way(request, monkeypatch):
+    """How components are found: as if everything were tidy, as if everything were noise, or as it is."""
+    if request.param != "in the quicker way":
+        monkeypatch.setattr(ways, "_VOXELS_PER_RUN", {"as runs": 0, "as voxels": 10**9}[request.param])
 
 
 def clean(labels, geometry=ANISOTROPIC, **settings):
@@ -118,6 +126,7 @@ def test_an_empty_map_and_switched_off_thresholds_change_nothing():
     np.testing.assert_array_equal(clean(speckled), speckled)
 
 
+@pytest.mark.usefixtures("_way")
 @pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))
 @pytest.mark.parametrize("largest_only", [False, True])
 def test_the_order_in_memory_changes_nothing_not_even_between_equally_large_components(axes, largest_only):
@@ -130,6 +139,7 @@ def test_the_order_in_memory_changes_nothing_not_even_between_equally_large_comp
         np.testing.assert_array_equal(stored, cleaned_at_once(labels, 2, largest_only))
 
 
+@pytest.mark.usefixtures("_way")
 @pytest.mark.parametrize("planes", [1, 2, 3, 6])
 @pytest.mark.parametrize("largest_only", [False, True])
 @pytest.mark.parametrize("cores", [1, 3])
@@ -149,12 +159,36 @@ def test_neither_the_number_of_cores_nor_how_many_planes_are_looked_at_at_once_c
 @pytest.mark.parametrize(
     "shape", [(1, 1, 1), (1, 1, 9), (1, 9, 1), (9, 1, 1), (1, 5, 6), (4, 1, 6), (2, 2, 2)], ids=str
 )
+@pytest.mark.usefixtures("_way")
 def test_thin_maps_are_cleaned_too(shape, monkeypatch):
     monkeypatch.setattr(postprocess, "_CHUNK_VOXELS", 6)
     for seed in range(20):
         labels = np.random.default_rng(seed).integers(0, 3, shape).astype(np.uint8)
         found = clean(labels, Geometry(shape, np.eye(4)), min_component_ml=0.002)
         np.testing.assert_array_equal(found, cleaned_at_once(labels, 2, largest_only=False))
+
+
+@pytest.mark.parametrize("largest_only", [False, True])
+def test_where_noise_and_order_meet_components_are_the_same(largest_only, monkeypatch):
+    """Tidy chunks and noisy ones take turns, and long components run through all of them."""
+    monkeypatch.setattr(postprocess, "_CHUNK_VOXELS", 3 * 40 * 64)
+    random, labels = np.random.default_rng(0), np.zeros((31, 40, 64), np.uint8)
+    for first in range(0, 31, 12):
+        labels[first : first + 4] = random.integers(0, 4, (len(labels[first : first + 4]), 40, 64))
+    labels[:, 10:14, 20:30], labels[:, 30:32, 5:50] = 2, 3
+    kinds = {type(ways.find_components(labels[at : at + 4].copy(), 3, 0)).__name__ for at in range(0, 30, 3)}
+    assert kinds == {"TidyChunk", "NoisyChunk"}
+    settings = InferenceConfig(min_component_ml=0.06, largest_component_only=largest_only)
+    found = clean_up(labels.copy(), Geometry(labels.shape, np.eye(4)), settings)
+    np.testing.assert_array_equal(found, cleaned_at_once(labels, 60, largest_only))
+
+
+def test_noise_that_was_changed_between_two_looks_is_noticed():
+    noise = np.random.default_rng(0).integers(0, 3, (5, 20, 20), dtype=np.uint8)
+    chunk = ways.NoisyChunk(noise, 4, 0)
+    noise[1:3] = 0
+    with pytest.raises(RuntimeError, match="changed meanwhile"):
+        chunk.clear(noise, np.zeros(chunk.sizes.voxels.size, bool))
 
 
 def test_very_many_components_are_told_apart():
@@ -178,11 +212,11 @@ def test_cleaning_takes_little_memory(order):
 
 
 def test_cleaning_of_mere_noise_takes_a_byte_a_voxel_and_some_planes(monkeypatch):
-    """As of an untrained network: every second voxel another label."""
-    labels = np.random.default_rng(0).integers(0, 2, (400, 250, 200), dtype=np.uint8)
+    """As of an untrained network: nearly every voxel another label."""
+    labels = np.random.default_rng(0).integers(0, 27, (400, 250, 200), dtype=np.uint8)
     geometry, settings = Geometry(labels.shape, np.eye(4)), InferenceConfig(min_component_ml=0.1)
     monkeypatch.setattr(threads, "thread_count", lambda: 2)
-    working = 2 * 80 * postprocess._CHUNK_VOXELS
+    working = 2 * 20 * postprocess._CHUNK_VOXELS
     assert _peak_bytes(lambda: clean_up(labels, geometry, settings)) < labels.size + working
 
 

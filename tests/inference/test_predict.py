@@ -7,6 +7,7 @@ import json
 import os
 import struct
 import subprocess
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,13 +27,13 @@ from verse3d.core.memory import give_back_freed_memory
 from verse3d.core.runtime import choose_precision, peak_rss_mb, rss_mb
 from verse3d.core.volume import Volume, read_image, read_labels
 from verse3d.data.cases import Case
-from verse3d.data.predictions import read_predictions
-from verse3d.inference import predict
+from verse3d.data.predictions import mask_path, read_predictions
+from verse3d.inference import predict, scan_stages
 from verse3d.inference.ensemble import Ensemble
 from verse3d.inference.guards import Maker, require_maker
 from verse3d.inference.loading import described, models_sha256
 from verse3d.inference.pipeline import overlapped
-from verse3d.inference.predict import PredictOptions, mask_path, predict_cases
+from verse3d.inference.predict import PredictOptions, predict_cases
 from verse3d.inference.predictor import Predictor
 
 CPU = torch.device("cpu")
@@ -503,7 +504,7 @@ def test_a_scan_that_does_not_fit_is_refused_before_it_is_read_and_the_others_ar
     big = tmp_path / "scans" / "big_ct.nii.gz"
     scans.write_nifti(big, np.zeros((420, 420, 420), np.int16), np.eye(4))
     read = []
-    monkeypatch.setattr(predict, "read_image", lambda path: read.append(path) or read_image(path))
+    monkeypatch.setattr(scan_stages, "read_image", lambda path: read.append(path) or read_image(path))
     cases = [many[0], Case("big", "big", big), many[1]]
     gc.collect()
     give_back_freed_memory()  # of the tests before, or it would be free for the scan
@@ -537,6 +538,36 @@ def test_one_scan_that_cannot_fit_does_not_keep_the_others_from_being_overlapped
     assert used == ["overlapped"]
 
 
+def test_the_first_scan_is_read_while_the_network_is_opened_and_only_once(tmp_path, many, monkeypatch):
+    read, opened, threads = [], threading.Event(), set()
+
+    def waiting(path):
+        """Reading the first scan waits until the network is being opened, and the network waits for the scan."""
+        read.append(path)
+        threads.add(threading.current_thread().name.split("_")[0])
+        assert opened.wait(20)
+        return read_image(path)
+
+    monkeypatch.setattr(scan_stages, "read_image", waiting)
+    monkeypatch.setattr(Predictor, "make_ready", lambda _: opened.set())
+    report = run(many[:3], tmp_path / "out")
+    assert [record.status for record in report.records] == ["written"] * 3
+    assert read == [case.image for case in many[:3]] and "read" in threads
+
+
+def test_a_first_scan_that_cannot_be_read_fails_by_itself(tmp_path, many):
+    many[0].image.write_bytes(b"no scan")
+    first, *others = run(many[:3], tmp_path / "out").records
+    assert first.status == "failed" and {record.status for record in others} == {"written"}
+
+
+def test_a_first_scan_that_does_not_fit_beside_the_network_is_refused_after_it_was_read(tmp_path, many, monkeypatch):
+    """Before the network was tried nobody knew that a window takes four gigabytes."""
+    monkeypatch.setattr(Predictor, "piece_mb", lambda _: 4000.0)
+    first, *_ = run(many[:1], tmp_path / "out", max_ram_gb=rss_mb() / 1000 + 2).records
+    assert first.status == "failed" and "for network" in first.error and str(many[0].image) in first.error
+
+
 def test_a_scan_that_is_replaced_while_it_is_read_fails_and_the_next_is_done(tmp_path, many, monkeypatch):
     def replaced(path):
         volume = read_image(path)
@@ -545,7 +576,7 @@ def test_a_scan_that_is_replaced_while_it_is_read_fails_and_the_next_is_done(tmp
             other.replace(path)
         return volume
 
-    monkeypatch.setattr(predict, "read_image", replaced)
+    monkeypatch.setattr(scan_stages, "read_image", replaced)
     first, second = run(many[:2], tmp_path / "out").records
     assert first.status == "failed" and "was replaced while it was read" in first.error
     assert second.status == "written" and not mask_path(tmp_path / "out", "case0").exists()
@@ -568,7 +599,7 @@ def test_every_record_tells_its_plan_its_stages_and_its_windows(tmp_path, many):
     run(many[:1], tmp_path / "out")
     content = manifest(tmp_path / "out")
     (record,) = content["cases"]
-    assert set(record["seconds_of"]) == {"read", "prepare", "network", "stitch", "home", "clean", "write"}
+    assert set(record["seconds_of"]) == {"read", "prepare", "network", "stitch", "resample", "clean", "write"}
     assert record["seconds"] == pytest.approx(sum(record["seconds_of"].values()), abs=0.01)
     assert record["windows"] > 0 and record["windows_left_out"] == 0
     assert 0 < record["plan"]["peak_mb"] <= record["plan"]["limit_mb"] == pytest.approx(content["limit_mb"], abs=0.2)

@@ -1,5 +1,6 @@
 """Records of many processes in one folder: none is lost, whoever is killed when."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -12,7 +13,6 @@ from verse3d.core.errors import DataError, OutputError
 from verse3d.core.files import owner, write_json
 from verse3d.data.prediction_log import PredictionLog, is_log, logs_in, read_log
 from verse3d.data.predictions import is_predictions_file, read_predictions
-from verse3d.inference import records as module
 from verse3d.inference.records import PredictionRecord, RecordList
 
 
@@ -155,7 +155,7 @@ def test_where_folders_cannot_be_locked_the_logs_stay_and_nothing_is_lost(tmp_pa
     def refuse(*_):
         raise OSError("no locks available")
 
-    monkeypatch.setattr(module.fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "flock", refuse)
     with records_in(tmp_path) as records:
         records.add(record("a"))
     assert [path.suffix for path in tmp_path.iterdir()] == [".jsonl"]

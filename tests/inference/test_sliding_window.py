@@ -1,5 +1,8 @@
 """The streamed labels are those of MONAI's sliding window, voxel for voxel, while only a few planes are open."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +12,10 @@ from torch import nn
 from tests.scans import tiny_config
 from tests.tiles import CPU, FunctionBackend, placed, placed_network, segmented, whole_scores
 from verse3d.core.geometry import Geometry
+from verse3d.core.logs import no_progress
 from verse3d.inference.ensemble import Ensemble
 from verse3d.inference.oom_fallback import Placement
-from verse3d.inference.sliding_window import StreamSettings, batches, open_planes
+from verse3d.inference.sliding_window import FinishedPlanes, StreamSettings, _Sweep, batches, open_planes
 from verse3d.model.tilings import SliceTiling, WindowTiling
 
 TIE = 1e-5
@@ -282,6 +286,42 @@ def test_what_was_added_before_the_memory_ran_out_is_not_added_twice():
 
     found = segmented(image, tiling(image.shape), placed(failing_once), channels=1, settings=StreamSettings(4))
     assert_decided_by(found, monai(image, model, 0.5, "gaussian"))
+
+
+def a_sweep(device) -> tuple[_Sweep, list[torch.device]]:
+    """A pass whose sums are on a device, and where they have been moved."""
+    image, moved = picture((9, 9, 9)), []
+    sweep = _Sweep(image, tiling(image.shape), scarce(network(1), 1, device), StreamSettings(), no_progress)
+    sweep.sums = SimpleNamespace(move=moved.append)
+    return sweep, moved
+
+
+def test_planes_that_a_gpu_cannot_resample_are_handed_over_again_on_the_cpu(monkeypatch, caplog):
+    """Planes on "meta" stand for those on a GPU; they have no values to copy, so their copy is given here."""
+    sweep, moved = a_sweep(torch.device("meta"))
+    planes = FinishedPlanes(2, 0, torch.empty(1, 9, 9, 2, device="meta"), torch.empty(9, 9, 2, device="meta"), True)
+    copied, given = replace(planes, scores=torch.zeros(1, 9, 9, 2), weights=torch.ones(9, 9, 2)), []
+    monkeypatch.setattr(FinishedPlanes, "on_cpu", lambda _: copied)
+
+    def take(offered):
+        given.append(offered)
+        if offered is planes:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    sweep.hand_over(planes, take)
+    assert given == [planes, copied] and moved == [CPU] and sweep.placement.sums_device == CPU
+    assert "summed on the CPU" in caplog.text
+
+
+def test_planes_that_the_cpu_cannot_resample_end_the_scan():
+    sweep, moved = a_sweep(CPU)
+
+    def take(_):
+        raise torch.OutOfMemoryError("out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        sweep.hand_over(FinishedPlanes(2, 0, torch.zeros(1, 9, 9, 2), torch.ones(9, 9, 2), True), take)
+    assert moved == []
 
 
 @pytest.mark.parametrize("channels", [1, 5])

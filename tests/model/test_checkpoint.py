@@ -253,7 +253,7 @@ def test_a_missing_file_or_a_folder_is_refused(tmp_path, name):
 def test_another_zip_file_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "other.pt", "w") as archive:
         archive.writestr("readme.txt", "hello")
-    assert "truncated or damaged" in refusal(tmp_path / "other.pt").message
+    assert "a zip archive of other files" in refusal(tmp_path / "other.pt").message
 
 
 # --- other files, other versions, missing parts

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from monai.data.utils import compute_importance_map
 from monai.inferers import SlidingWindowInferer
 
 from tests.scans import tiny_config
 from verse3d.core.geometry import Geometry
 from verse3d.model.modes import get_mode
-from verse3d.model.windows import count_windows
+from verse3d.model.windows import count_windows, window_weights
 
 
 class Counting:
@@ -42,3 +43,10 @@ def test_the_3d_mode_visits_as_many_windows_as_are_counted():
     shape = (33, 20, 41)
     tiling = get_mode("3d").tiling(config, Geometry(shape, np.eye(4)), shape)
     assert len(tiling.regions) == count_windows(shape, config.sampling.patch_voxels, 0.6)
+
+
+@pytest.mark.parametrize("window", [(96, 64, 80), (7, 8, 9), (1, 5, 3), (12, 31)])
+@pytest.mark.parametrize("blending", ["gaussian", "constant"])
+def test_voxels_of_a_window_count_exactly_as_in_monai(window, blending):
+    expected = compute_importance_map(window, mode=blending, sigma_scale=0.125).float()
+    assert torch.equal(window_weights(window, blending), expected)

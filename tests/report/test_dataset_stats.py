@@ -16,8 +16,9 @@ from verse3d.cli import main
 from verse3d.core.labels import VERTEBRAE, vertebra
 from verse3d.data.cases import Case, CaseIndex, write_index
 from verse3d.data.quality.survey import HU_BINS, CaseSurvey
-from verse3d.report.charts import draw_charts, nice_edges
+from verse3d.report.charts import draw_charts
 from verse3d.report.dataset_stats import CaseStats, summarise, summed_up, write_table
+from verse3d.report.histograms import nice_edges
 
 REAL = Path(__file__).parents[2] / "../shared/data"
 CHARTS = {"spacing", "size", "orientation", "field_of_view", "levels", "hu", "splits"}
@@ -147,7 +148,8 @@ def test_histograms_are_summed_up_as_their_voxels_would_be():
 
 def test_the_odd_spacing_is_that_between_slices():
     def planes(*spacing):
-        return CaseStats(Case("a", "a", None), CaseSurvey("a", (1, 1, 1), spacing, "PIR")).plane_spacing_mm
+        survey = CaseSurvey("a", (1, 1, 1), spacing, "PIR", extent_mm=spacing)
+        return CaseStats(Case("a", "a", None), survey).plane_spacing_mm
 
     assert planes(1.0, 3.0, 1.0) == (1.0, 3.0)
     assert planes(0.5, 0.9, 0.9) == (0.9, 0.5)
@@ -204,6 +206,7 @@ SETS = {
     "one": [made()],
     "unread": [CaseStats(Case("a", "a", Path("a.nii")), CaseSurvey("a"))],
     "no mask": [made(has_mask=False, label_voxels={}, hu_inside=(), hu_outside=())],
+    "few": MANY[:7],
     "many": MANY,
 }
 
@@ -247,6 +250,15 @@ def test_histograms_hold_every_case_once():
         for axes in figures[name].axes:
             assert sum(bar.get_height() for bar in axes.patches) == len(MANY)
             assert "mm" in axes.get_xlabel() or "voxels" in axes.get_xlabel()
+
+
+def test_few_cases_are_a_dot_each_stacked_where_they_would_hide_one_another():
+    few = [made(f"c{n}", "train" if n else "test", spacing_mm=(1.0, 1.0, 3.0 if n < 3 else 1.0)) for n in range(4)]
+    plane, through = draw_charts(few)["spacing"].axes
+    assert not plane.patches and not through.patches
+    assert sorted(line.get_ydata()[0] for line in plane.lines if line.get_marker() == "o") == [0.5, 1.5, 2.5, 3.5]
+    dots = sorted((line.get_xdata()[0], line.get_ydata()[0]) for line in through.lines if line.get_marker() == "o")
+    assert dots == [(1.0, 0.5), (3.0, 0.5), (3.0, 1.5), (3.0, 2.5)]
 
 
 @pytest.mark.parametrize("values", [[3.0], [0.0, 0.0], [1.0, 3.0], [-5.0, 1e6], [0.7, 0.9, 3.0], [1e-7, 2e-7]])

@@ -10,6 +10,7 @@ from PIL import Image
 import verse3d
 from tests import scans
 from tests.scans import PIR, orientation, spine, turned
+from verse3d.api import pictures
 from verse3d.cli import main
 from verse3d.core.errors import ConfigError, DataError, GeometryError
 from verse3d.core.geometry import Geometry
@@ -333,6 +334,7 @@ def shown_words(monkeypatch):
 class TestCommand:
     def test_draws_a_case_by_its_name_with_its_corrected_mask(self, listed, tmp_path, capsys):
         out = tmp_path / "out" / "look.png"
+        out.parent.mkdir()
         assert main(["look", "good", "--data", str(listed), "-o", str(out)]) == 0
         assert capsys.readouterr().out.splitlines() == [str(out), "note: a copy was left out"]
         with Image.open(out) as picture:
@@ -343,10 +345,10 @@ class TestCommand:
         words = shown_words(monkeypatch)
         mask = tmp_path / "in" / "seg.nii.gz"
         verse3d.look("good", data=listed, out=tmp_path / "a.png")
-        verse3d.look("p1", data=listed, out=tmp_path / "a.png", mask=mask)
-        verse3d.look(tmp_path / "in" / "ct.nii.gz", out=tmp_path / "a.png", mask=mask)
-        verse3d.look(mask, out=tmp_path / "a.png")
-        verse3d.look("alone", data=listed, out=tmp_path / "a.png")
+        verse3d.look("p1", data=listed, out=tmp_path / "b.png", mask=mask)
+        verse3d.look(tmp_path / "in" / "ct.nii.gz", out=tmp_path / "c.png", mask=mask)
+        verse3d.look(mask, out=tmp_path / "d.png")
+        verse3d.look("alone", data=listed, out=tmp_path / "e.png")
         assert ["T11" in text and "T12" not in text for text in words] == [True, False, False, False, False]
         assert ["labels on black" in text for text in words] == [False, False, False, True, True]
 
@@ -354,11 +356,28 @@ class TestCommand:
         out = tmp_path / "a.png"
         x, y, z = PIR.world_from_index([[12, 9, 7]])[0]
         assert main(["look", "again", "--data", str(listed), "-o", str(out), "--at", f"{x},{y},{z}"]) == 0
-        assert verse3d.look("again", data=listed, out=out, at=(x, y, z)).centre_mm == pytest.approx((x, y, z))
+        again = verse3d.look("again", data=listed, out=out, at=(x, y, z), overwrite=True)
+        assert again.centre_mm == pytest.approx((x, y, z))
         low = min(x for x, *_ in PIR.corners_mm())
         assert low < 0
         point = f"{low},{y},{z}"
-        assert main(["look", "again", "--data", str(listed), "-o", str(out), "--at", point, "--window", "-9,8"]) == 0
+        options = ["--at", point, "--window", "-9,8", "--overwrite"]
+        assert main(["look", "again", "--data", str(listed), "-o", str(out), *options]) == 0
+
+    def test_makes_no_folder_and_replaces_no_picture_unasked(self, listed, tmp_path, capsys):
+        assert main(["look", "good", "--data", str(listed), "-o", str(tmp_path / "new" / "a.png")]) == 3
+        assert "there is no folder" in capsys.readouterr().err and not (tmp_path / "new").exists()
+        (tmp_path / "a.png").write_text("mine")
+        assert main(["look", "good", "--data", str(listed), "-o", str(tmp_path / "a.png")]) == 3
+        assert "exists already" in capsys.readouterr().err and (tmp_path / "a.png").read_text() == "mine"
+        assert main(["look", "good", "--data", str(listed), "-o", str(tmp_path / "a.png"), "--overwrite"]) == 0
+
+    def test_takes_a_folder_with_one_case_and_names_those_of_a_folder_with_several(self, listed, tmp_path, capsys):
+        spine().write(tmp_path / "one" / "ct.nii.gz")
+        assert main(["look", str(tmp_path / "one"), "-o", str(tmp_path / "a.png")]) == 0
+        spine().write(tmp_path / "one" / "other.nii.gz")
+        assert main(["look", str(tmp_path / "one"), "-o", str(tmp_path / "b.png")]) == 3
+        assert "holds 2 cases: one, other" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         ("arguments", "code", "words"),
@@ -382,7 +401,7 @@ class TestCommand:
         ],
     )
     def test_refuses(self, listed, tmp_path, capsys, arguments, code, words):  # noqa: PLR0917
-        out = tmp_path / "out" / "a.png"
+        out = tmp_path / "a.png"
         filled = [str(listed) if argument == "INDEX" else argument for argument in arguments]
         assert main(["look", "-o", str(out), *filled]) == code
         assert words in capsys.readouterr().err
@@ -408,3 +427,29 @@ class TestRealScans:
         words = shown_words(monkeypatch)
         verse3d.look(REAL / "masks-only/sub-verse004_seg-vert_msk.nii.gz", out=tmp_path / "a.png")
         assert "T9-L5 (9 vertebrae)" in words[0] and "labels on black" in words[0] and "tilted by" in words[0]
+
+
+def test_of_a_single_label_stray_pieces_do_not_draw_the_planes_off_nor_is_a_disc_cut():
+    """A column of bodies and discs, in one label, and a stray piece far away."""
+    grid = Geometry((60, 60, 100), np.diag([2.0, 2.0, 2.0, 1.0]))
+    column = np.zeros(grid.shape, np.uint8)
+    for start in range(0, 100, 20):
+        column[25:35, 25:35, start : start + 14] = 1
+    stray = column.copy()
+    stray[0:6, 0:6, 0:40] = 1
+    centres = [cut_through(label_places(mask, grid), grid) for mask in (column, stray)]
+    assert np.abs(centres[0] - centres[1])[:2].max() <= 6  # mm; the mean moves by 12
+    i, j, k = np.rint(grid.index_from_world(centres[1][None])[0]).astype(int)
+    assert column[i, j, k] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "title"), [("chest/ct.nii.gz", "chest/ct.nii.gz"), ("chest/a_ct.nii.gz", "a_ct.nii.gz")]
+)
+def test_a_file_whose_name_says_nothing_is_titled_with_its_folder(tmp_path, monkeypatch, name, title):
+    path = spine().write(tmp_path / name)
+    titles = []
+    real = pictures.look_figure
+    monkeypatch.setattr(pictures, "look_figure", lambda *a, **o: titles.append(o["title"]) or real(*a, **o))
+    verse3d.look(path, out=tmp_path / "a.png")
+    assert titles == [title]

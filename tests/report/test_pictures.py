@@ -12,7 +12,7 @@ from verse3d import api
 from verse3d.core.errors import DataError, OutputError
 from verse3d.core.files import write_json
 from verse3d.data.cases import Case, CaseIndex, write_index
-from verse3d.inference.predict import mask_path
+from verse3d.data.predictions import mask_path
 from verse3d.report.pictures import draw_case
 
 

@@ -48,7 +48,7 @@ def assert_equal(one, other):
         assert all(torch.equal(a[key], b[key]) for key in ("image", "label"))
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])  # each starts processes with PyTorch
 def test_worker_processes_give_the_same_batches_as_none_over_several_epochs(workers):
     alone = batches(feed_of(), 8)
     assert_equal(alone, batches(feed_of(workers), 8))
@@ -56,6 +56,7 @@ def test_worker_processes_give_the_same_batches_as_none_over_several_epochs(work
     assert len({float(batch["image"].sum()) for batch in alone}) == 8
 
 
+@pytest.mark.slow  # it starts a process with PyTorch
 def test_workers_live_through_the_epochs():
     feed = feed_of(1)
     next(feed)
@@ -81,10 +82,11 @@ def test_two_ranks_together_see_the_joint_batch():
             assert torch.equal(batch[key], torch.cat([half[number][key] for half in halves]))
 
 
-def test_the_batches_do_not_touch_the_global_random_state():
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_the_batches_do_not_touch_the_global_random_state(workers):
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    batches(feed_of(1), 2)
+    batches(feed_of(workers), 2)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -97,7 +99,7 @@ class Lost(list):
         return super().__getitem__(number)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_an_error_in_a_worker_arrives_as_the_error_that_it_is(workers):
     with pytest.raises(DataError, match=r"^case1 is gone\n  hint: prepare it again$"):
         batches(feed_of(workers, cases=Lost(CASES)), 3)

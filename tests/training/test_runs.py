@@ -1,10 +1,10 @@
 """Whole (tiny) trainings: what they leave behind, and that every way to stop and go on changes nothing."""
 
-import csv
 import logging
 import math
 import os
-from dataclasses import dataclass, replace
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import verse3d
 from tests import scans
 from tests.scans import save_sealed, tiny_config
-from verse3d.api.models import _paint
+from tests.training.runs import CPU, DROPOUT, InterruptAt, assert_same, assert_same_run, load, rows, train
 from verse3d.core.config import Config, load_config
 from verse3d.core.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
 from verse3d.core.logs import no_progress
@@ -28,14 +28,10 @@ from verse3d.model import checkpoint as checkpoints
 from verse3d.model.checkpoint import load_checkpoint
 from verse3d.training import feed, handlers, launch
 from verse3d.training import step as steps_module
-from verse3d.training.fit import fit
 from verse3d.training.readings import Readings
 from verse3d.training.runfolder import resume_folder, start_folder
-from verse3d.training.session import FitOptions
 from verse3d.training.step import StepResult, training_step
 
-CPU = torch.device("cpu")
-DROPOUT = {"network": {"dropout": 0.3}}
 COLUMNS = [
     "epoch",
     "step",
@@ -48,57 +44,6 @@ COLUMNS = [
     "minutes",
     "validation_dice",
 ]
-TIMES = ("sha256", "minutes", "patches_per_s", "waiting_share", "validation_minutes", "last_validation_minutes")
-"""What differs between two runs that are the same."""
-
-
-def train(index, out, config=None, **options):
-    return fit(config or tiny_config(), index, out, FitOptions(device=CPU, **options))
-
-
-def rows(out):
-    with (out / "history.csv").open() as table:
-        return list(csv.DictReader(table))
-
-
-def load(path):
-    return torch.load(path, weights_only=True)
-
-
-def assert_same(one, other, place=""):
-    """Equal to the last bit, through all dicts and lists."""
-    assert type(one) is type(other), place
-    if isinstance(one, dict):
-        assert one.keys() == other.keys(), place
-        for key in one:
-            if key not in TIMES:
-                assert_same(one[key], other[key], f"{place}.{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), place
-        for number, pair in enumerate(zip(one, other, strict=True)):
-            assert_same(*pair, f"{place}[{number}]")
-    elif isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), place
-    else:
-        assert one == other or (math.isnan(one) and math.isnan(other)), place
-
-
-def assert_same_run(one, other):
-    for name in ("last.pt", "best.pt"):
-        assert_same(load(one / name), load(other / name), name)
-    for a, b in zip(rows(one), rows(other), strict=True):
-        assert {k: v for k, v in a.items() if k not in TIMES} == {k: v for k, v in b.items() if k not in TIMES}
-
-
-@dataclass
-class InterruptAt:
-    """A progress callback that is Ctrl-C in one batch."""
-
-    step: int
-
-    def __call__(self, what, done, total):
-        if what.startswith("epoch") and done == self.step:
-            raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +103,7 @@ class TestAFinishedRun:
         log = (finished / "log.txt").read_text()
         for epoch in range(1, 5):
             assert f"epoch {epoch}: loss" in log
-            assert f"epoch {epoch}: validation Dice" in log
+            assert re.search(rf"epoch {epoch}: loss .* validation Dice 0\.\d{{4}}, ", log)
 
     def test_has_the_index_that_it_used(self, finished, dataset):
         assert [case.case for case in read_index(finished / "cases.jsonl")] == [case.case for case in dataset]
@@ -177,15 +122,25 @@ class TestAFinishedRun:
             "train/waiting_share": per_epoch,
             "validation/dice_mean": per_epoch,
             "validation_dice/case3": per_epoch,
+            "validation_label/vertebrae": per_epoch,
+            "memory/rss_mb": per_epoch,
         }.items():
             assert [event.step for event in events.Scalars(tag)] == steps, tag
         rates = [event.value for event in events.Scalars("train/lr")]
         assert rates[:3] == pytest.approx([0.005, 0.01, 0.01])
         pictures = events.Images("validation/case3")
-        assert [event.step for event in pictures] == per_epoch
-        assert len({(event.width, event.height) for event in pictures}) == 1
+        assert [event.step for event in pictures] == [0, *per_epoch]  # the first one shows the truth alone
+        assert len({(event.width, event.height) for event in pictures[1:]}) == 1
         dice = [float(row["validation_dice"]) for row in rows(finished)]
         assert [event.value for event in events.Scalars("validation/dice_mean")] == pytest.approx(dice, rel=1e-4)
+
+    def test_shows_its_settings_in_tensorboard(self, finished):
+        events = EventAccumulator(str(finished / "tensorboard"), {"tensors": 0})
+        events.Reload()
+        [text] = events.Tensors("config/text_summary")
+        assert b"steps_per_epoch: 2" in text.tensor_proto.string_val[0]
+        plugins = {metadata.plugin_data.plugin_name for metadata in events.summary_metadata.values()}
+        assert "hparams" in plugins
 
     def test_is_refused_without_resume_or_overwrite(self, finished, dataset):
         before = {path: path.stat().st_mtime_ns for path in finished.iterdir()}
@@ -389,14 +344,6 @@ def test_resuming_up_to_an_epoch_that_is_done_trains_nothing(dataset, tmp_path):
     assert (again.stopped, again.epochs, len(rows(tmp_path))) == ("epochs", 2, 2)
 
 
-def test_the_time_limit_ends_after_a_whole_validated_epoch(dataset, tmp_path):
-    config = tiny_config(validation={"every_epochs": 100})
-    result = train(dataset, tmp_path, config, max_minutes=0.0)
-    assert (result.stopped, result.epochs) == ("time", 1)
-    assert math.isfinite(result.best_dice)
-    assert result.best.exists()
-
-
 @pytest.mark.parametrize(
     "change", [{"optim": {"lr": 0.5}}, {"grid": {"spacing_mm": [3, 3, 3]}}, {"runtime": {"seed": 4}}]
 )
@@ -456,7 +403,7 @@ def test_a_loss_or_gradient_that_is_no_number_stops_with_a_clear_message(dataset
     monkeypatch.setattr(launch, "training_step", step)
     with pytest.raises(TrainingError, match=rf"became {value} in epoch 3, step 6") as caught:
         train(dataset, tmp_path)
-    assert "`resume`" in caught.value.hint
+    assert "resumed" in caught.value.hint
     assert "became" in (tmp_path / "log.txt").read_text()
     last = load(tmp_path / "last.pt")
     assert last["epoch"] == 2
@@ -700,19 +647,6 @@ class TestTheApi:
             verse3d.train(data=undivided, out=tmp_path / "run", config=Config(), overrides=["optim.lr=1"])
         with pytest.raises(ConfigError, match="mode"):
             verse3d.train(data=undivided, out=tmp_path / "run", mode="4d")
-
-    def test_draws_the_same_slices_while_the_prediction_changes(self, monkeypatch):
-        drawn = []
-        monkeypatch.setattr(
-            "verse3d.api.models.overlay_array", lambda *_, **options: drawn.append(options["centre_mm"])
-        )
-        data = scans.spine()
-        volume = type("Scan", (), {"array": data.hu, "geometry": data.geometry})()
-        for truth in (data.mask, np.zeros_like(data.mask)):
-            for prediction in (data.mask, np.roll(data.mask, 3, axis=0), np.zeros_like(data.mask)):
-                _paint(volume, {"truth": truth, "prediction": prediction}, (), "")
-        assert len({tuple(centre) for centre in drawn[:3]}) == 1
-        assert len({tuple(centre) for centre in drawn[3:]}) == 1
 
 
 def test_progress_tells_every_batch_of_the_whole_schedule(dataset, tmp_path):

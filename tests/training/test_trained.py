@@ -10,8 +10,8 @@ from tests.scans import tiny_config
 from verse3d.core.config import load_config
 from verse3d.core.errors import CheckpointError, DataError
 from verse3d.model.modes import MODES
-from verse3d.training.runfolder import read_history, write_history
-from verse3d.training.trained import history_of, load_trained, run_folder_of, sample_voxels
+from verse3d.training.runfolder import history_of, read_history, run_folder_of, write_history
+from verse3d.training.trained import load_trained, sample_voxels
 
 
 @pytest.fixture

@@ -3,7 +3,8 @@
 Example:
     >>> import verse3d
     >>> verse3d.train(data="cases.jsonl", out="runs/a")  # doctest: +SKIP
-    >>> verse3d.predict("scan.nii.gz", model="runs/a/best.pt", out="masks")  # doctest: +SKIP
+    >>> verse3d.predict("scan.nii.gz", model="runs/a", out="masks")  # doctest: +SKIP
+    >>> verse3d.load_model("runs/a").segment("scan.nii.gz").labels  # doctest: +SKIP
 """
 
 from importlib import import_module
@@ -12,45 +13,70 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from verse3d.api.comparison import compare
     from verse3d.api.data import check, convert, download, index, phantom
+    from verse3d.api.diagnosing import Advice, Diagnosis, doctor
+    from verse3d.api.evaluating import evaluate
     from verse3d.api.exporting import ExportResult, export
+    from verse3d.api.folds import FoldsResult, folds_of, train_folds
     from verse3d.api.journey import DemoResult, demo
-    from verse3d.api.models import LABEL_FILE, evaluate, predict, train
+    from verse3d.api.model import Model, Segmentation, load_model
+    from verse3d.api.models import train
+    from verse3d.api.naming import relabel
     from verse3d.api.pictures import LookResult, StatsResult, look, stats
+    from verse3d.api.predicting import LABEL_FILE, predict
     from verse3d.api.preparing import prepare, prepared, prune
+    from verse3d.api.progress import progress_bars
     from verse3d.api.slicing import slices
 
 __all__ = [
     "LABEL_FILE",
+    "Advice",
     "DemoResult",
+    "Diagnosis",
     "ExportResult",
+    "FoldsResult",
     "LookResult",
+    "Model",
+    "Segmentation",
     "StatsResult",
     "check",
     "compare",
     "convert",
     "demo",
+    "doctor",
     "download",
     "evaluate",
     "export",
+    "folds_of",
     "index",
+    "load_model",
     "look",
     "phantom",
     "predict",
     "prepare",
     "prepared",
+    "progress_bars",
     "prune",
+    "relabel",
     "slices",
     "stats",
     "train",
+    "train_folds",
 ]
 _HOME = {
     **dict.fromkeys(("check", "convert", "download", "index", "phantom"), "data"),
     **dict.fromkeys(("LookResult", "StatsResult", "look", "stats"), "pictures"),
-    **dict.fromkeys(("LABEL_FILE", "evaluate", "predict", "train"), "models"),
+    **dict.fromkeys(("LABEL_FILE", "predict"), "predicting"),
+    **dict.fromkeys(("Model", "Segmentation", "load_model"), "model"),
     **dict.fromkeys(("prepare", "prepared", "prune"), "preparing"),
     **dict.fromkeys(("DemoResult", "demo"), "journey"),
     **dict.fromkeys(("ExportResult", "export"), "exporting"),
+    **dict.fromkeys(("FoldsResult", "folds_of", "train_folds"), "folds"),
+    **dict.fromkeys(("Advice", "Diagnosis", "doctor"), "diagnosing"),
     "compare": "comparison",
+    "evaluate": "evaluating",
+    "relabel": "naming",
+    "train": "models",
+    "progress_bars": "progress",
     "slices": "slicing",
 }
 
@@ -60,3 +86,8 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module attribute
     if name not in _HOME:
         raise AttributeError(f"module 'verse3d.api' has no attribute {name!r}")
     return getattr(import_module(f"verse3d.api.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """What is loaded and what will be when it is first used."""
+    return sorted({*globals(), *__all__})

@@ -35,7 +35,8 @@ def compare(
     theirs; a mask is kept if the same model file made it.
 
     Args:
-        runs: ``PATH`` or ``NAME=PATH[,PATH ...]`` each, at least two. A path is a run folder or a checkpoint. Several
+        runs: ``PATH`` or ``NAME=PATH[,PATH ...]`` each, at least two. A path is a run folder, a checkpoint, or the word
+            "starter". Several
             paths under one name are seeds of one approach and are averaged case by case.
         data: an index or a folder with masks in VerSe ids.
         out: gets ``compare.md``, ``compare.csv``, ``compare.json``, ``compare.png`` and a folder per run with masks,
@@ -43,8 +44,8 @@ def compare(
         split: the cases to compare on; None means "test", or with ``folds`` all.
         allow_different: compare although split, network grid, labels or post-processing differ; what differs is
             written into the table. A model is never scored on a case that it was trained on.
-        folds: the paths under a name are folds of a cross-validation: each is scored on the test cases of its own
-            ``cases.jsonl``.
+        folds: the paths under a name are folds of a cross-validation (or the folder that ``train_folds`` has filled):
+            each is scored on the fold that was held out of its own ``cases.jsonl``, or on the test cases there.
         pictures: how many cases are drawn per run, beside its loss curve.
         device: where to predict.
         progress: told about every scan.
@@ -60,7 +61,7 @@ def compare(
     if pictures < 0:
         raise ConfigError(f"`pictures` must be at least 0, got {pictures}", option="pictures")
     choose_device(device)  # refuses a GPU that is not there before anything is read
-    contestants = load_contestants(runs)
+    contestants = load_contestants(runs, folds=folds)
     cases = _cases(Path(data), None if folds else split or "test")
     check_fairness(contestants, cases, allow_different=allow_different, folds=folds)
     options = CompareOptions(

@@ -2,27 +2,43 @@
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from verse3d.api.comparison import compare
 from verse3d.api.data import check, index, phantom
-from verse3d.api.models import LABEL_FILE, evaluate, predict, train, training_config
+from verse3d.api.evaluating import evaluate
+from verse3d.api.models import train, training_config
+from verse3d.api.predicting import LABEL_FILE, predict
 from verse3d.api.programs import command_line
 from verse3d.core.config import Config
 from verse3d.core.errors import DataError
 from verse3d.core.files import PathOrText, regular_file, write_text
 from verse3d.core.logs import Progress, no_progress
 from verse3d.core.runtime import DeviceName
+from verse3d.data.cases import Case, CaseIndex
+from verse3d.data.predictions import mask_path
 from verse3d.data.quality.checks import CheckReport
 from verse3d.evaluation.comparison import Comparison
-from verse3d.evaluation.score_folder import Evaluation
-from verse3d.inference.predict import mask_path
+from verse3d.evaluation.score_folder import Evaluation, evaluate_folder
 from verse3d.inference.records import PredictionReport
+from verse3d.report.demo_page import (
+    INTRODUCTION,
+    TITLE,
+    comparison_section,
+    data_section,
+    next_section,
+    scores_section,
+    starter_section,
+    training_section,
+)
 from verse3d.report.itksnap import open_command
-from verse3d.report.pictures import draw_case
+from verse3d.report.page import Section, write_page
+from verse3d.report.pictures import LOSS_PICTURE, draw_case
 from verse3d.training.fit import FitResult
+from verse3d.training.runfolder import history_of
 
 DEMO_MARKER = "verse3d-demo.txt"
 _PARTS = (
@@ -38,6 +54,9 @@ _PARTS = (
     "run-against",
     "compare",
     "overlay.png",
+    "starter",
+    "pictures",
+    "index.html",
 )
 _MARKER_TEXT = (
     f"verse3d demo wrote these beside this file: {', '.join(_PARTS)}.\n"
@@ -57,6 +76,7 @@ class DemoResult:
         evaluation: their scores.
         comparison: the same model against a second one on the unseen cases; None if there is no second one.
         overlay: a PNG of the first unseen case.
+        page: everything on one page of HTML, pictures included.
         label_file: for ITK-SNAP.
         open_itksnap: the command that opens the first unseen case.
         open_tensorboard: the command that shows the run.
@@ -68,6 +88,7 @@ class DemoResult:
     evaluation: Evaluation
     comparison: Comparison | None
     overlay: Path
+    page: Path
     label_file: Path
     open_itksnap: str
     open_tensorboard: str
@@ -86,13 +107,16 @@ def demo(
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> DemoResult:
-    """The whole journey on synthetic data: phantom, index, check, train, predict unseen cases, evaluate, picture.
+    """The whole journey on synthetic data: phantom, index, check, train, predict unseen cases, evaluate, one page.
+
+    Before anything is trained, the starter weights segment an unseen case.
 
     Then a second model is trained on the same cases, slice by slice unless told otherwise, and both are compared.
 
     Args:
-        out: gets ``data/``, ``cases.jsonl``, ``run/``, ``masks/``, ``scores.json`` and ``overlay.png``; with a second
-            model ``run-against/`` and ``compare/``, too.
+        out: gets ``data/``, ``cases.jsonl``, ``run/``, ``masks/``, ``scores.json``, ``overlay.png``, ``starter/``,
+            ``pictures/`` and ``index.html``, which shows all of it; with a second model ``run-against/`` and
+            ``compare/``, too.
         cases: how many phantoms.
         seed: of the phantoms.
         config: of the training.
@@ -115,6 +139,9 @@ def demo(
     phantom(folder / "data", cases=cases, seed=seed, progress=progress)
     found = index(folder / "data", out=listed, seed=seed)
     findings = check(listed, cache=False, progress=progress)
+    first = found.cases.in_split("test")[0]
+    sections = [_starter(first, folder / "starter", device, progress)]
+    sections.append(data_section(findings, Counter(str(case.split) for case in found.cases)))
 
     def trained(settings: Config, run: Path) -> FitResult:
         result = train(data=listed, out=run, config=settings, max_minutes=max_minutes, device=device, progress=progress)
@@ -124,25 +151,60 @@ def demo(
 
     training = trained(configs[0], folder / "run")
     predictions = predict(listed, model=training.best, out=masks, split="test", device=device, progress=progress)
-    evaluation = evaluate(pred=masks, truth=listed, out=folder / "scores.json", split="test", progress=progress)
+    pictures = folder / "pictures"
+    evaluation = evaluate(
+        pred=masks, truth=listed, out=folder / "scores.json", split="test", pictures=pictures, progress=progress
+    )
+    sections += _learnt(training, evaluation, pictures)
     comparison = None
     if len(configs) > 1:
         second = trained(configs[1], folder / "run-against")
         runs = _named((configs[0], training), (configs[1], second))
         comparison = compare(*runs, data=listed, out=folder / "compare", device=device, progress=progress)
-    first = found.cases.in_split("test")[0]
+        sections.append(comparison_section(comparison, folder / "compare" / "compare.png"))
     labels = masks / LABEL_FILE
+    viewer = open_command(first.image_path(), mask_path(masks, first.case), labels)
+    watch = " ".join(command_line("tensorboard", logdir=training.folder / "tensorboard"))
+    sections.append(next_section((viewer, watch)))
     return DemoResult(
         findings=findings,
         training=training,
         predictions=predictions,
         evaluation=evaluation,
         comparison=comparison,
-        overlay=draw_case(first, mask_path(masks, first.case), folder / "overlay.png", title=f"{first.case}, unseen"),
+        overlay=draw_case(
+            first,
+            mask_path(masks, first.case),
+            folder / "overlay.png",
+            title=f"{first.case}, unseen",
+            scheme=evaluation.scheme,
+        ),
+        page=write_page(folder / "index.html", TITLE, INTRODUCTION, sections),
         label_file=labels,
-        open_itksnap=open_command(first.image_path(), mask_path(masks, first.case), labels),
-        open_tensorboard=" ".join(command_line("tensorboard", logdir=training.folder / "tensorboard")),
+        open_itksnap=viewer,
+        open_tensorboard=watch,
     )
+
+
+def _starter(case: Case, folder: Path, device: DeviceName, progress: Progress) -> Section:
+    """Segment one case with the weights that come with verse3d, before anything is trained."""
+    report = predict(case.image_path(), out=folder, device=device, progress=progress)
+    record = report.records[0]
+    if record.status != "written":
+        raise DataError(f"the starter weights could not segment {case.case}: {record.error}")
+    scored = evaluate_folder(folder, CaseIndex((case,)), folder / "scores.json")
+    mask, picture = mask_path(folder, case.case), folder / "overlay.png"
+    draw_case(case, mask, picture, title=f"{case.case}, starter weights")
+    return starter_section(scored, record.seconds, picture)
+
+
+def _learnt(training: FitResult, evaluation: Evaluation, pictures: Path) -> list[Section]:
+    """What the page says about the training and the unseen cases; the loss curve is among the pictures."""
+    drawn = [pictures / f"{case.case}.png" for case in evaluation.cases]
+    return [
+        training_section(history_of(training.best), training.best_epoch, training.best_dice, pictures / LOSS_PICTURE),
+        scores_section(evaluation, [path for path in drawn if path.is_file()]),
+    ]
 
 
 def _named(*runs: tuple[Config, FitResult]) -> list[str]:

@@ -4,7 +4,7 @@ import difflib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from verse3d.core.errors import ConfigError, DataError, GeometryError
+from verse3d.core.errors import ConfigError, DataError, GeometryError, OutputError
 from verse3d.core.files import PathOrText, make_folder
 from verse3d.core.logs import Progress, no_progress
 from verse3d.core.preview import Preview, read_preview
@@ -17,11 +17,14 @@ from verse3d.data.schemes import scheme_of
 from verse3d.report.appearance import is_label_map
 from verse3d.report.charts import draw_charts
 from verse3d.report.dataset_stats import CaseStats, SplitSummary, summarise, write_table
+from verse3d.report.doubts import Doubts, doubts_about
 from verse3d.report.figures import save_figure
 from verse3d.report.look import DPI, look_figure
 
 STATS_TABLE = "stats.csv"
 _LIST_AT_MOST = 12
+_SAY_NOTHING = frozenset({"ct", "image", "img", "scan", "volume", "vol", "data", "mask", "seg", "labels"})
+"""Names of files that do not tell one case from another."""
 _CHART_DPI = 120
 
 
@@ -66,6 +69,7 @@ def look(
     at: tuple[float, float, float] | None = None,
     level: str | None = None,
     window: tuple[float, float] | None = None,
+    overwrite: bool = False,
 ) -> LookResult:
     """Draw three planes of a scan with its mask: label colours, level names, orientation letters, scale bar.
 
@@ -73,26 +77,24 @@ def look(
     holds labels alone is shown as labels.
 
     Args:
-        scan: a NIfTI file, or the name of a case in ``data``.
-        out: the PNG to write.
+        scan: a NIfTI file, a folder with a single case, or the name of a case in ``data``.
+        out: the PNG to write, in a folder that is there.
         mask: a mask on the grid of the scan; None takes that of the case, if it has one.
         data: an index or a folder in which the case is found.
         at: world mm (RAS+) of the point to cut through.
         level: the vertebra to cut through, e.g. "L1"; None goes through the middle of the mask.
         window: the values shown black and white; None takes a bone window, or percentiles if the values are no HU.
+        overwrite: replace a picture that is there.
 
     Raises:
         ConfigError: ``out`` is no PNG; ``at`` and ``level`` are both given; the window is no window; a case is named
             but no ``data``.
         DataError: the file or case is not there or unreadable; the point lies outside; the level is not in the mask.
         GeometryError: the mask is not on the grid of the scan.
-        OutputError: the picture cannot be written.
+        OutputError: the picture is there already, its folder is not, or it cannot be written.
     """
     path = Path(out)
-    if path.suffix.lower() != ".png":
-        raise ConfigError(
-            f"pictures are written as PNG, but {path} ends otherwise", hint="e.g. `out=look.png`", option="out"
-        )
+    _require_free(path, overwrite=overwrite)
     if at is not None and level is not None:
         raise ConfigError("`at` and `level` exclude each other", option="level")
     case = _named(Path(scan), str(scan), data)
@@ -100,6 +102,8 @@ def look(
         case = replace(case, mask=Path(mask), relabel=())
     shown = read_preview(case.image or case.mask_path())
     marked, alone = _labels(case, shown)
+    labelled = case.mask or case.image
+    doubts = doubts_about(labelled) if labelled is not None else Doubts()
     drawn = look_figure(
         shown,
         mask=None if marked is None else marked.array,
@@ -108,7 +112,8 @@ def look(
         at_mm=at,
         level=level,
         window=window,
-        remarks=case.notes,
+        remarks=(*case.notes, *doubts.remarks),
+        marks=doubts.marks,
         scheme=None if marked is None else scheme_of(marked),
     )
     save_figure(drawn.figure, path, dpi=DPI)
@@ -116,10 +121,26 @@ def look(
     return LookResult(path, drawn.notes, (x, y, z))
 
 
+def _require_free(path: Path, *, overwrite: bool) -> None:
+    """Who mistypes a name gets no new folder, and loses no picture."""
+    if path.suffix.lower() != ".png":
+        raise ConfigError(
+            f"pictures are written as PNG, but {path} ends otherwise", hint="e.g. `out=look.png`", option="out"
+        )
+    if not path.parent.is_dir():
+        raise OutputError(f"there is no folder {path.parent} for {path.name}", hint="make it first, or name another")
+    if path.exists() and not overwrite:
+        raise OutputError(
+            f"{path} exists already", hint="choose another name, or replace it with `overwrite`", option="overwrite"
+        )
+
+
 def _named(path: Path, name: str, data: PathOrText | None) -> Case:
     """The case that a path or a name stands for."""
     if path.is_file() or (data is None and name.lower().endswith(NIFTI_SUFFIXES)):
-        return Case(path.name, path.name, path)
+        return Case(_title(path), path.name, path)
+    if data is None and path.is_dir():
+        return _only_case(path)
     if data is None:
         raise ConfigError(
             f"{name} is no file; to look at a case by its name, say where it is listed",
@@ -127,6 +148,24 @@ def _named(path: Path, name: str, data: PathOrText | None) -> Case:
             option="data",
         )
     return _find(load_cases(Path(data)), name, Path(data))
+
+
+def _only_case(folder: Path) -> Case:
+    """The case in a folder that holds no other."""
+    cases = load_cases(folder).cases
+    if len(cases) > 1:
+        names = ", ".join(case.case for case in cases[:_LIST_AT_MOST])
+        raise DataError(
+            f"{folder} holds {len(cases)} cases: {names}{' ...' if len(cases) > _LIST_AT_MOST else ''}",
+            hint=f"name one of them, for example `verse3d.look({cases[0].case}, data={folder})`",
+        )
+    return cases[0]
+
+
+def _title(path: Path) -> str:
+    """A file's name, with that of its folder where the name itself says nothing: "chest/ct.nii.gz"."""
+    plain = path.name.split(".")[0].lower() in _SAY_NOTHING
+    return f"{path.absolute().parent.name}/{path.name}" if plain else path.name
 
 
 def _find(cases: CaseIndex, name: str, data: Path) -> Case:

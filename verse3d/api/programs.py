@@ -43,7 +43,7 @@ def run_predict(scans: Path, watch: Callable[[], None], *, model: Path, out: Pat
         OutputError: it cannot be started.
         KeyboardInterrupt: it was interrupted.
     """
-    options = {"model": model, "out": out, "device": device, "overwrite": True, "one_by_one": True}
+    options = {"model": model, "out": out, "device": device, "overwrite": True, "one_by_one": True, "no_preview": True}
     return run_verse3d(command_line("-q", "predict", scans, **options), watch)
 
 

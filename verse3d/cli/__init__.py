@@ -3,29 +3,47 @@
 import sys
 from collections.abc import Sequence
 
-from verse3d.cli import comparison, data, exporting, models, pictures, preparing, slicing
-from verse3d.cli.terminal import EXIT_INTERRUPTED, app, complain, err_console, survive_any_name
+from verse3d.cli import comparison, data, diagnosing, exporting, models, naming, pictures, preparing, slicing
+from verse3d.cli.program import as_typed_today, in_order_of_use
+from verse3d.cli.terminal import EXIT_INTERRUPTED, app, complain, say_goodbye, survive_any_name
 from verse3d.core.errors import Verse3dError
 
-__all__ = ["app", "comparison", "data", "exporting", "main", "models", "pictures", "preparing", "run", "slicing"]
+in_order_of_use(app)
+__all__ = [
+    "app",
+    "comparison",
+    "data",
+    "diagnosing",
+    "exporting",
+    "main",
+    "models",
+    "naming",
+    "pictures",
+    "preparing",
+    "run",
+    "slicing",
+]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0 done, 2 wrong usage or config, 3 bad data, 4 bad model, 1 other.
+    """Run a command and return its exit code: 0 done, 2 wrong usage or config, 3 bad data, 4 bad model, 1 other;
+    130 stopped by Ctrl-C, 75 stopped by the cluster and to be started again.
 
     Args:
         argv: the arguments after the program's name; None takes those of the process.
     """
     survive_any_name()
     try:
-        app(args=None if argv is None else list(argv))
+        app(args=as_typed_today(sys.argv[1:] if argv is None else argv))
     except SystemExit as stop:
+        if stop.code == EXIT_INTERRUPTED:  # typer makes this of a KeyboardInterrupt
+            say_goodbye()
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except Verse3dError as error:
         complain(error)
         return error.exit_code
     except KeyboardInterrupt:
-        err_console.print("interrupted", style="yellow")
+        say_goodbye()
         return EXIT_INTERRUPTED
     return 0
 

@@ -6,9 +6,11 @@ from typing import Annotated
 import typer
 
 from verse3d.cli import tables
+from verse3d.cli.json_output import print_json
 from verse3d.cli.terminal import (
     EXIT_PARTIAL,
     DeviceOption,
+    JsonOption,
     SplitName,
     app,
     bars,
@@ -30,10 +32,12 @@ def compare(
         bool, typer.Option("--allow-different", help="Compare although the runs differ in more than their approach.")
     ] = False,
     folds: Annotated[
-        bool, typer.Option("--folds", help="The runs of a name are folds; each is scored on its own test cases.")
+        bool,
+        typer.Option("--folds", help="Runs are folds, or the folder of all; each is scored on what it has not seen."),
     ] = False,
     pictures: Annotated[int, typer.Option(min=0, help="Cases drawn per run.")] = 2,
     device: DeviceOption = "auto",
+    json: JsonOption = False,
 ) -> None:
     """Set models against each other, e.g. [bold]verse3d compare runs/3d runs/2d --data cases.jsonl --out compare[/]."""
     from verse3d import api
@@ -50,6 +54,9 @@ def compare(
             device=device,
             progress=progress,
         )
-    tables.print_comparison(out_console, result)
+    if json:
+        print_json(out_console, result)
+    else:
+        tables.print_comparison(out_console, result)
     if result.left_out:
         raise typer.Exit(EXIT_PARTIAL)

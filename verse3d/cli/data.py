@@ -8,8 +8,10 @@ import typer
 
 from verse3d.cli import tables
 from verse3d.cli.index_tables import print_index
+from verse3d.cli.json_output import print_json
 from verse3d.cli.terminal import (
     EXIT_PARTIAL,
+    JsonOption,
     LayoutName,
     MirrorName,
     OverwriteOption,
@@ -21,7 +23,7 @@ from verse3d.cli.terminal import (
     err_console,
     out_console,
 )
-from verse3d.core.errors import ConfigError
+from verse3d.core.errors import ConfigError, DataError
 
 
 @app.command()
@@ -43,16 +45,21 @@ def phantom(
 @app.command()
 def download(
     out: Annotated[Path, typer.Option(help="Folder for the archives.")],
-    year: Annotated[list[int] | None, typer.Option(help="19 or 20; both unless given.")] = None,
-    split: Annotated[list[ReleaseSplit] | None, typer.Option(help="All three unless given.")] = None,
+    years: Annotated[list[int] | None, typer.Option("--years", "--year", help="19 or 20; both unless given.")] = None,
+    splits: Annotated[
+        list[ReleaseSplit] | None, typer.Option("--splits", "--split", help="All three unless given.")
+    ] = None,
     base_url: Annotated[
         str | None, typer.Option(metavar="URL", help="A web folder that holds the archives, asked instead.")
     ] = None,
-    mirror: Annotated[list[MirrorName] | None, typer.Option(help="Whom to ask, in this order.")] = None,
+    mirrors: Annotated[
+        list[MirrorName] | None, typer.Option("--mirrors", "--mirror", help="Whom to ask, in this order.")
+    ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Compute the hashes of what is there anew.")] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Download again what is there but not as it should be.")
     ] = False,
+    json: JsonOption = False,
 ) -> None:
     """Fetch VerSe (CC BY-SA 4.0, about 50 GB), e.g. [bold]verse3d download --year 19 --split training --out data[/].
 
@@ -60,19 +67,28 @@ def download(
     """
     from verse3d import api
     from verse3d.downloads.mirrors import RELEASE_SPLITS, YEARS, by_hand
+    from verse3d.downloads.transfer import NO_NETWORK
 
     with bars() as progress:
         report = api.download(
             out,
-            years=year or YEARS,
-            splits=[one.value for one in split or []] or RELEASE_SPLITS,
+            years=years or YEARS,
+            splits=[one.value for one in splits or []] or RELEASE_SPLITS,
             base_url=base_url,
-            mirrors=[one.value for one in mirror or []] or None,
+            mirrors=[one.value for one in mirrors or []] or None,
             verify=verify,
             overwrite=overwrite,
             progress=progress,
         )
-    tables.print_downloads(out_console, report)
+    if report.records and all(NO_NETWORK in " ".join(one.reasons) for one in report.records):
+        raise DataError(
+            "no server that holds VerSe can be reached: this machine seems to be without a network",
+            hint="the same command goes on later; docs/usage.md says how to fetch the archives by hand",
+        )
+    if json:
+        print_json(out_console, report)
+    else:
+        tables.print_downloads(out_console, report)
     # What has a hint of its own is there, or the disk is full: no mirror is to blame.
     if unavailable := [one.archive for one in report.records if one.status == "failed" and not one.hint]:
         err_console.print(by_hand(unavailable, report.folder), soft_wrap=True)
@@ -83,7 +99,7 @@ def download(
 @app.command()
 def index(
     roots: Annotated[list[Path], typer.Argument(help="Folders (or zips) with scans and masks, as downloaded.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The list to write.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The list to write.")],
     seed: Annotated[int, typer.Option(help="Decides who is drawn where the data set has no split.")] = 0,
     validation: Annotated[float, typer.Option(help="Share of subjects for choosing the best epoch.")] = 0.2,
     test: Annotated[float, typer.Option(help="Share of undivided subjects kept for testing.")] = 0.0,
@@ -95,6 +111,8 @@ def index(
     exclude_gl: Annotated[bool, typer.Option("--exclude-gl", help="Leave out the gl subjects (licence).")] = False,
     overrides: Annotated[list[Path] | None, typer.Option(help="CSV of corrections: case,action,value,note.")] = None,
     unpack: Annotated[Path | None, typer.Option(help="Unpack zips into this folder first.")] = None,
+    missing: Annotated[bool, typer.Option("--missing", help="Name every scan of VerSe that is not there.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Find all cases, merge copies, divide by subject, e.g. [bold]verse3d index data -o cases.jsonl --folds 5[/]."""
     from verse3d import api
@@ -102,7 +120,7 @@ def index(
     with bars() as progress:
         report = api.index(
             *roots,
-            out=output,
+            out=out,
             seed=seed,
             validation=validation,
             test=test,
@@ -114,7 +132,10 @@ def index(
             unpack=unpack,
             progress=progress,
         )
-    print_index(out_console, report, output)
+    if json:
+        print_json(out_console, report)
+    else:
+        print_index(out_console, report, out, missing=missing)
     if report.damaged or report.failures or any(archive.refused for archive in report.unpacked):
         raise typer.Exit(EXIT_PARTIAL)
 
@@ -130,7 +151,7 @@ def _assignments(texts: Sequence[str]) -> dict[str, Any]:
 @app.command()
 def check(
     data: Annotated[Path, typer.Argument(help="An index (cases.jsonl) or a folder.")],
-    json: Annotated[Path | None, typer.Option("--json", help="Write all findings to this file.")] = None,
+    json: Annotated[Path | None, typer.Option("--json", help="File for all findings; - for stdout.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 3 also for warnings.")] = False,
     fixes: Annotated[
         Path | None, typer.Option(help="Folder for masks carried over to their scan's grid, and fixes.csv.")
@@ -150,8 +171,12 @@ def check(
     from verse3d import api
 
     with bars() as progress:
-        report = api.check(data, workers=workers, cache=not no_cache, json=json, fixes=fixes, progress=progress)
-    tables.print_check(out_console, report, facts=facts)
+        to_file = None if json == Path("-") else json
+        report = api.check(data, workers=workers, cache=not no_cache, json=to_file, fixes=fixes, progress=progress)
+    if json == Path("-"):
+        print_json(out_console, report.to_dict())
+    else:
+        tables.print_check(out_console, report, facts=facts)
     if report.worst == "error" or (strict and report.worst == "warning"):
         raise typer.Exit(EXIT_PARTIAL)
 
@@ -166,6 +191,7 @@ def convert(
     dataset_id: Annotated[int | None, typer.Option(help="nnunet: number of the data set; else 1.")] = None,
     name: Annotated[str | None, typer.Option(help="nnunet: name of the data set; else VerSe.")] = None,
     overwrite: OverwriteOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Write an index in another layout, e.g. [bold]verse3d convert cases.jsonl --to nnunet --out nnUNet_raw[/]."""
     from verse3d import api
@@ -182,6 +208,9 @@ def convert(
             overwrite=overwrite,
             progress=progress,
         )
-    tables.print_conversion(out_console, result)
+    if json:
+        print_json(out_console, result)
+    else:
+        tables.print_conversion(out_console, result)
     if result.left_out:
         raise typer.Exit(EXIT_PARTIAL)

@@ -12,9 +12,9 @@ FormatName = Literal["onnx", "openvino", "torchscript"]
 
 @app.command()
 def export(
-    model: Annotated[Path, typer.Option(help="best.pt of a run folder.")],
     to: Annotated[FormatName, typer.Option(help="What to write it as.")],
     out: Annotated[Path, typer.Option(help="The folder to make.")],
+    model: Annotated[Path | None, typer.Option(help="best.pt of a run folder. Else the starter weights.")] = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Write a model for other programs, e.g. [bold]verse3d export --model best.pt --to onnx --out model-onnx[/]."""

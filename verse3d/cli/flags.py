@@ -3,7 +3,7 @@
     `max_ram_gb`                               --max-ram-gb
     `max_ram_gb=8`                             --max-ram-gb 8
     `optim.lr=3e-4`                            --set optim.lr=3e-4
-    `verse3d.index(DATA, out='a.jsonl')`       verse3d index DATA --output a.jsonl
+    `verse3d.index(DATA, out='a.jsonl')`       verse3d index DATA --out a.jsonl
 
 What the running command does not know stays as it is: it is not the user's to change there.
 """
@@ -17,7 +17,7 @@ _IN_BACKTICKS = re.compile(r"`([^`\n]+)`")
 _OPTION = re.compile(r"([a-z][a-z0-9_]*)(?:=(.*))?")
 _SETTING = re.compile(r"[a-z0-9_]+\.[a-z0-9_]+=.*")
 _CALL = re.compile(r"verse3d\.([a-z]+)\(.*\)")
-_OTHER_NAMES = {"out": "output", "overrides": "set_", "years": "year", "splits": "split"}
+_OTHER_NAMES = {"overrides": "set_"}
 """Arguments of the functions that the command line calls otherwise."""
 
 
@@ -48,6 +48,11 @@ class Speech:
     def __init__(self, commands: Mapping[str, Sequence[Parameter]], command: str = "") -> None:
         self._commands = commands
         self._command = command
+
+    @property
+    def command(self) -> str:
+        """The one that runs."""
+        return self._command
 
     def say(self, text: str) -> str:
         """``text`` with flags instead of options, settings and jobs in backticks."""

@@ -18,12 +18,20 @@ _SHOWN_COPIES = 10
 _SPLITS = ("train", "validation", "test", None)
 
 
-def print_index(out: Console, report: "IndexReport", path: Path) -> None:
-    """What of the VerSe release was found, how the cases are divided, and what was left out or is damaged."""
+def print_index(out: Console, report: "IndexReport", path: Path, *, missing: bool = False) -> None:
+    """What of the VerSe release was found, how the cases are divided, and what was left out or is damaged.
+
+    Args:
+        out: where to print.
+        report: what was found.
+        path: of the index.
+        missing: name the scans of VerSe that are missing even where most of them are.
+    """
     if report.release:
         _print_release(out, report)
     _print_splits(out, report, path)
-    for line in (*_found(report), *_missing(report), *_left_out(report), *_zips(report)):
+    absent = _missing(report, everything=missing)
+    for line in (*_found(report), *absent, *_look_like_masks(report), *_left_out(report), *_zips(report)):
         out.print(line)
     for case, problem in report.damaged:
         out.print(f"damaged: {one_line(case)}: {problem}")
@@ -62,12 +70,21 @@ def _found(report: "IndexReport") -> Iterator[str]:
         yield "folds: " + ", ".join(f"{fold}: {count} cases" for fold, count in sorted(folds.items()))
 
 
-def _missing(report: "IndexReport") -> Iterator[str]:
+def _missing(report: "IndexReport", *, everything: bool) -> Iterator[str]:
+    """The names of missing scans, where a part is nearly whole; who has a few scans of VerSe misses nothing."""
     for part in report.release:
-        if part.missing and part.scans:
+        if part.missing and part.scans and (everything or part.scans * 2 > part.expected_scans):
             yield f"missing from {part.part}: {' '.join(part.missing)}"
         if part.without_mask:
             yield f"without mask in {part.part}: {' '.join(part.without_mask)}"
+
+
+def _look_like_masks(report: "IndexReport") -> Iterator[str]:
+    for case, path, (low, high) in report.look_like_masks:
+        yield (
+            f"{one_line(case)} looks like a mask (whole numbers {low} ... {high}, most of them 0) but is named like a "
+            f"scan: call it {one_line(path.name.partition('.nii')[0])}_seg.nii.gz, or put it into a folder labels/"
+        )
 
 
 def _left_out(report: "IndexReport") -> Iterator[str]:

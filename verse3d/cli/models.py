@@ -1,27 +1,40 @@
 """The commands about models: training, predicting, scoring, and the demo of everything."""
 
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from verse3d.cli import tables
+from verse3d.cli.json_output import print_json
 from verse3d.cli.terminal import (
     EXIT_INTERRUPTED,
     EXIT_PARTIAL,
+    EXIT_TERMINATED,
     MORE_SETTINGS,
     Backend,
     DeviceOption,
+    JsonOption,
     Mode,
     OverwriteOption,
+    Partial,
     SchemeName,
     SetOption,
     SplitOption,
     app,
     bars,
+    exits_when_terminated,
+    is_first_process,
+    is_verbose,
     merged_overrides,
     out_console,
 )
+from verse3d.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from verse3d.training.fit import FitResult
 
 
 @app.command(context_settings=MORE_SETTINGS)
@@ -31,62 +44,108 @@ def train(
     out: Annotated[Path, typer.Option(help="The run folder.")],
     mode: Annotated[Mode | None, typer.Option(help="Way of segmenting; else that of the config, else 3d.")] = None,
     config: Annotated[str | None, typer.Option(help="YAML file, or the name of a shipped one, e.g. unet3d.")] = None,
+    from_model: Annotated[
+        Path | None, typer.Option("--from", help="Begin with the weights of this model; starter: those of verse3d.")
+    ] = None,
     set_: SetOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on exactly where the run in --out stands.")] = False,
     overwrite: OverwriteOption = False,
     max_minutes: Annotated[
-        float | None, typer.Option(help="Stop after the first epoch that ends later than this.")
+        float | None, typer.Option(help="Stop after so many minutes; the learning rate falls to 0 by then.")
     ] = None,
     max_epochs: Annotated[int | None, typer.Option(min=1, help="Stop after this epoch of the schedule.")] = None,
     fold: Annotated[int | None, typer.Option(help="Validate on this fold of the index, train on the others.")] = None,
+    folds: Annotated[bool, typer.Option("--folds", help="Train all folds, into --out/fold0, fold1 ...")] = False,
+    print_: Annotated[bool, typer.Option("--print", help="With --folds: only name the command of each fold.")] = False,
     store: Annotated[Path | None, typer.Option(help="Folder for prepared cases; else beside --data.")] = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Train a network, e.g. [bold]verse3d train --data cases.jsonl --out runs/a[/]."""
     from verse3d import api
+    from verse3d.training.runfolder import fold_folder
 
-    with bars() as progress:
-        result = api.train(
-            data=data,
-            out=out,
-            mode=mode,
-            config=config,
-            overrides=merged_overrides(set_, context),
-            resume=resume,
-            overwrite=overwrite,
-            max_minutes=max_minutes,
-            max_epochs=max_epochs,
-            fold=fold,
-            store=store,
-            device=device,
-            progress=progress,
-        )
-    tables.print_training(out_console, result)
-    if result.stopped == "interrupted":
-        raise typer.Exit(EXIT_INTERRUPTED)
-    if result.failures:
-        raise typer.Exit(EXIT_PARTIAL)
+    options: dict[str, Any] = {
+        "mode": mode,
+        "config": config,
+        "from_model": from_model,
+        "overrides": merged_overrides(set_, context),
+        "resume": resume,
+        "overwrite": overwrite,
+        "max_minutes": max_minutes,
+        "max_epochs": max_epochs,
+        "store": store,
+        "device": device,
+    }
+    _refuse_fold_options(fold, folds=folds, print_=print_)
+    if print_:
+        for each in api.folds_of(data):
+            words = ["--data", str(data), "--out", str(fold_folder(out, each)), "--fold", str(each)]
+            out_console.print(shlex.join(["verse3d", "train", *words, *_as_options(options)]), soft_wrap=True)
+        return
+    with exits_when_terminated(), bars() as progress:
+        options |= {"data": data, "out": out, "progress": progress}
+        trained = list(api.train_folds(**options).folds.items()) if folds else [(None, api.train(**options, fold=fold))]
+    if is_first_process():
+        for number, result in trained:
+            tables.print_training(out_console, result, fold=number)
+    if code := max(_exit_code(result) for _, result in trained):
+        raise typer.Exit(code)
+
+
+def _as_options(options: Mapping[str, Any]) -> list[str]:
+    """What was given, as it is written on a command line."""
+    words: list[str] = []
+    for name, value in options.items():
+        flag = "--from" if name == "from_model" else f"--{name.replace('_', '-')}"
+        if name == "overrides":
+            words += [word for override in value for word in ("--set", override)]
+        elif value is True:
+            words.append(flag)
+        elif value not in (None, False) and (name, value) != ("device", "auto"):
+            words += [flag, str(value)]
+    return words
+
+
+def _refuse_fold_options(fold: int | None, *, folds: bool, print_: bool) -> None:
+    if folds and fold is not None:
+        raise ConfigError("--folds trains all folds, --fold one of them: give one of the two")
+    if print_ and not folds:
+        raise ConfigError("--print goes with --folds: it names the command of each fold")
+
+
+def _exit_code(result: "FitResult") -> int:
+    """130 and 75 say that a run is not finished; 3 that it is, without some of its cases."""
+    stops = {"interrupted": EXIT_INTERRUPTED, "terminated": EXIT_TERMINATED}
+    return stops.get(result.stopped, EXIT_PARTIAL if result.failures else 0)
 
 
 @app.command()
 def predict(
     scans: Annotated[list[Path], typer.Argument(help="NIfTI files, folders or indexes.")],
-    model: Annotated[list[Path], typer.Option(help="best.pt of a run folder; several are averaged.")],
     out: Annotated[Path, typer.Option(help="Folder for the masks.")],
+    model: Annotated[
+        list[Path] | None,
+        typer.Option(help="A run folder or its best.pt; several are averaged; else starter weights."),
+    ] = None,
     split: SplitOption = None,
     device: DeviceOption = "auto",
     backend: Annotated[Backend, typer.Option(help="What runs the network.")] = "auto",
     max_ram_gb: Annotated[float | None, typer.Option(help="Largest memory to take; else what is free.")] = None,
     tta: Annotated[bool, typer.Option("--tta", help="Average with the mirror image; twice the time.")] = False,
-    no_skip: Annotated[bool, typer.Option("--no-skip", help="Look at windows that hold only air, too.")] = False,
-    num_parts: Annotated[int, typer.Option(min=1, help="Divide the scans among so many jobs.")] = 1,
+    no_skip_air: Annotated[bool, typer.Option("--no-skip-air", help="Look at windows of air, too.")] = False,
+    partial: Annotated[
+        Partial, typer.Option(help="Vertebrae that the scan cuts, in masks named by sequence.")
+    ] = "drop",
+    parts: Annotated[int, typer.Option(min=1, help="Divide the scans among so many jobs.")] = 1,
     part: Annotated[int, typer.Option(min=0, help="Which of them this is, counted from 0.")] = 0,
     one_by_one: Annotated[
         bool, typer.Option("--one-by-one", help="Do not read and write other scans while the network works.")
     ] = False,
     overwrite: OverwriteOption = False,
+    no_preview: Annotated[bool, typer.Option("--no-preview", help="Draw no picture of each new mask.")] = False,
+    json: JsonOption = False,
 ) -> None:
-    """Write a mask per scan on its own grid, e.g. [bold]verse3d predict ct.nii.gz --model best.pt --out masks[/]."""
+    """Write a mask per scan on its own grid, e.g. [bold]verse3d predict ct.nii.gz --out masks[/]."""
     from verse3d import api
 
     with bars() as progress:
@@ -98,15 +157,20 @@ def predict(
             device=device,
             backend=backend,
             tta=tta,
-            skip_air=not no_skip,
+            skip_air=not no_skip_air,
+            partial=partial,
             max_ram_gb=max_ram_gb,
-            parts=num_parts,
+            parts=parts,
             part=part,
             one_by_one=one_by_one,
             overwrite=overwrite,
+            preview=not no_preview,
             progress=progress,
         )
-    tables.print_predictions(out_console, report)
+    if json:
+        print_json(out_console, report.records)
+    else:
+        tables.print_predictions(out_console, report, details=is_verbose())
     if report.failures:
         raise typer.Exit(EXIT_PARTIAL)
 
@@ -125,6 +189,7 @@ def evaluate(
     pictures: Annotated[
         Path | None, typer.Option(help="Folder for a picture per case and the loss curve of the model.")
     ] = None,
+    json: JsonOption = False,
 ) -> None:
     """Score masks on the grids of the scans: Dice (by volume and by slice), HD95, ASSD and volume difference."""
     from verse3d import api
@@ -140,7 +205,10 @@ def evaluate(
             pictures=pictures,
             progress=progress,
         )
-    tables.print_scores(out_console, result)
+    if json:
+        print_json(out_console, result)
+    else:
+        tables.print_scores(out_console, result)
     if result.failures:
         raise typer.Exit(EXIT_PARTIAL)
 
@@ -184,5 +252,6 @@ def demo(
     out_console.print(f"masks        {result.predictions.folder}", highlight=False)
     out_console.print(f"label file   {result.label_file}", highlight=False)
     out_console.print(f"overlay      {result.overlay}", highlight=False)
+    out_console.print(f"all of it    {result.page.absolute().as_uri()}", highlight=False)
     out_console.print(f"\nwatch the training:  {result.open_tensorboard}", highlight=False)
     out_console.print(f"open in ITK-SNAP:    {result.open_itksnap}", highlight=False)

@@ -6,14 +6,18 @@ from typing import Annotated
 import typer
 
 from verse3d.cli import tables
-from verse3d.cli.terminal import EXIT_PARTIAL, app, bars, out_console
+from verse3d.cli.json_output import print_json
+from verse3d.cli.terminal import EXIT_PARTIAL, JsonOption, OverwriteOption, app, bars, out_console
 from verse3d.core.errors import ConfigError
 
 
 @app.command()
 def look(
-    scan: Annotated[str, typer.Argument(help="A NIfTI file, or the name of a case in --data.", metavar="CASE|SCAN")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The PNG to write.")],
+    scan: Annotated[
+        str,
+        typer.Argument(metavar="SCAN", help="A NIfTI file, a folder with one case, or the name of a case in --data."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The PNG to write.")],
     mask: Annotated[Path | None, typer.Option(help="A mask on the grid of the scan; a case brings its own.")] = None,
     data: Annotated[Path | None, typer.Option(help="An index (cases.jsonl) or a folder that holds the case.")] = None,
     at: Annotated[str | None, typer.Option(metavar="X,Y,Z", help="Cut through this point, world mm (RAS+).")] = None,
@@ -21,18 +25,20 @@ def look(
     window: Annotated[
         str | None, typer.Option(metavar="LOW,HIGH", help="The values shown black and white, e.g. -200,1000.")
     ] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Draw three planes with the mask on them, e.g. [bold]verse3d look ct.nii.gz --mask seg.nii.gz -o look.png[/]."""
     from verse3d import api
 
     result = api.look(
         scan,
-        out=output,
+        out=out,
         mask=mask,
         data=data,
         at=None if at is None else _point(at),
         level=level,
         window=None if window is None else _window(window),
+        overwrite=overwrite,
     )
     out_console.print(str(result.picture))
     for note in result.notes:
@@ -49,6 +55,7 @@ def stats(
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Read everything again, and keep nothing beside the index.")
     ] = False,
+    json: JsonOption = False,
 ) -> None:
     """Measure a data set: a table and figures, e.g. [bold]verse3d stats cases.jsonl --out stats[/].
 
@@ -58,7 +65,10 @@ def stats(
 
     with bars() as progress:
         result = api.stats(data, out=out, workers=workers, cache=not no_cache, progress=progress)
-    tables.print_stats(out_console, result)
+    if json:
+        print_json(out_console, result)
+    else:
+        tables.print_stats(out_console, result)
     if result.failures:
         raise typer.Exit(EXIT_PARTIAL)
 

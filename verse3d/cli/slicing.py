@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from verse3d.cli.json_output import print_json
 from verse3d.cli.tables import table
 from verse3d.cli.terminal import (
     EXIT_PARTIAL,
     MORE_SETTINGS,
+    JsonOption,
     OverwriteOption,
     Plane,
     SetOption,
@@ -41,6 +43,7 @@ def slices(
     split: SplitOption = None,
     workers: Annotated[int, typer.Option(min=1, help="Cases that are cut at the same time.")] = 2,
     overwrite: OverwriteOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Write slices as 8-bit PNGs with masks, e.g. [bold]verse3d slices cases.jsonl --out slices --only-labelled[/]."""
     from verse3d import api
@@ -59,7 +62,10 @@ def slices(
             overwrite=overwrite,
             progress=progress,
         )
-    _print(out_console, report)
+    if json:
+        print_json(out_console, report)
+    else:
+        _print(out_console, report)
     if report.failures:
         raise typer.Exit(EXIT_PARTIAL)
 

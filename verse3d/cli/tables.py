@@ -5,10 +5,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Column, Table
 
-from verse3d.cli.terminal import in_flags
+from verse3d.cli.terminal import in_flags, out_console
 from verse3d.core.escapes import one_line
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from verse3d.downloads.job import DownloadReport
     from verse3d.evaluation.comparison import Comparison
     from verse3d.evaluation.score_folder import Evaluation
-    from verse3d.inference.records import PredictionReport
+    from verse3d.inference.records import PredictionRecord, PredictionReport
     from verse3d.training.fit import FitResult
 
 _COLUMNS = {
@@ -47,8 +48,10 @@ class _Rows(Table):
 
 
 def table(*headers: str, title: str | None = None) -> Table:
-    """A table that breaks long names rather than cutting them off."""
-    return _Rows(*(Column(header, overflow="fold") for header in headers), title=title)
+    """A table that breaks long names rather than cutting them off; in a file or a pipe plain columns without lines."""
+    lines = box.HEAVY_HEAD if out_console.is_terminal else None
+    columns = (Column(header, overflow="fold", no_wrap=False) for header in headers)
+    return _Rows(*columns, title=title, box=lines, pad_edge=lines is not None, show_edge=lines is not None)
 
 
 def print_check(out: Console, report: "CheckReport", *, facts: bool = False) -> None:
@@ -177,34 +180,66 @@ def _median(value: float, digits: int) -> str:
     return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def print_training(out: Console, result: "FitResult") -> None:
+def print_training(out: Console, result: "FitResult", fold: int | None = None) -> None:
     """How the run stands and where its files are."""
     validated = not math.isnan(result.best_dice)
     best = f"best validation Dice {result.best_dice:.4f} at epoch {result.best_epoch}, " if validated else ""
     model = result.best if result.best.exists() else "no best.pt yet"
-    out.print(f"{result.stopped} after epoch {result.epochs}: {best}{model}")
+    head = "" if fold is None else f"fold {fold}: "
+    out.print(f"{head}{result.stopped} after epoch {result.epochs}: {best}{model}")
+    if result.cost is not None:
+        out.print(f"cost: {result.cost}")
     for case, reason in result.failures:
         out.print(f"left out {one_line(case)}: {in_flags(reason)}")
     out.print(f"watch: tensorboard --logdir {result.folder / 'tensorboard'}")
 
 
-def print_predictions(out: Console, report: "PredictionReport") -> None:
-    """One row per scan, then warnings and errors."""
-    rows = table("case", "status", "seconds", "expected MB", "peak MB", "vertebrae", "mask")
+def print_predictions(out: Console, report: "PredictionReport", *, details: bool = False) -> None:
+    """One row per scan with what was found, then why some failed, then what is doubtful.
+
+    Args:
+        out: where to print.
+        report: of a prediction.
+        details: with time, memory and the path of each mask.
+    """
+    rows = table("case", "status", "vertebrae", "volume ml", "warnings", *(_DETAILS if details else ()))
     for record in report.records:
-        written = record.status == "written"
-        expected = float(record.plan.get("peak_mb", 0))
-        numbers = (f"{record.seconds:.1f}", f"{expected:.0f}", f"{record.peak_rss_mb:.0f}") if written else ("", "", "")
-        found = _ends(record.levels) if written else ""
-        rows.add_row(record.case, record.status, *numbers, found, str(report.folder / record.mask))
+        cells = [record.case, record.status, "", "", str(len(record.warnings) or "")]
+        if record.status == "written":
+            cells[2:4] = _found(record), f"{record.labelled_ml:.0f}"
+        rows.add_row(*cells, *(_details(report, record) if details else ()))
     out.print(rows, soft_wrap=False)
+    for record in report.failures:
+        out.print(f"{one_line(record.case)} failed: {in_flags(record.error)}")
     for record in report.records:
-        for text in (*record.warnings, *([record.error] if record.error else [])):
+        for text in record.warnings:
             out.print(f"{one_line(record.case)}: {in_flags(text)}")
+    out.print(f"{_counted(report)}: {report.folder}")
 
 
-def _ends(levels: Sequence[str]) -> str:
-    return "none" if not levels else levels[0] if len(levels) == 1 else f"{levels[0]} ... {levels[-1]}"
+_DETAILS = ("seconds", "expected MB", "peak MB", "mask")
+
+
+def _details(report: "PredictionReport", record: "PredictionRecord") -> list[str]:
+    mask = str(report.folder / record.mask)
+    if record.status != "written":
+        return ["", "", "", mask]
+    return [f"{record.seconds:.1f}", f"{record.plan.get('peak_mb', 0):.0f}", f"{record.peak_rss_mb:.0f}", mask]
+
+
+def _found(record: "PredictionRecord") -> str:
+    """How many vertebrae there are and which; a binary mask does not say how many."""
+    levels = record.levels
+    if not levels:
+        return "none"
+    if levels == ("vertebrae",):
+        return "not told apart"
+    return levels[0] if len(levels) == 1 else f"{len(levels)}: {levels[0]} to {levels[-1]}"
+
+
+def _counted(report: "PredictionReport") -> str:
+    counts = Counter(record.status for record in report.records)
+    return ", ".join(f"{counts[status]} {status}" for status in ("written", "skipped", "failed") if counts[status])
 
 
 def print_scores(out: Console, result: "Evaluation") -> None:

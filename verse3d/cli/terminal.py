@@ -3,6 +3,7 @@
 import enum
 import io
 import logging
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from verse3d.cli.flags import Speech
+from verse3d.cli.program import Program
 from verse3d.core.errors import ConfigError, DataError, Verse3dError
 from verse3d.core.escapes import visible
 from verse3d.version import __version__
@@ -24,11 +26,15 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="verse3d",
     help="Native 3D segmentation of vertebrae in CT: train, predict and score on whole NIfTI volumes.",
+    cls=Program,
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 75
+"""Exit code when a cluster wanted its machine back: everything is saved, start the same job again (EX_TEMPFAIL)."""
 EXIT_PARTIAL = DataError.exit_code
 """Exit code when a batch was finished but some of its cases failed."""
 
@@ -66,6 +72,7 @@ Device = Literal["auto", "cpu", "cuda"]
 Backend = Literal["auto", "torch", "openvino"]
 SplitName = Literal["train", "validation", "test"]
 SchemeName = Literal["binary", "vertebrae"]
+Partial = Literal["drop", "keep"]
 LayoutName = Literal["nnunet", "verse"]
 
 
@@ -85,6 +92,7 @@ class MirrorName(enum.StrEnum):
     osf = "osf"
 
 
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes a GPU if there is one.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 SplitOption = Annotated[SplitName | None, typer.Option(help="Only the cases of this split.")]
@@ -147,27 +155,59 @@ def _options(
     _level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
 
 
+def is_verbose() -> bool:
+    """Whether the user wants to know more than usual."""
+    return _level < logging.INFO
+
+
+FAREWELLS = {
+    "predict": "the masks that are written are whole; the same command goes on with the other scans",
+    "train": "verse3d train --resume goes on",
+    "prepare": "what is prepared stays; the same command goes on with the other cases",
+    "slices": "the cases that are written stay; the same command goes on with the others",
+    "download": "the same command goes on where this one stopped",
+    "index": "no index was written",
+    "convert": "the cases that are written stay; the same command goes on with the others",
+    "check": "what was measured is kept beside an index; the same command reads only the rest",
+    "stats": "what was measured is kept beside an index; the same command reads only the rest",
+    "compare": "the masks that are written stay; the same command goes on with the others",
+}
+
+
+def say_goodbye() -> None:
+    """After Ctrl-C: what is done, and how to go on."""
+    more = FAREWELLS.get(_speech.command, "nothing is left half-written")
+    err_console.print(f"interrupted: {more}", style="yellow", soft_wrap=True)
+
+
+def is_first_process() -> bool:
+    """Whether this process is by itself, or the first of several that torchrun has started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def exits_when_terminated() -> Iterator[None]:
+    """The exit code of a program whose machine was wanted back; Typer would take it for Ctrl-C."""
+    from verse3d.training.signals import Terminated
+
+    try:
+        yield
+    except Terminated as stop:
+        err_console.print(f"stopped by {stop}", style="yellow")
+        raise typer.Exit(EXIT_TERMINATED) from None
+
+
 @contextmanager
 def bars() -> Iterator["Progress"]:
     """Progress bars on stderr, one per kind of work, and the log above them."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
+    from verse3d.api.progress import progress_bars
     from verse3d.core.logs import log_to_terminal
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(24), MofNCompleteColumn())
-    log_to_terminal(err_console, _level, in_flags)
-    times = (TimeElapsedColumn(), TimeRemainingColumn())
-    with Bars(*columns, *times, console=err_console, disable=_level > logging.INFO) as bars:
-        tasks: dict[str, Any] = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            kind = what.split(maxsplit=1)[0] if what.split(maxsplit=1)[0] in ("epoch", "phantom") else what
-            if kind not in tasks:
-                tasks[kind] = bars.add_task(what, total=total)
-            bars.update(tasks[kind], description=what, completed=done, total=total)
-
-        yield show
+    # Of several processes that share a training the first one speaks; the others only about what ends them.
+    level = _level if is_first_process() else logging.ERROR
+    log_to_terminal(err_console, level, in_flags)
+    with progress_bars(err_console, enabled=level <= logging.INFO) as progress:
+        yield progress
 
 
 MORE_SETTINGS = {"allow_extra_args": True}

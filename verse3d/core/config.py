@@ -3,6 +3,7 @@
 YAML here means YAML 1.2: ``1e-4`` is a number, ``off`` is a word and ``1:30`` is a text, not 90.
 """
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,8 @@ from pydantic import (
 from verse3d.core.augmenting import NO_AUGMENTATION, AugmentConfig
 from verse3d.core.config_text import all_problems, apply_overrides, described, find_config, read_config
 from verse3d.core.errors import ConfigError
-from verse3d.core.labels import SchemeName
+from verse3d.core.labelling import LabelsConfig
+from verse3d.core.scouting import ScoutConfig
 from verse3d.core.section import Section as _Section
 from verse3d.core.yaml12 import parse_yaml
 
@@ -64,12 +66,6 @@ PlaneName = Literal["sagittal", "coronal", "axial", "as-stored"]
 
 _NotNegative = Annotated[int, Field(ge=0, le=1024)]
 Margin = Annotated[tuple[_NotNegative, _NotNegative, _NotNegative], BeforeValidator(_same_for_all_axes)]
-
-
-class LabelsConfig(_Section):
-    """What is told apart: any vertebra (``binary``) or the 26 levels (``vertebrae``)."""
-
-    scheme: SchemeName = "binary"
 
 
 class GridConfig(_Section):
@@ -168,6 +164,8 @@ class RuntimeConfig(_Section):
     """Whether ``torch.compile`` makes kernels for this network; ``on`` is an error where it cannot."""
     cuda_graph: Literal["auto", "on", "off"] = "auto"
     """Whether a step is recorded once on a GPU and then launched as a whole; ``on`` is an error where it cannot."""
+    save_minutes: Annotated[float, Field(ge=0.0, le=1e6)] = 5.0
+    """A run is saved after so many minutes, beside every end of an epoch; 0 saves after every batch."""
     deterministic: bool = False
     """Whether everything is planned in iterations, never in seconds, and the GPU may use repeatable kernels only."""
 
@@ -214,6 +212,7 @@ class Config(_Section):
     runtime: RuntimeConfig = RuntimeConfig()
     validation: ValidationConfig = ValidationConfig()
     inference: InferenceConfig = InferenceConfig()
+    scout: ScoutConfig = ScoutConfig()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and words, as they go into YAML and checkpoints."""
@@ -261,10 +260,29 @@ def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Conf
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold sections such as 'optim:', found {type(values).__name__}")
+    return changed_config(values, overrides, source=str(path))
+
+
+def changed_config(values: dict[str, Any], overrides: Sequence[str], *, source: str) -> Config:
+    """Plain values, changed by overrides as in ``load_config``; raises as that."""
+    before = copy.deepcopy(values)
     problems = apply_overrides(values, overrides)
     if problems:
         raise ConfigError(all_problems("`overrides`", problems), option="overrides")
-    return parse_config(values, source=str(path))
+    try:
+        return parse_config(values, source=source)
+    except ConfigError:
+        if not overrides or not _is_sound(before):
+            raise
+    return parse_config(values, source="`overrides`")
+
+
+def _is_sound(values: dict[str, Any]) -> bool:
+    try:
+        parse_config(values)
+    except ConfigError:
+        return False
+    return True
 
 
 def _patch_problems(values: Mapping[str, Any]) -> list[str]:

@@ -16,6 +16,7 @@ from verse3d.core.errors import DataError, OutputError
 from verse3d.core.jsontext import parse_json
 from verse3d.core.owners import OWNER, is_alive, owner
 from verse3d.core.paths import LONGEST_NAME_BYTES, TEMPORARY_PREFIX
+from verse3d.core.system import flush_file
 
 PathOrText = str | os.PathLike[str]
 _ROOM_FOR_PREFIX = 32
@@ -116,7 +117,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
-            _flush_to_disk(temporary)
+            flush_file(temporary)
             temporary.replace(path)
         finally:
             # After a failure only: a finished file has moved to its final name.
@@ -194,7 +195,7 @@ class FileBatch:
         failures: list[OutputError] = []
         try:
             with ThreadPoolExecutor(self._THREADS) as pool:
-                flushed = {path: pool.submit(_flush_to_disk, temporary) for path, temporary in batch.items()}
+                flushed = {path: pool.submit(flush_file, temporary) for path, temporary in batch.items()}
             for path, done in flushed.items():
                 try:
                     done.result()
@@ -230,11 +231,6 @@ def remove_leftovers(folder: Path) -> None:
         with contextlib.suppress(OSError):
             if OWNER.fullmatch(name) and temporary.is_file() and not is_alive(name, temporary):
                 temporary.unlink()
-
-
-def _flush_to_disk(path: Path) -> None:
-    with path.open("rb") as handle:
-        os.fsync(handle.fileno())
 
 
 def write_text(path: Path, text: str) -> None:

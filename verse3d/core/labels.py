@@ -93,12 +93,14 @@ class LabelScheme:
     """What a network tells apart, and how its contiguous ids 0..n map to the ids written into masks.
 
     Attributes:
-        name: "binary" (vertebra or not) or "vertebrae" (26 levels).
+        name: what masks tell apart, "binary" (vertebra or not) or "vertebrae" (26 levels).
         labels: the foreground labels; the network id of ``labels[n]`` is ``n + 1``.
+        undecided: the network id of a voxel that is some vertebra, but none by itself.
     """
 
     name: SchemeName
     labels: tuple[Label, ...]
+    undecided: int = 0
 
     @property
     def output_channels(self) -> int:
@@ -167,10 +169,16 @@ def present_ids(ids: NDArray[np.integer]) -> set[int]:
 
 _CALLED = re.compile(r"^(?:vertebrae?[_ ])?([CTL]\d{1,2})$", re.IGNORECASE)
 _SCHEMES: dict[str, LabelScheme] = {
-    "binary": LabelScheme("binary", (Label(1, "vertebrae", (255, 200, 60)),)),
+    "binary": LabelScheme("binary", (Label(1, "vertebrae", (255, 200, 60)),), undecided=1),
     # The network id equals the VerSe id for 1-25; only T13 moves, from 28 to 26.
     "vertebrae": LabelScheme("vertebrae", tuple(sorted(VERTEBRAE, key=lambda label: label.id))),
 }
+
+PARTS = LabelScheme("vertebrae", (Label(1, "vertebra", (255, 200, 60)), Label(2, "core", (200, 90, 40))))
+"""What a network without names tells apart: bone near another vertebra, and bone that is not."""
+
+BONES = LabelScheme("vertebrae", _SCHEMES["vertebrae"].labels, undecided=len(VERTEBRAE) + 1)
+"""What such a network learns from: which bone is which decides where ``PARTS`` lie, whatever the bone is called."""
 
 
 def level_called(text: str) -> Label | None:
@@ -192,3 +200,12 @@ def label_scheme(name: str) -> LabelScheme:
     if name not in _SCHEMES:
         raise ConfigError(f"label scheme {name!r} is unknown; expected one of {sorted(_SCHEMES)}")
     return _SCHEMES[name]
+
+
+def training_scheme(name: str) -> LabelScheme:
+    """The scheme that patches are cut in: that of this name, or ``BONES`` for "bones".
+
+    Raises:
+        ConfigError: there is no such scheme.
+    """
+    return BONES if name == "bones" else label_scheme(name)

@@ -2,10 +2,10 @@
 
 import contextlib
 import ctypes
-import os
 from pathlib import Path
 
 from verse3d.core.errors import MemoryLimitError
+from verse3d.core.system import available_memory_bytes
 
 SHARE_OF_FREE = 0.9
 """Without a limit of the user's, so much of the memory that is free may be taken."""
@@ -16,7 +16,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 def free_memory_bytes() -> int:
     """Memory that can be used without swapping: what the machine has left, or a container's limit if that is lower.
 
-    Where the system does not say (not Linux), half of the installed memory.
+    Where Linux's files are not there (macOS, Windows), what psutil says.
     """
     return min(_free_on_machine(), _free_in_container())
 
@@ -41,10 +41,10 @@ def require_memory(needed: int, what: str) -> None:
 
 def _free_on_machine() -> int:
     try:
-        rows = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
+        rows = dict(line.split(":", 1) for line in _MEMINFO.read_text(encoding="utf-8").splitlines())
         return int(rows["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        return available_memory_bytes()
 
 
 def _free_in_container() -> int:

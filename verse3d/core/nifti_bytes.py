@@ -23,6 +23,7 @@ from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
 from verse3d.core.errors import DataError
+from verse3d.core.nifti_errors import unreadable
 
 READ_ERRORS = (
     OSError,
@@ -45,14 +46,6 @@ _SIZE_FIELD = 4
 _GZIP = 31  # zlib's way to ask for a gzip header and trailer (with time 0 and no file name) around the stream
 _LEVEL = 1
 """On masks ISA-L's level 1 packs tighter than its 0 and 3, and in a tenth of the time of zlib's level 1."""
-
-
-def unreadable(path: Path, error: BaseException) -> DataError:
-    """The error to raise when ``path`` could not be read because of ``error``."""
-    return DataError(
-        f"cannot read {path}: {error or type(error).__name__}",
-        hint="the file is damaged, incomplete or not NIfTI: download or export it again",
-    )
 
 
 @contextlib.contextmanager

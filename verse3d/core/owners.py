@@ -7,6 +7,8 @@ import re
 import time
 from pathlib import Path
 
+from verse3d.core.system import process_start
+
 _MACHINE = hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
 OWNER = re.compile(r"(?P<pid>[0-9]+)(\.(?P<machine>[0-9a-f]{8}))?")
 """What ``owner`` gives; files of earlier versions lack the machine."""
@@ -33,23 +35,5 @@ def is_alive(name: str, file: Path) -> bool:
     written = file.stat().st_mtime
     if match["machine"] not in (None, _MACHINE):
         return time.time() - written < _FORGOTTEN_SECONDS
-    started = _start_of(int(match["pid"]))
+    started = process_start(int(match["pid"]))
     return started is not None and started <= written + _CLOCKS_APART_SECONDS
-
-
-def _start_of(pid: int) -> float | None:
-    """When a process began, in seconds since 1970 (0 if the system does not say); None if there is none."""
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return None
-    except OSError:
-        pass  # it runs, and is somebody else's
-    try:
-        # The name, in brackets, may hold anything; behind it stand the state and, 19 fields on, the start in ticks.
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-        rows = dict(line.split(" ", 1) for line in Path("/proc/stat").read_text().splitlines())
-        booted = float(rows["btime"])
-        return None if fields[0] == "Z" else booted + int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, KeyError, IndexError):
-        return 0.0

@@ -5,7 +5,6 @@ the left of the picture; coronal head up, axial anterior up. Slices follow the a
 they are the nearest planes, not resampled ones.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -86,36 +85,6 @@ def plane_slice(array: NDArray[Any], geometry: Geometry, plane: PlaneName, centr
         top="RAS"[up],
         bottom=_OPPOSITE["RAS"[up]],
     )
-
-
-def display_centre_mm(masks: Iterable[NDArray[np.uint8]], geometry: Geometry) -> NDArray[np.float64]:
-    """World mm (3,) of the centre of mass of the first mask that is not empty, else of the volume's middle.
-
-    Args:
-        masks: label ids (I, J, K); all ids weigh the same.
-        geometry: their grid.
-
-    Raises:
-        GeometryError: a mask does not have the shape of the geometry.
-    """
-    for mask in masks:
-        if mask.shape != geometry.shape:
-            raise GeometryError(f"a mask of shape {mask.shape} does not lie on a grid of shape {geometry.shape}")
-        if mask.any():
-            return geometry.world_from_index(_centre_of_mass(mask)[None]).reshape(3)
-    return geometry.world_from_index((np.array([geometry.shape]) - 1) / 2).reshape(3)
-
-
-def _centre_of_mass(mask: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Mean index of the non-zero voxels, from their counts per plane; holds one bool copy of the mask."""
-    # Compared in the order of memory: a copy in another order would take ten times as long.
-    slowest_first = np.argsort(-np.abs(mask.strides), kind="stable")
-    inside = mask.transpose(slowest_first) != 0
-    centre = np.empty(3)
-    for place, axis in enumerate(slowest_first):
-        profile = np.count_nonzero(inside, axis=tuple({0, 1, 2} - {place}))
-        centre[axis] = np.average(np.arange(len(profile)), weights=profile)
-    return centre
 
 
 def _nearest_index(geometry: Geometry, point_mm: ArrayLike) -> tuple[int, ...]:

@@ -19,7 +19,8 @@ from verse3d.core.geometry import Geometry
 from verse3d.core.label_values import as_labels
 from verse3d.core.limits import require_whole_file, voxel_count
 from verse3d.core.memory import require_memory
-from verse3d.core.nifti_bytes import READ_ERRORS, read_stored, unreadable
+from verse3d.core.nifti_bytes import READ_ERRORS, read_stored
+from verse3d.core.nifti_errors import unreadable
 from verse3d.core.volume import Volume, open_nifti, stored_header
 
 

@@ -3,8 +3,6 @@
 import contextlib
 import os
 import random
-import resource
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +11,7 @@ import numpy as np
 import torch
 
 from verse3d.core.errors import ConfigError
+from verse3d.core.system import peak_memory_bytes
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 AmpName = Literal["auto", "off", "bf16", "fp16"]
@@ -26,6 +25,11 @@ def choose_device(name: str = "auto") -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "mps":
+        raise ConfigError(
+            "Apple's GPU (mps) is not used: verse3d computes on NVIDIA GPUs and on CPUs",
+            hint="leave the device at auto, or choose cpu",
+        )
     if name not in ("cpu", "cuda"):
         raise ConfigError(f"device {name!r} is unknown; expected auto, cpu or cuda", option="device")
     if name == "cuda" and not torch.cuda.is_available():
@@ -142,14 +146,13 @@ def peak_rss_mb() -> float:
     """
     if counted := _status_mb("VmHWM"):
         return _seen(counted)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(peak) / 1e6 if sys.platform == "darwin" else float(peak) * 1024 / 1e6
+    return peak_memory_bytes() / 1e6
 
 
 def _status_mb(field: str) -> float:
     """A field of Linux's status file in MB, or 0."""
     with contextlib.suppress(OSError):
-        for line in _STATUS.read_text().splitlines():
+        for line in _STATUS.read_text(encoding="utf-8").splitlines():
             if line.startswith(f"{field}:"):
                 return float(line.split()[1]) * 1024 / 1e6
     return 0.0

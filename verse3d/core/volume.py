@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verse3d.core.errors import DataError, GeometryError, OutputError
+from verse3d.core.filekinds import kind_of
 from verse3d.core.files import whole_file
 from verse3d.core.geometry import Geometry
 from verse3d.core.label_values import all_labels, as_labels, refuse_not_finite
@@ -23,10 +24,10 @@ from verse3d.core.nifti_bytes import (
     is_scaled,
     read_voxels,
     refusing,
-    unreadable,
     voxel_pieces,
     write_bytes,
 )
+from verse3d.core.nifti_errors import not_a_file, not_nifti
 from verse3d.version import __version__
 
 LABEL_DESCRIPTION = b"verse3d"
@@ -73,6 +74,9 @@ def nifti_stem(path: Path) -> str:
     for suffix in NIFTI_SUFFIXES:
         if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)]
+    kind = kind_of(path) if path.exists() else None
+    if kind is not None and kind.hint:
+        raise DataError(f"{path} is {kind.name}, not NIfTI", hint=kind.hint)
     raise DataError(f"{path} is not a NIfTI file: its name ends neither with .nii nor with .nii.gz")
 
 
@@ -80,7 +84,7 @@ def read_geometry(path: Path) -> tuple[Geometry, nib.Nifti1Header]:
     """Read only the header.
 
     Raises:
-        DataError: missing, not NIfTI, not exactly three axes.
+        DataError: missing, not NIfTI, not three axes (further ones of length 1 are left out).
         GeometryError: the affine is singular or not finite.
     """
     image = open_nifti(path)
@@ -146,7 +150,7 @@ def read_image(path: Path) -> Volume:
         array = read_voxels(path, image.dataobj)
     if array.dtype.kind == "f":
         refuse_not_finite(array, path)
-    return Volume(array, geometry, stored_header(image), path)
+    return Volume(array.reshape(geometry.shape, order="F"), geometry, stored_header(image), path)
 
 
 def read_labels(path: Path) -> Volume:
@@ -165,7 +169,7 @@ def read_labels(path: Path) -> Volume:
     with refusing(path):
         plain = image.dataobj.dtype == np.uint8 and not is_scaled(image.dataobj)
         array = read_voxels(path, image.dataobj) if plain else _label_voxels(image, path)
-    return Volume(array, geometry, stored_header(image), path)
+    return Volume(array.reshape(geometry.shape, order="F"), geometry, stored_header(image), path)
 
 
 def _label_voxels(image: nib.Nifti1Image, path: Path) -> NDArray[Any]:
@@ -179,6 +183,25 @@ def _label_voxels(image: nib.Nifti1Image, path: Path) -> NDArray[Any]:
             array = array.astype(np.uint16)
         array.reshape(-1, order="F")[start : start + values.size] = values
     return array
+
+
+def as_grey_values(array: NDArray[Any], path: Path) -> NDArray[Any]:
+    """Voxels of any real dtype as ``read_image`` gives them: integers as they are, everything else float32.
+
+    Args:
+        array: (i, j, k) HU.
+        path: is named in errors.
+
+    Raises:
+        DataError: voxels are no single real numbers, or some are NaN or infinite.
+    """
+    if array.dtype.kind not in "iuf":
+        raise DataError(f"{path}: voxels are {array.dtype}, expected one grey value each")
+    if array.dtype.kind != "f":
+        return array.astype(array.dtype.newbyteorder("="), copy=False)
+    values = array.astype(np.float32, copy=False)
+    refuse_not_finite(values, path)
+    return values
 
 
 def made_by_verse3d(header: nib.Nifti1Header) -> bool:
@@ -209,7 +232,7 @@ def write_labels(
         GeometryError: the shape is not the scan's.
         OutputError: the file system refuses, or what was read back differs from what was meant.
     """
-    shape = tuple(int(size) for size in like.get_data_shape())
+    shape = spatial_shape(like.get_data_shape())
     if labels.dtype != np.uint8:
         raise TypeError(f"labels must be uint8, got {labels.dtype}")
     if labels.shape != shape:
@@ -257,11 +280,12 @@ def open_nifti(path: Path) -> nib.Nifti1Image:
     """
     nifti_stem(path)
     if not path.is_file():
-        raise _not_a_file(path)
+        raise not_a_file(path)
     try:
+        path.open("rb").close()  # nibabel would take a file that it may not read for one of unknown type
         image = nib.load(path)
     except READ_ERRORS as error:
-        raise unreadable(path, error) from error
+        raise not_nifti(path, error) from error
     if not isinstance(image, nib.Nifti1Image):  # Nifti2Image is a subclass
         raise DataError(f"{path} is not a single-file NIfTI image but {type(image).__name__}")
     dtype = image.header.get_data_dtype()
@@ -270,29 +294,28 @@ def open_nifti(path: Path) -> nib.Nifti1Image:
     return image
 
 
-def _not_a_file(path: Path) -> DataError:
-    archive = next((parent for parent in path.parents if parent.is_file()), None)
-    if archive is not None:
-        return DataError(
-            f"{path} is still packed in {archive.name}",
-            hint="unpack it with `verse3d.index(DATA, unpack=FOLDER, out='cases.jsonl')`",
-        )
-    return DataError(f"{path} is not a file" if path.exists() else f"{path} does not exist")
-
-
 def stored_header(image: nib.Nifti1Image) -> nib.Nifti1Header:
     """The header without the repairs that nibabel makes while loading: a mask must carry the scan's own bytes."""
     with image.file_map["image"].get_prepare_fileobj() as handle:
         return type(image.header).from_fileobj(handle, check=False)
 
 
+def spatial_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without the axes of length 1 that follow the first three: some programs write (i, j, k, 1)."""
+    used = len(shape)
+    while used > 3 and shape[used - 1] == 1:
+        used -= 1
+    return tuple(int(size) for size in shape[:used])
+
+
 def _geometry(image: nib.Nifti1Image, path: Path) -> Geometry:
-    if len(image.shape) != 3:
+    shape = spatial_shape(image.shape)
+    if len(shape) != 3:
         raise DataError(
-            f"{path} has {len(image.shape)} axes {image.shape}, expected 3 (one volume)",
+            f"{path} has {len(shape)} axes {shape}, expected 3 (one volume)",
             hint="store each volume as a 3D file of its own",
         )
     try:
-        return Geometry(image.shape, image.affine)
+        return Geometry(shape, image.affine)
     except GeometryError as error:
         raise GeometryError(f"{path}: {error.message}", hint=error.hint) from error

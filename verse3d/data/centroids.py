@@ -14,7 +14,7 @@ The edges of that copy are taken to be those of the scan, so world positions are
 them into the volume, and of two that do equally well the one that the file's name speaks for ("iso-ctd": '20).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,11 +24,13 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import AfterValidator, Field
 
 from verse3d.core.errors import DataError
+from verse3d.core.files import write_json
 from verse3d.core.geometry import Geometry
 from verse3d.core.readers import MEGABYTE, Record, checked, read_record
 from verse3d.core.volume import Volume
 from verse3d.core.wording import brief
 
+CENTROID_SUFFIX = "_seg-subreg_ctd.json"
 CentroidFormat = Literal["voxel", "miccai19", "miccai20"]
 MICCAI_AXES: dict[CentroidFormat, str] = {"miccai20": "PIR", "miccai19": "IPL"}
 """The directions in which X, Y and Z grow."""
@@ -197,3 +199,16 @@ def _fitting(
 
 def _rows(points: NDArray[np.float64]) -> tuple[tuple[float, float, float], ...]:
     return tuple((float(x), float(y), float(z)) for x, y, z in points)
+
+
+def write_centroids(path: Path, centroids_mm: Mapping[int, NDArray[np.float64]], geometry: Geometry) -> None:
+    """Write centroids as VerSe's subject-based release does: the axes, then voxel indices with one decimal.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    rows: list[dict[str, Any]] = [{"direction": list(geometry.axis_codes)}]
+    for label, centroid in centroids_mm.items():
+        x, y, z = (round(float(value), 1) for value in geometry.index_from_world(centroid[None])[0])
+        rows.append({"label": label, "X": x, "Y": y, "Z": z})
+    write_json(path, rows)

@@ -10,12 +10,16 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from verse3d.core.errors import DataError
 from verse3d.core.files import write_json
+from verse3d.core.paths import path_below
 from verse3d.core.readers import checked, read_record
+from verse3d.data.centroids import CENTROID_SUFFIX
 from verse3d.data.prediction_format import HINT, StoredList
 from verse3d.data.prediction_log import is_log, logs_in, newest, read_log
 
 PREDICTIONS_FILE = "predictions.json"
+MASK_SUFFIX = "_seg-vert_msk.nii.gz"
 _PARTS = "predictions-part*.json"
 
 
@@ -30,6 +34,32 @@ class Predictions:
 
     about: Mapping[str, Any] = field(default_factory=dict)
     records: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def mask_path(out: Path, case: str) -> Path:
+    """Where the mask of a case is written.
+
+    Raises:
+        DataError: the case's name is none for a file.
+    """
+    return path_below(out, f"{case}{MASK_SUFFIX}")
+
+
+def centroid_path(out: Path, case: str) -> Path:
+    """Where the centroids of the vertebrae of a case are written, as VerSe does.
+
+    Raises:
+        DataError: the case's name is none for a file.
+    """
+    return path_below(out, f"{case}{CENTROID_SUFFIX}")
+
+
+def has_mask(out: Path, case: str) -> bool:
+    """Whether there is a mask of that case; there is none under a name that cannot be written."""
+    try:
+        return mask_path(out, case).is_file()
+    except DataError:
+        return False
 
 
 def predictions_file(part: int, parts: int) -> str:

@@ -10,6 +10,8 @@ from verse3d.data.cases import SPLITS, Case, CaseIndex, Split
 
 _DRAWN = "seed"
 """Begins the ``split_origin`` of cases that were placed at random."""
+_FOLD = "fold"
+"""Begins the ``split_origin`` of all cases of an index of which a fold was held out."""
 
 
 def split_by_subject(
@@ -120,13 +122,23 @@ def assign_folds(index: CaseIndex, folds: int, *, seed: int = 0) -> CaseIndex:
     )
 
 
+def known_folds(index: CaseIndex) -> tuple[int, ...]:
+    """The numbers of the folds of an index, in order; nothing if it has none."""
+    return tuple(sorted({case.fold for case in index if case.fold is not None}))
+
+
+def held_out(index: CaseIndex) -> tuple[Case, ...]:
+    """The cases of the fold that was held out of an index by ``hold_out_fold``; nothing if none was."""
+    return tuple(case for case in index.in_split("validation") if case.split_origin.startswith(_FOLD))
+
+
 def hold_out_fold(index: CaseIndex, fold: int) -> CaseIndex:
     """The index for training with that fold as validation: the other folds are trained on, test cases stay so.
 
     Raises:
         DataError: the index has no such fold.
     """
-    known = sorted({case.fold for case in index if case.fold is not None})
+    known = known_folds(index)
     if fold not in known:
         raise DataError(
             f"there is no fold {fold}: the index has {f'folds {known[0]} to {known[-1]}' if known else 'none'}",
@@ -141,7 +153,7 @@ def hold_out_fold(index: CaseIndex, fold: int) -> CaseIndex:
         return "train" if case.subject in trained_on else "test" if case.split == "test" else None
 
     return CaseIndex(
-        tuple(replace(case, split=split(case), split_origin=f"fold {fold} of the index") for case in index)
+        tuple(replace(case, split=split(case), split_origin=f"{_FOLD} {fold} of the index") for case in index)
     )
 
 

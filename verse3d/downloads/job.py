@@ -196,7 +196,7 @@ def _fetch_archive(
             if isinstance(error, NoAnswerError):
                 keeper.deaf.add(source.mirror)
             reasons.append(f"{source.mirror}: {error.message}")
-            _log.warning("%s: %s", archive.name, error.message)
+            _log.debug("%s: %s", archive.name, error.message)
         except (OutputError, OSError) as error:  # another mirror would not help
             wrapped = error if isinstance(error, OutputError) else output_error(keeper.folder / archive.name, error)
             return DownloadRecord(archive, "failed", reasons=(*reasons, wrapped.message), hint=wrapped.hint)

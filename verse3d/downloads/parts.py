@@ -1,7 +1,6 @@
 """The beginning of a file on disk, kept so that a broken transfer can go on without mixing two versions of it."""
 
 import contextlib
-import fcntl
 import hashlib
 import os
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from verse3d.core.errors import DataError, OutputError
 from verse3d.core.files import output_error, write_json
 from verse3d.core.logs import logger
 from verse3d.core.readers import KILOBYTE, RECORD_CONFIG, read_record
+from verse3d.core.system import lock
 
 _log = logger(__name__)
 _NOTE_BYTES = 64 * KILOBYTE
@@ -156,8 +156,8 @@ def _read_note(path: Path) -> Origin | None:
 
 def _keep_for_us(file: Any, path: Path) -> None:  # noqa: ANN401 - any open file
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locked = lock(file, wait=False)
     except BlockingIOError as error:
         raise OutputError(f"another process is downloading to {path}", hint="wait for it, or end it") from error
-    except OSError:  # a file system without locks
+    if not locked:
         _log.debug("%s cannot be locked", path)

@@ -1,6 +1,7 @@
 """One file over HTTP: asked for again where it broke off, with time-outs, pauses and an end to patience."""
 
 import contextlib
+import logging
 import re
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from verse3d.downloads.parts import NoAnswerError, Origin, Part, TransferError
 from verse3d.version import __version__
 
 _log = logger(__name__)
+NO_NETWORK = "there is no connection to the internet"
 _CHUNK_BYTES = 2**18
 """A break costs what was received of the last piece."""
 _WORTH_ASKING_AGAIN = (408, 425, 429, 500, 502, 503, 504)
@@ -95,7 +97,9 @@ def fetch(
             kind = TransferError if heard else NoAnswerError
             raise kind(f"{url}: {reason} ({failures} attempts in a row without getting any further)")
         pause_s = patience.pause_s(failures, asked_s)
-        _log.warning("%s: %s; asking again in %.0f s at byte %d", url, reason, pause_s, part.size if resume else 0)
+        level = logging.WARNING if heard else logging.DEBUG  # of a server that was never there one hears at the end
+        at_byte = part.size if resume else 0
+        _log.log(level, "%s: %s; asking again in %.0f s at byte %d", url, reason, pause_s, at_byte)
         patience.sleep(pause_s)
 
 
@@ -200,4 +204,6 @@ def _reason(error: exceptions.RequestException) -> str:
         return "it fell silent"
     if isinstance(error, exceptions.ChunkedEncodingError) or "IncompleteRead" in str(error):
         return "the transfer broke off"
+    if "Failed to resolve" in str(error) or "Network is unreachable" in str(error):
+        return NO_NETWORK
     return f"there is no connection ({error})"

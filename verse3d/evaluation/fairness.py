@@ -8,7 +8,9 @@ from pathlib import Path
 from verse3d.core.errors import ConfigError
 from verse3d.core.files import PathOrText, is_file, resolved, sha256_of
 from verse3d.data.cases import SPLITS, Case, CaseIndex, Split
-from verse3d.training.runfolder import setting_differences
+from verse3d.data.splits import held_out
+from verse3d.model.locate import named_path
+from verse3d.training.runfolder import fold_folders, setting_differences
 from verse3d.training.trained import TrainedModel, load_trained
 
 _MAY_DIFFER = ("runtime.", "validation.")
@@ -35,12 +37,13 @@ class Contestant:
         return self.name if len(self.members) == 1 else f"{self.name}/{member.name}"
 
 
-def load_contestants(runs: Sequence[PathOrText]) -> tuple[Contestant, ...]:
+def load_contestants(runs: Sequence[PathOrText], *, folds: bool = False) -> tuple[Contestant, ...]:
     """Read what is to be compared.
 
     Args:
-        runs: ``PATH`` or ``NAME=PATH[,PATH ...]`` each; a path is a run folder or a checkpoint. Without a name it is
-            that of the run folder.
+        runs: ``PATH`` or ``NAME=PATH[,PATH ...]`` each; a path is a run folder, a checkpoint, or the
+            word "starter". Without a name it is that of the run folder.
+        folds: a path may also be the folder of a cross-validation, which stands for its folds.
 
     Raises:
         ConfigError: there are fewer than two, two have the same name, or a name cannot be that of a folder.
@@ -55,6 +58,8 @@ def load_contestants(runs: Sequence[PathOrText]) -> tuple[Contestant, ...]:
         raise ConfigError(
             f"several runs would be called {', '.join(twice)}", hint="give them names: 3d=runs/a/model 2d=runs/b/model"
         )
+    if folds:
+        parsed = [(name, [run for path in paths for run in fold_folders(path) or (path,)]) for name, paths in parsed]
     return tuple(Contestant(name, _members(paths)) for name, paths in parsed)
 
 
@@ -62,12 +67,12 @@ def _parse(run: str) -> tuple[str, list[Path]]:
     name, equals, listed = run.partition("=")
     # A path may hold "=" itself; if it is there, it is meant.
     if not equals or Path(run).exists():
-        path = Path(run)
+        path = named_path(run)
         return _run_name(path), [path]
-    paths = [Path(part) for part in listed.split(",") if part]
-    if not paths or not name or name in (".", "..") or set(name) & set('/\\"'):
+    parts = [part for part in listed.split(",") if part]
+    if not parts or not name or name in (".", "..") or set(name) & set('/\\"'):
         raise ConfigError(f"{run!r} is not of the form NAME=PATH[,PATH ...] with a name that can be a folder's")
-    return name, paths
+    return name, [named_path(part) for part in parts]
 
 
 def _run_name(path: Path) -> str:
@@ -86,12 +91,15 @@ def _members(paths: Sequence[Path]) -> tuple[Member, ...]:
 
 
 def cases_of(member: Member, cases: Sequence[Case], *, folds: bool) -> tuple[Case, ...]:
-    """The cases that a member is scored on: all, or of several folds those that its own run kept for testing."""
+    """The cases that a member is scored on: all, or of several folds those that its own run has not seen.
+
+    These are the cases of the fold that was held out of its index, or else its test cases.
+    """
     if not folds:
         return tuple(cases)
     own = member.model.cases or CaseIndex(())
     # Of fold 2 of 5: what run 2 has never seen. Over all folds each case is scored once.
-    kept = {case.case for case in own if case.split == "test"}
+    kept = {case.case for case in held_out(own) or own.in_split("test")}
     return tuple(case for case in cases if case.case in kept)
 
 

@@ -15,8 +15,7 @@ from verse3d.core.files import make_folder, resolved, sha256_of
 from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.core.runtime import DeviceName
 from verse3d.data.cases import Case, CaseIndex, write_index
-from verse3d.data.predictions import read_predictions
-from verse3d.inference.predict import has_mask
+from verse3d.data.predictions import has_mask, read_predictions
 
 TODO_FILE = "to_predict.jsonl"
 _WENT_THROUGH = (0, 3)

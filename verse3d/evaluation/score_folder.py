@@ -17,19 +17,17 @@ from verse3d.core.labels import VERTEBRAE, Label, label_scheme
 from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.core.volume import Volume, stored_scheme
 from verse3d.data.cases import Case, CaseIndex
+from verse3d.data.centroids import CENTROID_SUFFIX, write_centroids
 from verse3d.data.pairs import SAME_GRID_TOLERANCE_MM, read_mask
-from verse3d.data.predictions import read_predictions
+from verse3d.data.predictions import MASK_SUFFIX, mask_path, read_predictions
 from verse3d.data.schemes import require_levels
 from verse3d.evaluation.foreign import LabelMap, find_mask, read_foreign_mask
 from verse3d.evaluation.scorecard import (
-    CENTROID_SUFFIX,
     CaseCard,
     score_card,
     summarise_cards,
-    write_centroids,
     write_table,
 )
-from verse3d.inference.predict import MASK_SUFFIX, mask_path
 from verse3d.metrics.scores import (
     CSV_COLUMNS,
     CaseScores,

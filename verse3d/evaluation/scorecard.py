@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from verse3d.core.files import write_json, write_text
+from verse3d.core.files import write_text
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERTEBRAE
 from verse3d.metrics.bones import MIXED_FROM, Bones, score_bones
 from verse3d.metrics.identification import REGIONS, Identification, identify, mask_centroids, names, region
 from verse3d.metrics.scores import LabelScore, statistics_of
 
-CENTROID_SUFFIX = "_seg-subreg_ctd.json"
 _REGION_NAMES = {"C": "cervical", "T": "thoracic", "L": "lumbar"}
 
 
@@ -126,20 +125,6 @@ def _identified(found: Sequence[Identification]) -> dict[str, Any]:
         "extra": sum(len(each.extra) for each in found),
         "shifted_cases": sum(each.shift != 0 for each in found),
     }
-
-
-def write_centroids(path: Path, centroids_mm: Mapping[int, NDArray[np.float64]], geometry: Geometry) -> None:
-    """Write centroids as VerSe's subject-based release does: the axes, then voxel indices with one decimal.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    # [{"direction": ["P", "I", "R"]}, {"label": 20, "X": 51.3, "Y": 80.0, "Z": 41.7}, ...]
-    rows: list[dict[str, Any]] = [{"direction": list(geometry.axis_codes)}]
-    for label, centroid in centroids_mm.items():
-        x, y, z = (round(float(value), 1) for value in geometry.index_from_world(centroid[None])[0])
-        rows.append({"label": label, "X": x, "Y": y, "Z": z})
-    write_json(path, rows)
 
 
 def write_table(path: Path, cards: Mapping[str, CaseCard], scores: Mapping[str, Mapping[str, LabelScore]]) -> None:

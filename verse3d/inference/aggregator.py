@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from verse3d.core.axismaps import axis_maps
+from verse3d.core.axismaps import Box, axis_maps
 from verse3d.core.geometry import Geometry
 from verse3d.core.resample import resample_above
-from verse3d.inference.label_interpolation import LabelInterpolation, best_channel
+from verse3d.inference.best_channel import best_channel
+from verse3d.inference.label_interpolation import LabelInterpolation
 from verse3d.inference.sliding_window import FinishedPlanes
 
 _VOXELS_AT_ONCE = 2**15
@@ -28,8 +29,8 @@ _VOXELS_AT_ONCE = 2**15
 class Answer(Protocol):
     """Takes planes in their order; gives the mask when all have been taken."""
 
-    seconds_home: float
-    """What it took so far to carry voxels to the grid of the scan."""
+    seconds_resample: float
+    """What it took so far to resample to the grid of the scan."""
 
     def take(self, planes: FinishedPlanes) -> None:
         """Keep what is needed of planes whose memory will be used again. What is never given is background."""
@@ -52,7 +53,7 @@ class BinaryAggregator:
     def __init__(self, grid: Geometry, source: Geometry, label: int) -> None:
         self._grid, self._source, self._label = grid, source, label
         self.probability: NDArray[np.float32] | None = np.zeros(grid.shape, np.float32)
-        self.seconds_home = 0.0
+        self.seconds_resample = 0.0
 
     def take(self, planes: FinishedPlanes) -> None:
         """See ``Answer``."""
@@ -69,7 +70,7 @@ class BinaryAggregator:
         mask = resample_above(probability, self._grid, self._source, 0.5)
         if self._label != 1:
             mask *= np.uint8(self._label)
-        self.seconds_home += time.perf_counter() - start
+        self.seconds_resample += time.perf_counter() - start
         return mask
 
 
@@ -94,7 +95,7 @@ class MulticlassAggregator:
         self._mask: NDArray[np.uint8] | None = np.zeros(source.shape[::-1], np.uint8)
         self._edge = self._air(0)
         self._reached = 0
-        self.seconds_home = 0.0
+        self.seconds_resample = 0.0
 
     def take(self, planes: FinishedPlanes) -> None:
         """See ``Answer``."""
@@ -105,14 +106,14 @@ class MulticlassAggregator:
         self._pass_over(planes.first)
         self._fill(known)
         self._edge = known.last()
-        self.seconds_home += time.perf_counter() - start
+        self.seconds_resample += time.perf_counter() - start
 
     def mask(self) -> NDArray[np.uint8]:
         """See ``Answer``."""
         start = time.perf_counter()
         self._pass_over(self._shape[self._axis])
         mask, self._mask = _once(self._mask), None
-        self.seconds_home += time.perf_counter() - start
+        self.seconds_resample += time.perf_counter() - start
         return mask.T
 
     def _pass_over(self, until: int) -> None:
@@ -132,12 +133,12 @@ class MulticlassAggregator:
     def _fill(self, planes: "_Planes") -> None:
         """Fill what lies between the plane before and these planes, which follow."""
         first = self._reached - self._edge.count
-        self._reached += planes.count
         maps = [axis.moved(-first) if number == self._along else axis for number, axis in enumerate(self._maps)]
         labels = np.concatenate([self._edge.labels, planes.labels], axis=self._along)
-        LabelInterpolation(labels, partial(_Planes.probabilities, planes, self._edge), self._ids).fill(
-            _once(self._mask), maps
-        )
+        LabelInterpolation(
+            labels, partial(planes.at_points, self._edge), partial(planes.in_box, self._edge), self._ids
+        ).fill(_once(self._mask), maps)
+        self._reached += planes.count  # last of all: who runs out of memory before may try again
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +175,32 @@ class _Planes:
         labels, weights = self.labels.take([at], self.along), self.weights.narrow(self.along, at, 1).clone()
         return _Planes(labels, self.scores.narrow(1 + self.along, at, 1).clone(), weights, self.are_logits, self.along)
 
-    def probabilities(self, before: "_Planes", places: Sequence[NDArray[np.intp]]) -> torch.Tensor:
+    def in_box(self, before: "_Planes", box: Box) -> torch.Tensor:
+        """Float32 (channels, *box) on the device of the scores; the box is counted from the first plane of ``before``.
+
+         before     these
+        | e |  | 0 | 1 | 2 | ...
+          ^------------^           a box may span both: planes 0 ... 2, counted from e
+        """
+        parts = []
+        for planes, moved in ((before, 0), (self, before.count)):
+            start = max(0, box[self.along].start - moved)
+            stop = min(planes.count, box[self.along].stop - moved)
+            if start < stop:
+                here = tuple(slice(start, stop) if axis == self.along else used for axis, used in enumerate(box))
+                parts.append(planes._box(here).to(self.scores.device))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1 + self.along)
+
+    def _box(self, box: Box) -> torch.Tensor:
+        scores = self.scores[(slice(None), *box)].float() / self.weights[box]
+        known = torch.softmax(scores, 0) if self.are_logits else scores
+        silent = known.sum(0).isnan()  # so are 0 / 0, and what a network spoils
+        if bool(silent.any()):
+            known.masked_fill_(silent, 0)
+            known[0].masked_fill_(silent, 1)
+        return known
+
+    def at_points(self, before: "_Planes", places: Sequence[NDArray[np.intp]]) -> torch.Tensor:
         """Float32 (n, channels) on the CPU at places counted from the first plane of ``before``, which these follow."""
         found = torch.empty(len(places[0]), len(self.scores))
         behind = places[self.along] >= before.count

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from verse3d.core.errors import MemoryLimitError
@@ -33,7 +33,16 @@ class Budget:
 
     @classmethod
     def measured(cls, predictor: Predictor, max_ram_gb: float | None) -> Self:
-        """Try the network with an empty piece.
+        """Open the network and try it with an empty piece.
+
+        Raises:
+            MemoryLimitError: program and model, or they and a single piece, do not fit.
+        """
+        return cls.unopened(predictor, max_ram_gb).opened()
+
+    @classmethod
+    def unopened(cls, predictor: Predictor, max_ram_gb: float | None) -> Self:
+        """Before the network was tried, as if it took nothing: good for what is done before.
 
         Raises:
             MemoryLimitError: program and model, or they and a single piece, do not fit.
@@ -41,10 +50,18 @@ class Budget:
         limit = Limit.of(max_ram_gb)
         for more_mb, what in ((0.0, "alone"), (predictor.least_piece_mb(), "with one of its windows")):
             _require_room(rss_mb() + more_mb, limit, f"the program and the model {what}")
-        piece_mb = predictor.piece_mb()
+        return cls(predictor, limit, held_mb=rss_mb(), piece_mb=0.0)
+
+    def opened(self, besides_mb: float = 0.0) -> Self:
+        """After the network was tried with an empty piece.
+
+        Args:
+            besides_mb: held now, but counted where scans are planned.
+        """
+        self.predictor.make_ready()
+        piece_mb = self.predictor.piece_mb()
         give_back_freed_memory()  # it would be counted twice
-        held_mb = rss_mb()
-        return cls(predictor, limit, held_mb, piece_mb)
+        return replace(self, held_mb=rss_mb() - besides_mb, piece_mb=piece_mb)
 
     def plan(self, stored: StoredVoxels) -> Plan:
         """How a scan is predicted within the limit.
@@ -62,20 +79,23 @@ class Budget:
         peak_mb = (
             self.held_mb
             + max((demand.reading_mb for demand in demands), default=0.0)
-            + max((demand.network_mb(settings) for demand in demands), default=0.0)
+            + max((max(demand.scouting_mb, demand.network_mb(settings)) for demand in demands), default=0.0)
             + max((demand.finishing_mb for demand in demands), default=0.0)
         )
         return peak_mb <= self.limit.mb
 
     def _demand(self, stored: StoredVoxels) -> Demand:
         config = self.predictor.config
+        grid, naming = network_geometry(stored.geometry, config.grid), self.predictor.naming
         return Demand(
             source_voxels=voxel_count(stored.geometry.shape),
             source_bytes=stored.bytes_in_memory,
-            tiling=self.predictor.tiling(network_geometry(stored.geometry, config.grid).shape, stored.geometry),
-            channels=self.predictor.scheme.output_channels,
+            tiling=self.predictor.tiling(grid.shape, stored.geometry),
+            channels=self.predictor.network_scheme.output_channels,
             piece_mb=self.piece_mb,
             pieces_per_batch=config.inference.windows_per_batch,
+            scout_mb=max(self.predictor.scouts.megabytes(grid), naming.megabytes(grid) if naming else 0.0),
+            grouped=config.labels.by_sequence,
         )
 
 

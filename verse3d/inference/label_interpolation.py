@@ -1,4 +1,14 @@
-"""Which of several labels wins: at the voxels of the network grid, and between them, on the grid of the scan."""
+"""Which of several labels wins: at the voxels of the network grid, and between them, on the grid of the scan.
+
+Labels of the network's voxels (each four voxels make up a cell), and what becomes of the target voxels in these cells:
+
+    1 --- 1 --- 2      left cell: its corners agree, so all of it is 1
+    |     |  /  |      right cell: mixed; the probabilities of its corners are interpolated
+    1 --- 1 --- 2
+
+In a mask of bones few cells are mixed, and the points in them are done one by one. Where a network is unsure most cells
+are, and then whole planes are done at once (see ``dense_interpolation``): each box takes what costs less.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,42 +19,23 @@ import torch
 from numpy.typing import NDArray
 
 from verse3d.core.axismaps import AxisMap, Box
+from verse3d.inference.dense_interpolation import fill_densely
 
-_ROWS_AT_ONCE = 2**18
-"""Voxels decided at once, so that their scores stay in the processor's cache."""
 _BOX_VOXELS = 2**21
 _BOX_NUMBERS = 2**22
 _TARGET_VOXELS = 2**20
 _POINTS = 2**16
 """Voxels, probabilities, voxels of the target and points near borders that are worked on at once."""
+_MOSTLY_MIXED = 0.15
+"""Share of mixed cells from which whole planes cost less than single points. Measured with 27 channels."""
+_DENSE_NUMBERS = 2**21
+"""Probabilities in a box that is done plane by plane; a plane of the target stays in the processor's cache."""
 _SMALLEST_BOX = 8
 """Along its longest axis; what is smaller is not halved."""
 _UNDECIDED = 255
 """Stands for a voxel near a border until its label is known; no label has this id."""
 _SURELY_LESS = 0.9
 """Times the least share of a winner: weights in float16 are rounded."""
-
-
-def best_channel(scores: torch.Tensor) -> torch.Tensor:
-    """The channel with the largest score, uint8 (I, J, K) of (channels, I, J, K); of equal ones the first."""
-    result = torch.empty(scores.shape[1:], dtype=torch.uint8, device=scores.device)
-    rows = max(1, _ROWS_AT_ONCE // max(1, scores.shape[2] * scores.shape[3]))
-    for start in range(0, scores.shape[1], rows):
-        part = scores[:, start : start + rows]
-        if scores.stride(0) == 1:
-            result[start : start + rows] = part.max(0).indices
-        else:
-            _keep_best(part, result[start : start + rows])
-    return result
-
-
-def _keep_best(scores: torch.Tensor, result: torch.Tensor) -> None:
-    """``scores.argmax(0)`` channel by channel: three times as fast where a channel lies in one piece."""
-    best = scores[0].clone()
-    result.zero_()
-    for channel in range(1, scores.shape[0]):
-        result.masked_fill_(scores[channel] > best, channel)
-        torch.maximum(best, scores[channel], out=best)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,12 +47,14 @@ class LabelInterpolation:
 
     Attributes:
         labels: the winner at each voxel, a channel number, uint8 (I, J, K).
-        probabilities: gives float32 (n, channels) on the CPU for the indices (n,) of voxels along the three axes.
+        at_points: gives float32 (n, channels) on the CPU for the indices (n,) of voxels along the three axes.
+        in_box: gives float32 (channels, *box) of a box of voxels, on the device where it is at hand.
         ids: what is written for each channel, uint8 (channels,): first 0, none of them 255.
     """
 
     labels: NDArray[np.uint8]
-    probabilities: Callable[[Sequence[NDArray[np.intp]]], torch.Tensor]
+    at_points: Callable[[Sequence[NDArray[np.intp]]], torch.Tensor]
+    in_box: Callable[[Box], torch.Tensor]
     ids: NDArray[np.uint8]
 
     def fill(self, target: NDArray[np.uint8], maps: Sequence[AxisMap]) -> None:
@@ -77,26 +70,35 @@ class LabelInterpolation:
         spans = tuple(axis.within(used) for axis, used in zip(maps, box, strict=True))
         if any(span.start == span.stop for span in spans) or not self.labels[box].any():
             return
-        if border := self._border(box):
-            into = [axis.part(span).moved(-used.start) for axis, span, used in zip(maps, spans, box, strict=True)]
-            border.fill(target[spans], into)
+        into = [axis.part(span).moved(-used.start) for axis, span, used in zip(maps, spans, box, strict=True)]
+        if self._filled(target[spans], into, box):
             return
         for half in _halves(box):
             self._fill(target, maps, half)
 
-    def _border(self, box: Box) -> "_Border | None":
-        """The borders in a box; None if they are too much at once and the box can be halved."""
+    def _filled(self, target: NDArray[np.uint8], maps: Sequence[AxisMap], box: Box) -> bool:
+        """Fill what lies in a box, unless that is too much at once and the box can be halved."""
         labels = self.labels[box]
-        small = max(labels.shape) <= _SMALLEST_BOX
-        if labels.size > _BOX_VOXELS and not small:
-            return None
+        may_halve = max(labels.shape) > _SMALLEST_BOX
+        if labels.size > _BOX_VOXELS and may_halve:
+            return False
         cells = mixed_cells(labels)
+        if np.count_nonzero(cells) > _MOSTLY_MIXED * cells.size:
+            # The largest of what is held at once: the box, and then its columns and its planes on the target's grid.
+            largest = max(labels.size, labels[..., 0].size * target.shape[2], target[0].size)
+            if largest * self.ids.size > _DENSE_NUMBERS and may_halve:
+                return False
+            known = self.in_box(box)
+            able = _able(known.amax((1, 2, 3)), self.ids.size)
+            fill_densely(target, known[able], maps, self.ids[able.cpu().numpy()])
+            return True
         corners = np.flatnonzero(_corners(cells))
-        if corners.size * self.ids.size > _BOX_NUMBERS and not small:
-            return None
+        if corners.size * self.ids.size > _BOX_NUMBERS and may_halve:
+            return False
         places = np.unravel_index(corners, labels.shape)
-        known = self.probabilities([place + used.start for place, used in zip(places, box, strict=True)])
-        return _Border(labels, cells, corners, known, self.ids)
+        known = self.at_points([place + used.start for place, used in zip(places, box, strict=True)])
+        _Border(labels, cells, corners, known, self.ids).fill(target, maps)
+        return True
 
 
 class _Border:
@@ -115,8 +117,7 @@ class _Border:
         row_of = np.zeros(labels.shape, np.int32)
         row_of.reshape(-1)[corners] = np.arange(corners.size, dtype=np.int32)
         self._row_of = torch.from_numpy(row_of)
-        # Of n probabilities that add up to 1 the largest is at least 1/n, and so it is of their means.
-        able = known.amax(0) >= _SURELY_LESS / ids.size if len(known) else torch.ones(ids.size, dtype=torch.bool)
+        able = _able(known.amax(0), ids.size) if len(known) else torch.ones(ids.size, dtype=torch.bool)
         self._ids = torch.from_numpy(ids)[able]
         self._known = known if bool(able.all()) else known[:, able]
 
@@ -174,6 +175,14 @@ class _Around:
             values[:, number] = self._values.view(-1)[at]
             shares[:, number] = share
         return values, shares
+
+
+def _able(largest: torch.Tensor, channels: int) -> torch.Tensor:
+    """Which channels, of which the largest probability anywhere is given, may win between voxels.
+
+    Of n probabilities that add up to 1 the largest is at least 1/n, and so it is of their means.
+    """
+    return largest >= _SURELY_LESS / channels
 
 
 def mixed_cells(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:

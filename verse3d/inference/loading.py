@@ -15,8 +15,13 @@ from verse3d.core.memory import keep_freed_memory
 from verse3d.core.runtime import choose_precision
 from verse3d.inference.backends import Backend, open_backend
 from verse3d.inference.ensemble import Ensemble
+from verse3d.inference.naming import SequenceNaming
 from verse3d.inference.predictor import Predictor
-from verse3d.model.checkpoint import Checkpoint, load_checkpoint
+from verse3d.inference.spine_crop import NO_SCOUTS, Scouts
+from verse3d.model.checkpoint import Checkpoint, load_checkpoint, load_weights
+from verse3d.model.modes import get_mode
+from verse3d.model.scout import SCOUT, USABLE
+from verse3d.model.trained_on import TrainedOn
 from verse3d.version import __version__
 
 _NAMED = ("torch", "monai", "numpy", "nibabel", "openvino")
@@ -29,6 +34,7 @@ def open_predictor(
     backend: str = "auto",
     tta: bool = False,
     skip_air: bool = True,
+    keep_partial: bool = False,
 ) -> Predictor:
     """Read one or several model files.
 
@@ -37,7 +43,8 @@ def open_predictor(
         device: where they run.
         backend: see ``backends.open_backend``.
         tta: also ask about the mirror image (left and right exchanged).
-        skip_air: see ``Predictor``.
+        skip_air: see ``Predictor``; without it no scout is asked where the spine is, either.
+        keep_partial: let masks show vertebrae that the scan cuts, where bones are named by their sequence.
 
     Raises:
         CheckpointError: a file is damaged, unsafe, of another version, or not a model.
@@ -50,7 +57,12 @@ def open_predictor(
     for path, checkpoint in zip(paths, checkpoints, strict=True):
         _require_same_work(first, checkpoint.config, paths[0], path)
     voices = Ensemble([_opened(*member, device, backend) for member in zip(checkpoints, paths, strict=True)], tta)
-    predictor = Predictor.of_voices(voices, first, skip_air=skip_air)
+    scouts = open_scouts(checkpoints, paths, device) if skip_air else NO_SCOUTS
+    naming = open_naming(checkpoints, paths, device, keep_partial=keep_partial) if first.labels.by_sequence else None
+    trained_on = TrainedOn.joined(checkpoint.trained_on for checkpoint in checkpoints)
+    predictor = Predictor.of_voices(
+        voices, first, skip_air=skip_air, scouts=scouts, naming=naming, trained_on=trained_on
+    )
     if tta and not predictor.mirror_differs:
         raise ConfigError(
             "`tta` asks about the mirror image, but a sagittal slice looks the same with left and right exchanged",
@@ -58,6 +70,45 @@ def open_predictor(
             option="tta",
         )
     return predictor
+
+
+def open_scouts(checkpoints: Sequence[Checkpoint], paths: Sequence[Path], device: torch.device) -> Scouts:
+    """The scouts of all models; none if one of the models has none that may be trusted, or its mode knows none.
+
+    Raises:
+        CheckpointError: the weights of a scout do not fit its config.
+    """
+    networks = []
+    for checkpoint, path in zip(checkpoints, paths, strict=True):
+        build, stored = get_mode(checkpoint.config.mode).scout, checkpoint.networks.get(SCOUT)
+        if build is None:
+            return NO_SCOUTS
+        if stored is None:
+            return Scouts(absence=f"{path.name} holds no scout")
+        if stored.scores.get(USABLE) != 1.0:
+            return Scouts(absence=f"the scout in {path.name} was not found to be reliable")
+        network = build(stored.config)
+        load_weights(network, stored.network, path)
+        networks.append(network.to(device).eval())
+    return Scouts(networks)
+
+
+def open_naming(
+    checkpoints: Sequence[Checkpoint], paths: Sequence[Path], device: torch.device, *, keep_partial: bool
+) -> SequenceNaming:
+    """How the bones that these models find get their names. A scout that misses a process still knows its level.
+
+    Raises:
+        CheckpointError: the weights of a scout do not fit its config.
+    """
+    networks = []
+    for checkpoint, path in zip(checkpoints, paths, strict=True):
+        build, stored = get_mode(checkpoint.config.mode).scout, checkpoint.networks.get(SCOUT)
+        if build is not None and stored is not None:
+            network = build(stored.config)
+            load_weights(network, stored.network, path)
+            networks.append(network.to(device).eval())
+    return SequenceNaming(networks, keep_partial)
 
 
 def _opened(checkpoint: Checkpoint, path: Path, device: torch.device, backend: str) -> Backend:
@@ -96,6 +147,7 @@ def _work(config: Config) -> dict[str, object]:
     slices = {f"slices.{key}": value for key, value in config.slices.model_dump().items()}
     return {
         "labels.scheme": config.labels.scheme,
+        "labels.naming": config.labels.naming,
         "grid.spacing_mm": config.grid.spacing_mm,
         "grid.window_hu": config.grid.window_hu,
         "mode": config.mode,
@@ -122,6 +174,7 @@ def described(predictor: Predictor, paths: Sequence[Path]) -> dict[str, Any]:
         "backends": [one.record() for one in predictor.placement.voices.backends],
         "tta": predictor.placement.voices.ask_mirrored,
         "skip_air": predictor.skip_air,
+        "scouts": len(predictor.scouts.networks),
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _NAMED}},
         "config": predictor.config.to_dict(),

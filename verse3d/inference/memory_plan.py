@@ -20,6 +20,8 @@ CARRYING_MB = 100.0
 """What ``MulticlassAggregator`` takes at worst beside its planes, which is where all voxels are near borders."""
 _CLEANING_BYTES = 1
 """For each voxel of the mask: four bytes a run of voxels, if a quarter of them begins one. See ``clean_up``."""
+_GROUPING_BYTES = 2
+"""For each voxel of the mask, if bones fill its box; a spine fills a tenth. See ``labelling.instances``."""
 _WINDOW_BYTES = 200
 """Lists of windows: their numbers, and the batches they are shown in. Counts from a few thousand windows on."""
 _SUMS_DTYPES = (torch.float32, torch.float16)
@@ -51,6 +53,8 @@ class Demand:
         channels: of the network.
         piece_mb: what the network takes for one piece.
         pieces_per_batch: as the config wants it.
+        scout_mb: what the scouts take while they look for the spine.
+        grouped: whether bones are grouped and named, where other labels are cleaned.
     """
 
     source_voxels: int
@@ -59,6 +63,13 @@ class Demand:
     channels: int
     piece_mb: float
     pieces_per_batch: int
+    scout_mb: float = 0.0
+    grouped: bool = False
+
+    @property
+    def scouting_mb(self) -> float:
+        """While scouts look for the spine in the prepared volume."""
+        return self._image_mb + self.scout_mb + _WORKING_MB
 
     @property
     def reading_mb(self) -> float:
@@ -83,7 +94,7 @@ class Demand:
         """While the answer is carried to the grid of the scan, cleaned (at worst in all of it) and written."""
         mask_mb = self.source_voxels / 1e6
         carrying_mb = self._answer_mb + mask_mb if self.channels == 1 else mask_mb
-        return max(carrying_mb, mask_mb * (1 + _CLEANING_BYTES)) + _WORKING_MB
+        return max(carrying_mb, mask_mb * (1 + (_GROUPING_BYTES if self.grouped else _CLEANING_BYTES))) + _WORKING_MB
 
     @property
     def _image_mb(self) -> float:
@@ -167,6 +178,7 @@ def make_plan(demand: Demand, limit: Limit, held_mb: float) -> Plan:
 def _plan(demand: Demand, settings: StreamSettings, limit: Limit, held_mb: float) -> Plan:
     stages = {
         "reading": demand.reading_mb,
+        "scouting": demand.scouting_mb,
         "network": demand.network_mb(settings),
         "finishing": demand.finishing_mb,
     }

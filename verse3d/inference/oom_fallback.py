@@ -42,8 +42,7 @@ class Placement:
             self.pieces_at_once = asked // 2
             _log.warning("the GPU's memory does not suffice: going on with %d windows at once", self.pieces_at_once)
         elif self.sums_device.type != "cpu":
-            self.sums_device = _CPU
-            _log.warning("the GPU's memory does not suffice: the scores of this scan are summed on the CPU")
+            self.sum_on_cpu()
         elif self.voices.device.type != "cpu":
             self.voices = self.voices.to(_CPU)
             _log.warning("the GPU's memory does not suffice for one window: going on with the CPU")
@@ -51,3 +50,8 @@ class Placement:
             raise error
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    def sum_on_cpu(self) -> None:
+        """Hold the sums of this volume on the CPU, where its planes are resampled, too."""
+        self.sums_device = _CPU
+        _log.warning("the GPU's memory does not suffice: the scores of this scan are summed on the CPU")

@@ -1,50 +1,29 @@
-"""From CT files to mask files, in three stages: read, segment, write.
+"""From CT files to mask files, in three stages: read, segment, write (see ``scan_stages``).
 
-While the network is at one scan, the next is read and the last is written, if memory allows.
+While the network is opened the first scan is read; while it is at one scan, the next is read and the last is written,
+if memory allows.
 """
 
 import contextlib
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from verse3d.core.caseerrors import CASE_ERRORS, reason_of
-from verse3d.core.errors import DataError
+from verse3d.core.caseerrors import CASE_ERRORS
 from verse3d.core.files import make_folder, remove_leftovers
-from verse3d.core.geometry import Geometry
-from verse3d.core.labels import label_counts
-from verse3d.core.logs import Progress, logger, no_progress
-from verse3d.core.memory import give_back_freed_memory
-from verse3d.core.paths import path_below
-from verse3d.core.peak_memory import MemoryWatch, Peak
-from verse3d.core.runtime import peak_rss_mb
-from verse3d.core.volume import StoredVoxels, read_image, stored_voxels, write_labels
+from verse3d.core.logs import Progress, no_progress
+from verse3d.core.peak_memory import MemoryWatch
+from verse3d.core.volume import stored_voxels
 from verse3d.data.cases import Case
 from verse3d.data.predictions import predictions_file
-from verse3d.data.samples.grid import network_geometry
-from verse3d.inference.aggregator import Answer
 from verse3d.inference.budget import Budget
-from verse3d.inference.guards import (
-    Maker,
-    OtherMaskError,
-    refuse_foreign_mask,
-    refuse_own_output,
-    require_maker,
-    require_mask_of,
-)
-from verse3d.inference.memory_plan import Plan
+from verse3d.inference.guards import Maker
 from verse3d.inference.pipeline import Stages, one_by_one, overlapped
-from verse3d.inference.postprocess import clean_up
-from verse3d.inference.predictor import Look, Predictor
+from verse3d.inference.predictor import Predictor
 from verse3d.inference.records import PredictionRecord, PredictionReport, RecordList, log_record
-
-MASK_SUFFIX = "_seg-vert_msk.nii.gz"
-_log = logger(__name__)
+from verse3d.inference.scan_stages import MaskIsKeptError, PreparedScan, ScanStages
 
 
 @dataclass(frozen=True)
@@ -63,23 +42,6 @@ class PredictOptions:
     parts: int = 1
     max_ram_gb: float | None = None
     overlap: bool = True
-
-
-def mask_path(out: Path, case: str) -> Path:
-    """Where the mask of a case is written.
-
-    Raises:
-        DataError: the case's name is none for a file.
-    """
-    return path_below(out, f"{case}{MASK_SUFFIX}")
-
-
-def has_mask(out: Path, case: str) -> bool:
-    """Whether there is a mask of that case; there is none under a name that cannot be written."""
-    try:
-        return mask_path(out, case).is_file()
-    except DataError:
-        return False
 
 
 def predict_cases(
@@ -112,16 +74,22 @@ def predict_cases(
     own = list(cases[options.part :: options.parts])
     make_folder(out)
     remove_leftovers(out)
-    budget = Budget.measured(predictor, options.max_ram_gb)
+    budget = Budget.unopened(predictor, options.max_ram_gb)
     limit_mb = round(budget.limit.mb, 1)
     records = RecordList(out / predictions_file(options.part, options.parts), lambda: {**about(), "limit_mb": limit_mb})
     maker = Maker(model_sha256, tuple(about().get("models", ())), predictor.mask_settings)
     done: list[PredictionRecord] = []
     progress("scans", 0, len(own))
     with records, MemoryWatch() as watch:
-        job = _Job(predictor, out, maker, options, budget, records, watch, progress)
-        in_turn = overlapped if options.overlap and _fits_overlapped(own, budget) else one_by_one
-        stages = Stages(job.read, job.segment, job.write, job.ended, (_MaskIsKept, *CASE_ERRORS))
+        before = ScanStages(predictor, out, maker, options.overwrite, budget, records, watch, progress)
+        ahead = _read_while_opening(own[:1] if options.overlap else [], before)
+        scan = replace(before, budget=budget.opened(besides_mb=_megabytes(ahead)))
+
+        def read(case: Case) -> PreparedScan:
+            return scan.replanned(ahead.pop(case.case).result()) if case.case in ahead else scan.read(case)
+
+        in_turn = overlapped if options.overlap and _fits_overlapped(own, scan.budget) else one_by_one
+        stages = Stages(read, scan.segment, scan.write, scan.ended, (MaskIsKeptError, *CASE_ERRORS))
         with contextlib.closing(in_turn(own, stages)) as finished:
             for record in finished:
                 done.append(record)
@@ -129,6 +97,25 @@ def predict_cases(
                 log_record(record)
                 progress("scans", len(done), len(own))
     return PredictionReport(out, tuple(done))
+
+
+def _read_while_opening(cases: Sequence[Case], stages: ScanStages) -> dict[str, Future[PreparedScan]]:
+    """Open the backends, which must be done in this thread, and read scans in another meanwhile; by case.
+
+    ::
+
+        thread "read"    unpack .nii.gz, resample to the network grid
+        this thread      load OpenVINO, compile the network             measure one window, segment ...
+    """
+    with ThreadPoolExecutor(1, "read") as reader:
+        ahead = {case.case: reader.submit(stages.read, case) for case in cases}
+        stages.predictor.make_ready()
+    return ahead
+
+
+def _megabytes(ahead: dict[str, Future[PreparedScan]]) -> float:
+    """What the scans hold that were read."""
+    return sum(future.result().image.nbytes / 1e6 for future in ahead.values() if future.exception() is None)
 
 
 def _fits_overlapped(cases: Sequence[Case], budget: Budget) -> bool:
@@ -142,192 +129,3 @@ def _fits_overlapped(cases: Sequence[Case], budget: Budget) -> bool:
             budget.plan(stored)
             scans.append(stored)
     return budget.fits_overlapped(scans)
-
-
-class _MaskIsKept(Exception):  # noqa: N818 - no error: the scan is done already
-    """The mask of the scan is there and may stay. Holds what the user should know about it."""
-
-
-@dataclass(eq=False)
-class _Scan:
-    """A scan on its way; what is no longer needed is dropped as it goes.
-
-    Attributes:
-        image: (I, J, K) float16 on the network ``grid``, between reading and segmenting.
-        answer: what the network says, between segmenting and writing.
-    """
-
-    record: PredictionRecord
-    target: Path
-    peak: Peak
-    plan: Plan
-    stored: StoredVoxels
-    grid: Geometry
-    image: NDArray[np.float16] | None = None
-    answer: Answer | None = None
-    look: Look = field(default_factory=lambda: Look(0, 0))
-    seconds_of: dict[str, float] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-
-    def take_image(self) -> NDArray[np.float16]:
-        """The prepared image; the scan holds it no longer."""
-        image, self.image = self.image, None
-        if image is None:
-            raise ValueError(f"{self.record.case} is not prepared")
-        return image
-
-    def take_answer(self) -> Answer:
-        """What the network said; the scan holds it no longer."""
-        answer, self.answer = self.answer, None
-        if answer is None:
-            raise ValueError(f"no network has looked at {self.record.case}")
-        return answer
-
-    @contextlib.contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Note how long a stage takes."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds_of[stage] = round(time.perf_counter() - start, 3)
-
-
-@dataclass(frozen=True, eq=False)
-class _Job:
-    """What all scans of one call share, and the three stages."""
-
-    predictor: Predictor
-    out: Path
-    maker: Maker
-    options: PredictOptions
-    budget: Budget
-    records: RecordList
-    watch: MemoryWatch
-    progress: Progress
-
-    def read(self, case: Case) -> _Scan:
-        """The scan on the network grid, if there is anything to be done."""
-        image, target, peak = case.image_path(), mask_path(self.out, case.case), self.watch.peak()
-        self._refuse_or_keep(case, target)
-        stored = stored_voxels(image)
-        before = _identity(image)
-        with _naming(image):
-            plan = self.budget.plan(stored)
-        _log_plan(case.case, stored, plan)
-        grid = network_geometry(stored.geometry, self.predictor.config.grid)
-        scan = _Scan(self._record(case), target, peak, plan, stored, grid)
-        with scan.timed("read"):
-            volume = read_image(image)
-        if _identity(image) != before or volume.header.binaryblock != stored.header.binaryblock:
-            raise DataError(f"{image} was replaced while it was read", hint="predict it again when it is complete")
-        low, high = volume.array.min(), volume.array.max()
-        if low == high:
-            scan.warnings = (f"all voxels of the scan have the value {float(low):g}",)
-        with scan.timed("prepare"):
-            scan.image, _ = self.predictor.prepare(volume)
-        return scan
-
-    def segment(self, scan: _Scan) -> _Scan:
-        """What the network says about it."""
-        start = time.perf_counter()
-        scan.answer, scan.look = self.predictor.segment(
-            scan.take_image(), scan.grid, scan.stored.geometry, scan.plan.settings, progress=self.progress
-        )
-        whole, network, home = time.perf_counter() - start, scan.look.seconds, scan.answer.seconds_home
-        scan.seconds_of |= {"network": round(network, 3), "stitch": round(whole - network - home, 3)}
-        return scan
-
-    def write(self, scan: _Scan) -> PredictionRecord:
-        """Carry to the grid of the scan what is not there yet, clean it and write it."""
-        answer = scan.take_answer()
-        give_back_freed_memory()  # what the network needed; a mask is new
-        labels = answer.mask()
-        scan.seconds_of["home"] = round(answer.seconds_home, 3)
-        del answer
-        with scan.timed("clean"):
-            clean_up(labels, scan.stored.geometry, self.predictor.config.inference)
-        with scan.timed("write"):
-            write_labels(scan.target, labels, like=scan.stored.header, scheme=self.predictor.scheme.name)
-        return _written(scan, labels, self.predictor)
-
-    def ended(self, case: Case, error: Exception) -> PredictionRecord:
-        """The record of a scan whose mask is kept, or cannot be had."""
-        record = self._record(case)
-        if isinstance(error, _MaskIsKept):
-            return replace(record, status="skipped", warnings=error.args, model_sha256="", models=(), settings={})
-        _log.debug("%s", case.case, exc_info=True)
-        mask_of = self.records.previous(case.case) if isinstance(error, OtherMaskError) else {}
-        return replace(record, error=reason_of(error), mask_of=mask_of)
-
-    def _record(self, case: Case) -> PredictionRecord:
-        """That of a scan with which nothing has been done yet."""
-        maker = self.maker
-        return PredictionRecord(
-            case.case,
-            str(case.image or ""),
-            f"{case.case}{MASK_SUFFIX}",
-            "failed",
-            model_sha256=maker.model_sha256,
-            models=maker.models,
-            settings=maker.settings,
-        )
-
-    def _refuse_or_keep(self, case: Case, target: Path) -> None:
-        """Nothing that is there is lost: raises what keeps this scan from being worked on."""
-        refuse_own_output(target, case)
-        if target.exists() and not self.options.overwrite:
-            previous = self.records.previous(case.case)
-            require_mask_of(target, case.image_path(), previous)
-            made_by = Maker.of_record(previous)
-            require_maker(target, made_by, self.maker)
-            if made_by.is_known or not self.maker.is_known:
-                raise _MaskIsKept
-            raise _MaskIsKept(f"no record tells which model made {target.name}: `overwrite` makes it anew")
-        refuse_foreign_mask(target)
-
-
-@contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Errors about a grid say which file's it is."""
-    try:
-        yield
-    except DataError as error:
-        raise type(error)(f"{path}: {error.message}", hint=error.hint) from error
-
-
-def _log_plan(case: str, stored: StoredVoxels, plan: Plan) -> None:
-    _log.info(
-        "%s: %s voxels, expecting a peak of %.2f GB (%.1f may be used)",
-        case,
-        " x ".join(map(str, stored.geometry.shape)),
-        plan.peak_mb / 1000,
-        plan.limit_mb / 1000,
-    )
-
-
-def _identity(path: Path) -> tuple[int, ...]:
-    """What changes if a file is written to or replaced."""
-    status = path.stat()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _written(scan: _Scan, labels: NDArray[np.uint8], predictor: Predictor) -> PredictionRecord:
-    voxels = label_counts(labels)
-    names = tuple(label.name for label in predictor.scheme.labels if voxels[label.id])
-    empty = () if names else ("no vertebra was found: the mask is empty",)
-    return replace(
-        scan.record,
-        status="written",
-        seconds=round(sum(scan.seconds_of.values()), 3),
-        seconds_of=dict(scan.seconds_of),
-        peak_rss_mb=round(scan.peak.mb, 1),
-        process_peak_rss_mb=round(peak_rss_mb(), 1),
-        plan=scan.plan.to_dict(),
-        windows=scan.look.pieces,
-        windows_left_out=scan.look.of - scan.look.pieces,
-        voxels=int(labels.size),
-        labelled_voxels=int(voxels[1:].sum()),
-        levels=names,
-        warnings=(*empty, *scan.warnings),
-    )

@@ -1,8 +1,9 @@
 """From a scan to labels on its own grid, step by step, with everything that was needed to open the model."""
 
 import math
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -17,16 +18,29 @@ from verse3d.core.logs import Progress, no_progress
 from verse3d.core.peak_memory import MemoryWatch
 from verse3d.core.runtime import Precision, rss_mb
 from verse3d.core.volume import Volume
-from verse3d.data.samples.transforms import prepare_image_float16
+from verse3d.data.samples.grid import prepare_image_float16
 from verse3d.inference.aggregator import Answer, BinaryAggregator, MulticlassAggregator
 from verse3d.inference.backends import Backend, torch_backend
 from verse3d.inference.body_mask import Body
 from verse3d.inference.ensemble import Ensemble
+from verse3d.inference.naming import LevelMaps, SequenceNaming
 from verse3d.inference.oom_fallback import Placement
 from verse3d.inference.postprocess import clean_up
 from verse3d.inference.sliding_window import StreamSettings, segment
+from verse3d.inference.spine_crop import (
+    NO_SCOUTS,
+    CropRecord,
+    Part,
+    PastedAnswer,
+    Scouts,
+    SpineRegion,
+    covered_share,
+    moved,
+)
+from verse3d.labelling.vertebrae import NamedBones
 from verse3d.model.modes import get_mode
 from verse3d.model.tilings import Tiling
+from verse3d.model.trained_on import TrainedOn
 
 
 @dataclass(frozen=True)
@@ -36,11 +50,15 @@ class Look:
     Attributes:
         pieces, of: these two.
         seconds: that the networks took.
+        crop: what the scouts did.
+        levels: what networks that see the whole scan say about levels; None if nobody asked, or nothing was seen.
     """
 
     pieces: int
     of: int
     seconds: float = 0.0
+    crop: CropRecord = field(default_factory=CropRecord)
+    levels: LevelMaps | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,16 +69,31 @@ class Predictor:
         placement: the networks, and where they run.
         config: of the run that trained the (first) network.
         skip_air: whether pieces that hold nothing of the patient are left out (see ``Body``); they are background.
+        scouts: say where the spine is; the rest is background.
+        naming: how bones get their names, if that follows from their sequence.
+        trained_on: what the models have seen; None if one of them does not tell.
     """
 
     placement: Placement
     config: Config
     skip_air: bool = True
+    scouts: Scouts = NO_SCOUTS
+    naming: SequenceNaming | None = None
+    trained_on: TrainedOn | None = None
 
     @classmethod
-    def of_voices(cls, voices: Ensemble, config: Config, *, skip_air: bool = True) -> Self:
+    def of_voices(
+        cls,
+        voices: Ensemble,
+        config: Config,
+        *,
+        skip_air: bool = True,
+        scouts: Scouts = NO_SCOUTS,
+        naming: SequenceNaming | None = None,
+        trained_on: TrainedOn | None = None,
+    ) -> Self:
         """The voices where they are now."""
-        return cls(Placement(voices), config, skip_air)
+        return cls(Placement(voices), config, skip_air, scouts, naming, trained_on)
 
     @classmethod
     def of_network(cls, network: nn.Module, config: Config, device: torch.device, precision: Precision) -> Self:
@@ -69,8 +102,13 @@ class Predictor:
 
     @property
     def scheme(self) -> LabelScheme:
-        """What the network tells apart."""
+        """What masks tell apart."""
         return label_scheme(self.config.labels.scheme)
+
+    @property
+    def network_scheme(self) -> LabelScheme:
+        """What the network tells apart; the same, unless vertebrae are named by their sequence."""
+        return self.config.labels.network_scheme
 
     @property
     def mask_settings(self) -> dict[str, Any]:
@@ -81,6 +119,7 @@ class Predictor:
             "skip_air": self.skip_air,
             "min_component_ml": inference.min_component_ml,
             "largest_component_only": inference.largest_component_only,
+            **(self.naming.mask_settings if self.naming else {}),
         }
 
     @property
@@ -125,41 +164,84 @@ class Predictor:
             progress: told about the pieces.
         """
         if ids is None:
-            ids = self.scheme.file_from_network(self._network_ids)
-        tiling = self.tiling(grid.shape, source)
-        wanted = self._wanted(image, tiling)
+            ids = self.network_scheme.file_from_network(self._network_ids)
+        started = time.perf_counter()
+        levels = self.naming.look(image, grid) if self.naming else None
+        spine = self.scouts.find(image, grid)
+        scouting = time.perf_counter() - started if self.scouts.networks or self.naming else 0.0
+        part = Part.whole(grid, source) if spine is None else self._part(spine, grid, source)
+        image, tiling = image[part.box], self.tiling(part.grid.shape, source)
+        wanted = self._wanted(image, tiling, part, spine)
         self.placement.start_volume()
         answer: Answer = (
-            BinaryAggregator(grid, source, int(ids[1]))
-            if self.scheme.output_channels == 1
-            else MulticlassAggregator(grid, source, tiling.axis, ids)
+            BinaryAggregator(part.grid, part.source, int(ids[1]))
+            if self.network_scheme.output_channels == 1
+            else MulticlassAggregator(part.grid, part.source, tiling.axis, ids)
         )
         seconds = segment(
             image, tiling, self.placement, settings=settings, take=answer.take, wanted=wanted, progress=progress
         )
-        return answer, Look(len(wanted), len(tiling.regions), seconds)
+        if part.source.shape != source.shape:
+            answer = PastedAnswer(answer, source.shape, part.source_box)
+        skipped = 1.0 - covered_share((tiling.regions[number] for number in wanted), part.box, grid.shape)
+        crop = CropRecord(
+            box=[(along.start, along.stop) for along in part.box] if spine is not None else (),
+            why=self._why_everywhere(spine),
+            skipped=skipped,
+            seconds=scouting,
+        )
+        return answer, Look(len(wanted), len(self.tiling(grid.shape, source).regions), seconds, crop, levels)
+
+    def _part(self, spine: SpineRegion, grid: Geometry, source: Geometry) -> Part:
+        sampling = self.config.sampling
+        return Part.of(spine.crop(grid.shape, sampling.patch_voxels, sampling.margin_voxels), grid, source)
+
+    def _why_everywhere(self, spine: SpineRegion | None) -> str:
+        if spine is not None or not self.skip_air:
+            return ""
+        return "no spine was found at 4 mm" if self.scouts.networks else self.scouts.absence
 
     @property
     def _network_ids(self) -> NDArray[np.uint8]:
-        return np.arange(1 + len(self.scheme.labels), dtype=np.uint8)
+        return np.arange(1 + len(self.network_scheme.labels), dtype=np.uint8)
 
-    def _wanted(self, image: NDArray[np.floating], tiling: Tiling) -> Sequence[int]:
+    def _wanted(
+        self, image: NDArray[np.floating], tiling: Tiling, part: Part, spine: SpineRegion | None
+    ) -> Sequence[int]:
+        """The pieces of the image of a part that hold something of the patient, and if that is known of the spine."""
         regions = tiling.regions
         if not self.skip_air:
             return range(len(regions))
         body = Body.of(image, self.config.grid)
-        return [number for number, region in enumerate(regions) if body.touches(region)]
+        return [
+            number
+            for number, region in enumerate(regions)
+            if body.touches(region) and (spine is None or spine.touches(moved(region, part.box)))
+        ]
 
     def network_ids(self, image: NDArray[np.floating], grid: Geometry, source: Geometry) -> NDArray[np.uint8]:
         """Segment a prepared image (I, J, K) on the network ``grid``; cleaned network ids, uint8, on ``source``."""
         answer, _ = self.segment(image, grid, source, self.settings, ids=self._network_ids)
-        return clean_up(answer.mask(), source, self.config.inference)
+        labels = answer.mask()
+        return labels if self.config.labels.by_sequence else clean_up(labels, source, self.config.inference)
 
     def label(self, volume: Volume, progress: Progress = no_progress) -> NDArray[np.uint8]:
         """The labels of a scan as file ids, uint8 (I, J, K) on the source grid."""
         image, grid = self.prepare(volume)
-        answer, _ = self.segment(image, grid, volume.geometry, self.settings, progress=progress)
-        return clean_up(answer.mask(), volume.geometry, self.config.inference)
+        answer, seen = self.segment(image, grid, volume.geometry, self.settings, progress=progress)
+        labels = answer.mask()
+        self.finish(labels, volume.geometry, seen.levels)
+        return labels
+
+    def finish(self, labels: NDArray[np.uint8], source: Geometry, levels: LevelMaps | None) -> NamedBones | None:
+        """Clean labels (I, J, K) on the grid ``source``, or name their bones, in place; the names, if they are new.
+
+        Where bones are named, what is too small is left out while they are grouped: a part of a bone may be small.
+        """
+        if self.config.labels.by_sequence:
+            return (self.naming or SequenceNaming()).name(labels, source, levels)
+        clean_up(labels, source, self.config.inference)
+        return None
 
     def forward(self, pieces: torch.Tensor) -> torch.Tensor:
         """Float32 logits (B, channels, ...) on the CPU of what the network looks at once, (B, n, ...)."""
@@ -171,6 +253,16 @@ class Predictor:
         """Whether the network would see something else in the mirror."""
         return self.tiling((1, 1, 1), _SMALLEST).mirror_differs
 
+    def make_ready(self) -> None:
+        """Do now what else the first piece would have to wait for.
+
+        Raises:
+            CheckpointError: the weights do not fit the network of the config.
+        """
+        shape = self.tiling((1, 1, 1), _SMALLEST).piece_shape
+        for backend in self.placement.voices.backends:
+            backend.make_ready(shape)
+
     def least_piece_mb(self) -> float:
         """What one piece takes at the very least, MB: itself, its weights, its scores and the network's first level.
 
@@ -179,7 +271,7 @@ class Predictor:
         """
         shape = self.tiling((1, 1, 1), _SMALLEST).piece_shape
         halves = self.config.network.channels[0] / 2.0 ** len(shape[1:])
-        return (shape[0] + 1 + self.scheme.output_channels + halves) * math.prod(shape[1:]) * 4 / 1e6
+        return (shape[0] + 1 + self.network_scheme.output_channels + halves) * math.prod(shape[1:]) * 4 / 1e6
 
     def piece_mb(self) -> float:
         """Memory that one piece takes on its way through the network, MB, measured with an empty one.
@@ -195,7 +287,7 @@ class Predictor:
             for _ in range(2):
                 self.placement.voices.scores(empty, _as_it_is, _as_it_is)
             peak_mb = peak.mb
-        proof_mb = _LOGITS_IN_PROOF * self.scheme.output_channels * float(np.prod(shape[1:])) * 4 / 1e6
+        proof_mb = _LOGITS_IN_PROOF * self.network_scheme.output_channels * float(np.prod(shape[1:])) * 4 / 1e6
         to_prove = any(backend.has_to_prove_itself for backend in self.placement.voices.backends)
         return max(0.0, peak_mb - before) + (proof_mb if to_prove else 0.0)
 

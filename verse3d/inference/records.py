@@ -1,8 +1,6 @@
 """What is remembered of every predicted scan, and the list of it that is written beside the masks."""
 
 import contextlib
-import fcntl
-import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from verse3d.core.logs import logger
+from verse3d.core.system import lock
 from verse3d.data.prediction_log import LoggedPredictions, PredictionLog, abandoned_logs, logs_in, newest, read_log
 from verse3d.data.predictions import (
     Predictions,
@@ -31,13 +30,16 @@ class PredictionRecord:
         case, image, mask: its name, the path of the scan, the name of the mask in the folder.
         status, error: see above, and why it failed.
         seconds: from reading the scan to the mask on disk, without waiting for a neighbour.
-        seconds_of: the same by stage: read, prepare, network, stitch, home, clean, write.
+        seconds_of: the same by stage: read, prepare, scout, network, stitch, resample, clean, write.
         peak_rss_mb: largest resident memory of the program while the scan was worked on, see ``core.peak_memory``. If
             neighbours are worked on meanwhile, their memory is part of it.
         process_peak_rss_mb: that of the program since it was started, as the system tells it.
         plan: the plan of memory, see ``Plan.to_dict``.
-        windows, windows_left_out: pieces that the network saw, and those that were only air.
-        voxels, labelled_voxels, levels: what is in the mask.
+        windows, windows_left_out: pieces that the network saw, and those that were only air or far from the spine.
+        scout: what was looked at and why, see ``spine_crop.CropRecord``.
+        voxels, labelled_voxels, labelled_ml, levels: what is in the mask.
+        vertebrae: where bones were named by their sequence, from head to feet; see ``NamedVertebra.to_dict``.
+        naming: how sure that is: "ambiguous", the "readings" with their probabilities, and what is "missed".
         warnings: for the user.
         model_sha256: of the model file (of several: joined by "+"); empty for a skipped scan, whose mask may be
             another model's.
@@ -59,9 +61,13 @@ class PredictionRecord:
     plan: Mapping[str, Any] = field(default_factory=dict)
     windows: int = 0
     windows_left_out: int = 0
+    scout: Mapping[str, Any] = field(default_factory=dict)
     voxels: int = 0
     labelled_voxels: int = 0
+    labelled_ml: float = 0.0
     levels: tuple[str, ...] = ()
+    vertebrae: tuple[Mapping[str, Any], ...] = ()
+    naming: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     model_sha256: str = ""
     models: tuple[str, ...] = ()
@@ -84,15 +90,13 @@ class PredictionReport:
 
 
 def log_record(record: PredictionRecord) -> None:
-    """Tell the user, one line per fact."""
+    """Tell that a scan is done. Why it failed and what is doubtful stands in the report, which is shown at the end."""
     if record.status == "failed":
-        _log.error("%s: %s", record.case, record.error)
+        _log.error("%s: failed", record.case)
     elif record.status == "skipped":
         _log.info("%s: kept %s, which exists (`overwrite` replaces it)", record.case, record.mask)
     else:
         _log.info("%s: %s in %.1f s, peak %.0f MB", record.case, record.mask, record.seconds, record.peak_rss_mb)
-    for warning in record.warnings:
-        _log.log(logging.WARNING, "%s: %s", record.case, warning)
 
 
 class RecordList:
@@ -146,6 +150,10 @@ class RecordList:
                 return
         self._own.append(self._about(), {**content, "finished": round(time.time(), 3)})
 
+    def put(self, content: Mapping[str, Any]) -> None:
+        """Store a record that was changed: it takes the place of the one of the same case."""
+        self._own.append(self._about(), {**content, "finished": round(time.time(), 3)})
+
     def __enter__(self) -> Self:
         """Put into the list what killed calls have left."""
         self._fold()
@@ -185,11 +193,6 @@ def _locked(folder: Path) -> Iterator[bool]:
         yield False
         return
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError:
-            yield False
-        else:
-            yield True
+        yield lock(handle, wait=True)
     finally:
         os.close(handle)

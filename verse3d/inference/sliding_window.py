@@ -7,7 +7,7 @@ weights and padding are those of MONAI's ``sliding_window_inference``, so the sc
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -65,6 +65,10 @@ class FinishedPlanes:
         )
         return i, j, k
 
+    def on_cpu(self) -> "FinishedPlanes":
+        """The same planes in the CPU's memory."""
+        return replace(self, scores=self.scores.cpu(), weights=self.weights.cpu())
+
 
 def segment(
     image: NDArray[np.floating],
@@ -98,7 +102,7 @@ def segment(
     sweep = _Sweep(image, tiling, placement, settings, progress)
     with torch.inference_mode():
         for planes in sweep.finished_planes(numbers):
-            take(planes)
+            sweep.hand_over(planes, take)
     return sweep.seconds
 
 
@@ -161,6 +165,24 @@ class _Sweep:
                 piece = torch.from_numpy(self.tiling.cut(self.image, number))[None]
                 self.check.refuse(number, self.placement.scores(piece, self.tiling))
             yield planes
+
+    def hand_over(self, planes: FinishedPlanes, take: Callable[[FinishedPlanes], None]) -> None:
+        """Give planes away, from the CPU if a GPU lacks the memory to resample them; ``take`` is then called again.
+
+        Raises:
+            torch.OutOfMemoryError: they were on the CPU already.
+        """
+        try:
+            take(planes)
+        except torch.OutOfMemoryError:
+            if planes.scores.device.type == "cpu":
+                raise
+        else:
+            return
+        # Outside of the clause, where what did not fit is free again.
+        self.placement.sum_on_cpu()
+        take(planes.on_cpu())
+        self._opened().move(self.placement.sums_device)
 
     def _look_at(self, group: Sequence[int], planes: int) -> None:
         cut = [torch.from_numpy(self.tiling.cut(self.image, number))[None] for number in group]

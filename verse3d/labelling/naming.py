@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verse3d.labelling.detections import REGIONS, Detections
+from verse3d.labelling.evidence import LevelEvidence
 from verse3d.labelling.features import describe
 from verse3d.labelling.levels import LEVELS, SACRUM, anomalies_on, whole_spines
 from verse3d.labelling.priors import Priors, shipped_priors
@@ -15,6 +16,8 @@ from verse3d.labelling.sequence import Path, best_paths, weigh
 from verse3d.labelling.spine_curve import split_spines
 
 KEPT_PATHS = 6
+_KEPT_OF_BONES = 12
+"""Without points on pedicles and ribs there is more to be doubted."""
 _LEAST_IN_SECOND_SPINE = 3
 _CLEARLY_REVERSED = -0.3
 _GAP = 1.5
@@ -71,12 +74,15 @@ class NamedSpine:
         return dict(sorted(sums.items(), key=lambda item: -item[1]))
 
 
-def name_spines(found: Detections, priors: Priors | None = None) -> list[NamedSpine]:
+def name_spines(
+    found: Detections, priors: Priors | None = None, levels: LevelEvidence | None = None
+) -> list[NamedSpine]:
     """Name every vertebra of a scan.
 
     Args:
         found: the detections, in any order. Without any there is no spine and the list is empty.
         priors: what is known of spines; None: the shipped numbers.
+        levels: what is known about each detection, if not from its own regions and pedicles.
 
     Returns:
         One entry per spine, the longest first: usually one, two for two patients. Lone detections beside it and pairs
@@ -85,14 +91,14 @@ def name_spines(found: Detections, priors: Priors | None = None) -> list[NamedSp
     priors = priors or shipped_priors()
     spines = split_spines(found)
     kept = [rows for number, rows in enumerate(spines) if not number or len(rows) >= _LEAST_IN_SECOND_SPINE]
-    return [_named(found, rows, priors) for rows in kept]
+    return [_named(found, rows, priors, levels) for rows in kept]
 
 
-def _named(found: Detections, rows: NDArray[np.intp], priors: Priors) -> NamedSpine:
-    paths = _paths(found.taken(rows), priors)
+def _named(found: Detections, rows: NDArray[np.intp], priors: Priors, levels: LevelEvidence | None) -> NamedSpine:
+    paths = _paths(found, rows, priors, levels)
     upside_down = False
     if _reversed(found.taken(rows)):
-        other = _paths(found.taken(rows[::-1]), priors)
+        other = _paths(found, rows[::-1], priors, levels)
         if upside_down := other[0].score > paths[0].score:
             paths, rows = other, rows[::-1]
     readings = _readings(paths, rows)
@@ -101,8 +107,11 @@ def _named(found: Detections, rows: NDArray[np.intp], priors: Priors) -> NamedSp
     return NamedSpine(tuple(map(int, rows)), readings, ambiguous, upside_down, missed)
 
 
-def _paths(found: Detections, priors: Priors) -> list[Path]:
-    return best_paths(weigh(describe(found), found.centres_mm, priors), priors, KEPT_PATHS)
+def _paths(found: Detections, rows: NDArray[np.intp], priors: Priors, levels: LevelEvidence | None) -> list[Path]:
+    ordered = found.taken(rows)
+    if levels is not None:
+        return best_paths(levels.weigh(rows, ordered.centres_mm, priors), priors, _KEPT_OF_BONES)
+    return best_paths(weigh(describe(ordered), ordered.centres_mm, priors), priors, KEPT_PATHS)
 
 
 def _reversed(found: Detections) -> bool:

@@ -14,21 +14,22 @@ Format version 2 (version 1 has neither ``networks`` nor ``sha256``, and is stil
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import monai
 import numpy as np
 import torch
 
 from verse3d.core.config import Config, parse_config
 from verse3d.core.errors import CheckpointError
 from verse3d.core.files import output_error, whole_file
-from verse3d.core.labels import LabelScheme, label_scheme
+from verse3d.core.labels import LabelScheme
 from verse3d.model.checksum import as_plain, content_sha256
 from verse3d.model.plainfile import damaged, load_plain
 from verse3d.model.stored import StoredCheckpoint, StoredPart, read_stored
-from verse3d.model.weights import load_weights, require_sound_weights
+from verse3d.model.trained_on import TrainedOn
+from verse3d.model.weights import in_float32, load_weights, require_sound_weights
 from verse3d.version import __version__
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "READABLE_VERSIONS",
     "Checkpoint",
     "TrainedNetwork",
+    "installed_versions",
     "load_checkpoint",
     "load_weights",
     "save_checkpoint",
@@ -60,7 +62,7 @@ class TrainedNetwork:
     @property
     def scheme(self) -> LabelScheme:
         """What the network tells apart."""
-        return label_scheme(self.config.labels.scheme)
+        return self.config.labels.network_scheme
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Checkpoint:
         training: optimizer, scheduler, scaler, random state ... for resuming; empty in a best.pt.
         versions: of verse3d and of the libraries that wrote it.
         networks: further networks by name.
+        trained_on: what kind of scans it has learnt from; None if nobody knows.
     """
 
     config: Config
@@ -84,11 +87,12 @@ class Checkpoint:
     training: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     networks: Mapping[str, TrainedNetwork] = field(default_factory=dict)
+    trained_on: TrainedOn | None = None
 
     @property
     def scheme(self) -> LabelScheme:
         """What the network tells apart."""
-        return label_scheme(self.config.labels.scheme)
+        return self.config.labels.network_scheme
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> str:
@@ -126,7 +130,7 @@ def _content(checkpoint: Checkpoint) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "config": checkpoint.config.to_dict(),
         "labels": _label_ids(checkpoint.scheme),
-        "versions": _versions(),
+        "versions": installed_versions(),
         "epoch": checkpoint.epoch,
         "scores": checkpoint.scores,
         "network": checkpoint.network,
@@ -141,6 +145,7 @@ def _content(checkpoint: Checkpoint) -> dict[str, Any]:
             for name, part in checkpoint.networks.items()
         },
         "training": checkpoint.training,
+        **({"trained_on": checkpoint.trained_on.model_dump()} if checkpoint.trained_on else {}),
     }
 
 
@@ -203,7 +208,10 @@ def _loaded(path: Path) -> tuple[Checkpoint, str]:
 def _require_ours(content: object, path: Path) -> None:
     # Asked first: everything else would be said about a file that was never a model of ours.
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is not a verse3d model", hint="pass the best.pt or last.pt of a run folder")
+        raise CheckpointError(
+            f"{path} is not a verse3d model but a PyTorch file with {_described(content)}",
+            hint="pass a run folder, or the best.pt in it",
+        )
     version = content.get("format_version")
     if type(version) is not int or version not in READABLE_VERSIONS:
         known = " and ".join(map(str, READABLE_VERSIONS))
@@ -213,10 +221,18 @@ def _require_ours(content: object, path: Path) -> None:
         )
 
 
+def _described(content: object) -> str:
+    """What another program put into a file, short."""
+    if not isinstance(content, dict):
+        return f"a {type(content).__name__} in it"
+    names = ", ".join(str(name)[:40] for name in list(content)[:5])
+    return f"the entries {names or '(none)'}{' ...' if len(content) > 5 else ''}"
+
+
 def _checkpoint(stored: StoredCheckpoint, path: Path) -> Checkpoint:
     return Checkpoint(
         config=_config(stored, f"the config inside {path}"),
-        network=stored.network,
+        network=in_float32(stored.network),
         epoch=stored.epoch,
         scores=stored.scores,
         training=stored.training,
@@ -227,6 +243,7 @@ def _checkpoint(stored: StoredCheckpoint, path: Path) -> Checkpoint:
             )
             for name, part in stored.networks.items()
         },
+        trained_on=stored.trained_on,
     )
 
 
@@ -238,8 +255,9 @@ def _config(part: StoredPart, source: str) -> Config:
     """
     config = parse_config(part.config, source=source)
     # Channel 3 has to mean the vertebra that it meant in training, whatever this version calls it.
-    if part.labels not in (None, _label_ids(label_scheme(config.labels.scheme))):
-        raise ValueError(f"the labels are not those of the scheme {config.labels.scheme} in {source}")
+    if part.labels not in (None, _label_ids(config.labels.network_scheme)):
+        scheme = f"{config.labels.scheme}, named {config.labels.naming}"
+        raise ValueError(f"the labels are not those of the scheme {scheme} in {source}")
     return config
 
 
@@ -248,11 +266,12 @@ def _written_by(content: Mapping[str, Any]) -> str:
     return str(versions.get("verse3d", "unknown"))[:40] if isinstance(versions, dict) else "unknown"
 
 
-def _versions() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
+    """Of verse3d and of the libraries that decide what a network computes, as they are here and now."""
     return {
         "verse3d": __version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "monai": str(monai.__version__),
+        "monai": version("monai"),
         "numpy": str(np.__version__),
     }

@@ -1,12 +1,19 @@
-"""Losses by name. All take logits (B, channels, ...) and network ids (B, 1, ...) uint8, and return a scalar."""
+"""Losses by name. All take logits (B, channels, ...) and network ids (B, 1, ...) uint8, and return a scalar.
+
+MONAI is imported when a loss is built: it takes seconds, and a mode, which names its loss, is needed to predict, too.
+"""
+
+from collections.abc import Callable
 
 import torch
-from monai.losses import DiceCELoss, DiceLoss
 from torch import nn
 
 from verse3d.core.config import Config
 from verse3d.core.errors import ConfigError
-from verse3d.core.labels import label_scheme
+from verse3d.model.parts import PartsLoss
+
+AddUp = Callable[[torch.Tensor], torch.Tensor]
+"""The sum of a tensor over all processes that share a batch, whose gradient is that of this process's own part."""
 
 
 class BinaryCrossEntropy(nn.Module):
@@ -20,10 +27,12 @@ class BinaryCrossEntropy(nn.Module):
 def build_loss(config: Config) -> nn.Module:
     """The configured loss; for one foreground label the cross-entropy of ``dice_ce`` is the binary one.
 
+    If vertebrae are named by their sequence, it takes ids of bones (see ``core.labels.BONES``) instead of network ids.
+
     Raises:
         ConfigError: ``bce`` was chosen for several labels.
     """
-    several = label_scheme(config.labels.scheme).output_channels > 1
+    several = config.labels.network_scheme.output_channels > 1
     if config.loss.name == "bce":
         if several:
             raise ConfigError(
@@ -31,8 +40,72 @@ def build_loss(config: Config) -> nn.Module:
                 hint="use dice_ce",
             )
         return BinaryCrossEntropy()
+    from monai.losses import DiceCELoss, DiceLoss
+
     # Background fills nine tenths of a patch: its Dice is high whatever the network does.
     activation = {"softmax": True, "to_onehot_y": True, "include_background": False} if several else {"sigmoid": True}
     # batch=True: the overlap is taken over the batch, so that a patch without vertebrae does not weigh like a full one.
     loss: nn.Module = {"dice": DiceLoss, "dice_ce": DiceCELoss}[config.loss.name](batch=True, **activation)
-    return loss
+    return PartsLoss(loss, config.grid.spacing_mm) if config.labels.by_sequence else loss
+
+
+def build_joint_loss(config: Config, add_up: AddUp) -> nn.Module:
+    """The same for a batch whose samples lie in several processes; see ``JointLoss``."""
+    loss = JointLoss(config, add_up)
+    return PartsLoss(loss, config.grid.spacing_mm) if config.labels.by_sequence else loss
+
+
+_SMOOTH = 1e-5  # as MONAI's DiceLoss, so that both give the same
+
+
+class JointLoss(nn.Module):
+    """The configured loss of a batch whose samples lie in several processes.
+
+    The overlap is taken over the whole batch, so it is no mean of what each process finds in its own samples:
+
+        process 0   sums of samples 0 2 |
+                                        + -> sums of the batch -> Dice, on every process
+        process 1   sums of samples 1 3 |
+
+    Args:
+        config: as for ``build_loss``.
+        add_up: how sums are exchanged.
+    """
+
+    def __init__(self, config: Config, add_up: AddUp) -> None:
+        super().__init__()
+        self._several = config.labels.network_scheme.output_channels > 1
+        self._name = config.loss.name
+        self._add_up = add_up
+
+    def forward(self, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        """Scalar loss of the joint batch, from this process's logits (b, C, ...) and labels (b, 1, ...)."""
+        parts = []
+        if self._name in ("dice", "dice_ce"):
+            parts.append(self._dice(logits, label))
+        if self._name in ("bce", "dice_ce"):
+            parts.append(self._cross_entropy(logits, label))
+        return torch.stack(parts).sum()
+
+    def _dice(self, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        """Mean over the labels of 1 - Dice, each over all voxels of the joint batch (Milletari et al. 2016)."""
+        if self._several:
+            share = logits.softmax(1)[:, 1:]  # (b, labels, ...) without the background
+            ids = torch.arange(1, logits.shape[1], device=label.device).view(1, -1, *[1] * (label.dim() - 2))
+            truth = (label == ids).to(share.dtype)
+        else:
+            share, truth = logits.sigmoid(), label.to(logits.dtype)
+        voxels = [0, *range(2, logits.dim())]
+        overlap, size = self._add_up(torch.stack([(share * truth).sum(voxels), (share + truth).sum(voxels)]))
+        dice_loss: torch.Tensor = (1 - (2 * overlap + _SMOOTH) / (size + _SMOOTH)).mean()
+        return dice_loss
+
+    def _cross_entropy(self, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        """Mean over all voxels of the joint batch."""
+        if self._several:
+            total = nn.functional.cross_entropy(logits, label[:, 0].long(), reduction="sum")
+        else:
+            total = nn.functional.binary_cross_entropy_with_logits(logits, label.to(logits.dtype), reduction="sum")
+        joint, voxels = self._add_up(torch.stack([total, total.new_tensor(float(label.numel()))]))
+        mean: torch.Tensor = joint / voxels
+        return mean

@@ -8,11 +8,11 @@ from torch import nn
 from verse3d.core.config import Config, size_problems
 from verse3d.core.errors import ConfigError
 from verse3d.core.geometry import Geometry, Shape
-from verse3d.core.labels import label_scheme
 from verse3d.data.samples.cut import Cut, PatchCut
 from verse3d.data.samples.slices import SliceCut
 from verse3d.model.losses import build_loss
 from verse3d.model.networks import build_network
+from verse3d.model.scout import ScoutNetwork, build_scout
 from verse3d.model.tilings import SliceTiling, Tiling, WindowTiling
 
 
@@ -31,6 +31,7 @@ class Mode:
             network will look at, and how its answers are put together.
         loss: config -> callable (logits (B, channels, ...), network ids (B, 1, ...)) -> scalar. Raises ``ConfigError``
             if it does not suit the labels.
+        scout: config -> a tiny network that finds the spine in the whole field of view; None where nothing is cropped.
     """
 
     name: str
@@ -39,10 +40,11 @@ class Mode:
     network: Callable[[Config], nn.Module]
     tiling: Callable[[Config, Geometry, Shape], Tiling]
     loss: Callable[[Config], nn.Module]
+    scout: Callable[[Config], ScoutNetwork] | None = None
 
 
 def _volume_network(config: Config) -> nn.Module:
-    channels = label_scheme(config.labels.scheme).output_channels
+    channels = config.labels.network_scheme.output_channels
     return build_network(config.network, spatial_dims=3, output_channels=channels)
 
 
@@ -55,7 +57,7 @@ def _slice_network(config: Config) -> nn.Module:
         config.network,
         spatial_dims=2,
         input_channels=2 * config.slices.neighbours + 1,
-        output_channels=label_scheme(config.labels.scheme).output_channels,
+        output_channels=config.labels.network_scheme.output_channels,
     )
 
 
@@ -77,6 +79,8 @@ def _slice_problems(config: Config) -> list[str]:
     problems = [
         f"slices.size_pixels: {problem}" for problem in size_problems(config.network, config.slices.size_pixels)
     ]
+    if config.labels.by_sequence:
+        problems.append("labels.naming: slices do not show which voxels are one bone, it must be direct")
     if any(config.sampling.margin_voxels):
         problems.append("sampling.margin_voxels: slices show all of the scan and nothing beyond, it must be 0")
     return problems
@@ -91,8 +95,8 @@ def _cut_without(problems: list[str], config: Config) -> Cut:
 MODES: dict[str, Mode] = {
     mode.name: mode
     for mode in (
-        # name, default config, what is cut, what it is shown to, how a volume is divided, what is minimised
-        Mode("3d", "unet3d", PatchCut, _volume_network, _windows, build_loss),
+        # name, default config, what is cut, what it is shown to, how a volume is divided, what is minimised, scout
+        Mode("3d", "unet3d", PatchCut, _volume_network, _windows, build_loss, build_scout),
         Mode("2d", "slices2d", _single_slices, _slice_network, SliceTiling.of, build_loss),
         Mode("2.5d", "slices25d", _slices_between_neighbours, _slice_network, SliceTiling.of, build_loss),
     )

@@ -1,8 +1,10 @@
-"""Networks by name. All take (B, n, ...) grey values 0 ... 1 and return logits (B, channels, ...) of the same size."""
+"""Networks by name. All take (B, n, ...) grey values 0 ... 1 and return logits (B, channels, ...) of the same size.
+
+MONAI takes seconds to import, and predicting with a converted model needs no network: so each builder imports its own.
+"""
 
 from collections.abc import Callable
 
-from monai.networks.nets import DynUNet, SegResNet, UNet
 from torch import nn
 
 from verse3d.core.config import NetworkConfig
@@ -13,6 +15,8 @@ _NORMS = {"instance": ("INSTANCE", {"affine": True}), "batch": ("BATCH", {})}
 
 def unet(network: NetworkConfig, *, spatial_dims: int, input_channels: int, output_channels: int) -> nn.Module:
     """MONAI's UNet with residual units (Kerfoot et al. 2019, doi:10.1007/978-3-030-12029-0_40)."""
+    from monai.networks.nets import UNet
+
     model: nn.Module = UNet(
         spatial_dims=spatial_dims,
         in_channels=input_channels,
@@ -28,6 +32,8 @@ def unet(network: NetworkConfig, *, spatial_dims: int, input_channels: int, outp
 
 def dynunet(network: NetworkConfig, *, spatial_dims: int, input_channels: int, output_channels: int) -> nn.Module:
     """The plain network of nnU-Net (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z), without deep supervision."""
+    from monai.networks.nets import DynUNet
+
     levels = len(network.channels)
     model: nn.Module = DynUNet(
         spatial_dims=spatial_dims,
@@ -46,6 +52,8 @@ def dynunet(network: NetworkConfig, *, spatial_dims: int, input_channels: int, o
 
 def segresnet(network: NetworkConfig, *, spatial_dims: int, input_channels: int, output_channels: int) -> nn.Module:
     """SegResNet (Myronenko 2018, arXiv:1810.11654). Widths double from ``channels[0]``, one level per channel."""
+    from monai.networks.nets import SegResNet
+
     levels = len(network.channels)
     model: nn.Module = SegResNet(
         spatial_dims=spatial_dims,

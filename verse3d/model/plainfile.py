@@ -19,6 +19,7 @@ from typing import IO, Any
 import torch
 
 from verse3d.core.errors import CheckpointError
+from verse3d.core.filekinds import kind_of
 from verse3d.core.memory import free_memory_bytes
 
 _ZIP_START = b"PK\x03\x04"
@@ -46,6 +47,7 @@ _CONSTRUCTORS = frozenset({"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX",
 _MEMORISE, _REMEMBER = ("BINPUT", "LONG_BINPUT"), ("BINGET", "LONG_BINGET")
 _STORAGE_FIELDS = 5
 _DOS_FOLDER = 0x10
+_MODEL_HINT = "pass a run folder, or the best.pt in it"
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError)
 """What Python's reader raises on damaged zips; NotImplementedError and RuntimeError on methods that it doesn't know."""
 
@@ -57,7 +59,7 @@ def load_plain(path: Path) -> Any:  # noqa: ANN401 - plain data of any kind
         CheckpointError: missing, damaged, compressed, larger than the free memory, or with more than plain data in it.
     """
     if not path.is_file():
-        raise CheckpointError(f"there is no model file {path}", hint="pass the best.pt of a run folder")
+        raise CheckpointError(f"there is no model file {path}", hint=_MODEL_HINT)
     try:
         with path.open("rb") as handle:
             # The cheapest look first: length, first bytes, directory, checksums, commands; only then it is loaded.
@@ -109,6 +111,9 @@ def _require_zip(handle: IO[bytes], path: Path) -> None:
         return
     if _ZIP_START.startswith(start):
         raise damaged(path, f"it ends after {len(start)} bytes")
+    kind = kind_of(path)
+    if kind.name and "pickle" not in kind.name:
+        raise CheckpointError(f"{path} is not a model file but {kind.name}", hint=_MODEL_HINT)
     raise _unsafe(path, "it is not the zip archive that torch.save writes")
 
 
@@ -119,6 +124,8 @@ def _require_sound_entries(handle: IO[bytes], path: Path) -> None:
             entries = archive.infolist()
             _require_bounded(entries, path)
             pickles = [entry for entry in entries if entry.filename.partition("/")[2] == _PICKLE]
+            if not pickles and entries:
+                raise CheckpointError(f"{path} is not a model file but a zip archive of other files", hint=_MODEL_HINT)
             if len(pickles) != 1:
                 raise damaged(path, f"it holds {len(pickles)} entries {_PICKLE} in place of one")
             if pickles[0].file_size > _MOST_PICKLE_BYTES:

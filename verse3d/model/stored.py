@@ -5,6 +5,8 @@ from typing import Annotated, Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from verse3d.model.trained_on import TrainedOn
+
 _MOST_PROBLEMS = 5
 _MOST_NETWORKS = 16
 _ShortText = Annotated[str, StringConstraints(max_length=200)]
@@ -25,7 +27,7 @@ class StoredPart(BaseModel):
 
 
 class StoredCheckpoint(StoredPart):
-    """A whole file. Version 1 has no ``networks`` and no ``sha256``."""
+    """A whole file. Version 1 has no ``networks`` and no ``sha256``; ``trained_on`` came later, and may be missing."""
 
     format: str
     format_version: int
@@ -33,6 +35,7 @@ class StoredCheckpoint(StoredPart):
     versions: dict[_ShortText, _ShortText]
     networks: Annotated[dict[_Name, StoredPart], Field(max_length=_MOST_NETWORKS)] = {}
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
+    trained_on: TrainedOn | None = None
 
     @model_validator(mode="after")
     def _suits_its_version(self) -> "StoredCheckpoint":

@@ -29,6 +29,11 @@ def require_sound_weights(weights: Mapping[str, torch.Tensor], where: str) -> No
             raise ValueError(f"{bad} of the {weight.numel()} weights in {where}.{name} are NaN or infinite")
 
 
+def in_float32(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights that a file keeps in half precision, to save space, as a network computes with them."""
+    return {name: weight.float() if weight.dtype is torch.float16 else weight for name, weight in weights.items()}
+
+
 def load_weights(network: torch.nn.Module, weights: Mapping[str, torch.Tensor], path: Path) -> None:
     """Put weights into a network.
 

@@ -7,11 +7,11 @@ from functools import lru_cache
 from typing import Generic, TypeVar, overload
 
 import torch
-from monai.data.utils import compute_importance_map
 
 from verse3d.core.geometry import Shape
 
 _SIGMA_OF_WINDOW = 0.125
+_LEAST_WEIGHT = 1e-3
 _Item = TypeVar("_Item")
 
 
@@ -89,5 +89,15 @@ def window_weights(window: Shape, blending: str) -> torch.Tensor:
     Those of MONAI's ``SlidingWindowInferer``: "constant" is 1; "gaussian" has a deviation of an eighth of the window,
     counts (nearly) 1 in the centre, and nowhere less than 0.001.
     """
-    weights: torch.Tensor = compute_importance_map(window, mode=blending, sigma_scale=_SIGMA_OF_WINDOW)
-    return weights.float()
+    weights = torch.ones(window)
+    if blending == "constant":
+        return weights
+    for axis, size in enumerate(window):
+        # A bell per axis, and their product:   1 |      .-.
+        # voxel 0 is (size - 1) / 2 from the      |    /     \
+        # middle, so even sizes have no voxel     | _.         ._
+        # that counts exactly 1.                0 +--------------- voxel
+        distance = torch.arange(size, dtype=torch.float32) - (size - 1) / 2
+        bell = torch.exp(distance**2 / (-2 * (_SIGMA_OF_WINDOW * size) ** 2))
+        weights = weights * bell.reshape([-1 if number == axis else 1 for number in range(len(window))])
+    return weights.clamp_(min=max(float(weights.min()), _LEAST_WEIGHT))

@@ -14,6 +14,7 @@ from verse3d.core.files import make_folder
 from verse3d.core.paths import path_below
 from verse3d.phantoms.case import PhantomCase, make_case
 from verse3d.phantoms.levels import Anomaly
+from verse3d.phantoms.sidecar import SIDECAR
 
 _TRAINING, _VALIDATION, _TEST = "dataset-01training", "dataset-02validation", "dataset-03test"
 _FIRST_SUBJECT = 900
@@ -83,9 +84,7 @@ def _write_case(folder: Path, name: str, case: PhantomCase) -> Path:
         for directory in (raw, derived):
             directory.mkdir(parents=True, exist_ok=True)
         _write_json(derived / f"{name}_seg-subreg_ctd.json", _centroid_list(case))
-        _write_json(
-            raw / f"{name}_ct.json", {"KVP": 120, "Manufacturer": "verse3d", "ManufacturerModelName": "phantom"}
-        )
+        _write_json(raw / f"{name}_ct.json", SIDECAR)
         _write_nifti(derived / f"{name}_seg-vert_msk.nii.gz", case.mask, case)
         _write_nifti(image, case.image_hu, case)
     except OSError as error:

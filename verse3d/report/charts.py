@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,21 +13,10 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from verse3d.core.labels import VERTEBRAE
-from verse3d.report.dataset_stats import NO_SPLIT, WORLD_AXES, CaseStats, bin_edges_hu, splits_of
+from verse3d.report.dataset_stats import WORLD_AXES, CaseStats, bin_edges_hu, splits_of
+from verse3d.report.histograms import COLOURS, Quantity, draw_values, say_nothing
 
-_COLOURS = {"train": "#3b78b5", "validation": "#f0932b", "test": "#4da167", NO_SPLIT: "#8d99a6"}
 _INSIDE, _OUTSIDE = "#c0392b", "#5d6d7e"
-_MOST_BINS = 24
-_STEPS = (1.0, 2.0, 5.0)
-
-
-@dataclass(frozen=True)
-class _Quantity:
-    """Something that is measured of a case, for a histogram: its name with unit, and its value or None."""
-
-    name: str
-    value: Callable[[CaseStats], float | None]
-    whole: bool = False
 
 
 def draw_charts(cases: Sequence[CaseStats]) -> Mapping[str, Figure]:
@@ -49,8 +37,8 @@ def _spacing(cases: Sequence[CaseStats]) -> Figure:
         cases,
         "Voxel spacing",
         [
-            _Quantity("in-plane spacing (mm)", lambda case: (case.plane_spacing_mm or (None, None))[0]),
-            _Quantity(
+            Quantity("in-plane spacing (mm)", lambda case: (case.plane_spacing_mm or (None, None))[0]),
+            Quantity(
                 "through-plane spacing: distance of slices (mm)", lambda case: (case.plane_spacing_mm or (None,) * 2)[1]
             ),
         ],
@@ -59,7 +47,7 @@ def _spacing(cases: Sequence[CaseStats]) -> Figure:
 
 def _size(cases: Sequence[CaseStats]) -> Figure:
     along = [
-        _Quantity(f"voxels along {name}", _pick("world_voxels", axis), whole=True)
+        Quantity(f"voxels along {name}", _pick("world_voxels", axis), whole=True)
         for axis, name in enumerate(WORLD_AXES)
     ]
     return _histograms(cases, "Size in voxels", along)
@@ -67,7 +55,7 @@ def _size(cases: Sequence[CaseStats]) -> Figure:
 
 def _field_of_view(cases: Sequence[CaseStats]) -> Figure:
     names = ("width R-L", "depth A-P", "height S-I")
-    along = [_Quantity(f"{name} (mm)", _pick("extent_mm", axis)) for axis, name in enumerate(names)]
+    along = [Quantity(f"{name} (mm)", _pick("extent_mm", axis)) for axis, name in enumerate(names)]
     return _histograms(cases, "Field of view", along)
 
 
@@ -81,53 +69,14 @@ def _pick(name: str, axis: int) -> Callable[[CaseStats], float | None]:
     return value
 
 
-def _histograms(cases: Sequence[CaseStats], title: str, quantities: Sequence[_Quantity]) -> Figure:
-    """A histogram per quantity, stacked by split."""
+def _histograms(cases: Sequence[CaseStats], title: str, quantities: Sequence[Quantity]) -> Figure:
+    """A histogram per quantity, or of few cases a dot for each."""
     known = [case for case in cases if case.survey.shape is not None]
     figure, panels = _panels(title, _cases(len(known)), len(quantities))
     for axes, quantity in zip(panels, quantities, strict=True):
-        _stacked(axes, known, quantity)
+        draw_values(axes, known, quantity)
     _finish(figure, panels, known)
     return figure
-
-
-def _stacked(axes: Axes, cases: Sequence[CaseStats], quantity: _Quantity) -> None:
-    axes.set_xlabel(quantity.name)
-    values = {split: _values(cases, split, quantity) for split in splits_of(cases)}
-    everything = [value for group in values.values() for value in group]
-    if not everything:
-        _say_nothing(axes)
-        return
-    edges = nice_edges(everything, whole=quantity.whole)
-    colours = [_COLOURS[split] for split in values]
-    axes.hist(list(values.values()), edges.tolist(), stacked=True, color=colours, edgecolor="white", linewidth=0.6)
-    if len(edges) == 2:  # a single bar is to look like one
-        axes.set_xlim(edges[0] - 4 * np.ptp(edges), edges[1] + 4 * np.ptp(edges))
-    median = float(np.median(everything))
-    axes.axvline(median, color="#222222", linewidth=1.2, linestyle="--")
-    axes.set_title(f"dashed line: median {median:.3g}", fontsize=10, color="#222222")
-
-
-def _values(cases: Sequence[CaseStats], split: str, quantity: _Quantity) -> list[float]:
-    found = [quantity.value(case) for case in cases if case.split == split]
-    return [value for value in found if value is not None]
-
-
-def nice_edges(values: Sequence[float], *, whole: bool = False) -> NDArray[np.float64]:
-    """Edges of at most 24 bins whose width is 1, 2 or 5 times a power of ten; equal values lie in the middle of one.
-
-    Args:
-        values: at least one.
-        whole: the values are counts, so that a bin is not narrower than 1.
-    """
-    low, high = min(values), max(values)
-    least = (high - low) / _MOST_BINS or abs(high) / 20 or 1.0
-    power = 10.0 ** np.floor(np.log10(least))
-    step = next(factor * power for factor in (*_STEPS, 10.0) if factor * power >= least * (1 - 1e-9))
-    step = max(step, 1.0) if whole else step
-    first = np.floor(low / step) * step if high > low else low - step / 2
-    bins = int(np.floor((high - first) / step + 1e-9)) + 1
-    return np.asarray(first + step * np.arange(bins + 1))
 
 
 def _orientation(cases: Sequence[CaseStats]) -> Figure:
@@ -137,10 +86,10 @@ def _orientation(cases: Sequence[CaseStats]) -> Figure:
     _stacked_bars(left, known, order, lambda case: [case.survey.axis_codes], horizontal=True)
     left.set(xlabel="cases", ylabel="axes i, j, k grow towards")
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _stacked(
+    draw_values(
         right,
         known,
-        _Quantity("largest tilt of an axis against the world (degrees)", lambda case: case.survey.oblique_degrees),
+        Quantity("largest tilt of an axis against the world (degrees)", lambda case: case.survey.oblique_degrees),
     )
     _finish(figure, [right], known)
     return figure
@@ -156,7 +105,7 @@ def _levels(cases: Sequence[CaseStats]) -> Figure:
         height=4.6,
     )
     _stacked_bars(axes, masked, [label.name for label in VERTEBRAE], lambda case: case.survey.levels)
-    axes.set(xlabel="level, from head to tail", ylabel="vertebrae")
+    axes.set(xlabel="level, cranial → caudal", ylabel="vertebrae")
     _finish(figure, [axes], masked, ylabel="vertebrae")
     return figure
 
@@ -171,13 +120,13 @@ def _stacked_bars(
 ) -> None:
     """Bars with the count of each name, stacked by split, the total at their ends."""
     if not order:
-        _say_nothing(axes)
+        say_nothing(axes)
         return
     places, base = np.arange(len(order)), np.zeros(len(order), dtype=int)
     for split in splits_of(cases):
         counts = Counter(name for case in cases if case.split == split for name in names(case))
         heights = np.array([counts[name] for name in order])
-        style: dict[str, Any] = {"color": _COLOURS[split], "edgecolor": "white", "linewidth": 0.6}
+        style: dict[str, Any] = {"color": COLOURS[split], "edgecolor": "white", "linewidth": 0.6}
         if horizontal:
             axes.barh(places, heights, left=base, **style)
         else:
@@ -212,8 +161,8 @@ def _grey_values(cases: Sequence[CaseStats]) -> Figure:
         left.grid(alpha=0.25)
         left.legend(frameon=False)
     else:
-        _say_nothing(left)
-    _stacked(right, masked, _Quantity("median HU inside of the mask", _median_inside))
+        say_nothing(left)
+    draw_values(right, masked, Quantity("median HU inside of the mask", _median_inside))
     _finish(figure, [right], masked)
     return figure
 
@@ -240,7 +189,7 @@ def _splits(cases: Sequence[CaseStats]) -> Figure:
     subtitle = f"n = {_count(len(cases), 'case')} of {_count(subjects, 'subject')}"
     figure, panels = _panels("Splits", subtitle, 4 if folds else 3)
     for axes, (name, heights) in zip(panels, counts.items(), strict=False):
-        _plain_bars(axes, splits, heights, [_COLOURS[split] for split in splits])
+        _plain_bars(axes, splits, heights, [COLOURS[split] for split in splits])
         axes.set(ylabel=name)
     if folds:
         _plain_bars(
@@ -252,7 +201,7 @@ def _splits(cases: Sequence[CaseStats]) -> Figure:
 
 def _plain_bars(axes: Axes, names: Sequence[str], heights: Sequence[int], colours: Sequence[str] | str) -> None:
     if not names:
-        _say_nothing(axes)
+        say_nothing(axes)
         return
     bars = axes.bar(np.arange(len(names)), heights, color=colours, width=0.7)
     axes.bar_label(bars, padding=2)
@@ -281,7 +230,7 @@ def _finish(figure: Figure, panels: Sequence[Axes], cases: Sequence[CaseStats], 
     splits = splits_of(cases)
     if len(splits) > 1:
         counts = Counter(case.split for case in cases)
-        handles = [Patch(color=_COLOURS[split], label=f"{split} ({counts[split]})") for split in splits]
+        handles = [Patch(color=COLOURS[split], label=f"{split} ({counts[split]})") for split in splits]
         figure.legend(handles=handles, loc="outside lower center", ncols=len(splits), frameon=False)
 
 
@@ -291,8 +240,3 @@ def _cases(count: int) -> str:
 
 def _count(count: int, one: str, several: str = "") -> str:
     return f"{count} {one if count == 1 else several or one + 's'}"
-
-
-def _say_nothing(axes: Axes) -> None:
-    axes.set(xticks=[], yticks=[])
-    axes.text(0.5, 0.5, "nothing was measured", ha="center", va="center", transform=axes.transAxes, color="#777777")

@@ -18,6 +18,7 @@ from verse3d.core.preview import Preview
 _POSITION = {label.id: number for number, label in enumerate(VERTEBRAE)}
 _OFTEN_ABSENT = {vertebra(name).id for name in ("T13", "L6")}
 _BODY_SHARE = 0.5
+_VERTEBRA_HALF_HEIGHT_MM = 20.0
 _LOOK_EVERY_MM, _SPINE_HALF_WIDTH_MM = 3.0, 40.0
 _BONE_HU = (250.0, 3000.0)
 
@@ -31,6 +32,8 @@ class LabelPlace:
         voxels: how many it has.
         centre: mean index (3,) of its voxels.
         coronal_voxels: how many of them each coronal plane of the volume cuts.
+        axial_voxels: how many of them each axial plane of the volume cuts.
+        middle: index (3,) below which half of its voxels lie, axis by axis; stray pieces hardly move it.
         extent_mm: its size along the three axes.
     """
 
@@ -38,6 +41,8 @@ class LabelPlace:
     voxels: int
     centre: NDArray[np.float64]
     coronal_voxels: NDArray[np.int64]
+    axial_voxels: NDArray[np.int64]
+    middle: NDArray[np.int64]
     extent_mm: tuple[float, float, float]
 
 
@@ -71,14 +76,16 @@ def _place(turned: NDArray[Any], label: int, box: tuple[slice, ...], grid: Geome
     inside = turned[box] == label
     profiles = [np.count_nonzero(inside, axis=tuple({0, 1, 2} - {axis})) for axis in range(3)]
     starts = np.array([part.start for part in box])
-    coronal = np.zeros(turned.shape[1], dtype=np.int64)
-    coronal[box[1]] = profiles[1]
+    coronal, axial = (np.zeros(turned.shape[axis], dtype=np.int64) for axis in (1, 2))
+    coronal[box[1]], axial[box[2]] = profiles[1], profiles[2]
     x, y, z = (float(size * mm) for size, mm in zip(inside.shape, grid.spacing_mm, strict=True))
     return LabelPlace(
         id=label,
         voxels=int(profiles[0].sum()),
         centre=starts + [np.average(np.arange(len(profile)), weights=profile) for profile in profiles],
         coronal_voxels=coronal,
+        axial_voxels=axial,
+        middle=starts + [int(np.searchsorted(np.cumsum(profile), profile.sum() / 2)) for profile in profiles],
         extent_mm=(x, y, z),
     )
 
@@ -87,11 +94,15 @@ def cut_through(places: Sequence[LabelPlace], geometry: Geometry) -> NDArray[np.
     """World mm (3,) of a point whose planes show as much as possible of these labels.
 
     The sagittal plane goes through their midline (the median of their centres), the coronal one through as many of
-    their bodies as possible, the axial one through the middle label. Without any label it is the volume's middle.
+    their bodies as possible, the axial one through the middle label. Of a single label (all vertebrae in one, with
+    stray pieces) the medians of its voxels count. Without any label it is the volume's middle.
     """
     grid = geometry.reoriented("RAS")
     if not places:
         return grid.world_from_index((np.array([grid.shape]) - 1) / 2).reshape(3)
+    if len(places) == 1:
+        index = (places[0].middle[0], _coronal_index(places), _fullest_axial(places[0], grid.spacing_mm[2]))
+        return grid.world_from_index(np.rint([index])).reshape(3)
     centres = np.array([place.centre for place in places])
     heights = np.sort(centres[:, 2])
     index = (np.median(centres[:, 0]), _coronal_index(places), heights[len(heights) // 2])
@@ -125,6 +136,13 @@ def _coronal_index(places: Sequence[LabelPlace]) -> int:
     voxels = np.array([place.coronal_voxels for place in places])
     cut = np.count_nonzero(voxels >= _BODY_SHARE * voxels.max(axis=1, keepdims=True), axis=0)
     return int(np.lexsort((voxels.sum(axis=0), cut))[-1])
+
+
+def _fullest_axial(place: LabelPlace, spacing_mm: float) -> int:
+    """The axial plane near the middle with most of a label: of a column of vertebrae a body with its arch, no disc."""
+    reach = int(_VERTEBRA_HALF_HEIGHT_MM / spacing_mm)
+    first = max(0, int(place.middle[2]) - reach)
+    return first + int(np.argmax(place.axial_voxels[first : int(place.middle[2]) + reach + 1]))
 
 
 def level_place(places: Sequence[LabelPlace], name: str) -> LabelPlace:

@@ -2,106 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import ScaledTranslation
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from PIL import Image
 
-from verse3d.core.escapes import figure_text
 from verse3d.core.files import whole_file
-from verse3d.core.geometry import Geometry
-from verse3d.core.labels import Label
-from verse3d.core.planes import PLANES, PlaneSlice, display_centre_mm, plane_slice
-
-WindowHu = tuple[float, float]
-
-_CONVENTION = (
-    "sagittal: anterior on the left · coronal and axial: radiological, patient's right on the left\n"
-    "window {0:g} to {1:g} HU · slices along the scan's own axes"
-)
-_FILL_ALPHA = 0.3
-_UNKNOWN_RGB = (255, 255, 255)
-_STROKE = [withStroke(linewidth=1.5, foreground="black")]
-# Where each letter stands: axes fractions, which way (in points) it moves inwards, its alignment.
-_EDGES = {
-    "left": ((0, 0.5), (3, 0), "left", "center"),
-    "right": ((1, 0.5), (-3, 0), "right", "center"),
-    "top": ((0.5, 1), (0, -3), "center", "top"),
-    "bottom": ((0.5, 0), (0, 3), "center", "bottom"),
-}
-_BAR_LIFT_POINTS = 14
-
-
-def three_planes(
-    image_hu: NDArray[Any],
-    geometry: Geometry,
-    *,
-    masks: Mapping[str, NDArray[np.uint8]],
-    labels: Sequence[Label],
-    title: str,
-    window_hu: WindowHu = (-200, 1000),
-    centre_mm: ArrayLike | None = None,
-) -> Figure:
-    """A sagittal, a coronal and an axial slice of a CT, plain and with each mask laid over it.
-
-    Args:
-        image_hu: CT (I, J, K) in HU, any axis order and numeric dtype.
-        geometry: the grid of the CT and of all masks.
-        masks: label ids (I, J, K) by the name that stands above their column, e.g. "truth" and "prediction".
-        labels: names and colours of the ids; ids that it lacks are white. Several labels are named in the picture.
-        title: the heading.
-        window_hu: the values shown black and white.
-        centre_mm: world mm through which the slices go; else the centre of mass of the first mask that is not
-            empty; else the middle of the volume.
-
-    Returns:
-        A figure with an Agg canvas; all panels share one scale in mm. See ``verse3d.core.planes`` for which side is
-        which. Beside views of the volumes this holds one bool copy of a mask while the centre is sought.
-
-    Raises:
-        GeometryError: the image or a mask does not have the shape of the geometry.
-    """
-    centre = display_centre_mm(masks.values(), geometry) if centre_mm is None else centre_mm
-    backs = [plane_slice(image_hu, geometry, plane, centre) for plane in PLANES]
-    figure, grid = _panels([back.size_mm for back in backs], columns=1 + len(masks))
-    for row, back in zip(grid, backs, strict=True):
-        for axes in row:
-            _draw_image(axes, back, window_hu)
-        row[0].set_ylabel(f"{back.plane}, {'xyz'[PLANES.index(back.plane)]} = {back.position_mm:.0f} mm", fontsize=8)
-        for axes, mask in zip(row[1:], masks.values(), strict=True):
-            _draw_mask(axes, plane_slice(mask, geometry, back.plane, centre), labels)
-    for axes, name in zip(grid[0], ("CT", *masks), strict=True):
-        axes.set_title(name, fontsize=9)
-    figure.suptitle(figure_text(title), fontsize=10, wrap=True)
-    figure.supxlabel(_CONVENTION.format(*window_hu), fontsize=6)
-    return figure
-
-
-def overlay_array(
-    image_hu: NDArray[Any],
-    geometry: Geometry,
-    *,
-    masks: Mapping[str, NDArray[np.uint8]],
-    labels: Sequence[Label],
-    title: str,
-    window_hu: WindowHu = (-200, 1000),
-    centre_mm: ArrayLike | None = None,
-    dpi: int = 100,
-) -> NDArray[np.uint8]:
-    """The picture of ``three_planes`` as RGB, uint8 (H, W, 3), for example for TensorBoard (``dataformats="HWC"``)."""
-    figure = three_planes(
-        image_hu, geometry, masks=masks, labels=labels, title=title, window_hu=window_hu, centre_mm=centre_mm
-    )
-    return figure_array(figure, dpi=dpi)
 
 
 def figure_array(figure: Figure, *, dpi: int = 100) -> NDArray[np.uint8]:
@@ -167,86 +77,6 @@ def _draw_curve(axes: Axes, history: Sequence[Mapping[str, float]], key: str, co
     if points:
         label = {"train_loss": "training loss", "validation_loss": "validation loss"}.get(key, "")
         axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=3, linewidth=1.2, label=label)
-
-
-def _panels(sizes_mm: Sequence[tuple[float, float]], columns: int) -> tuple[Figure, list[list[Axes]]]:
-    """An empty figure with one row per size, all at the same scale unless a picture is very thin."""
-    tallest, width = max(height for height, _ in sizes_mm), max(width for _, width in sizes_mm)
-    heights = [max(height, 0.15 * tallest) for height, _ in sizes_mm]
-    width = max(width, 0.15 * tallest)
-    inches_per_mm = min(8.0 / sum(heights), 9.0 / (columns * width))
-    size = max(4.5, columns * width * inches_per_mm + 0.4), max(2.5, sum(heights) * inches_per_mm + 0.9)
-    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0))
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(len(sizes_mm), columns, squeeze=False, gridspec_kw={"height_ratios": heights})
-    return figure, [list(row) for row in grid]
-
-
-def _draw_image(axes: Axes, back: PlaneSlice, window_hu: WindowHu) -> None:
-    height, width = back.size_mm
-    low, high = window_hu
-    axes.imshow(back.pixels, cmap="gray", vmin=low, vmax=high, extent=(0, width, height, 0), interpolation="bilinear")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    _draw_letters(axes, back)
-    _draw_scale_bar(axes, height, width)
-
-
-def _draw_letters(axes: Axes, back: PlaneSlice) -> None:
-    """The anatomical direction at each edge, unless the picture is too thin to hold it."""
-    height, width = back.size_mm
-    thin = {"left", "right"} if width < height / 12 else {"top", "bottom"} if height < width / 12 else set()
-    for edge, (place, inwards, ha, va) in _EDGES.items():
-        if edge not in thin:
-            _write(axes, getattr(back, edge), place, size=7, xycoords="axes fraction", xytext=inwards, ha=ha, va=va)
-
-
-def _write(axes: Axes, text: str, place: tuple[float, float], *, size: float, **style: Any) -> None:  # noqa: ANN401
-    """White text with a black rim, readable on any ground; ``style`` as in ``Axes.annotate``."""
-    rim: dict[str, Any] = {"color": "white", "path_effects": _STROKE, "fontsize": size, "annotation_clip": False}
-    axes.annotate(text, place, **({"xytext": (0, 0), "textcoords": "offset points"} | rim | style))
-
-
-def _draw_scale_bar(axes: Axes, height: float, width: float) -> None:
-    """A bar of 5 cm (1 cm in small pictures) at the lower left, above the letter."""
-    length = 50.0 if width > 60 else 10.0
-    if width < 1.2 * length:
-        return
-    start = 0.04 * width
-    lift = ScaledTranslation(0, _BAR_LIFT_POINTS / 72, axes.figure.dpi_scale_trans)
-    ends = [start, start + length], [height, height]
-    axes.plot(*ends, color="white", linewidth=1.5, path_effects=_STROKE, transform=axes.transData + lift)
-    middle, above = (start + length / 2, height), (0, _BAR_LIFT_POINTS + 2)
-    _write(axes, f"{length / 10:g} cm", middle, size=5, xytext=above, ha="center", va="bottom")
-
-
-def _draw_mask(axes: Axes, mask: PlaneSlice, labels: Sequence[Label]) -> None:
-    height, width = mask.size_mm
-    ids = mask.pixels.astype(np.uint8)
-    colours = _colour_table(labels)
-    fill = np.concatenate([colours, np.where(np.arange(256) > 0, _FILL_ALPHA, 0.0)[:, None]], axis=1)
-    axes.imshow(fill[ids], extent=(0, width, height, 0), interpolation="nearest")
-    segments, owners = outline_segments(ids)
-    in_mm = list(segments * np.array(mask.pixel_mm[::-1]))
-    axes.add_collection(LineCollection(in_mm, colors=colours[owners], linewidths=0.7, capstyle="round"))
-    if len(labels) > 1:
-        _draw_names(axes, mask, labels)
-
-
-def _draw_names(axes: Axes, mask: PlaneSlice, labels: Sequence[Label]) -> None:
-    for label in labels:
-        places = np.argwhere(mask.pixels == label.id)
-        if len(places):
-            y, x = (places.mean(axis=0) + 0.5) * mask.pixel_mm
-            _write(axes, label.name, (x, y), size=5, ha="center", va="center")
-
-
-def _colour_table(labels: Sequence[Label]) -> NDArray[np.float64]:
-    """RGB 0-1 of every id, (256, 3)."""
-    table = np.tile(np.array(_UNKNOWN_RGB, dtype=float), (256, 1))
-    for label in labels:
-        table[label.id] = label.rgb
-    return table / 255.0
 
 
 def outline_segments(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:

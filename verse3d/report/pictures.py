@@ -7,24 +7,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verse3d.core.caseerrors import CASE_ERRORS, keep_or_raise, reason_of
-from verse3d.core.labels import VERTEBRAE, label_scheme
 from verse3d.core.logs import logger
 from verse3d.core.paths import path_below
-from verse3d.core.volume import read_image, read_labels
+from verse3d.core.preview import read_preview
+from verse3d.core.volume import read_labels
 from verse3d.data.cases import Case
-from verse3d.data.pairs import read_mask
-from verse3d.data.predictions import read_predictions
+from verse3d.data.pairs import read_mask, require_same_grid
+from verse3d.data.predictions import mask_path, read_predictions
 from verse3d.evaluation.score_folder import UNION, Evaluation
-from verse3d.inference.predict import mask_path
-from verse3d.report.figures import loss_curve, save_figure, three_planes
-from verse3d.training.trained import history_of
+from verse3d.report.figures import loss_curve, save_figure
+from verse3d.report.overlay import overlay_figure
+from verse3d.training.runfolder import history_of
 
 LOSS_PICTURE = "loss.png"
 _log = logger(__name__)
 
 
 def draw_case(case: Case, mask: Path, picture: Path, *, title: str, scheme: str = "binary") -> Path:
-    """CT, truth and prediction in a sagittal, a coronal and an axial slice through the middle of the truth.
+    """CT, truth and prediction, a row each, in a sagittal, a coronal and an axial slice through the truth.
 
     Args:
         case: with scan and mask.
@@ -37,11 +37,13 @@ def draw_case(case: Case, mask: Path, picture: Path, *, title: str, scheme: str 
         DataError: a file is missing or damaged, or on another grid.
         OutputError: the picture cannot be written.
     """
-    levels = scheme == "vertebrae"
-    scan = read_image(case.image_path())
-    shown = {"truth": _shown(read_mask(case).array, levels), "prediction": _shown(read_labels(mask).array, levels)}
-    labels = VERTEBRAE if levels else label_scheme("binary").labels
-    save_figure(three_planes(scan.array, scan.geometry, masks=shown, labels=labels, title=title), picture)
+    scan = read_preview(case.image_path())
+    binary = scheme != "vertebrae"
+    shown = {"truth": read_mask(case), "prediction": read_labels(mask)}
+    for volume in shown.values():
+        require_same_grid(scan.volume, volume)
+    masks = {name: _shown(volume.array, binary) for name, volume in shown.items()}
+    save_figure(overlay_figure(scan, masks, title=title, binary=binary), picture)
     return picture
 
 
@@ -106,5 +108,5 @@ def draw_evaluation(result: Evaluation, cases: Iterable[Case], masks: Path, fold
     )
 
 
-def _shown(labels: NDArray[np.integer], levels: bool) -> NDArray[np.uint8]:
-    return (labels if levels else labels > 0).astype(np.uint8)
+def _shown(labels: NDArray[np.integer], binary: bool) -> NDArray[np.uint8]:
+    return (labels > 0 if binary else labels).astype(np.uint8)

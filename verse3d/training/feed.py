@@ -28,11 +28,17 @@ _FEW_CORES = 2
 Batch = dict[str, torch.Tensor]
 
 
-def choose_workers(runtime: RuntimeConfig, device: torch.device) -> int:
-    """How many processes read patches. A network on the CPU wants the cores for itself."""
+def choose_workers(runtime: RuntimeConfig, device: torch.device, sharing: int = 1) -> int:
+    """How many processes read patches. A network on the CPU wants the cores for itself.
+
+    Args:
+        runtime: says how many, or "auto".
+        device: where the network learns.
+        sharing: processes of this run on this machine, which share its cores.
+    """
     if runtime.workers != "auto":
         return runtime.workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) // sharing
     if device.type == "cpu":
         return 0 if cores <= _FEW_CORES else 1
     return min(_MOST_WORKERS, max(1, cores - 2))

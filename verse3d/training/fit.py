@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from verse3d.core.caseerrors import CASE_ERRORS, reason_of
+import torch
+
 from verse3d.core.config import Config
-from verse3d.core.errors import CheckpointError, DataError, OutputError, Verse3dError
+from verse3d.core.errors import ConfigError, DataError, OutputError, Verse3dError
 from verse3d.core.files import write_text
 from verse3d.core.labels import label_scheme
 from verse3d.core.logs import log_to_file, logger, stop_logging
-from verse3d.core.readers import checked
 from verse3d.core.runtime import seed_everything
 from verse3d.data.cases import CaseIndex, write_index
 from verse3d.data.samples.augment import Augment
@@ -20,19 +20,22 @@ from verse3d.data.samples.preparation import preparing
 from verse3d.data.samples.prepare import Job
 from verse3d.data.samples.store import SampleStore, open_store
 from verse3d.data.samples.stored import StoredCases
-from verse3d.model.checkpoint import Checkpoint, load_checkpoint
 from verse3d.model.modes import get_mode, require_suitable
 from verse3d.model.networks import parameter_count
-from verse3d.training.engines import Stop, run_session
-from verse3d.training.learner import build_learner, restore_learner
+from verse3d.training.clock import Cost
+from verse3d.training.engines import run_session
+from verse3d.training.initial import begin_with
+from verse3d.training.learner import build_learner
+from verse3d.training.loop import Stop
 from verse3d.training.monitor import Monitor
+from verse3d.training.resume import restore
 from verse3d.training.runfolder import RunFolder, resume_folder, start_folder
-from verse3d.training.session import DRAWS, FitOptions, Session, Standing, StoredRun
-from verse3d.training.validate import LossBatches, ValidationCase
+from verse3d.training.scout import scout_of_run
+from verse3d.training.session import FitOptions, Session
+from verse3d.training.signals import StopSignals
+from verse3d.training.validate import LossBatches, ValidationCase, first_pictures
 
 _log = logger(__name__)
-_BAD_STATE: tuple[type[Exception], ...] = (AttributeError, *CASE_ERRORS)
-_START_ANEW = "start a new run in another folder; best.pt can still be predicted with"
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,10 @@ class FitResult:
         epochs: epochs trained so far.
         best_dice: mean whole-volume validation Dice of ``best``; NaN without validation.
         best_epoch: when that was.
-        stopped: "finished", "time" (max_minutes), "epochs" (max_epochs) or "interrupted" (Ctrl-C).
+        stopped: "finished", "time" (max_minutes), "epochs" (max_epochs), "interrupted" (Ctrl-C) or "terminated" (the
+            machine was wanted back: SIGTERM, SIGUSR1).
         failures: (case, reason) of every case that could not be used.
+        cost: what this call took.
     """
 
     folder: Path
@@ -56,6 +61,7 @@ class FitResult:
     best_epoch: int
     stopped: Stop
     failures: tuple[tuple[str, str], ...]
+    cost: Cost | None = None
 
 
 def fit(config: Config, index: CaseIndex, out: Path, options: FitOptions) -> FitResult:
@@ -73,42 +79,73 @@ def fit(config: Config, index: CaseIndex, out: Path, options: FitOptions) -> Fit
         CheckpointError: ``last.pt`` is damaged.
         TrainingError: the loss is no longer a number.
     """
-    if options.resume:
-        folder = resume_folder(out, config)
-    else:
-        require_suitable(config)  # before anything is written
-        folder = start_folder(out, config, overwrite=options.overwrite)
-    handler = log_to_file(folder.log)
+    _refuse(config, index, options)
+    folder = options.ranks.from_first(lambda: _folder(config, out, options))
+    # Of several processes the first one writes the log; errors of the others reach the terminal.
+    handler = log_to_file(folder.log) if options.ranks.is_first else None
     try:
-        return _fit(config, index, folder, options)
+        with StopSignals(held=options.ranks.count > 1) as signals:
+            return _fit(config, index, folder, options, signals)
     except Verse3dError as error:
         _log.error("%s", error)
         raise
     finally:
-        stop_logging(handler)
+        if handler is not None:
+            stop_logging(handler)
 
 
-def _fit(config: Config, index: CaseIndex, folder: RunFolder, options: FitOptions) -> FitResult:
-    started = time.monotonic()
+def _refuse(config: Config, index: CaseIndex, options: FitOptions) -> None:
+    """Refuse options that make no sense, before anything is written."""
+    minutes, count = options.max_minutes, options.ranks.count
+    if minutes is not None and not minutes > 0:
+        raise ConfigError(f"`max_minutes` must be above 0, got {minutes:g}", hint="leave it out for no limit")
+    if not options.resume:
+        require_suitable(config)
+    cases = len(index.in_split("train"))
+    if 0 < cases < count:
+        raise ConfigError(
+            f"{count} processes share a run of {cases} training cases", hint=f"start at most {cases} processes"
+        )
+
+
+def _folder(config: Config, out: Path, options: FitOptions) -> RunFolder:
+    if options.resume:
+        return resume_folder(out, config)
+    return start_folder(out, config, overwrite=options.overwrite)
+
+
+def _fit(config: Config, index: CaseIndex, folder: RunFolder, options: FitOptions, signals: StopSignals) -> FitResult:
+    started, ranks = time.monotonic(), options.ranks
     seed_everything(config.runtime.seed)
-    store = fit_store(folder, options)
+    store = ranks.from_first(lambda: fit_store(folder, options))
     training = [Job.of(store, config.grid, case) for case in index.in_split("train")]
     validation = [Job.of(store, config.grid, case) for case in index.in_split("validation")]
     told = _left_out([*training, *validation])
     if all(job.failure for job in training):
         raise _no_training_case(_left_out(training))
     _consider_validation(config, validation)
-    write_index(folder.cases, index)
+    ranks.from_first(lambda: write_index(folder.cases, index))
     session = _session(config, folder, training, validation, options)
-    with preparing(_wanted_first(session, training, validation), options.progress):
-        _require_training_case(session, training)
+    standing = session.standing
+    # Each process prepares its share ahead; a case that is wanted earlier is prepared by who wants it.
+    with preparing(ranks.share(_wanted_first(session, training, validation)), options.progress):
+        with signals.at_once():
+            _require_training_case(session, training)
         _log_start(session)
-        standing = session.standing
-        with Monitor(folder.tensorboard, standing.step) as monitor:
-            stopped = run_session(session, monitor, started)
+        with Monitor(folder.tensorboard, standing.step, writes=ranks.is_first) as monitor:
+            if standing.step == 0 and options.paint is not None and ranks.is_first:
+                monitor.start(config, first_pictures(session.validation, options.paint))
+            ended = run_session(session, monitor, signals, started)
     failures = _left_out([*training, *validation], told)
     return FitResult(
-        folder.path, folder.best, standing.epoch, standing.best_dice, standing.best_epoch, stopped, failures
+        folder=folder.path,
+        best=folder.best,
+        epochs=standing.epoch,
+        best_dice=standing.best_dice,
+        best_epoch=standing.best_epoch,
+        stopped=ended.stopped,
+        failures=failures,
+        cost=ended.cost,
     )
 
 
@@ -184,12 +221,14 @@ def _session(
     cut = get_mode(config.mode).cut(config)
     length = config.optim.steps_per_epoch * config.sampling.batch_size
     scheme, drawn = label_scheme(config.labels.scheme), config.validation.pictures if options.paint else 0
-    whole = StoredCases([] if all(job.failure for job in validation) else validation, scheme.name)
+    cut_as = config.labels.trained_on
+    whole = StoredCases([] if all(job.failure for job in validation) else validation, cut_as)
+    dataset = PatchDataset(StoredCases(training, cut_as), cut, length=length, seed=config.runtime.seed)
     session = Session(
         config=config,
         folder=folder,
-        learner=build_learner(config, options.device),
-        dataset=PatchDataset(StoredCases(training, scheme.name), cut, length=length, seed=config.runtime.seed),
+        learner=build_learner(config, options.device, options.ranks),
+        dataset=dataset,
         augment=Augment(cut.size),
         validation=[
             ValidationCase(case.files, case, scheme, drawn=number < drawn) for number, case in enumerate(whole.each())
@@ -199,70 +238,36 @@ def _session(
             "train": [job.case.case for job in training],
             "validation": [job.case.case for job in validation],
         },
+        data={job.case.case: job.name for job in (*training, *validation)},
         options=options,
+        scout=scout_of_run(config, StoredCases(training, cut_as), whole, dataset.case_order(1), options.device)
+        if options.ranks.is_first
+        else None,
     )
+    if not options.ranks.is_first:  # so that no two processes drop the same units
+        torch.manual_seed(config.runtime.seed + options.ranks.rank)
     if options.resume:
-        _restore(session)
+        restore(session)
+    elif options.initial:
+        begin_with(session.learner, options.initial, config)
     return session
-
-
-def _restore(session: Session) -> None:
-    checkpoint = load_checkpoint(session.folder.last)
-    if checkpoint.config.mode != session.config.mode:
-        raise CheckpointError(
-            f"{session.folder.last} is a model of mode {checkpoint.config.mode}, "
-            f"the run in {session.folder.path} is of mode {session.config.mode}",
-            hint="was it copied from another run?",
-        )
-    if not checkpoint.training:
-        raise CheckpointError(
-            f"{session.folder.last} can be predicted with but not trained on", hint="was best.pt copied over last.pt?"
-        )
-    try:
-        state = checked(checkpoint.training, StoredRun, f"what {session.folder.last} says about its training")
-    except DataError as error:
-        raise CheckpointError(error.message, hint=_START_ANEW) from error
-    for split, names in state.cases.items():
-        if names != session.case_names[split]:
-            raise DataError(
-                f"the run in {session.folder.path} used other {split} cases ({', '.join(names) or 'none'})",
-                hint=f"resume it with `data={session.folder.cases}`",
-                option="data",
-            )
-    try:
-        session.standing.restore(state.standing)
-        _require_same_epoch(session.standing, checkpoint)
-        restore_learner(session.learner, state.learner)
-    except _BAD_STATE as error:  # whatever PyTorch makes of a state that is none
-        raise CheckpointError(
-            f"{session.folder.last} cannot be gone on with, it is damaged or was trained by another version or config: "
-            f"{reason_of(error)}",
-            hint=_START_ANEW,
-        ) from error
-    if state.draws != DRAWS:
-        _log.warning("the run was begun by an older verse3d: it goes on, from here with patches drawn in another way")
-
-
-def _require_same_epoch(standing: Standing, checkpoint: Checkpoint) -> None:
-    """Otherwise a run that is not finished could be taken for one that is, or train an epoch twice."""
-    if standing.epoch != checkpoint.epoch:
-        raise DataError(
-            f"its state is that after epoch {standing.epoch}, its weights are those after epoch {checkpoint.epoch}"
-        )
 
 
 def _log_start(session: Session) -> None:
     learner = session.learner
     cases = session.dataset.cases
     failed = sum(bool(case.failure) for case in cases.each()) if isinstance(cases, StoredCases) else 0
+    count = session.options.ranks.count
     _log.info(
-        "%s with %.2f million parameters on %s in %s; %d training cases, %d validation cases",
+        "%s with %.2f million parameters on %s in %s%s; %d training cases, %d validation cases",
         session.config.network.name,
         parameter_count(learner.network) / 1e6,
         learner.device,
         str(learner.precision.dtype).removeprefix("torch."),
+        f", {count} processes" if count > 1 else "",
         len(session.case_names["train"]) - failed,
         len(session.validation),
     )
-    if session.standing.epoch:
-        _log.info("resuming after epoch %d of %d", session.standing.epoch, session.config.optim.epochs)
+    if session.standing.step:
+        epoch, epochs = session.standing.epoch, session.config.optim.epochs
+        _log.info("resuming at step %d, after epoch %d of %d", session.standing.step, epoch, epochs)

@@ -2,19 +2,25 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from verse3d.core.errors import TrainingError
 from verse3d.core.logs import logger
 from verse3d.inference.predictor import Predictor
+from verse3d.model.modes import get_mode
+from verse3d.training.bad_batch import keep_bad_batch
+from verse3d.training.clock import memory_mb
 from verse3d.training.learner import best_network
 from verse3d.training.monitor import Monitor
 from verse3d.training.pace import validation_fits
-from verse3d.training.readings import Reading, Readings
+from verse3d.training.ranks import Ranks
+from verse3d.training.readings import SICK_HINT, Reading, Readings
 from verse3d.training.runfolder import write_history
 from verse3d.training.session import Session
+from verse3d.training.signals import StopSignals, Terminated
 from verse3d.training.step import StepResult
-from verse3d.training.validate import ValidationResult, validate, validation_loss
+from verse3d.training.validate import ValidationResult, validate, validation_losses
 
 _MUCH_WAITING = 0.1
 _log = logger(__name__)
@@ -27,24 +33,23 @@ class Losses:
         self._readings = Readings(session.learner.device)
         self._session = session
         self._monitor = monitor
-        self._epoch: list[Reading] = []
-
-    def start_epoch(self) -> None:
-        """Forget the epoch before."""
-        self._epoch = []
 
     def add(self, step: int, result: StepResult) -> None:
-        """Keep the result of a step, and tell that it was done.
+        """Keep the result of a step.
 
         Raises:
             TrainingError: the loss or gradient of one of the last steps is no longer a number.
         """
         self._look_at(self._readings.add(step, result))
-        optim = self._session.config.optim
+
+    def tell(self, step: int, last_step: float) -> None:
+        """Tell how far the run is, and where it will end."""
+        standing, optim = self._session.standing, self._session.config.optim
         epoch = -(-step // optim.steps_per_epoch)  # both count from 1
-        loss = f", loss {self._epoch[-1].loss:.3f}" if self._epoch else ""
-        what = f"epoch {epoch}/{optim.epochs}{loss}{self._best()}"
-        self._session.options.progress(what, step, optim.epochs * optim.steps_per_epoch)
+        loss = f", loss {standing.losses[-1]:.3f}" if standing.losses else ""
+        best = "" if math.isnan(standing.best_dice) else f", best Dice {standing.best_dice:.3f}"
+        what = f"epoch {epoch}/{optim.epochs}{loss}{best}"
+        self._session.options.progress(what, step, max(step, round(last_step)))
 
     def read_rest(self) -> None:
         """Read the results that were not read yet; waits for the last step to end.
@@ -55,114 +60,151 @@ class Losses:
         self._look_at(self._readings.rest())
 
     def _look_at(self, readings: Sequence[Reading]) -> None:
-        skips = self._session.learner.scaler.is_enabled()
+        skips, standing = self._session.learner.scaler.is_enabled(), self._session.standing
         for reading in readings:
             if trouble := reading.trouble(skips_infinite=skips):
                 epoch = -(-reading.step // self._session.config.optim.steps_per_epoch)
                 raise TrainingError(
-                    f"the {trouble} in epoch {epoch}, step {reading.step} (lr {reading.lr:.3g})",
-                    hint="lower optim.lr or set runtime.amp to off; `resume` goes on from the last whole epoch",
+                    f"the {trouble} in epoch {epoch}, step {reading.step} (lr {reading.lr:.3g}); "
+                    f"{keep_bad_batch(self._session, reading)}",
+                    hint=SICK_HINT,
                 )
-            self._epoch.append(reading)
+            standing.losses.append(reading.loss)
+            standing.grad_norms.append(reading.grad_norm)
             self._monitor.step(reading)
 
-    def means(self) -> tuple[float, float]:
-        """Of the epoch so far: loss and gradient length."""
-        count = len(self._epoch)
-        losses, lengths = (reading.loss for reading in self._epoch), (reading.grad_norm for reading in self._epoch)
-        return math.fsum(losses) / count, math.fsum(lengths) / count
 
-    def _best(self) -> str:
-        best = self._session.standing.best_dice
-        return "" if math.isnan(best) else f", best Dice {best:.3f}"
+@dataclass(frozen=True)
+class Validated:
+    """What validating has found.
+
+    Attributes:
+        loss: on the validation patches; NaN without any.
+        scans: of whole scans; None if they were not validated.
+        minutes: that whole scans took; 0 if they were not validated.
+    """
+
+    loss: float
+    scans: ValidationResult | None
+    minutes: float
 
 
 class EpochEnd:
     """Validates after an epoch, writes its row of the history, and says when training waits for its data.
 
+    Nothing that is saved changes while it validates, so a stop meanwhile is a stop before it.
+
     Args:
         session: that is trained.
         monitor: where to show it.
-        losses: of the epoch.
+        signals: may cut a validation short.
     """
 
-    def __init__(self, session: Session, monitor: Monitor, losses: Losses) -> None:
+    def __init__(self, session: Session, monitor: Monitor, signals: StopSignals) -> None:
         self._session = session
         self._monitor = monitor
-        self._losses = losses
+        self._signals = signals
+        self._loss = get_mode(session.config.mode).loss(session.config)
         self._epochs_here = 0
         self._warned = False
 
-    def validated(self, minutes: float, *, last: bool) -> tuple[float, ValidationResult | None]:
+    def validated(self, epoch: int, minutes: float, *, last: bool) -> Validated:
         """The validation loss, and the score of whole scans if it is time for them.
 
         Args:
+            epoch: that was trained, or is being trained.
             minutes: that the run took so far.
-            last: whether the run ends with this epoch.
+            last: whether the run ends here.
         """
         session = self._session
-        predictor = self._predictor()
-        loss = validation_loss(predictor, session.learner.loss, session.augment, session.loss_batches)
-        due = last or (self._planned() and validation_fits(session.standing, session.config, minutes))
-        return loss, self._validate(predictor) if due and session.validation else None
+        ranks = session.options.ranks
+        # What a normalisation has seen differs between processes; whole scans are segmented as rank 0 has seen it.
+        ranks.copy_from_first(session.learner.network, buffers_only=True)
+        fits = ranks.from_first(lambda: validation_fits(session.standing, session.config, minutes))
+        due = bool(session.validation) and (last or (self.is_planned(epoch) and fits))
+        parts = _together(ranks, self._signals, lambda: self._own_part(due=due))
+        batches = max(len(part[0]) for part in parts)
+        losses = [part[0][number] for number in range(batches) for part in parts if number < len(part[0])]
+        loss = math.fsum(losses) / len(losses) if losses else math.nan
+        if not due:
+            return Validated(loss, None, 0.0)
+        order = [case.case for case in session.validation]
+        scans = ValidationResult.merged([part[1] for part in parts if part[1] is not None], order)
+        return Validated(loss, scans, max(part[2] for part in parts))
 
-    def _planned(self) -> bool:
-        return self._session.standing.epoch % self._session.config.validation.every_epochs == 0
+    def is_planned(self, epoch: int) -> bool:
+        """Whether whole scans are to be validated after this epoch, time allowing."""
+        return epoch % self._session.config.validation.every_epochs == 0
+
+    def _own_part(self, *, due: bool) -> tuple[list[float], ValidationResult | None, float]:
+        """This process's share of the patches' losses and, if they are due, of the whole scans; minutes of these."""
+        session, ranks = self._session, self._session.options.ranks
+        predictor = self._predictor()
+        batches = ranks.share(list(session.loss_batches))
+        losses = validation_losses(predictor, self._loss, session.augment, batches)
+        if not due:
+            return losses, None, 0.0
+        started = time.monotonic()
+        result = validate(predictor, ranks.share(session.validation), session.options.paint)
+        return losses, result, (time.monotonic() - started) / 60
 
     def _predictor(self) -> Predictor:
         learner = self._session.learner
         network = best_network(learner).eval()
         return Predictor.of_network(network, self._session.config, learner.device, learner.precision)
 
-    def _validate(self, predictor: Predictor) -> ValidationResult:
+    def record(self, epoch: int, validated: Validated) -> dict[str, float]:
+        """Show an epoch, or as much of it as was trained, and return its row of the history."""
         session, standing = self._session, self._session.standing
-        started = time.monotonic()
-        result = validate(predictor, session.validation, session.options.paint)
-        standing.last_validation_minutes = (time.monotonic() - started) / 60
-        standing.validation_minutes += standing.last_validation_minutes
-        listed = ", ".join(f"{case} {value:.3f}" for case, value in result.dice_of.items())
-        _log.info("epoch %d: validation Dice %.4f (%s)", standing.epoch, result.mean_dice, listed)
-        self._monitor.validation(standing.step, result)
-        # One more validation, because the run was stopped here, must not change how it goes on.
-        if self._planned():
-            session.learner.schedule.after_validation(result.mean_dice)
-        return result
-
-    def record(self, seconds: float, waited: float, loss: float, validation: ValidationResult | None) -> None:
-        """Write the epoch's row of the history and show it.
-
-        Args:
-            seconds: that its steps took ...
-            waited: ... and of them, waiting for data.
-            loss: on the validation patches.
-            validation: of whole scans, if there was one.
-        """
-        standing, steps = self._session.standing, self._session.config.optim.steps_per_epoch
-        mean_loss, grad_norm = self._losses.means()
+        done = len(standing.losses)
         speed = {
-            "patches_per_s": steps * self._session.config.sampling.batch_size / seconds,
-            "waiting_share": waited / seconds,
+            "patches_per_s": done * session.config.sampling.batch_size / max(standing.epoch_seconds, 1e-9),
+            "waiting_share": standing.epoch_waited / max(standing.epoch_seconds, 1e-9),
         }
-        self._monitor.epoch(standing.step, mean_loss=mean_loss, validation_loss=loss, **speed)
-        standing.history.append(
-            {
-                "epoch": standing.epoch,
-                "step": standing.step,
-                "train_loss": mean_loss,
-                "validation_loss": loss,
-                "lr": self._session.learner.schedule.rate,
-                "grad_norm": grad_norm,
-                **speed,
-                "minutes": standing.minutes,
-                "validation_dice": validation.mean_dice if validation else math.nan,
-            }
-        )
-        write_history(self._session.folder.history, standing.history)
-        told = "epoch %d: loss %.4f, %.2f patches/s, %.0f %% of the time waiting for data"
-        _log.info(told, standing.epoch, mean_loss, speed["patches_per_s"], 100 * speed["waiting_share"])
-        self._warn_of_waiting(speed["waiting_share"])
+        row = {
+            "epoch": epoch,
+            "step": standing.step,
+            "train_loss": math.fsum(standing.losses) / done,
+            "validation_loss": validated.loss,
+            "lr": session.learner.schedule.rate,
+            "grad_norm": math.fsum(standing.grad_norms) / done,
+            **speed,
+            "minutes": standing.minutes,
+            "validation_dice": validated.scans.mean_dice if validated.scans else math.nan,
+        }
+        self._show(row, validated.scans)
+        return row
 
-    def _warn_of_waiting(self, share: float) -> None:
+    def _show(self, row: dict[str, float], scans: ValidationResult | None) -> None:
+        step = int(row["step"])
+        rss_mb, gpu_mb = memory_mb(self._session.learner.device)
+        self._monitor.epoch(
+            step,
+            {
+                "train/loss_epoch": row["train_loss"],
+                "validation/loss": row["validation_loss"],
+                "train/patches_per_s": row["patches_per_s"],
+                "train/waiting_share": row["waiting_share"],
+                "memory/rss_mb": rss_mb,
+                **({"memory/gpu_mb": gpu_mb} if gpu_mb else {}),
+            },
+        )
+        if scans is not None:
+            self._monitor.validation(step, scans)
+        words = [f"loss {row['train_loss']:.4f}"]
+        if not math.isnan(row["validation_loss"]):
+            words.append(f"validation loss {row['validation_loss']:.4f}")
+        if scans is not None:
+            words.append(f"validation Dice {scans.mean_dice:.4f}")
+        words += [f"{row['patches_per_s']:.2f} patches/s", f"{100 * row['waiting_share']:.0f} % waiting for data"]
+        _log.info("epoch %d: %s", row["epoch"], ", ".join(words))
+
+    def write(self, rows: Sequence[dict[str, float]]) -> None:
+        """Write ``history.csv``."""
+        if self._session.options.ranks.is_first:
+            write_history(self._session.folder.history, rows)
+
+    def warn_of_waiting(self, share: float) -> None:
         """Once, and not of the first epoch, in which the workers start."""
         self._epochs_here += 1
         if self._warned or self._epochs_here == 1 or share <= _MUCH_WAITING:
@@ -173,3 +215,23 @@ class EpochEnd:
             "idle cores, keep the prepared cases on a local disk, or choose larger batches",
             100 * share,
         )
+
+
+_Part = tuple[list[float], ValidationResult | None, float]
+
+
+def _together(ranks: Ranks, signals: StopSignals, work: Callable[[], _Part]) -> list[_Part]:
+    """What each process finds. A signal ends the work of the process that it reaches, and then that of all."""
+    part: _Part | None = None
+    stop: KeyboardInterrupt | None = None
+    try:
+        with signals.at_once():
+            part = work()
+    except KeyboardInterrupt as error:
+        if ranks.count == 1:
+            raise
+        stop = error
+    told = ranks.gather((part, stop is not None, isinstance(stop, Terminated)))
+    if any(stopped for _, stopped, _ in told):
+        raise Terminated if any(terminated for *_, terminated in told) else KeyboardInterrupt
+    return [part for part, *_ in told if part is not None]

@@ -154,15 +154,17 @@ def record(learner: Learner, batch: Batch, network: NetworkCall) -> _Recording:
 
 
 def wants_recording(runtime: RuntimeConfig, learner: Learner) -> bool:
-    """Whether steps are to be recorded: on a GPU, unless the loss is scaled, which decides on the host.
+    """Whether steps are to be recorded: on one GPU, unless the loss is scaled, which decides on the host.
 
     Raises:
         ConfigError: it was asked for and cannot be.
     """
-    possible = learner.device.type == "cuda" and not learner.scaler.is_enabled()
+    alone = learner.ranks.count == 1  # messages between processes are not recorded
+    possible = learner.device.type == "cuda" and not learner.scaler.is_enabled() and alone
     if runtime.cuda_graph == "on" and not possible:
         raise ConfigError(
-            "runtime.cuda_graph on needs a GPU and another runtime.amp than fp16", hint="leave it at auto"
+            "runtime.cuda_graph on needs a GPU, one process, and another runtime.amp than fp16",
+            hint="leave it at auto",
         )
     return possible and runtime.cuda_graph != "off"
 

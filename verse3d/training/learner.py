@@ -2,22 +2,37 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 
 from verse3d.core.config import Config, OptimConfig
-from verse3d.core.errors import DataError
+from verse3d.core.errors import ConfigError, DataError
+from verse3d.core.readers import Record, Whole, checked
 from verse3d.core.runtime import choose_precision, random_state, restore_random_state
 from verse3d.core.wording import brief
+from verse3d.model.losses import build_joint_loss
 from verse3d.model.modes import get_mode
 from verse3d.training.average import RunningMean
-from verse3d.training.schedule import build_schedule
+from verse3d.training.ranks import Ranks
+from verse3d.training.schedule import MOST_STEPS, build_schedule
 from verse3d.training.step import Learner
 
+_ALONE = Ranks()
 
-def build_learner(config: Config, device: torch.device) -> Learner:
-    """A fresh network with its optimizer and schedule, as configured."""
+
+def build_learner(config: Config, device: torch.device, ranks: Ranks = _ALONE) -> Learner:
+    """A fresh network with its optimizer and schedule, as configured; the same weights in all ``ranks``.
+
+    Raises:
+        ConfigError: the batch cannot be divided among the ranks.
+    """
+    if config.sampling.batch_size < ranks.count:
+        raise ConfigError(
+            f"a batch of {config.sampling.batch_size} cannot be divided among {ranks.count} processes",
+            hint="sampling.batch_size is that of all processes together: raise it, or start fewer of them",
+        )
     mode = get_mode(config.mode)
     network = mode.network(config).to(device)
     if device.type == "cuda":
@@ -25,9 +40,10 @@ def build_learner(config: Config, device: torch.device) -> Learner:
         torch.backends.cudnn.deterministic = config.runtime.deterministic
     optim, precision = config.optim, choose_precision(config.runtime.amp, device)
     optimizer = _build_optimizer(network, optim, device)
+    ranks.copy_from_first(network)
     return Learner(
         network=network,
-        loss=mode.loss(config),
+        loss=mode.loss(config) if ranks.count == 1 else build_joint_loss(config, ranks.add_up),
         optimizer=optimizer,
         schedule=build_schedule(optimizer, optim),
         scaler=torch.amp.GradScaler(device.type, enabled=precision.scales_loss),
@@ -35,6 +51,7 @@ def build_learner(config: Config, device: torch.device) -> Learner:
         precision=precision,
         device=device,
         clip_grad_norm=optim.clip_grad_norm,
+        ranks=ranks,
     )
 
 
@@ -86,10 +103,18 @@ def restore_learner(learner: Learner, state: dict[str, Any]) -> None:
     """
     _require_same_kind(learner_state(learner), state, "the state", skip=("scaler", "random"))
     _require_fitting(learner.optimizer, state["optimizer"]["state"])
+    learner.schedule.require_sound(state["schedule"])
+    _require_finite(state["network"], "the network")
+    if learner.average is not None:
+        _require_finite(state["average"], "the running mean")
+        _require_count(state["average"]["n_averaged"], "the number of steps in the running mean")
+    if learner.scaler.is_enabled() and state["scaler"]:
+        checked(state["scaler"], _StoredScaler, "the state of the loss scaler")
     learner.network.load_state_dict(state["network"])
     _restore_optimizer(learner.optimizer, state["optimizer"])
     learner.schedule.load_state_dict(state["schedule"])
-    learner.scaler.load_state_dict(state["scaler"])
+    if learner.scaler.is_enabled() and state["scaler"]:
+        learner.scaler.load_state_dict(state["scaler"])
     if learner.average is not None and state["average"] is not None:
         learner.average.load_state_dict(state["average"])
     restore_random_state(state["random"])
@@ -135,15 +160,44 @@ def _require_fitting(optimizer: torch.optim.Optimizer, state: Mapping[int, Mappi
             fits = value.shape in (shape, ()) if isinstance(value, torch.Tensor) else isinstance(value, int | float)
             if not fits:
                 raise DataError(f"{name} of parameter {number} in the optimizer does not fit the shape {tuple(shape)}")
+            place = f"{name} of parameter {number} in the optimizer"
+            _require_finite({place: value}, "the state")
+            if name == "step":
+                _require_count(value, place)
+            elif name in _SQUARES and bool((torch.as_tensor(value) < 0).any()):
+                raise DataError(f"{place} is a mean of squares and below 0")
 
 
-_OF_THE_MACHINE = ("lr", "fused", "foreach", "capturable")
-"""What an optimizer's groups hold that depends on the device; the rate is set by the schedule."""
+_SQUARES = ("exp_avg_sq", "square_avg", "max_exp_avg_sq")
+"""What an optimizer takes the root of."""
+
+
+class _StoredScaler(Record):
+    """What ``GradScaler.state_dict`` returns."""
+
+    scale: Annotated[float, Field(gt=0.0, le=2.0**40)]
+    growth_factor: Annotated[float, Field(gt=1.0, le=1e6)]
+    backoff_factor: Annotated[float, Field(gt=0.0, lt=1.0)]
+    growth_interval: Annotated[Whole, Field(ge=1, le=MOST_STEPS)]
+    growth_tracker: Annotated[Whole, Field(ge=0, le=MOST_STEPS, alias="_growth_tracker")]
+
+
+def _require_finite(values: Mapping[str, object], what: str) -> None:
+    for name, value in values.items():
+        numbers = torch.as_tensor(value)
+        if numbers.is_floating_point() and not bool(torch.isfinite(numbers).all()):
+            raise DataError(f"{what}: {name} holds values that are no finite numbers")
+
+
+def _require_count(value: object, what: str) -> None:
+    count = float(torch.as_tensor(value))
+    if not 0 <= count <= MOST_STEPS:
+        raise DataError(f"{what} is {count:g}, expected 0 to {MOST_STEPS:g}")
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Also from another kind of device than the one it was saved on."""
-    kept = [{name: group[name] for name in _OF_THE_MACHINE if name in group} for group in optimizer.param_groups]
+    """Also from another kind of device than the one it was saved on. What the config decides stays as it is."""
+    kept = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
     for group, own in zip(optimizer.param_groups, kept, strict=True):
         group.update(own)

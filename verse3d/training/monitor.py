@@ -1,15 +1,26 @@
-"""What can be watched while a network learns: TensorBoard scalars and pictures."""
+"""What can be watched while a network learns: TensorBoard scalars, pictures, and the settings of the run."""
 
 import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
+from verse3d.core.config import Config
+from verse3d.core.errors import OutputError
 from verse3d.core.escapes import one_line
+from verse3d.core.files import output_error
 from verse3d.training.readings import Reading
 from verse3d.training.validate import ValidationResult
+
+_FOLLOWED = ("validation/dice_mean", "validation/loss")
+"""What TensorBoard compares between runs of different settings."""
 
 
 class Monitor:
@@ -18,10 +29,15 @@ class Monitor:
     Args:
         folder: where the event files go.
         first_step: the last step of the sessions before; what an interrupted one wrote about later steps is hidden.
+        writes: whether anything is written: of several processes that share a run, only the first one does.
     """
 
-    def __init__(self, folder: Path, first_step: int = 0) -> None:
-        self._writer = SummaryWriter(str(folder), purge_step=first_step + 1, flush_secs=20)
+    def __init__(self, folder: Path, first_step: int = 0, *, writes: bool = True) -> None:
+        self._folder = folder
+        self._writer: SummaryWriter | None = None
+        if writes:
+            with self._refused():
+                self._writer = SummaryWriter(str(folder), purge_step=first_step + 1, flush_secs=20)
 
     def __enter__(self) -> Self:
         return self
@@ -29,29 +45,71 @@ class Monitor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._writer.close()
+        if self._writer is not None:
+            with self._refused(quietly=kind is not None):
+                self._writer.close()
+
+    @contextmanager
+    def _refused(self, *, quietly: bool = False) -> Iterator[None]:
+        """TensorBoard writes in a thread of its own; what met it there is raised by a later call."""
+        try:
+            yield
+        except OutputError:
+            raise
+        except OSError as error:
+            if not quietly:
+                raise output_error(self._folder, error) from error
+
+    def start(self, config: Config, pictures: Mapping[str, NDArray[np.uint8]]) -> None:
+        """The settings of a run, as text and for the comparison of runs, and pictures of what is to be learnt."""
+        if self._writer is None:
+            return
+        with self._refused():
+            self._writer.add_text("config", f"```yaml\n{config.to_yaml()}```", 0)
+            # ``add_hparams`` would open a run of its own beside this one.
+            for summary in hparams(_flat(config.to_dict()), dict.fromkeys(_FOLLOWED, 0.0)):
+                self._writer.file_writer.add_summary(summary)
+            self._add_pictures(self._writer, pictures, 0)
+            self._writer.flush()
 
     def step(self, reading: Reading) -> None:
         """Loss, learning rate and gradient length of one batch."""
-        self._writer.add_scalar("train/loss", reading.loss, reading.step)
-        self._writer.add_scalar("train/lr", reading.lr, reading.step)
-        self._writer.add_scalar("train/grad_norm", reading.grad_norm, reading.step)
+        values = {"loss": reading.loss, "lr": reading.lr, "grad_norm": reading.grad_norm}
+        self._add({f"train/{name}": value for name, value in values.items()}, reading.step)
 
-    def epoch(
-        self, step: int, *, mean_loss: float, validation_loss: float, patches_per_s: float, waiting_share: float
-    ) -> None:
-        """Mean losses and speed of one epoch, and its share of waiting for data; an undefined loss is not shown."""
-        if not math.isnan(validation_loss):
-            self._writer.add_scalar("validation/loss", validation_loss, step)
-        self._writer.add_scalar("train/loss_epoch", mean_loss, step)
-        self._writer.add_scalar("train/patches_per_s", patches_per_s, step)
-        self._writer.add_scalar("train/waiting_share", waiting_share, step)
+    def epoch(self, step: int, values: Mapping[str, float]) -> None:
+        """Mean losses, speed and memory of one epoch, by tag; an undefined one is not shown."""
+        self._add({tag: value for tag, value in values.items() if not math.isnan(value)}, step)
 
     def validation(self, step: int, result: ValidationResult) -> None:
-        """Dice of every whole scan and their mean, and the pictures."""
-        self._writer.add_scalar("validation/dice_mean", result.mean_dice, step)
-        for case, value in result.dice_of.items():
-            self._writer.add_scalar(f"validation_dice/{one_line(case)}", value, step)
-        for case, picture in result.pictures.items():
-            self._writer.add_image(f"validation/{one_line(case)}", picture, step, dataformats="HWC")
-        self._writer.flush()
+        """Dice of every whole scan, of every label, and their mean, and the pictures."""
+        values = {"validation/dice_mean": result.mean_dice}
+        values |= {f"validation_dice/{one_line(case)}": value for case, value in result.dice_of.items()}
+        values |= {f"validation_label/{name}": value for name, value in result.label_dice.items()}
+        self._add(values, step)
+        if self._writer is not None:
+            with self._refused():
+                self._add_pictures(self._writer, result.pictures, step)
+                self._writer.flush()
+
+    def _add(self, values: Mapping[str, float], step: int) -> None:
+        if self._writer is not None:
+            with self._refused():
+                for tag, value in values.items():
+                    self._writer.add_scalar(tag, value, step)
+
+    @staticmethod
+    def _add_pictures(writer: SummaryWriter, pictures: Mapping[str, NDArray[np.uint8]], step: int) -> None:
+        for case, picture in pictures.items():
+            writer.add_image(f"validation/{one_line(case)}", picture, step, dataformats="HWC")
+
+
+def _flat(values: Mapping[str, Any], place: str = "") -> dict[str, bool | str | float | int]:
+    """``{"optim": {"lr": 0.1}}`` as ``{"optim.lr": 0.1}``; lists as text."""
+    flat: dict[str, bool | str | float | int] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{place}{name}.")
+        else:
+            flat[f"{place}{name}"] = value if isinstance(value, bool | str | float | int) else str(value)
+    return flat

@@ -12,6 +12,8 @@ import torch
 from verse3d.core.errors import TrainingError
 from verse3d.training.step import StepResult
 
+SICK_HINT = "lower optim.lr or set runtime.amp to off; the run can be resumed from where it was saved last"
+
 _GPU_STEPS_PER_READING = 4
 """So a loss that is no number is noticed within eight steps."""
 
@@ -116,5 +118,5 @@ def require_finite(network: torch.nn.Module) -> None:
     if not bool(torch.isfinite(sums).all()):
         raise TrainingError(
             "some weights of the network are no longer finite numbers",
-            hint="lower optim.lr or set runtime.amp to off; `resume` goes on from the last whole epoch",
+            hint=SICK_HINT,
         )

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +16,14 @@ from verse3d.core.files import make_folder, remove_leftovers, write_text
 from verse3d.core.readers import MEGABYTE, Row, read_table
 from verse3d.core.wording import brief
 
+_FOLD = re.compile("fold(0|[1-9][0-9]{0,3})")
 _HISTORY_BYTES = 64 * MEGABYTE
 _HISTORY_HINT = "it is written by verse3d train; edit a copy instead"
 _MAY_CHANGE = {
     "optim.epochs",
     "runtime.workers",
+    "runtime.save_minutes",
+    "runtime.deterministic",
     "runtime.compile",
     "runtime.cuda_graph",
     "validation.pictures",
@@ -60,13 +64,18 @@ class RunFolder:
 
     @property
     def last(self) -> Path:
-        """The checkpoint to resume from, written after every epoch."""
+        """The checkpoint to resume from, written every few minutes and after every epoch."""
         return self.path / "last.pt"
 
     @property
     def best(self) -> Path:
         """The checkpoint to predict with: the best whole-volume validation so far."""
         return self.path / "best.pt"
+
+    @property
+    def bad_batch(self) -> Path:
+        """The batch whose loss was no number, if there was one."""
+        return self.path / "bad_batch.pt"
 
     @property
     def tensorboard(self) -> Path:
@@ -91,6 +100,17 @@ class RunFolder:
         return self.config.exists() and not self.config.read_text(errors="replace").startswith(_OURS)
 
 
+def fold_folder(out: Path, fold: int) -> Path:
+    """The run folder of a fold, below the folder of a cross-validation."""
+    return out / f"fold{fold}"
+
+
+def fold_folders(out: Path) -> tuple[Path, ...]:
+    """The run folders of a cross-validation, in the order of the folds; nothing if the folder holds none."""
+    numbers = [int(run.name.removeprefix("fold")) for run in out.glob("fold*") if _FOLD.fullmatch(run.name)]
+    return tuple(fold_folder(out, number) for number in sorted(numbers))
+
+
 def start_folder(path: Path, config: Config, *, overwrite: bool) -> RunFolder:
     """Make the folder of a new run and store its config.
 
@@ -107,7 +127,7 @@ def start_folder(path: Path, config: Config, *, overwrite: bool) -> RunFolder:
         )
     make_folder(path)
     remove_leftovers(path)
-    for file in (folder.last, folder.best, folder.history, folder.log):
+    for file in (folder.last, folder.best, folder.history, folder.log, folder.bad_batch):
         file.unlink(missing_ok=True)
     for made_from_it in (folder.tensorboard, *(model.with_suffix(".openvino") for model in (folder.last, folder.best))):
         shutil.rmtree(made_from_it, ignore_errors=True)
@@ -206,3 +226,19 @@ def _is_number(cell: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def run_folder_of(checkpoint: Path) -> RunFolder | None:
+    """The run folder that a checkpoint lies in; None if it lies somewhere else."""
+    folder = RunFolder(checkpoint.absolute().parent)
+    inside = checkpoint.name in (folder.best.name, folder.last.name)
+    return folder if inside and folder.config.is_file() and folder.history.is_file() else None
+
+
+def history_of(checkpoint: Path) -> tuple[Mapping[str, float], ...]:
+    """The history of the run that a checkpoint belongs to; nothing if it is not known or damaged."""
+    folder = run_folder_of(checkpoint)
+    try:
+        return tuple(read_history(folder.history)) if folder else ()
+    except DataError:
+        return ()

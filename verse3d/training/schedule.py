@@ -1,15 +1,50 @@
-"""How the learning rate changes during a run. A schedule is told about every step and every validation."""
+"""How the learning rate changes during a run. A schedule is told about every step and every validation.
+
+    rate
+      |   /‾‾‾\\__                 warm-up, then half a cosine down to 0 at the last step of the plan, or, if the
+      |  /       \\___             time is limited, at the step at which it will be over
+      | /            \\______
+      +----------------------> step
+
+Own code and not ``LambdaLR``: a recorded step reads its rate where it lies on the GPU, the plan may grow when a run is
+resumed, and its end moves while the speed becomes known.
+"""
 
 import math
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Annotated, Any, Protocol
 
 import torch
+from pydantic import Field
 
 from verse3d.core.config import OptimConfig
+from verse3d.core.readers import Record, Whole, checked
+
+MOST_STEPS = 10**12
+_Steps = Annotated[Whole, Field(ge=0, le=MOST_STEPS)]
+_PLACE = "the state of the schedule"
+
+
+class _StoredCosine(Record):
+    step: _Steps
+    done: Annotated[float, Field(ge=0.0, le=1.0, strict=True)] | None = None
+
+
+class _StoredPlateau(Record):
+    step: _Steps
+    share: Annotated[float, Field(gt=0.0, le=1.0, strict=True)]
+    best: Annotated[float, Field(le=1.0, allow_inf_nan=True, strict=True)]
+    fruitless: _Steps
 
 
 class Schedule(Protocol):
-    """Sets the rate of an optimizer."""
+    """Sets the rate of an optimizer.
+
+    Attributes:
+        step: batches learnt.
+    """
+
+    step: int
 
     @property
     def rate(self) -> float:
@@ -24,11 +59,23 @@ class Schedule(Protocol):
         """Whole scans were scored; more is better."""
         ...
 
+    def end_at(self, step: float | None) -> None:
+        """The run will end about there, earlier than planned, because its time is limited; None once it has."""
+        ...
+
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers for a checkpoint."""
         ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def require_sound(self, state: Mapping[str, Any]) -> None:
+        """Refuse what ``state_dict`` cannot have returned.
+
+        Raises:
+            DataError: a number is missing, of another kind, or outside of what is possible.
+        """
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Undo of ``state_dict``. The plan itself comes from the config: it may have grown longer."""
         ...
 
@@ -41,33 +88,60 @@ class WarmupCosine:
         self._optim = optim
         self._total = optim.epochs * optim.steps_per_epoch
         self._warmup = min(optim.warmup_steps, self._total // 2)
-        self._step = 0
+        self._end: float | None = None
+        self._done: float | None = None
+        self.step = 0
         self.rate = 0.0
         self._set_rate()
 
     def after_step(self) -> None:
-        """See ``Schedule``."""
-        self._step += 1
+        """Move on by a step."""
+        if self._end is not None and self._done is not None and self.step >= self._warmup:
+            # The rest of the way in equal steps: with a fixed end this is the cosine as it was planned, and when the
+            # end moves, the rate bends towards it without a jump.
+            self._done = min(1.0, self._done + (1 - self._done) / max(1.0, self._end - self.step))
+        self.step += 1
         self._set_rate()
 
     def after_validation(self, score: float) -> None:
-        """The plan does not depend on scores."""
+        """Do nothing: the plan does not depend on scores."""
+
+    def end_at(self, step: float | None) -> None:
+        """Reach 0 there rather than at the end of the plan; None forgets it, so that a resumed run follows the plan."""
+        if step is None:
+            self._end = self._done = None
+            return
+        if self._done is None:
+            self._done = self._planned()
+        if self.step < self._warmup:
+            self._warmup = min(self._warmup, max(1, int(step) // 2))
+        self._end = step
 
     def state_dict(self) -> dict[str, Any]:
-        """See ``Schedule``."""
-        return {"step": self._step}
+        """The step, and if the time is limited the share of the cosine that is done."""
+        return {"step": self.step} if self._end is None else {"step": self.step, "done": self._done}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See ``Schedule``."""
-        self._step = int(state["step"])
+    def require_sound(self, state: Mapping[str, Any]) -> None:
+        """Refuse what ``state_dict`` cannot have returned."""
+        checked(dict(state), _StoredCosine, _PLACE)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there; how far the cosine is counts only if a limit is set again."""
+        stored = checked(dict(state), _StoredCosine, _PLACE)
+        self.step = stored.step
+        self._done, self._end = stored.done, None
         self._set_rate()
 
+    def _planned(self) -> float:
+        """Share of the cosine that is done by the plan of the config."""
+        return min(1.0, max(0.0, self.step - self._warmup) / max(1, self._total - self._warmup))
+
     def _set_rate(self) -> None:
-        if self._step < self._warmup:
-            share = (self._step + 1) / self._warmup
+        if self.step < self._warmup:
+            share = (self.step + 1) / self._warmup
         else:
-            done = (self._step - self._warmup) / max(1, self._total - self._warmup)
-            share = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+            done = self._planned() if self._end is None or self._done is None else self._done
+            share = 0.5 * (1 + math.cos(math.pi * done))
         self.rate = self._optim.lr * share
         _set_rate(self._optimizer, self.rate)
 
@@ -78,20 +152,20 @@ class WarmupPlateau:
     def __init__(self, optimizer: torch.optim.Optimizer, optim: OptimConfig) -> None:
         self._optimizer = optimizer
         self._optim = optim
-        self._step = 0
         self._share = 1.0
         self._best = -math.inf
         self._fruitless = 0
+        self.step = 0
         self.rate = 0.0
         self._set_rate()
 
     def after_step(self) -> None:
-        """See ``Schedule``."""
-        self._step += 1
+        """Move on by a step."""
+        self.step += 1
         self._set_rate()
 
     def after_validation(self, score: float) -> None:
-        """See ``Schedule``. An undefined score is no better one."""
+        """Lower the rate if there were too many without a better score. An undefined score is no better one."""
         if score > self._best:
             self._best, self._fruitless = score, 0
             return
@@ -100,18 +174,26 @@ class WarmupPlateau:
             self._share, self._fruitless = self._share * self._optim.plateau_factor, 0
             self._set_rate()
 
-    def state_dict(self) -> dict[str, Any]:
-        """See ``Schedule``."""
-        return {"step": self._step, "share": self._share, "best": self._best, "fruitless": self._fruitless}
+    def end_at(self, step: float | None) -> None:
+        """Do nothing: the rate follows the validation, not the time."""
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See ``Schedule``."""
-        self._step, self._fruitless = int(state["step"]), int(state["fruitless"])
-        self._share, self._best = float(state["share"]), float(state["best"])
+    def state_dict(self) -> dict[str, Any]:
+        """The step, and what the validations have decided so far."""
+        return {"step": self.step, "share": self._share, "best": self._best, "fruitless": self._fruitless}
+
+    def require_sound(self, state: Mapping[str, Any]) -> None:
+        """Refuse what ``state_dict`` cannot have returned."""
+        checked(dict(state), _StoredPlateau, _PLACE)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        stored = checked(dict(state), _StoredPlateau, _PLACE)
+        self.step, self._fruitless = stored.step, stored.fruitless
+        self._share, self._best = stored.share, stored.best
         self._set_rate()
 
     def _set_rate(self) -> None:
-        risen = min(1.0, (self._step + 1) / max(1, self._optim.warmup_steps))
+        risen = min(1.0, (self.step + 1) / max(1, self._optim.warmup_steps))
         self.rate = self._optim.lr * self._share * risen
         _set_rate(self._optimizer, self.rate)
 

@@ -1,13 +1,14 @@
 """One step of learning, on one screen."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
 from verse3d.core.runtime import Precision, channels_last
 from verse3d.training.average import RunningMean
+from verse3d.training.ranks import Ranks
 from verse3d.training.schedule import Schedule
 
 Batch = Mapping[str, torch.Tensor]
@@ -30,6 +31,7 @@ class Learner:
         precision: number format of the forward pass.
         device: where it happens.
         clip_grad_norm: longest gradient allowed; 0 for no limit.
+        ranks: the processes that learn from parts of the same batch; ``loss`` is then that of the joint batch.
     """
 
     network: nn.Module
@@ -41,6 +43,7 @@ class Learner:
     precision: Precision
     device: torch.device
     clip_grad_norm: float
+    ranks: Ranks = field(default_factory=Ranks)
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ def backward(learner: Learner, loss: torch.Tensor) -> tuple[torch.Tensor, torch.
     """Change the weights; the loss, and the length of its gradient before clipping."""
     learner.optimizer.zero_grad(set_to_none=True)
     learner.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    learner.ranks.sum_gradients(learner.network)
     learner.scaler.unscale_(learner.optimizer)  # clipping wants true lengths; without fp16 this does nothing
     longest = learner.clip_grad_norm or float("inf")
     grad_norm = nn.utils.clip_grad_norm_(learner.network.parameters(), longest)

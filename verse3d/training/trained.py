@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from verse3d.core.config import Config
-from verse3d.core.errors import CheckpointError, DataError
+from verse3d.core.errors import CheckpointError
 from verse3d.data.cases import CaseIndex, read_index
 from verse3d.model.checkpoint import load_checkpoint, load_weights
 from verse3d.model.modes import get_mode
 from verse3d.model.networks import parameter_count
-from verse3d.training.runfolder import RunFolder, read_history
+from verse3d.training.runfolder import RunFolder, read_history, run_folder_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,22 +82,6 @@ def load_trained(path: Path) -> TrainedModel:
     return TrainedModel(model.path, model.config, model.parameters, model.epoch, history, cases)
 
 
-def run_folder_of(checkpoint: Path) -> RunFolder | None:
-    """The run folder that a checkpoint lies in; None if it lies somewhere else."""
-    folder = RunFolder(checkpoint.absolute().parent)
-    inside = checkpoint.name in (folder.best.name, folder.last.name)
-    return folder if inside and folder.config.is_file() and folder.history.is_file() else None
-
-
 def sample_voxels(config: Config) -> int:
     """Labelled voxels in one training sample."""
     return int(np.prod(get_mode(config.mode).cut(config).size))
-
-
-def history_of(checkpoint: Path) -> tuple[Mapping[str, float], ...]:
-    """The history of the run that a checkpoint belongs to; nothing if it is not known or damaged."""
-    folder = run_folder_of(checkpoint)
-    try:
-        return tuple(read_history(folder.history)) if folder else ()
-    except DataError:
-        return ()

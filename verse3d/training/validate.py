@@ -1,8 +1,9 @@
 """Scoring a network on whole validation scans, on their own grids, and measuring its loss on patches of them."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,12 +22,14 @@ from verse3d.data.samples.packing import PackedBatch
 from verse3d.data.samples.patches import PatchDataset
 from verse3d.data.samples.source import PatchSource, PatchSources
 from verse3d.data.schemes import require_levels
+from verse3d.inference.naming import named_by_truth
 from verse3d.inference.predictor import Predictor
 from verse3d.metrics.overlap import confusion, dice
 from verse3d.model.modes import get_mode
 from verse3d.training.step import LossFunction
 
 _log = logger(__name__)
+T = TypeVar("T")
 Painter = Callable[[Volume, Mapping[str, NDArray[np.uint8]], Sequence[Label], str], NDArray[np.uint8]]
 """Draws (scan, {name: mask in file ids}, labels, title) as an RGB picture (H, W, 3) uint8."""
 
@@ -66,10 +69,11 @@ class ValidationCase:
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """Mean Dice over all labels present, per case and over the cases, and pictures by case.
+    """Dice per case and label, and pictures by case.
 
     Attributes:
-        dice_of: by case; NaN if its truth is empty, or the network answered with NaN or infinity.
+        dice_of: mean over all labels present, by case; NaN if its truth is empty, or the network answered with NaN or
+            infinity.
         pictures: by case, (H, W, 3) uint8.
         not_finite: the cases that the network answered with NaN or infinity.
     """
@@ -77,6 +81,28 @@ class ValidationResult:
     dice_of: dict[str, float]
     pictures: dict[str, NDArray[np.uint8]]
     not_finite: tuple[str, ...] = ()
+    labels_of: dict[str, dict[str, float]] = field(default_factory=dict)
+    """By case and by name of each label in its truth."""
+
+    @property
+    def label_dice(self) -> dict[str, float]:
+        """Mean over the cases that show the label, by its name."""
+        found: dict[str, list[float]] = {}
+        for scores in self.labels_of.values():
+            for name, score in scores.items():
+                found.setdefault(name, []).append(score)
+        return {name: fmean(scores) for name, scores in found.items()}
+
+    @classmethod
+    def merged(cls, parts: Sequence["ValidationResult"], order: Sequence[str]) -> "ValidationResult":
+        """One result of those of several processes, with the cases in ``order``."""
+        not_finite = {case for part in parts for case in part.not_finite}
+        return cls(
+            _in_order([part.dice_of for part in parts], order),
+            _in_order([part.pictures for part in parts], order),
+            tuple(case for case in order if case in not_finite),
+            _in_order([part.labels_of for part in parts], order),
+        )
 
     @property
     def mean_dice(self) -> float:
@@ -88,6 +114,11 @@ class ValidationResult:
             return float("nan")
         defined = [value for value in self.dice_of.values() if not np.isnan(value)]
         return fmean(defined) if defined else float("nan")
+
+
+def _in_order(parts: Sequence[Mapping[str, T]], order: Sequence[str]) -> dict[str, T]:
+    found = {case: value for part in parts for case, value in part.items()}
+    return {case: found[case] for case in order if case in found}
 
 
 class LossBatches:
@@ -126,16 +157,30 @@ class LossBatches:
         return [PackedBatch.of(boxes[first : first + size]) for first in range(0, len(boxes), size)]
 
 
-def validation_loss(
+def validation_losses(
     predictor: Predictor, loss: LossFunction, augment: Augment, batches: Iterable[PackedBatch]
-) -> float:
-    """Mean loss over batches, computed where the network is; NaN if there are none."""
+) -> list[float]:
+    """The loss of each batch, computed where the network is."""
     device, losses = predictor.backend.device, []
     with torch.inference_mode():
         for batch in batches:
             samples = augment(batch.on(device))
             losses.append(loss(predictor.backend(samples["image"]).float(), samples["label"]))
-    return float(torch.stack(losses).mean()) if losses else float("nan")
+    return [float(one) for one in torch.stack(losses).cpu()] if losses else []
+
+
+def first_pictures(cases: Sequence[ValidationCase], paint: Painter) -> dict[str, NDArray[np.uint8]]:
+    """The drawn cases with their truth, (H, W, 3) uint8 by case: what a run is about, before it has learnt anything."""
+    pictures = {}
+    for case in (one for one in cases if one.drawn):
+        try:
+            masks = {"truth": case.scheme.file_from_network(case.truth())}
+            scan = read_image(case.files.image_path())
+        except DataError as error:  # a case that cannot be read is told when it is prepared
+            _log.debug("%s is not drawn: %s", case.case, error.message)
+            continue
+        pictures[case.case] = paint(scan, masks, case.scheme.labels, case.case)
+    return pictures
 
 
 def validate(predictor: Predictor, cases: Sequence[ValidationCase], paint: Painter | None) -> ValidationResult:
@@ -147,7 +192,7 @@ def validate(predictor: Predictor, cases: Sequence[ValidationCase], paint: Paint
     Raises:
         DataError: a scan or mask cannot be read any more.
     """
-    dice_of, pictures, not_finite = {}, {}, []
+    dice_of, labels_of, pictures, not_finite = {}, {}, {}, []
     for case in cases:
         grid = _grid_if_usable(case)
         if grid is None:
@@ -161,16 +206,19 @@ def validate(predictor: Predictor, cases: Sequence[ValidationCase], paint: Paint
             not_finite.append(case.case)
             continue
         truth = case.truth()
-        dice_of[case.case] = _mean_dice(ids, truth)
+        if predictor.config.labels.by_sequence:
+            ids = named_by_truth(ids, truth, case.prepared.source)
+        labels_of[case.case] = _label_dice(ids, truth, case.scheme.labels)
+        dice_of[case.case] = fmean(labels_of[case.case].values()) if labels_of[case.case] else float("nan")
         if paint is not None and case.drawn:
-            to_file = predictor.scheme.file_from_network
+            to_file = case.scheme.file_from_network
             masks = {"truth": to_file(truth), "prediction": to_file(ids)}
             title = f"{case.case}  Dice {dice_of[case.case]:.3f}"
             scan = read_image(case.files.image_path())
-            pictures[case.case] = paint(scan, masks, predictor.scheme.labels, title)
+            pictures[case.case] = paint(scan, masks, case.scheme.labels, title)
     if not_finite:
         _log.warning("%d of %d validation cases were answered with NaN or infinity", len(not_finite), len(cases))
-    return ValidationResult(dice_of, pictures, tuple(not_finite))
+    return ValidationResult(dice_of, pictures, tuple(not_finite), labels_of)
 
 
 def _grid_if_usable(case: ValidationCase) -> Geometry | None:
@@ -183,8 +231,8 @@ def _grid_if_usable(case: ValidationCase) -> Geometry | None:
         return None
 
 
-def _mean_dice(ids: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
-    """Mean over the labels that are in the truth; NaN if there are none."""
+def _label_dice(ids: NDArray[np.uint8], truth: NDArray[np.uint8], labels: Sequence[Label]) -> dict[str, float]:
+    """Of each label in the truth, by its name. Network ids count the ``labels`` from 1."""
     present = [int(label) for label in np.unique(truth) if label]
-    scores = [dice(counts) for counts in confusion(ids, truth, present).values()]
-    return fmean(scores) if scores else float("nan")
+    counts = confusion(ids, truth, present)
+    return {labels[network_id - 1].name: dice(counts[network_id]) for network_id in present}

@@ -8,9 +8,12 @@ import pytest
 
 import verse3d
 from tests.core.grids import affine, hounsfield, label_map, save_scan
+from tests.releases import released_paths, write_subject_based
+from verse3d.cli import main
 from verse3d.core.errors import ConfigError, DataError
 from verse3d.core.volume import read_image
 from verse3d.data.cases import read_index
+from verse3d.data.index import mask_look
 from verse3d.data.index.build import IndexOptions, build_index
 from verse3d.data.pairs import read_mask, require_same_grid
 
@@ -185,3 +188,41 @@ def test_a_header_without_sense_is_damage_and_no_crash(tmp_path):
     path.write_bytes(content)
     ((case, problem),) = build_index([tmp_path], IndexOptions()).damaged
     assert (case, str(path) in problem) == ("a", True)
+
+
+def test_a_mask_that_is_named_like_a_scan_is_told(tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    labels, hu = np.zeros(SHAPE, np.uint8), hounsfield(SHAPE)
+    labels[2:6, 3:7, 5:9] = 21
+    made = {
+        "a": labels,
+        "b": labels.astype(np.int16) - labels // 21,
+        "c": hu,
+        "d": hu * 0,
+        "e": hu.astype(np.float32) / 3,
+    }
+    made |= {"f": labels // 7, "f_seg": labels}  # a scan with a mask has proved its role
+    for name, array in made.items():
+        save_scan(tmp_path / "data" / f"{name}.nii.gz", array, affine("PIR"))
+    report = verse3d.index(tmp_path / "data", out=tmp_path / "cases.jsonl")
+    assert {case: path.name for case, path, _ in report.look_like_masks} == {"a": "a.nii.gz", "b": "b.nii.gz"}
+    assert [values for _, _, values in report.look_like_masks] == [(0, 21), (0, 20)]
+    assert main(["index", str(tmp_path / "data"), "-o", str(tmp_path / "again.jsonl")]) == 0
+    assert "call it a_seg.nii.gz, or put it into a folder labels/" in capsys.readouterr().out
+
+
+def test_a_mask_is_seen_through_many_empty_planes_at_its_beginning(tmp_path, monkeypatch):
+    monkeypatch.setattr(mask_look, "_PIECE_BYTES", 999)
+    labels = np.zeros((20, 30, 40), np.uint8)
+    labels[3:9, 4:9, 38:] = 21
+    assert mask_look.label_range(save_scan(tmp_path / "a.nii.gz", labels, affine("PIR"))) == (0, 21)
+    assert mask_look.label_range(tmp_path / "gone.nii.gz") is None
+
+
+def test_names_of_missing_verse_scans_are_told_above_half_of_a_part_or_on_request(tmp_path, capsys):
+    paths = [pair for pair in released_paths() if pair[0].startswith("dataset-03test")]
+    root = write_subject_based(tmp_path / "data", paths[:3])
+    main(["index", str(root), "-o", str(tmp_path / "a.jsonl")])
+    assert "missing from" not in capsys.readouterr().out
+    main(["index", str(root), "-o", str(tmp_path / "b.jsonl"), "--missing"])
+    assert "missing from verse20test: " in capsys.readouterr().out

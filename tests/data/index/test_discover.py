@@ -9,6 +9,8 @@ from verse3d.core.errors import DataError
 from verse3d.data.cases import Case, CaseIndex, read_index, write_index
 from verse3d.data.index.discover import discover, load_cases
 
+DICOM = Path(__file__).parents[3] / "../shared/data/dicom"
+
 
 @pytest.fixture
 def files(tmp_path):
@@ -325,9 +327,67 @@ def test_a_folder_without_scans_is_refused(files, tmp_path, names):
         discover([tmp_path / "root"])
 
 
-def test_a_single_file_that_is_no_nifti_is_refused(files):
-    with pytest.raises(DataError, match="no NIfTI scan"):
-        discover([files("a.dcm") / "a.dcm"])
+def dicom(path: Path, series: str) -> Path:
+    """The beginning of a DICOM file with a preamble and a SeriesInstanceUID."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tag = bytes.fromhex("20000e00") + b"UI" + len(series).to_bytes(2, "little") + series.encode()
+    path.write_bytes(bytes(128) + b"DICM" + bytes(30) + tag + bytes(90))
+    return path
+
+
+def test_a_folder_of_dicom_says_how_many_files_and_series_and_what_to_do(tmp_path):
+    for number in range(7):
+        dicom(tmp_path / "scan" / f"series{number % 2}" / f"IM{number}", f"1.2.{number % 2}3")
+    (tmp_path / "scan" / "DICOMDIR.txt").write_text("words")
+    for read in (load_cases, lambda root: discover([root])):
+        with pytest.raises(DataError, match=r"scan holds 7 DICOM files of 2 series, but no NIfTI scan") as refused:
+            read(tmp_path / "scan")
+        assert refused.value.hint.endswith(f"dcm2niix -z y -o nifti {tmp_path / 'scan'}")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.mha", b"ObjectType = Image\n", "is a MetaImage file, not NIfTI"),
+        ("a.nrrd", b"NRRD0004\n", "is an NRRD image, not NIfTI"),
+        ("a.dcm", b"\x08\0\x05\0CS", "is a DICOM file, not NIfTI"),
+    ],
+)
+def test_an_image_of_another_kind_is_neither_an_index_nor_damaged(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    for read in (load_cases, lambda path: discover([path])):
+        with pytest.raises(DataError, match=words) as refused:
+            read(tmp_path / name)
+        assert "NIfTI" in refused.value.hint
+    with pytest.raises(DataError, match=words.split(",")[0].split(maxsplit=2)[2]):
+        load_cases(tmp_path)
+
+
+@pytest.mark.skipif(not DICOM.is_dir(), reason="the real DICOM series are not there")
+def test_real_dicom_folders_are_counted():
+    with pytest.raises(DataError, match="holds 40 DICOM files of 1 series"):
+        load_cases(DICOM / "abdomen-40")
+
+
+def test_a_damaged_index_is_still_taken_for_an_index(tmp_path):
+    (tmp_path / "cases.jsonl").write_bytes(b"\xff\x00\x01{")
+    with pytest.raises(DataError, match=r"cases\.jsonl") as refused:
+        load_cases(tmp_path / "cases.jsonl")
+    assert "NIfTI" not in refused.value.message
+
+
+def test_a_folder_that_may_not_be_listed_is_said_to_be_left_out(files, monkeypatch, caplog):
+    root = files("a.nii.gz", "closed/b.nii.gz")
+    listed = os.scandir
+
+    def refuse(path):  # the tests may run as root, who may list everything
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert found(root) == {"a": ("a.nii.gz", None, None)}
+    assert f"{root / 'closed'} is left out: Permission denied" in caplog.text
 
 
 def test_cases_come_from_an_index_a_folder_or_a_single_scan(files, tmp_path):

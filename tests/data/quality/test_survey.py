@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -385,6 +385,27 @@ def test_a_survey_that_was_forged_with_its_hash_is_still_checked(cases, tmp_path
         counted.clear()
         assert list(survey_cases(cases[:1], workers=1, cache=cache)) == [first]
         assert counted == ["case0"]
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(CaseSurvey)])
+def test_what_is_missing_in_a_cache_is_measured_again_and_never_taken_for_nothing(cases, tmp_path, counted, name):
+    cache = tmp_path / "kept.jsonl"
+    (first,) = survey_cases(cases[:1], workers=1, cache=cache)
+    entry = json.loads(cache.read_text())
+    del entry["survey"][name]
+    cache.write_text(survey_cache._line(entry["key"], entry["survey"]))
+    assert list(survey_cases(cases[:1], workers=1, cache=cache)) == [first]
+    assert counted == ["case0"] * 2
+
+
+@pytest.mark.parametrize("name", ["shape", "spacing_mm", "extent_mm"])
+def test_a_grid_is_known_as_a_whole_or_not_at_all(cases, tmp_path, counted, name):
+    cache = tmp_path / "kept.jsonl"
+    (first,) = survey_cases(cases[:1], workers=1, cache=cache)
+    entry = json.loads(cache.read_text())
+    cache.write_text(survey_cache._line(entry["key"], entry["survey"] | {name: None}))
+    assert list(survey_cases(cases[:1], workers=1, cache=cache)) == [first]
+    assert counted == ["case0"] * 2
 
 
 def test_a_cache_that_is_damaged_is_said_to_be_and_mended(cases, tmp_path, caplog):

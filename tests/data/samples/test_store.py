@@ -1,6 +1,7 @@
 """A store is right or says what is wrong with it, whoever writes to it and whatever happens meanwhile."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -360,3 +361,40 @@ def test_where_no_case_can_be_prepared_it_is_said(tmp_path):
     unknown_label(case)
     with pytest.raises(DataError, match="no case can be prepared"):
         StoredCases([job(store_in(tmp_path), case, SETTINGS)], "binary")[0]
+
+
+# --- records that were changed together with their checksum
+
+
+def of_other_lists(values, **lists):
+    return {**values, "blocks": {**values["blocks"], **lists}}
+
+
+FORGED = {
+    "lists of other lengths": lambda values: of_other_lists(values, count=values["blocks"]["count"][:-1]),
+    "texts": lambda values: of_other_lists(values, count=[str(count) for count in values["blocks"]["count"]]),
+    "numbers without measure": lambda values: of_other_lists(values, code=[2**31] * len(values["blocks"]["code"])),
+    "a label 0": lambda values: of_other_lists(values, code=[0] * len(values["blocks"]["code"])),
+    "blocks outside": lambda values: of_other_lists(values, block=[10**9] * len(values["blocks"]["block"])),
+    "blocks twice": lambda values: of_other_lists(values, **{k: v[:1] * 2 for k, v in values["blocks"].items()}),
+    "more voxels than there are": lambda values: of_other_lists(values, count=[10**9] * len(values["blocks"]["count"])),
+    "another grid": lambda values: {**values, "geometry": {**values["geometry"], "shape": [1, 2, 3]}},
+    "a grid without measure": lambda values: {**values, "geometry": {**values["geometry"], "shape": [10**9] * 3}},
+    "fewer checksums": lambda values: {
+        **values,
+        "arrays": {name: {**record, "chunks": []} for name, record in values["arrays"].items()},
+    },
+}
+
+
+@pytest.mark.parametrize("change", FORGED.values(), ids=FORGED)
+def test_an_entry_that_cannot_be_is_made_again_although_its_checksum_is_right(one, change):
+    expected = whole(StoredCases([one], "vertebrae"))
+    record = one.store.entry_folder(one.name) / ENTRY_FILE
+    values = change(json.loads(record.read_text())["entry"])
+    checksum = hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=16).hexdigest()
+    record.write_text(json.dumps({"checksum": checksum, "entry": values}))
+    with pytest.raises(DamagedEntryError):
+        one.store.entry(one.name)
+    for found, right in zip(whole(StoredCases([one], "vertebrae")), expected, strict=True):
+        np.testing.assert_array_equal(found, right)

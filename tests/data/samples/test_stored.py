@@ -115,6 +115,25 @@ def test_the_small_copy_is_the_case_prepared_at_4_mm(tmp_path):
     assert found.coarse == expected.geometry
 
 
+@pytest.mark.parametrize("scheme", ["binary", "vertebrae"])
+def test_the_small_copy_tells_verse_ids_whatever_the_label_scheme_is(tmp_path, scheme):
+    case = write_case(tmp_path, geometry=LONG, ids=(19, 20, 28))
+    found = stored(tmp_path, [case], config(scheme=scheme))[0]
+    image, ids = found.read_coarse_levels()
+    np.testing.assert_array_equal(image, found.read_coarse()[0])
+    assert set(np.unique(ids)) - {UNDECIDED} == {0, 19, 20, 28}
+    np.testing.assert_array_equal(ids > 0, stored(tmp_path, [case], config(scheme="binary"))[0].read_coarse()[1] > 0)
+
+
+def test_of_a_binary_mask_the_small_copy_tells_some_vertebra(tmp_path):
+    made = spine(0, LONG, (19, 20, 21))
+    made.mask[made.mask > 0] = 1
+    made.write(tmp_path / "ct.nii.gz", tmp_path / "msk.nii.gz")
+    case = Case("binary", "binary", tmp_path / "ct.nii.gz", tmp_path / "msk.nii.gz")
+    found = stored(tmp_path, [case], config(scheme="binary"))[0]
+    assert set(np.unique(found.read_coarse_levels()[1])) == {0, UNDECIDED}
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 40, 1), (31, 33, 65)])
 def test_volumes_smaller_than_a_chunk_a_block_or_a_patch_are_stored(tmp_path, shape):
     geometry = Geometry(shape, np.diag([1.5, 1.5, 1.5, 1.0]))

@@ -14,12 +14,10 @@ from verse3d.core.resample import resample_linear
 from verse3d.core.volume import read_image, read_labels
 from verse3d.data.cases import Case
 from verse3d.data.samples import transforms
-from verse3d.data.samples.grid import network_geometry
+from verse3d.data.samples.grid import network_geometry, prepare_image, prepare_image_float16
 from verse3d.data.samples.transforms import (
     preparation,
     prepare_case,
-    prepare_image,
-    prepare_image_float16,
     require_same_grid,
 )
 

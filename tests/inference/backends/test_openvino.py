@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,8 +26,9 @@ from tests.inference.backends.models import (
     reference,
     write_model,
 )
+from verse3d.core.errors import CheckpointError
 from verse3d.core.runtime import choose_precision
-from verse3d.inference.backends import TorchBackend, openvino
+from verse3d.inference.backends import TorchBackend, cache, openvino
 from verse3d.inference.backends.cache import MANIFEST, content_sha256
 from verse3d.inference.backends.openvino import OpenVinoBackend
 from verse3d.model.checkpoint import save_checkpoint
@@ -45,7 +47,7 @@ def _log_all(caplog):
 
 
 def backend_of(model, precision=FLOAT32) -> OpenVinoBackend:
-    return OpenVinoBackend.of(model.network, model.checkpoint, model.path, precision)
+    return OpenVinoBackend.of(lambda: model.network, model.checkpoint, model.path, precision)
 
 
 def entries(model):
@@ -227,16 +229,45 @@ def test_a_folder_that_cannot_be_written_to_costs_a_conversion_each_time(model, 
     assert "converted each time" in caplog.text and not warnings_in(caplog)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_read_only_folder_is_left_alone(model, caplog):
-    model.path.parent.chmod(0o555)
-    try:
-        pieces = pieces_of(MODES["3d"])
-        assert_right(model, backend_of(model)(pieces), pieces)
-        assert list(model.path.parent.iterdir()) == [model.path]
-    finally:
-        model.path.parent.chmod(0o755)
-    assert "converted each time" in caplog.text and not warnings_in(caplog)
+@pytest.fixture
+def read_only(model, monkeypatch, tmp_path):
+    """The model's folder cannot be written to (even root is told so), and the user's cache is this folder."""
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != model.path.parent and access(path, mode))
+    monkeypatch.setattr(cache, "user_cache_path", lambda *_, **__: tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def test_beside_a_model_in_a_read_only_folder_nothing_is_written_and_the_users_cache_keeps_it(model, caplog, read_only):
+    pieces, converted = pieces_of(MODES["3d"]), "converting the model"
+    assert_right(model, backend_of(model)(pieces), pieces)
+    assert caplog.text.count(converted) == 1 and not model.path.with_suffix(".openvino").exists()
+    assert_right(model, backend_of(model)(pieces), pieces)
+    assert caplog.text.count(converted) == 1 and not warnings_in(caplog)
+    (folder,) = (read_only / "openvino").iterdir()
+    assert folder.name.startswith("best-")
+
+
+def test_models_of_the_same_name_in_two_read_only_folders_do_not_share_a_folder(monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    folders = {cache.ModelCache.folder_for(tmp_path / name / "best.pt") for name in ("a", "b")}
+    assert len(folders) == 2
+
+
+def test_a_proven_model_needs_no_network_and_another_is_built_at_once(model):
+    def refused():
+        raise CheckpointError("the weights do not fit")
+
+    pieces = pieces_of(MODES["3d"])
+    shape = tuple(pieces.shape[1:])
+    unproven = OpenVinoBackend.of(refused, model.checkpoint, model.path, FLOAT32)
+    with pytest.raises(CheckpointError, match="do not fit"):
+        unproven.make_ready(shape)
+    backend_of(model)(pieces)  # converted, compared, kept
+    proven = OpenVinoBackend.of(refused, model.checkpoint, model.path, FLOAT32)
+    proven.make_ready(shape)
+    assert_right(model, proven(pieces), pieces)
+    assert proven.name == "openvino"
 
 
 @pytest.mark.parametrize("how", ["an error", "half of the weights, silently"])
@@ -345,7 +376,7 @@ def _compute(path, queue, barrier):
     torch.set_num_threads(1)
     checkpoint = load_checkpoint(path)
     network = openvino_network(checkpoint, path)
-    backend, pieces = OpenVinoBackend.of(network, checkpoint, path, FLOAT32), pieces_of(MODES["3d"])
+    backend, pieces = OpenVinoBackend.of(lambda: network, checkpoint, path, FLOAT32), pieces_of(MODES["3d"])
     barrier.wait(timeout=120)
     queue.put((backend(pieces).numpy(), backend.name))
 

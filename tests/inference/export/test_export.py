@@ -90,6 +90,18 @@ def test_what_is_exported_is_described_for_programs_and_people(model, tmp_path):
     assert facts["checkpoint_sha256"] in text and "Softmax" in text and "sagittal" in text
 
 
+def test_an_export_of_bones_says_how_they_are_found_and_that_names_are_not_in_it(tmp_path):
+    config = config_of("3d", "unet")
+    labels = config.labels.model_copy(update={"scheme": "vertebrae", "naming": "sequence"})
+    model = write_model(tmp_path / "best.pt", config.model_copy(update={"labels": labels}))
+    export_model(model.path, "torchscript", tmp_path / "out")
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "| 2 | core |" in text
+    assert "not named for certain" in text
+    channels = json.loads((tmp_path / "out" / "labels.json").read_text())
+    assert [row["name"] for row in channels] == ["background", "vertebra", "core"]
+
+
 def test_windows_are_described_with_overlap_margin_and_weights(tmp_path):
     config = config_of()
     sampling = config.sampling.model_copy(update={"patch_voxels": (16, 32, 48), "margin_voxels": (0, 3, 8)})

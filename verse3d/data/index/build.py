@@ -13,6 +13,7 @@ from verse3d.data.index.archives import Unpacked, archive_above, find_archives, 
 from verse3d.data.index.deduplicate import LeftOut, merge_content, merge_series
 from verse3d.data.index.discover import find_cases
 from verse3d.data.index.group import layout_of, unique_names
+from verse3d.data.index.mask_look import label_range
 from verse3d.data.index.overrides import Override, apply_overrides
 from verse3d.data.index.probe import Probe, probe
 from verse3d.data.index.verse_names import is_gl
@@ -59,6 +60,7 @@ class IndexReport:
         release: the parts of the VerSe release, if any of its scans were found.
         left_out: copies of scans that are in the index under another name.
         damaged: (case, what is wrong) for files that cannot be what they say. They stay in the index.
+        look_like_masks: (case, its scan, lowest and highest value) for scans that look like masks.
         packed: how many cases still lie in zips.
         excluded_gl: how many cases ``exclude_gl`` removed; None if it was not asked for.
         excluded: names of the cases that corrections removed.
@@ -72,6 +74,7 @@ class IndexReport:
     release: tuple[PartReport, ...]
     left_out: tuple[LeftOut, ...]
     damaged: tuple[tuple[str, str], ...]
+    look_like_masks: tuple[tuple[str, Path, tuple[int, int]], ...]
     packed: int
     excluded_gl: int | None
     excluded: tuple[str, ...]
@@ -106,6 +109,7 @@ def build_index(roots: Sequence[Path], options: IndexOptions, progress: Progress
         release=release_report(named),
         left_out=(*copies, *same_content),
         damaged=tuple(_damaged(index, probes)),
+        look_like_masks=tuple(_look_like_masks(index)),
         packed=sum(_is_packed(case) for case in index),
         excluded_gl=len(named) - len(wanted) if options.exclude_gl else None,
         excluded=corrected.excluded,
@@ -174,6 +178,13 @@ def _damaged(index: CaseIndex, probes: Mapping[Path, Probe]) -> Iterator[tuple[s
             seen = probes.get(path) if path else None
             if seen and seen.problem:
                 yield case.case, seen.problem
+
+
+def _look_like_masks(index: CaseIndex) -> Iterator[tuple[str, Path, tuple[int, int]]]:
+    """Scans without a mask that are masks themselves by what they hold; a scan with a mask has proved its role."""
+    for case in index:
+        if case.image and case.mask is None and not _is_packed(case) and (labels := label_range(case.image)):
+            yield case.case, case.image, labels
 
 
 def _is_packed(case: Case) -> bool:

@@ -19,11 +19,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from verse3d.core.errors import DataError
+from verse3d.core.filekinds import kind_of
 from verse3d.core.logs import logger
 from verse3d.data.cases import Case, CaseIndex, read_index
 from verse3d.data.index.archives import is_archive, list_members
 from verse3d.data.index.file_roles import FoundFile, found_file, is_junk, is_nifti, looks_like_mask
 from verse3d.data.index.group import group_files, unique_names
+from verse3d.data.index.other_files import no_scan_found
 from verse3d.data.predictions import is_predictions_file, read_predictions
 
 _log = logger(__name__)
@@ -42,8 +44,11 @@ def load_cases(source: Path | Sequence[Path]) -> CaseIndex:
 
 
 def is_index(source: Path) -> bool:
-    """Whether ``load_cases`` takes it for an index: any file that is neither a scan nor a zip."""
-    return source.is_file() and not (is_nifti(source.name) or is_archive(source))
+    """Whether ``load_cases`` takes it for an index: a file that is neither a scan (of whatever kind) nor a zip."""
+    if not source.is_file() or is_nifti(source.name) or is_archive(source):
+        return False
+    kind = kind_of(source)
+    return kind.is_text or not kind.hint  # who damaged an index wants to hear that it is damaged
 
 
 def discover(roots: Sequence[Path], *, without: Iterable[Path] = ()) -> CaseIndex:
@@ -74,10 +79,7 @@ def find_cases(roots: Sequence[Path], *, without: Iterable[Path] = ()) -> tuple[
         for file in _files(Path(os.path.abspath(root)), visited):  # noqa: PTH100 - keep links as the user sees them
             found.setdefault(file.path, file)
     if not any(file.role != "centroids" for file in found.values()):
-        raise DataError(
-            f"no NIfTI scan (.nii or .nii.gz) was found in {', '.join(str(root) for root in roots)}",
-            hint="point at the folder that holds the unpacked data set",
-        )
+        raise no_scan_found(roots)
     return group_files(found.values())
 
 
@@ -86,7 +88,7 @@ def _files(root: Path, visited: set[str]) -> Iterator[FoundFile]:
     if root.is_file():
         yield from _found_in_file(root, root, visited)
         return
-    for folder, subfolders, names in os.walk(root, followlinks=True):
+    for folder, subfolders, names in os.walk(root, onerror=_tell, followlinks=True):
         real = os.path.realpath(folder)
         if real in visited:
             subfolders.clear()
@@ -101,6 +103,10 @@ def _files(root: Path, visited: set[str]) -> Iterator[FoundFile]:
             if is_junk(name) or name in predicted:
                 continue
             yield from _found_in_file(path, root, visited)
+
+
+def _tell(error: OSError) -> None:
+    _log.warning("%s is left out: %s", error.filename, error.strerror)
 
 
 def _found_in_file(path: Path, root: Path, visited: set[str]) -> Iterator[FoundFile]:

@@ -74,6 +74,8 @@ class CaseSurvey:
             raise ValueError(f"the histograms must have {HU_BINS} counts, or none")
         if len(self.axis_codes) != (3 if self.shape else 0) or not set(self.axis_codes) <= set("LRPAIS"):
             raise ValueError("the axes do not fit the shape")
+        if len({self.shape is None, self.spacing_mm is None, self.extent_mm is None}) > 1:
+            raise ValueError("shape, spacing and extent are known together or not at all")
         if not self.label_ml.keys() <= self.label_voxels.keys() <= {label.id for label in VERTEBRAE}:
             raise ValueError("the labels must be those of VerSe, and those with millilitres must have voxels")
         if any(finding.case != self.case for finding in self.findings):

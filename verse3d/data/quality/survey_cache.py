@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,8 @@ class SurveyCache:
 
     def get(self, key: str, case: str) -> CaseSurvey | None:
         """What was kept under that key, if it is about that case."""
-        if (values := self._kept.get(key)) is None:
+        values = self._kept.get(key)
+        if values is None or values.keys() != _FIELDS:  # a default must never stand for what was measured
             return None
         try:
             found = checked(values, CaseSurvey, case)
@@ -115,6 +117,7 @@ class SurveyCache:
             _log.warning("%s", error.message)
 
 
+_FIELDS = {field.name for field in fields(CaseSurvey)}
 _PASSING = ("scan-unreadable", "mask-unreadable", "centroid-unreadable", "case-failed")
 
 

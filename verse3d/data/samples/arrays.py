@@ -7,6 +7,7 @@ A chunk is checked when a process first reads from it, header and table when the
 checksums, and would follow a damaged table anywhere.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -64,7 +65,11 @@ class ArrayRecord:
         """Undo of ``to_dict``. Raises ``KeyError``, ``TypeError`` or ``ValueError`` for anything else."""
         i, j, k = (int(length) for length in values["shape"])
         numbers = {name: int(values[name]) for name in ("size", "data", "edges")}
-        return cls((i, j, k), str(values["dtype"]), **numbers, chunks=tuple(int(crc) for crc in values["chunks"]))
+        chunks = tuple(int(crc) for crc in values["chunks"])
+        # A checksum for each chunk: so a record cannot promise more than its own length, whatever shape it tells.
+        if min(i, j, k) < 1 or len(chunks) != math.prod(_chunk_grid((i, j, k))):
+            raise ValueError(f"{len(chunks)} checksums are not those of {i} x {j} x {k} voxels")
+        return cls((i, j, k), str(values["dtype"]), **numbers, chunks=chunks)
 
 
 class ArrayWriter:
@@ -176,7 +181,7 @@ class StoredArray:
 
     def _touched(self, start: Shape, stop: Shape) -> list[int]:
         # Chunks are numbered with the last axis running fastest; a box touches a range of them along each axis.
-        grid = [-(-length // min(CHUNK, length)) for length in self._record.shape]
+        grid = _chunk_grid(self._record.shape)
         spans = [range(a // CHUNK, (b - 1) // CHUNK + 1) for a, b in zip(start, stop, strict=True)]
         return [(i * grid[1] + j) * grid[2] + k for i, j, k in product(*spans)]
 
@@ -186,6 +191,11 @@ class StoredArray:
                 if _crc(self._array.schunk.get_chunk(number)) != self._record.chunks[number]:
                     raise ValueError(f"chunk {number} does not have its checksum")
                 self._checked[number] = True
+
+
+def _chunk_grid(shape: Shape) -> list[int]:
+    """Chunks along each axis."""
+    return [-(-length // CHUNK) for length in shape]
 
 
 def _require_edges(path: Path, record: ArrayRecord) -> None:

@@ -50,6 +50,35 @@ class LabelBlocks:
         order = np.lexsort((code, block))
         return cls(shape, block[order], code[order].astype(np.uint8), count[order])
 
+    @classmethod
+    def read(cls, shape: Shape, block: Sequence[int], code: Sequence[int], count: Sequence[int]) -> Self:
+        """The blocks that a file tells of.
+
+        Raises:
+            ValueError: a volume of that shape cannot have them.
+            TypeError, OverflowError: they are no whole numbers.
+        """
+        rows = [np.array(values) for values in (block, code, count)]
+        if any(row.shape != (len(block),) or (len(block) and row.dtype != np.int64) for row in rows):
+            raise ValueError("the lists of blocks, labels and counts do not belong together")
+        made = cls(shape, rows[0].astype(np.int64), rows[1].astype(np.uint8), rows[2].astype(np.int64))
+        if len(block):
+            made._require_possible(rows[1])
+        return made
+
+    def _require_possible(self, code: NDArray[np.int64]) -> None:
+        """Raise ``ValueError`` for blocks outside, labels that are none, and more voxels than a block has."""
+        inside = self.block.min() >= 0 and self.block.max() < self.block_sizes.size
+        if not inside or code.min() < 1 or code.max() >= _CODES or self.count.min() < 1:
+            raise ValueError("a block lies outside of the volume, or holds what is no label")
+        if (np.diff(self.block * _CODES + code) <= 0).any():
+            raise ValueError("the blocks are not in their order, or a label is counted twice")
+        if (
+            self.count.max() > BLOCK**3
+            or (np.bincount(self.block, self.count) > self.block_sizes[: self.block[-1] + 1]).any()
+        ):
+            raise ValueError("a block holds more labelled voxels than it has voxels")
+
     def counts(self, wanted: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Voxels in each block whose label is wanted; ``wanted`` is a table of 256 truth values, label 0 included."""
         labelled = wanted[self.code]

@@ -23,12 +23,10 @@ from verse3d.core.errors import Verse3dError
 from verse3d.core.geometry import Geometry
 from verse3d.core.jsontext import parse_json
 from verse3d.core.labels import VERSE_IDS, LabelScheme
+from verse3d.core.limits import require_countable
 from verse3d.data.samples.arrays import ArrayRecord, DamagedEntryError, StoredArray
 from verse3d.data.samples.blocks import LabelBlocks
 from verse3d.data.samples.keys import PREPARATION_VERSION
-
-COARSE_MM = 4.0
-"""Spacing of the small copy of each case."""
 
 UNDECIDED = 255
 """Stored where several vertebrae together outweigh the background, but none of them by itself. It is a vertebra to the
@@ -88,12 +86,15 @@ class Entry:
         values = outer["entry"]
         if outer["checksum"] != _checksum(values):
             raise ValueError("it does not have its checksum")
-        geometry = _geometry(values["geometry"])
+        geometry, coarse = _geometry(values["geometry"]), _geometry(values["coarse"])
         arrays = {name: ArrayRecord.from_dict(values["arrays"][name]) for name in ARRAYS}
-        blocks = {name: np.array(values["blocks"][name], np.int64) for name in ("block", "code", "count")}
-        where = LabelBlocks(geometry.shape, blocks["block"], blocks["code"].astype(np.uint8), blocks["count"])
+        for name, record in arrays.items():
+            if record.shape != (coarse if name.endswith("-4mm") else geometry).shape:
+                raise ValueError(f"{name} does not fill its grid")
+        blocks = values["blocks"]
+        where = LabelBlocks.read(geometry.shape, blocks["block"], blocks["code"], blocks["count"])
         grid = GridConfig.model_validate(values["grid"])
-        grids = (_geometry(values["source"]), geometry, _geometry(values["coarse"]))
+        grids = (_geometry(values["source"]), geometry, coarse)
         return cls(str(values["case"]), grid, *grids, arrays, where, str(values["binary"]))
 
 
@@ -142,7 +143,7 @@ def network_table(scheme: LabelScheme) -> NDArray[np.uint8]:
     table = np.zeros(256, np.uint8)
     known = np.array([0, *VERSE_IDS], np.uint8)
     table[known] = scheme.network_from_verse(known)
-    table[UNDECIDED] = 1 if scheme.output_channels == 1 else 0
+    table[UNDECIDED] = scheme.undecided
     return table
 
 
@@ -153,6 +154,7 @@ def _checksum(values: Any) -> str:  # noqa: ANN401 - whatever JSON can hold
 
 def _geometry(values: Mapping[str, Any]) -> Geometry:
     i, j, k = values["shape"]
+    require_countable((i, j, k), "the grid")
     return Geometry((i, j, k), np.array(values["affine"], float))
 
 

@@ -7,7 +7,11 @@ from verse3d.core.config import GridConfig
 from verse3d.core.geometry import Geometry
 from verse3d.core.limits import require_countable, require_ct_grid, voxel_count
 from verse3d.core.memory import require_memory
-from verse3d.core.resample import Finish
+from verse3d.core.resample import Finish, resample_finished
+from verse3d.core.volume import Volume
+
+COARSE_MM = 4.0
+"""Spacing of the small copy of each case in the store, which the scout learns from."""
 
 
 def network_geometry(source: Geometry, grid: GridConfig) -> Geometry:
@@ -49,3 +53,15 @@ def windowing(grid: GridConfig) -> Finish:
         return np.clip(hu, 0.0, 1.0, out=hu)
 
     return windowed
+
+
+def prepare_image(volume: Volume, grid: GridConfig) -> tuple[NDArray[np.float32], Geometry]:
+    """A scan for inference: (I, J, K) float32 0 ... 1 on the network grid, and that grid."""
+    target = fitting_geometry(volume.geometry, grid, bytes_each=4)
+    return resample_finished(volume.array, volume.geometry, target, np.float32, windowing(grid)), target
+
+
+def prepare_image_float16(volume: Volume, grid: GridConfig) -> tuple[NDArray[np.float16], Geometry]:
+    """The image of ``prepare_image`` rounded to float16, as in training; no float32 volume is held meanwhile."""
+    target = fitting_geometry(volume.geometry, grid, bytes_each=2)
+    return resample_finished(volume.array, volume.geometry, target, np.float16, windowing(grid)), target

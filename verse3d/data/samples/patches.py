@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from verse3d.data.samples.cut import Box, Cut
-from verse3d.data.samples.source import PatchSources
+from verse3d.data.samples.source import PatchSource, PatchSources
 
 
 class Place(NamedTuple):
@@ -41,13 +41,16 @@ class PatchDataset(Dataset[Box]):
         return self._length
 
     def __getitem__(self, place: Place) -> Box:
+        # Four words, not one: runs of a million samples would meet a 32-bit seed twice.
+        entropy = np.random.SeedSequence((self._seed, *place)).generate_state(4)
+        return self._cut(self.source_of(place), np.random.RandomState(entropy))
+
+    def source_of(self, place: Place) -> PatchSource:
+        """The case that a sample is cut from."""
         epoch, position = place
         if not 0 <= position < self._length:
             raise IndexError(position)
-        # Four words, not one: runs of a million samples would meet a 32-bit seed twice.
-        entropy = np.random.SeedSequence((self._seed, epoch, position)).generate_state(4)
-        case = self.cases[int(_order(self._seed, epoch, self._length, len(self.cases))[position])]
-        return self._cut(case, np.random.RandomState(entropy))
+        return self.cases[int(_order(self._seed, epoch, self._length, len(self.cases))[position])]
 
     def case_order(self, epoch: int) -> list[int]:
         """All cases by when the epoch first wants them; those that it does not want come last."""

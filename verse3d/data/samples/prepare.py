@@ -23,8 +23,8 @@ from verse3d.data.cases import Case
 from verse3d.data.pairs import read_mask, require_same_geometry
 from verse3d.data.samples.arrays import CHUNK, ArrayRecord, ArrayWriter
 from verse3d.data.samples.blocks import LabelBlocks, counted
-from verse3d.data.samples.entry import COARSE_MM, ENTRY_FILE, UNDECIDED, Entry
-from verse3d.data.samples.grid import fitting_geometry, network_geometry, windowing
+from verse3d.data.samples.entry import ENTRY_FILE, UNDECIDED, Entry
+from verse3d.data.samples.grid import COARSE_MM, fitting_geometry, network_geometry, windowing
 from verse3d.data.samples.keys import entry_name
 from verse3d.data.samples.store import SampleStore
 from verse3d.data.schemes import scheme_of

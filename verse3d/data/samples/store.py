@@ -28,6 +28,7 @@ from verse3d.core.errors import DataError, OutputError
 from verse3d.core.files import output_error, write_json
 from verse3d.core.paths import TEMPORARY_PREFIX
 from verse3d.core.readers import MEGABYTE, Record, Text, Whole, read_record
+from verse3d.core.system import flush_file, flush_folder, is_running
 from verse3d.data.samples.entry import Entry, read_entry
 
 STORE_VERSION = 1
@@ -175,7 +176,7 @@ class SampleStore:
             process = rest.partition("-")[0]
             # Whether a process lives can be asked on its own computer; of others only how long they are silent.
             ours = not computer and process.isdecimal()
-            if (ours and not _runs(int(process))) or _silent_for(path) > _ABANDONED_SECONDS:
+            if (ours and not is_running(int(process))) or _silent_for(path) > _ABANDONED_SECONDS:
                 shutil.rmtree(path, ignore_errors=True)
         for path in self.folder.glob(f"*{_CLAIM}"):
             if _is_given_up(path):
@@ -241,7 +242,7 @@ def _is_given_up(claim: Path) -> bool:
     try:
         owner = read_record(claim, _Claim, max_bytes=MEGABYTE)
         if owner.computer == _computer():
-            return not _runs(owner.process)
+            return not is_running(owner.process)
     except DataError:
         pass  # it is gone, is just being written, or is damaged
     return _silent_for(claim) > _SILENT_SECONDS
@@ -254,24 +255,11 @@ def _silent_for(path: Path) -> float:
         return 0.0
 
 
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass  # it runs, and is somebody else's
-    return True
-
-
 def _computer() -> str:
     return socket.gethostname()
 
 
 def _flush_folder(folder: Path) -> None:
-    for path in [*folder.iterdir(), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    for path in folder.iterdir():
+        flush_file(path)
+    flush_folder(folder)

@@ -1,5 +1,6 @@
 """Cases of a prepared store, read in pieces: what training cuts its patches from."""
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,12 +11,13 @@ from numpy.typing import NDArray
 
 from verse3d.core.errors import DataError, OutputError
 from verse3d.core.geometry import Geometry, Shape
-from verse3d.core.labels import SchemeName, label_scheme
+from verse3d.core.labels import training_scheme
 from verse3d.core.logs import logger
 from verse3d.data.cases import Case
 from verse3d.data.samples.arrays import DamagedEntryError, StoredArray
 from verse3d.data.samples.blocks import CentreDraw
-from verse3d.data.samples.entry import ARRAYS, Entry, network_table, open_array, unchecked
+from verse3d.data.samples.entry import ARRAYS, UNDECIDED, Entry, network_table, open_array, unchecked
+from verse3d.data.samples.measures import tissue_measures
 from verse3d.data.samples.prepare import Job, ensure_prepared
 
 _log = logger(__name__)
@@ -48,15 +50,16 @@ class StoredCase:
 
     Args:
         job: how the case is prepared.
-        scheme: of the network ids.
+        scheme: name of that of the network ids.
     """
 
-    def __init__(self, job: Job, scheme: SchemeName) -> None:
+    def __init__(self, job: Job, scheme: str) -> None:
         self._job = job
         self._scheme = scheme
-        self._table = network_table(label_scheme(scheme))
+        self._table = network_table(training_scheme(scheme))
         self._checked: dict[str, NDArray[np.bool_]] = {}
         self._opened: OpenEntry | None = None
+        self._tissue: dict[str, float] | None = None
 
     @property
     def case(self) -> str:
@@ -103,6 +106,30 @@ class StoredCase:
             DataError: the entry is damaged and cannot be prepared again.
         """
         return self._reading(lambda opened: self._both(opened, "-4mm", (0, 0, 0), opened.entry.coarse.shape))
+
+    def read_coarse_levels(self) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
+        """The 4 mm copy, all of it: grey values 0 ... 1 and VerSe ids, whatever the label scheme of this case is.
+
+        What is some vertebra but none by itself is ``UNDECIDED``; in a binary mask that is every vertebra.
+
+        Raises:
+            DataError: the entry is damaged and cannot be prepared again.
+        """
+
+        def read(opened: OpenEntry) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
+            start, size = (0, 0, 0), opened.entry.coarse.shape
+            image = opened.arrays["image-4mm"].read_padded(start, size)
+            ids = opened.arrays["labels-4mm"].read_padded(start, size)
+            return image, np.where(ids > 0, np.uint8(UNDECIDED), ids) if opened.entry.binary else ids
+
+        return self._reading(read)
+
+    def tissue_hu(self) -> dict[str, float] | None:
+        """Measures of the grey values (see ``tissue_measures``) if the case is prepared, else None."""
+        if self._tissue is None and self._job.store.entry_folder(self._job.name).is_dir():
+            with contextlib.suppress(DataError):  # whoever needs the case will hear of it
+                self._tissue = tissue_measures(self.read_coarse()[0], self._job.grid.window_hu)
+        return self._tissue
 
     def draw_centre(self, foreground_fraction: float, random: np.random.RandomState) -> NDArray[np.int_]:
         """A voxel (i, j, k): with that probability any labelled one, else any unlabelled one."""
@@ -185,10 +212,10 @@ class StoredCases:
 
     Args:
         jobs: how each case is prepared.
-        scheme: of the network ids.
+        scheme: name of that of the network ids.
     """
 
-    def __init__(self, jobs: Sequence[Job], scheme: SchemeName) -> None:
+    def __init__(self, jobs: Sequence[Job], scheme: str) -> None:
         self._cases = [StoredCase(job, scheme) for job in jobs]
         self._open: OrderedDict[int, None] = OrderedDict()  # the one used last is at the end
 

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from verse3d.core.caseerrors import CASE_ERRORS
 from verse3d.core.config import Config, GridConfig
 from verse3d.core.geometry import Geometry, Shape
-from verse3d.core.labels import LabelScheme, label_scheme
-from verse3d.core.resample import resample_finished, resample_linear, resample_vote
+from verse3d.core.labels import LabelScheme, training_scheme
+from verse3d.core.resample import resample_linear, resample_vote
 from verse3d.core.volume import Volume, read_image, read_labels
 from verse3d.data.cases import Case
 from verse3d.data.pairs import relabelled, require_same_grid
 from verse3d.data.samples.blocks import CentreDraw, LabelBlocks
-from verse3d.data.samples.grid import fitting_geometry, windowing
+from verse3d.data.samples.grid import fitting_geometry
 from verse3d.data.schemes import require_levels
 
 
@@ -131,22 +131,10 @@ def preparation(config: Config) -> Compose:
     return Compose(
         [
             ReadCased(),
-            ToNetworkGridd(config.grid, label_scheme(config.labels.scheme)),
+            ToNetworkGridd(config.grid, training_scheme(config.labels.trained_on)),
             ScaleIntensityRanged(keys="image", a_min=low, a_max=high, b_min=0.0, b_max=1.0, clip=True),
         ]
     )
-
-
-def prepare_image(volume: Volume, grid: GridConfig) -> tuple[NDArray[np.float32], Geometry]:
-    """A scan for inference: (I, J, K) float32 0 ... 1 on the network grid, and that grid."""
-    target = fitting_geometry(volume.geometry, grid, bytes_each=4)
-    return resample_finished(volume.array, volume.geometry, target, np.float32, windowing(grid)), target
-
-
-def prepare_image_float16(volume: Volume, grid: GridConfig) -> tuple[NDArray[np.float16], Geometry]:
-    """The image of ``prepare_image`` rounded to float16, as in training; no float32 volume is held meanwhile."""
-    target = fitting_geometry(volume.geometry, grid, bytes_each=2)
-    return resample_finished(volume.array, volume.geometry, target, np.float16, windowing(grid)), target
 
 
 def prepare_case(case: Case, config: Config) -> PreparedCase:

@@ -1,5 +1,6 @@
 """What every backend offers."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -30,6 +31,14 @@ class Backend(Protocol):
 
     def __call__(self, pieces: torch.Tensor) -> torch.Tensor:
         """Logits (B, channels, ...), float32 or bfloat16 on ``device``, of float32 pieces (B, n, ...)."""
+        ...
+
+    def make_ready(self, shape: Sequence[int]) -> None:
+        """Do now what else the first pieces of this shape, (n, ...), would have to wait for.
+
+        Raises:
+            CheckpointError: the weights do not fit the network of the config.
+        """
         ...
 
     def to(self, device: torch.device) -> "Backend":

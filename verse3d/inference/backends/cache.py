@@ -1,7 +1,8 @@
 """Converted models, kept beside the checkpoint: whole and as written, or not used.
 
 ``best.pt`` gets a folder ``best.openvino`` with one folder per key: a hash of the weights, the config, the shape of a
-piece and all versions. Of a checkpoint that was replaced nothing is used, and its folders are removed.
+piece and all versions. Of a checkpoint that was replaced nothing is used, and its folders are removed. Where the
+checkpoint's folder cannot be written to, that folder lies in the user's cache, e.g. ``~/.cache/verse3d/openvino``.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from platformdirs import user_cache_path
 
 from verse3d.core.errors import DataError, Verse3dError
 from verse3d.core.files import sha256_of, write_json
@@ -68,8 +70,18 @@ class ModelCache:
 
     @classmethod
     def of(cls, path: Path, checkpoint_sha256: str, shape: Sequence[int], versions: dict[str, str]) -> Self:
-        """Beside the checkpoint at ``path``."""
-        return cls(path.with_suffix(".openvino"), checkpoint_sha256, tuple(shape), versions)
+        """Of the checkpoint at ``path``."""
+        return cls(cls.folder_for(path), checkpoint_sha256, tuple(shape), versions)
+
+    @staticmethod
+    def folder_for(path: Path) -> Path:
+        """Where the models of the checkpoint at ``path`` are kept: beside it, or in the user's cache."""
+        beside = path.with_suffix(".openvino")
+        if os.access(beside if beside.is_dir() else path.absolute().parent, os.W_OK):
+            return beside
+        # Checkpoints of the same name in different folders get folders of their own.
+        place = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
+        return user_cache_path("verse3d", appauthor=False) / "openvino" / f"{path.stem}-{place}"
 
     @property
     def entry(self) -> Path:

@@ -1,5 +1,6 @@
 """Which backend runs a model."""
 
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, get_args
@@ -42,17 +43,16 @@ def open_backend(name: str, checkpoint: Checkpoint, path: Path, device: torch.de
 
     Raises:
         ConfigError: the name is unknown; OpenVINO was asked for and is missing, or on a GPU.
-        CheckpointError: the weights do not fit the network of the config.
+        CheckpointError: the weights do not fit the network of the config. (OpenVINO: when it is made ready.)
     """
     if name not in BACKENDS:
         raise ConfigError(f"backend {name!r} is unknown; expected one of {', '.join(BACKENDS)}")
     installed = find_spec("openvino") is not None
     if name == "openvino":
         _require_openvino(installed, device)
-    network = network_of(checkpoint, path)
     if name == "torch" or device.type != "cpu" or not installed:
-        return torch_backend(network, device, precision)
-    return OpenVinoBackend.of(network, checkpoint, path, precision)
+        return torch_backend(network_of(checkpoint, path), device, precision)
+    return OpenVinoBackend.of(partial(network_of, checkpoint, path), checkpoint, path, precision)
 
 
 def _require_openvino(installed: bool, device: torch.device) -> None:

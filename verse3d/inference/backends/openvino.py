@@ -1,5 +1,6 @@
 """The network in OpenVINO, checked against PyTorch on the first pieces that it is shown."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -36,17 +37,18 @@ class OpenVinoBackend:
 
     It is compared with PyTorch on the first pieces that show something; until then PyTorch computes. If it differs too
     much, or if OpenVINO fails in any way, a warning is logged and PyTorch computes from then on. Not for several
-    threads at once.
+    threads at once. The network itself is built when it is first needed: a model that is converted and has proven
+    itself does without, and so without the seconds that MONAI takes to import.
 
     Attributes:
-        network: on the CPU, in evaluation mode.
+        build: gives the network with its weights.
         path: of the checkpoint.
         checkpoint_sha256: of its content.
         number_format: of the forward pass.
         refusal: why PyTorch computes instead, or nothing.
     """
 
-    network: nn.Module
+    build: Callable[[], nn.Module]
     path: Path
     checkpoint_sha256: str
     number_format: Precision
@@ -54,9 +56,38 @@ class OpenVinoBackend:
     _models: dict[tuple[int, ...], _Compiled] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, network: nn.Module, checkpoint: Checkpoint, path: Path, precision: Precision) -> Self:
+    def of(cls, build: Callable[[], nn.Module], checkpoint: Checkpoint, path: Path, precision: Precision) -> Self:
         """The network of a checkpoint that was read from ``path``."""
-        return cls(network.to(_CPU).eval(), path, content_sha256(checkpoint), precision)
+        return cls(build, path, content_sha256(checkpoint), precision)
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """On the CPU, in evaluation mode. Raises what ``build`` raises when it is first asked for."""
+        return self.build().to(_CPU).eval()
+
+    def make_ready(self, shape: Sequence[int]) -> None:
+        """Compile a model that has proven itself; else build the network, which refuses weights that do not fit.
+
+        A model for pieces of this shape that was converted, and was near enough to PyTorch, had weights that fit.
+        """
+        if not self._is_proven(shape):
+            _ = self.network
+            return
+        try:
+            self._models.setdefault(tuple(shape), self._compiled(tuple(shape)))
+        except Exception:  # met again, and told, with the first pieces
+            _log.debug("OpenVINO cannot be made ready", exc_info=True)
+
+    def _is_proven(self, shape: Sequence[int]) -> bool:
+        if not ModelCache.folder_for(self.path).is_dir():
+            return False  # so that OpenVINO is not loaded for nothing
+        try:
+            cache = ModelCache.of(self.path, self.checkpoint_sha256, shape, versions())
+        except Exception:  # whatever is wrong with OpenVINO is met and told when it is used
+            _log.debug("OpenVINO cannot be loaded", exc_info=True)
+            return False
+        parity = cache.parity(self.precision)
+        return parity is not None and parity.passed
 
     @property
     def name(self) -> str:

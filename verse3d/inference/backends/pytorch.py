@@ -1,6 +1,6 @@
 """The network in PyTorch itself."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -36,6 +36,9 @@ class TorchBackend:
     def has_to_prove_itself(self) -> bool:
         """See ``Backend``."""
         return False
+
+    def make_ready(self, shape: Sequence[int]) -> None:
+        """See ``Backend``."""
 
     def __call__(self, pieces: torch.Tensor) -> torch.Tensor:
         """See ``Backend``."""

@@ -7,12 +7,13 @@ import numpy as np
 import torch
 
 from verse3d.core.config import Config, without_augmentation
-from verse3d.core.labels import label_scheme
+from verse3d.core.labels import training_scheme
 from verse3d.core.resample import resample_vote
 from verse3d.core.volume import Volume
 from verse3d.data.samples.augment import Augment
+from verse3d.data.samples.grid import prepare_image
 from verse3d.data.samples.packing import PackedBatch
-from verse3d.data.samples.transforms import PreparedCase, prepare_image
+from verse3d.data.samples.transforms import PreparedCase
 from verse3d.model.modes import get_mode
 from verse3d.phantoms import make_case
 
@@ -34,6 +35,6 @@ def _prepared(config: Config, seed: int) -> PreparedCase:
     phantom = make_case(seed)
     volume = Volume(phantom.image_hu, phantom.geometry, nib.Nifti1Header(), Path("phantom"))
     image, grid = prepare_image(volume, config.grid)
-    ids = label_scheme(config.labels.scheme).network_from_verse(phantom.mask)
+    ids = training_scheme(config.labels.trained_on).network_from_verse(phantom.mask)
     label = resample_vote(ids, phantom.geometry, grid)
     return PreparedCase.of("phantom", image.astype(np.float16)[None], label[None], grid, phantom.geometry)

@@ -4,9 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from verse3d.core.config import Config
-from verse3d.core.labels import label_scheme
 from verse3d.inference.backends.parity import RELATIVE_TOLERANCE, Parity
 from verse3d.inference.export.formats import Format
+from verse3d.labelling.bones import COARSE_MM
+from verse3d.labelling.instances import JOIN_MM, LEAST_BONE_ML, LEAST_CORE_ML, LEAST_WITHOUT_CORE_ML
+from verse3d.model.parts import NEAR_MM
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Export:
 
 def channel_table(config: Config) -> list[dict[str, object]]:
     """Per output channel: what it stands for, the id in masks, the name and the colour (0-255)."""
-    labels = label_scheme(config.labels.scheme).labels
+    labels = config.labels.network_scheme.labels
     background = [{"channel": 0, "id": 0, "name": "background", "rgb": [0, 0, 0]}] if len(labels) > 1 else []
     return [
         *background,
@@ -48,7 +50,8 @@ def channel_table(config: Config) -> list[dict[str, object]]:
 def readme(export: Export) -> str:
     """The text of ``README.md``."""
     pieces = _PIECES[len(export.shape) - 1]
-    sections = [_head(export), _grid(export.config), pieces(export.config), _output(export.config), _origin(export)]
+    output = _named_bones if export.config.labels.by_sequence else _output
+    sections = [_head(export), _grid(export.config), pieces(export.config), output(export.config), _origin(export)]
     return "\n".join(sections)
 
 
@@ -164,6 +167,31 @@ Parts of a label (joined over faces, edges and corners) below {clean.min_compone
 """
 
 
+def _named_bones(config: Config) -> str:
+    rows = "\n".join(f"| {row['channel']} | {row['name']} |" for row in channel_table(config))
+    return f"""## From logits to named vertebrae
+
+{_SOFTMAX}
+
+| channel | name |
+|---|---|
+{rows}
+
+The network finds bones and no names. `core` is bone with no other vertebra within {NEAR_MM:g} mm, `vertebra` all other
+bone.
+
+1. Connected parts of `core` (over faces, on a grid of about {COARSE_MM:g} mm) of {LEAST_CORE_ML:g} ml or more are the
+   seeds. Every voxel of either label goes to the seed that is nearest on a way through these labels.
+2. What no seed reaches is a bone of its own from {LEAST_WITHOUT_CORE_ML:g} ml on; less joins a bone within
+   {JOIN_MM:g} mm, or is left out. So are bones below {LEAST_BONE_ML:g} ml.
+3. Names follow from all bones together: verse3d searches for the most probable row of names (C1 ... C7, T1 ... T11,
+   perhaps T12 and T13, L1 ... L4, perhaps L5 and L6) given the distances between the thickest parts of the bones and
+   the mean probability of each level over the voxels of each bone, which a second network gives at 4 mm
+   (`verse3d.labelling.vertebrae.name_bones`). That network and the search are not part of this export: without them
+   the bones can be counted, but not named for certain.
+"""
+
+
 def _origin(export: Export) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in sorted(export.versions.items()))
     parity = export.parity
@@ -178,7 +206,7 @@ def _origin(export: Export) -> str:
 
 
 def _channels(config: Config) -> int:
-    return label_scheme(config.labels.scheme).output_channels
+    return config.labels.network_scheme.output_channels
 
 
 def _times(sizes: Sequence[int]) -> str:

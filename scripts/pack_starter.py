@@ -1,0 +1,64 @@
+"""Make the starter weights of a trained run: `python scripts/pack_starter.py RUN verse3d/starter`.
+
+Of the run folder RUN come best.pt (as half-precision numbers), the config, the history, and the names of the cases
+with their splits; of paths only the file names are kept. Prints what the model card needs.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from verse3d.core.files import make_folder, sha256_of, write_text
+from verse3d.data.cases import Case, CaseIndex, read_index, write_index
+from verse3d.model.checkpoint import load_checkpoint, save_checkpoint
+from verse3d.training.runfolder import RunFolder
+
+MOST_BYTES = 10_000_000
+
+
+def halved(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights in float16. What leaves its range becomes infinite, which saving refuses."""
+    return {name: weight.half() if weight.dtype is torch.float32 else weight for name, weight in weights.items()}
+
+
+def farthest(weights: dict[str, torch.Tensor]) -> float:
+    """The largest change of a weight by rounding, as a share of the largest weight of its tensor."""
+    changes = [
+        float((weight - weight.half().float()).abs().max() / weight.abs().max().clamp(min=1e-12))
+        for weight in weights.values()
+        if weight.dtype is torch.float32
+    ]
+    return max(changes)
+
+
+def nameless(case: Case, folder: Path) -> Case:
+    """A case whose files are named, not where they were: ``not-shipped/a/a_ct.nii.gz``."""
+    image, mask = (folder / "not-shipped" / case.case / path.name if path else None for path in (case.image, case.mask))
+    return replace(case, image=image, mask=mask, centroids=None, notes=())
+
+
+def main() -> None:
+    """Pack a run, and say what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("out", type=Path)
+    arguments = parser.parse_args()
+    run, out = RunFolder(arguments.run), RunFolder(make_folder(arguments.out))
+    checkpoint = load_checkpoint(run.best)
+    content = save_checkpoint(out.best, replace(checkpoint, network=halved(checkpoint.network), training={}))
+    write_text(out.config, run.config.read_text(encoding="utf-8"))
+    write_text(out.history, run.history.read_text(encoding="utf-8"))
+    cases = [nameless(case, out.path.absolute()) for case in read_index(run.cases)]
+    write_index(out.cases, CaseIndex(tuple(case for case in cases if case.split)))
+    size = out.best.stat().st_size
+    if size > MOST_BYTES:
+        raise SystemExit(f"{out.best} has {size} bytes, more than the {MOST_BYTES} that a wheel should carry")
+    print(f"{out.best}: {size} bytes, epoch {checkpoint.epoch}, {checkpoint.scores}")
+    print(f"largest rounding of a weight: {farthest(checkpoint.network):.2g} of the largest in its tensor")
+    print(f"SHA-256 of the file     {sha256_of(out.best)}\nSHA-256 of the content  {content}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""What each command imports: a program that segments in two seconds must not spend five on libraries."""
+
+import ast
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.inference.backends.models import config_of, needs, write_model
+from tests.scans import spine
+from tests.test_architecture import PACKAGE, import_targets, modules, nearest, parsed, with_place
+
+TRAINING_ONLY = {"monai", "ignite", "tensorboard", "matplotlib", "sympy", "pandas"}
+WITHOUT_TORCH = {"torch", "openvino", *TRAINING_ONLY}
+
+UNWANTED = {
+    "verse3d": {"torch", "numpy", "scipy", "nibabel", "pydantic", "rich", "typer", *WITHOUT_TORCH},
+    "verse3d.cli": {"numpy", "scipy", "nibabel", *WITHOUT_TORCH},
+    "verse3d.api.data": WITHOUT_TORCH,
+    "verse3d.api.evaluating": WITHOUT_TORCH,
+    "verse3d.api.pictures": WITHOUT_TORCH - {"matplotlib"},
+    "verse3d.report.pictures": WITHOUT_TORCH - {"matplotlib"},
+    "verse3d.api.predicting": {"openvino", *TRAINING_ONLY},
+}
+"""What may not be imported, neither by the module nor by any that it imports in turn."""
+
+
+def loaded_by(module: str) -> set[str]:
+    """The packages of other people that importing a module of ours leads to, by our own import statements."""
+    known, waiting, seen, others = modules(PACKAGE), [module], set(), set()
+    while waiting:
+        here = waiting.pop()
+        if here in seen:
+            continue
+        seen.add(here)
+        waiting += [here.rpartition(".")[0]] if "." in here else []  # the __init__ of its folder
+        targets = imported(here, known[here])
+        waiting += [nearest(target, known) for target in targets if target.split(".")[0] == "verse3d"]
+        others |= {target.split(".")[0] for target in targets}
+    return others
+
+
+@cache
+def imported(module: str, path: Path) -> list[str]:
+    """What the import statements name that run when a module is loaded."""
+    return [
+        target
+        for node, place in with_place(parsed(path))
+        if place == "module" and isinstance(node, ast.Import | ast.ImportFrom)
+        for target in import_targets(node, module, path.name == "__init__.py")
+    ]
+
+
+@pytest.mark.parametrize("module", UNWANTED)
+def test_no_command_imports_what_it_does_not_need(module):
+    assert loaded_by(module) & UNWANTED[module] == set()
+
+
+def test_the_search_finds_what_is_imported_at_second_hand():
+    assert {"torch", "ignite"} <= loaded_by("verse3d.api.models")
+    assert {"torch", "numpy", "nibabel"} <= loaded_by("verse3d.api.predicting")
+    assert "matplotlib" in loaded_by("verse3d.api.pictures")
+
+
+PREDICT = """
+import sys
+from verse3d.cli import main
+options = ["--model", sys.argv[2], "--out", sys.argv[3], "--device", "cpu", "--no-preview"]
+code = main(["-q", "predict", sys.argv[1], *options])
+print(code, *(name for name in sys.argv[4:] if name in sys.modules))
+"""
+
+
+@pytest.mark.slow  # it starts the whole program twice; the import statements alone are looked at above
+def test_predicting_with_a_converted_and_proven_model_loads_no_monai(tmp_path):
+    needs("openvino")
+    scan, model = spine().write(tmp_path / "scan.nii.gz"), write_model(tmp_path / "best.pt", config_of())
+
+    def loaded(out: str) -> list[str]:
+        """The unwanted modules after a whole prediction, behind its exit code."""
+        unwanted = ["monai", "ignite", "sympy", "matplotlib", "scipy.stats", "tensorboard"]
+        words = [str(scan), str(model.path), str(tmp_path / out), *unwanted]
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+        run = subprocess.run(
+            [sys.executable, "-c", PREDICT, *words], capture_output=True, text=True, env=environment, check=True
+        )
+        return run.stdout.splitlines()[-1].split()
+
+    first = loaded("first")
+    assert first[0] == "0" and "monai" in first  # the network is built to be converted, and to compare with
+    assert loaded("second") == ["0"]

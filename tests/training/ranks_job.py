@@ -1,0 +1,101 @@
+"""What a process does that shares a run in the tests: ``python -m tests.training.ranks_job JOB FOLDER``.
+
+Started as torchrun starts it: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT say who it is.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from tests.scans import tiny_config
+from verse3d.data.cases import read_index
+from verse3d.model.losses import build_loss
+from verse3d.training.fit import fit
+from verse3d.training.learner import build_learner
+from verse3d.training.ranks import Ranks, joined
+from verse3d.training.session import FitOptions
+from verse3d.training.step import training_step
+
+CPU = torch.device("cpu")
+SCHEMES = {
+    "binary": {"loss": {"name": "dice"}},
+    "binary-ce": {"loss": {"name": "dice_ce"}},
+    "bce": {"loss": {"name": "bce"}},
+    "levels": {"labels": {"scheme": "vertebrae"}, "loss": {"name": "dice_ce"}},
+    "levels-dice": {"labels": {"scheme": "vertebrae"}, "loss": {"name": "dice"}},
+}
+BATCH = 5
+"""Not divisible by 2 or 3."""
+
+
+def batch_of(name, size=BATCH):
+    """The same joint batch everywhere, with a sample that shows nothing."""
+    random = torch.Generator().manual_seed(3)
+    image = torch.rand(size, 1, 16, 16, 16, generator=random)
+    most = 27 if name.startswith("levels") else 2
+    label = torch.randint(0, most, (size, 1, 16, 16, 16), generator=random, dtype=torch.uint8)
+    label[1] = 0
+    return {"image": image, "label": label}
+
+
+def gradients(ranks: Ranks) -> dict[str, object]:
+    """Loss, length of the gradient and the gradient itself of one step, of every loss."""
+    found = {}
+    for name, sections in SCHEMES.items():
+        torch.manual_seed(1 + 100 * ranks.rank)  # other weights in each process, until they are given rank 0's
+        sampling, optim = {"batch_size": BATCH}, {"clip_grad_norm": 0}
+        learner = build_learner(tiny_config(**sections, sampling=sampling, optim=optim), CPU, ranks)
+        batch = {key: value[ranks.rank :: ranks.count] for key, value in batch_of(name).items()}
+        result = training_step(learner, batch)
+        gradient = torch.cat([weight.grad.reshape(-1) for weight in learner.network.parameters()])
+        found[name] = {"loss": result.loss, "length": result.grad_norm, "gradient": gradient}
+        if ranks.count == 1:
+            plain = build_loss(tiny_config(**sections))
+            found[name]["plain"] = type(learner.loss) is type(plain)
+    return found
+
+
+def run(ranks: Ranks, folder: Path, **options) -> None:
+    """Train on the index beside the run folder, with the config that lies there."""
+    sections = torch.load(folder.parent / "sections.pt", weights_only=True)
+    result = fit(
+        tiny_config(**sections),
+        read_index(folder.parent / "cases.jsonl"),
+        folder,
+        FitOptions(device=CPU, ranks=ranks, **options),
+    )
+    sys.exit({"finished": 0, "epochs": 0, "terminated": 75, "interrupted": 130}.get(result.stopped, 1))
+
+
+class Die:
+    """A progress callback that kills this process, or sends it a signal, after a step."""
+
+    def __init__(self, step, number):
+        self.step, self.number = step, number
+
+    def __call__(self, what, done, total):
+        if what.startswith("epoch") and done == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+def main() -> None:
+    job, folder = sys.argv[1], Path(sys.argv[2])
+    torch.set_num_threads(1)
+    with joined(CPU) as ranks:
+        if job == "gradients":
+            torch.save(gradients(ranks), folder / f"gradients{ranks.count}-{ranks.rank}.pt")
+        elif job == "train":
+            run(ranks, folder, max_epochs=int(sys.argv[3]) if len(sys.argv) > 3 else None)
+        elif job == "resume":
+            run(ranks, folder, resume=True)
+        elif job == "signal":  # SIGTERM or SIGKILL reaches one process only
+            step, number, victim = map(int, sys.argv[3:6])
+            if ranks.rank == victim:
+                run(ranks, folder, progress=Die(step, number))
+            run(ranks, folder)
+
+
+if __name__ == "__main__":
+    main()

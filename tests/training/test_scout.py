@@ -1,0 +1,222 @@
+"""The scout learns beside the fine network: within its share of time, resumable, and honest about what it missed."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from tests.scans import tiny_config, write_dataset
+from verse3d.core.errors import CheckpointError, DataError
+from verse3d.model.checkpoint import load_checkpoint, save_checkpoint
+from verse3d.model.scout import SCOUT, USABLE
+from verse3d.training import scout as module
+from verse3d.training import scout_samples
+from verse3d.training.fit import fit
+from verse3d.training.scout import ScoutTraining
+from verse3d.training.scout_samples import ScoutSamples
+from verse3d.training.session import FitOptions
+
+CPU = torch.device("cpu")
+SHAPE = (18, 17, 40)
+
+
+def volumes(*_):
+    """A bright column of three vertebrae in dark tissue."""
+    random = np.random.default_rng(0)
+    ids = np.zeros(SHAPE, np.uint8)
+    for number, level in enumerate((12, 11, 10)):
+        ids[7:11, 6:10, 4 + 10 * number : 13 + 10 * number] = level
+    return (0.2 + 0.6 * (ids > 0) + random.normal(0, 0.02, SHAPE)).astype(np.float16), ids
+
+
+@pytest.fixture(autouse=True)
+def small_phantoms(monkeypatch):
+    for where in (module, scout_samples):
+        monkeypatch.setattr(where, "phantom_volumes", volumes)
+
+
+def training(*, validation=(volumes,), **runtime) -> ScoutTraining:
+    config = tiny_config(scout={"enabled": True, "channels": [4, 8, 8]}, runtime=runtime)
+    return ScoutTraining(config, ScoutSamples(3, config.grid, 2, volumes), validation, CPU)
+
+
+def same(one: dict, other: dict) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def sees_what_is_bright(network, image):
+    """In place of ``look_for_spine``: a scout that has learnt all there is to learn from ``volumes``."""
+    return (image > 0.5).astype(np.float32)
+
+
+def test_it_learns_where_the_spine_is(monkeypatch):
+    monkeypatch.setattr(module, "FEWEST_STEPS", 1)
+    learner = training()
+    losses = [learner.step() for _ in range(25)]
+    assert np.mean(losses[-5:]) < 0.85 * np.mean(losses[:5])
+    learner.assess()
+    assert learner.assessed is not None
+    assert learner.assessed.epoch == 25 and learner.assessed.scheme.name == "vertebrae"
+
+
+def test_it_is_usable_if_it_misses_nothing(monkeypatch):
+    monkeypatch.setattr(module, "FEWEST_STEPS", 0)
+    monkeypatch.setattr(module, "look_for_spine", sees_what_is_bright)
+    learner = training(validation=(volumes, volumes))
+    learner.assess()
+    assert learner.assessed is not None
+    assert learner.assessed.scores == {USABLE: 1.0, "missed_voxels": 0.0, "validation_cases": 2.0}
+
+
+def test_a_single_voxel_that_is_missed_in_one_case_makes_it_unusable(monkeypatch):
+    def with_a_far_voxel():
+        image, ids = volumes()
+        ids[17, 16, 39] = 9  # 6 voxels, 24 mm, from the bright column
+        return image, ids
+
+    monkeypatch.setattr(module, "FEWEST_STEPS", 0)
+    monkeypatch.setattr(module, "look_for_spine", sees_what_is_bright)
+    learner = training(validation=(volumes, with_a_far_voxel))
+    learner.assess()
+    assert learner.assessed is not None
+    assert learner.assessed.scores == {USABLE: 0.0, "missed_voxels": 1.0, "validation_cases": 2.0}
+
+
+def test_a_scout_that_sees_no_spine_has_missed_all_of_it(monkeypatch):
+    monkeypatch.setattr(module, "FEWEST_STEPS", 0)
+    monkeypatch.setattr(module, "look_for_spine", lambda network, image: np.zeros_like(image))
+    learner = training()
+    learner.assess()
+    assert learner.assessed is not None
+    assert learner.assessed.scores["missed_voxels"] == 3 * np.count_nonzero(volumes()[1])
+
+
+def test_without_a_validation_case_nothing_is_proven(monkeypatch):
+    monkeypatch.setattr(module, "FEWEST_STEPS", 1)
+    learner = training(validation=())
+    learner.step()
+    learner.assess()
+    assert learner.assessed is not None and learner.assessed.scores[USABLE] == 0.0
+
+
+def test_a_case_that_cannot_be_read_is_left_out_of_the_judgement(monkeypatch):
+    def unreadable():
+        raise DataError("it is gone")
+
+    monkeypatch.setattr(module, "FEWEST_STEPS", 1)
+    learner = training(validation=(unreadable, volumes))
+    learner.step()
+    learner.assess()
+    assert learner.assessed is not None and learner.assessed.scores["validation_cases"] == 1.0
+
+
+def test_before_it_has_learnt_anything_it_is_not_judged():
+    learner = training()
+    learner.step()
+    learner.assess()
+    assert learner.assessed is None
+
+
+def test_it_goes_on_exactly_where_it_stopped():
+    through, first = training(), training()
+    for _ in range(4):
+        through.step()
+    for _ in range(2):
+        first.step()
+    second = training()
+    second.restore(first.to_dict(), None)
+    for _ in range(2):
+        second.step()
+    assert second.steps == 4
+    assert same(through.network.state_dict(), second.network.state_dict())
+
+
+def test_the_fine_networks_random_state_is_left_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    training()
+    torch.testing.assert_close(torch.rand(3), expected)
+
+
+def test_it_takes_no_more_than_its_share_of_the_time(monkeypatch):
+    now = [0.0]
+    learner = training()
+    monkeypatch.setattr(learner, "_now", lambda: now[0])
+
+    def step():
+        now[0] += 3.0
+        learner.steps += 1
+
+    monkeypatch.setattr(learner, "step", step)
+    for fine in range(1, 2001):  # fine steps of one second each
+        now[0] += 1.0
+        learner.after_batch(fine, now[0])
+        share = 0.10 if now[0] < 600 else max(0.05, 60.0 / now[0])
+        assert learner.seconds <= share * now[0] + 0.5
+    assert learner.seconds > 0.045 * now[0]
+
+
+def test_seconds_do_not_decide_in_a_deterministic_run(monkeypatch):
+    learner = training(deterministic=True)
+    taken = []
+    monkeypatch.setattr(learner, "step", lambda: taken.append(1))
+    for fine in range(1, 33):
+        learner.after_batch(fine, 1e-9 * fine)
+    assert len(taken) == 4
+
+
+def test_a_loss_that_is_no_number_changes_no_weight(monkeypatch):
+    learner = training()
+    learner.step()
+    before = {name: value.clone() for name, value in learner.network.state_dict().items()}
+    monkeypatch.setattr(module, "scout_loss", lambda logits, _: logits.sum() * math.nan)
+    learner.step()
+    assert same(before, learner.network.state_dict())
+
+
+def run(folder, index, *, epochs=2, resume=False, **scout):
+    config = tiny_config(
+        optim={"epochs": epochs, "steps_per_epoch": 8},
+        runtime={"deterministic": True},
+        scout={"enabled": True, **scout},
+    )
+    return fit(config, index, folder, FitOptions(CPU, resume=resume))
+
+
+def test_a_run_puts_its_scout_into_the_model_file_and_resumes_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "FEWEST_STEPS", 1)
+    index = write_dataset(tmp_path / "data")
+    run(tmp_path / "through", index)
+    run(tmp_path / "halves", index, epochs=1)
+    run(tmp_path / "halves", index, epochs=2, resume=True)
+    one, other = (load_checkpoint(tmp_path / name / "last.pt") for name in ("through", "halves"))
+    assert one.networks[SCOUT].epoch == 2 and {USABLE, "missed_voxels"} <= set(one.networks[SCOUT].scores)
+    assert same(dict(one.networks[SCOUT].network), dict(other.networks[SCOUT].network))
+    assert SCOUT in load_checkpoint(tmp_path / "through" / "best.pt").networks
+
+
+def test_the_fine_network_is_the_same_with_and_without_a_scout(tmp_path):
+    index = write_dataset(tmp_path / "data")
+    run(tmp_path / "with", index, epochs=1)
+    run(tmp_path / "without", index, epochs=1, enabled=False)
+    one, other = (load_checkpoint(tmp_path / name / "last.pt") for name in ("with", "without"))
+    assert same(one.network, other.network)
+    assert not other.networks and not other.training["scout"]
+
+
+def test_a_damaged_state_of_the_scout_is_refused(tmp_path):
+    index = write_dataset(tmp_path / "data")
+    run(tmp_path / "run", index, epochs=1)
+    last = tmp_path / "run" / "last.pt"
+    checkpoint = load_checkpoint(last)
+    checkpoint.training["scout"]["steps"] = -4
+    save_checkpoint(last, checkpoint)
+    with pytest.raises(CheckpointError, match="cannot be gone on with"):
+        run(tmp_path / "run", index, resume=True)
+
+
+def test_a_binary_mask_teaches_spine_without_levels(tmp_path):
+    index = write_dataset(tmp_path / "data")
+    assert run(tmp_path / "run", index, epochs=1).epochs == 1

@@ -1,0 +1,205 @@
+"""Is this machine fit for verse3d, and what is missing? What a report of a bug needs, and nothing about patients."""
+
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from verse3d.api.data import phantom
+from verse3d.api.evaluating import evaluate
+from verse3d.api.predicting import predict
+from verse3d.core.errors import Verse3dError
+from verse3d.core.files import PathOrText
+from verse3d.core.logs import Progress, no_progress
+from verse3d.core.memory import free_memory_bytes
+from verse3d.core.runtime import choose_device, choose_precision
+from verse3d.core.threads import thread_count
+from verse3d.model.checkpoint import Checkpoint, load_checkpoint
+from verse3d.model.locate import model_file
+from verse3d.model.starter import model_card, starter_file
+from verse3d.version import __version__
+
+_NEEDED = ("torch", "monai", "numpy", "scipy", "nibabel", "pytorch-ignite", "pydantic", "matplotlib", "blosc2", "isal")
+_EXTRAS = {
+    "openvino": "predictions on a CPU are quicker with it: pip install 'verse3d[openvino]'",
+    "onnx": "wanted only to export to ONNX: pip install 'verse3d[onnx]'",
+    "onnxruntime": "wanted only to export to ONNX: pip install 'verse3d[onnx]'",
+}
+_LEAST_MEMORY, _LEAST_DISK = 3e9, 5e9
+_LEAST_DICE = 0.5
+"""Of the starter weights on a phantom: they reach 0.75 to 0.85, and a broken installation nothing at all."""
+_TEST_SEED = 300
+_REPORT = "report it with all that is printed here"
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Something that is missing or wrong, and what to do about it. ``serious``: verse3d does not work without."""
+
+    what: str
+    remedy: str
+    serious: bool = False
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What ``doctor`` found.
+
+    Attributes:
+        facts: versions, device, cores, memory, disk ..., by name; no path and no name of a file.
+        advice: what to install or change; empty if there is nothing.
+        about_model: what is known about the model that was asked about, as text; "" if none was.
+    """
+
+    facts: Mapping[str, str]
+    advice: tuple[Advice, ...]
+    about_model: str = ""
+
+    @property
+    def is_well(self) -> bool:
+        """Whether verse3d works here."""
+        return not any(one.serious for one in self.advice)
+
+
+def doctor(*, model: PathOrText | None = None, self_test: bool = True, progress: Progress = no_progress) -> Diagnosis:
+    """Look at the installation and the machine, and segment a synthetic scan with the starter weights.
+
+    Args:
+        model: also tell what is known about this model; of "starter" the model card.
+        self_test: segment the synthetic scan, which takes up to a minute.
+        progress: told about the self-test.
+
+    Raises:
+        CheckpointError: the model that was asked about is missing, damaged or of another version.
+    """
+    about = "" if model is None else _about(model)
+    facts = {**_versions(), **_machine()}
+    advice = [*_missing_extras(), *_tight(), *_unused_gpu()]
+    if self_test:
+        result, failed = _tried(progress)
+        facts["self-test"] = result
+        advice += failed
+    return Diagnosis(facts, tuple(advice), about)
+
+
+def _about(model: PathOrText) -> str:
+    path = model_file(model)
+    return model_card() if path == starter_file() else _described(load_checkpoint(path))
+
+
+def _described(checkpoint: Checkpoint) -> str:
+    config = checkpoint.config
+    scores = ", ".join(f"{name} {value:.3f}" for name, value in checkpoint.scores.items()) or "none"
+    written = ", ".join(f"{name} {number}" for name, number in checkpoint.versions.items())
+    return "\n".join(
+        [
+            f"{config.mode} {config.network.name} {list(config.network.channels)}, labels: {config.labels.scheme}",
+            f"network grid {list(config.grid.spacing_mm)} mm, window {list(config.grid.window_hu)} HU",
+            f"epoch {checkpoint.epoch}; scores: {scores}",
+            f"written by {written}",
+        ]
+    )
+
+
+def _versions() -> dict[str, str]:
+    packages = {name: _version(name) for name in (*_NEEDED, *_EXTRAS)}
+    return {"verse3d": __version__, "Python": platform.python_version(), **packages}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _machine() -> dict[str, str]:
+    """The machine without its name: what computes, and how much room there is."""
+    device = choose_device()
+    disk = shutil.disk_usage(tempfile.gettempdir()).free
+    return {
+        "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
+        "cores": str(thread_count()),
+        "free memory": f"{free_memory_bytes() / 1e9:.1f} GB",
+        "free disk for temporary files": f"{disk / 1e9:.1f} GB",
+        "device": _device_name(device),
+        "precision": str(choose_precision("auto", device).dtype).removeprefix("torch."),
+        "encoding of the terminal": sys.stdout.encoding or "unknown",
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cpu":
+        return "cpu"
+    properties = torch.cuda.get_device_properties(device)
+    return f"{properties.name}, {properties.total_memory / 1e9:.0f} GB, CUDA {torch.version.cuda}"
+
+
+def _missing_extras() -> list[Advice]:
+    return [
+        Advice(f"{name} is not installed", remedy)
+        for name, remedy in _EXTRAS.items()
+        if _version(name) == "not installed"
+    ]
+
+
+def _tight() -> list[Advice]:
+    found = []
+    if free_memory_bytes() < _LEAST_MEMORY:
+        found.append(Advice("less than 3 GB of memory are free", "close other programs before you predict or train"))
+    if shutil.disk_usage(tempfile.gettempdir()).free < _LEAST_DISK:
+        found.append(Advice("less than 5 GB of disk are free for temporary files", "make room, or set TMPDIR"))
+    return found
+
+
+def _unused_gpu() -> list[Advice]:
+    """A GPU that its driver shows and PyTorch does not see."""
+    if torch.cuda.is_available() or shutil.which("nvidia-smi") is None:
+        return []
+    built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for CPUs only"
+    return [
+        Advice(
+            f"there is an NVIDIA driver, but PyTorch ({built}) sees no GPU",
+            "install the PyTorch that suits the driver, see pytorch.org/get-started",
+        )
+    ]
+
+
+def _tried(progress: Progress) -> tuple[str, list[Advice]]:
+    """The outcome of the self-test in words, and what to do if it failed."""
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="verse3d-doctor-") as folder:
+        try:
+            dice = _segment_phantom(Path(folder), progress)
+        except Exception as error:  # whatever a broken installation raises is what the report must say
+            reason = _without(folder, str(error) or type(error).__name__)
+            return f"failed: {type(error).__name__}", [Advice(f"the self-test failed: {reason}", _REPORT, serious=True)]
+    words = f"a synthetic scan was made, segmented and scored in {time.monotonic() - started:.0f} s: Dice {dice:.2f}"
+    if dice < _LEAST_DICE:
+        return f"failed: {words}", [
+            Advice(f"the mask of the self-test is wrong (Dice {dice:.2f})", _REPORT, serious=True)
+        ]
+    return words, []
+
+
+def _segment_phantom(folder: Path, progress: Progress) -> float:
+    """Dice of the starter weights on a phantom."""
+    phantom(folder / "scans", cases=1, seed=_TEST_SEED, progress=progress)
+    report = predict(folder / "scans", out=folder / "masks", progress=progress)
+    for record in report.records:
+        if record.error:
+            raise Verse3dError(record.error)
+    scored = evaluate(pred=folder / "masks", truth=folder / "scans", out=folder / "scores.json", progress=progress)
+    return scored.cases[0].labels["vertebrae"].dice
+
+
+def _without(folder: str, text: str) -> str:
+    """A message without the path of the temporary folder, or of the user's own."""
+    return text.replace(folder, "...").replace(str(Path.home()), "...")

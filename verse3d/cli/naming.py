@@ -1,0 +1,25 @@
+"""The command about names of vertebrae."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from verse3d.cli.terminal import app, out_console
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def relabel(
+    out: Annotated[Path, typer.Argument(help="Folder that predict filled.")],
+    case: Annotated[str, typer.Option(help="Whose mask, as predictions.json calls it.")],
+    shift: Annotated[int, typer.Option(help="Places towards the feet; negative: towards the head.")] = 0,
+    undo: Annotated[bool, typer.Option("--undo", help="Take back the latest correction.")] = False,
+) -> None:
+    """Move all names of a predicted mask, e.g. [bold]verse3d relabel masks --case sub-1_ct --shift 1[/]."""
+    from verse3d import api
+
+    done = api.relabel(out, case=case, shift=shift, undo=undo)
+    out_console.print(f"mask         {done.mask}")
+    out_console.print(f"before       {', '.join(done.before)}")
+    out_console.print(f"after        {', '.join(done.after)}")
+    out_console.print(f"corrections  {done.corrections}")

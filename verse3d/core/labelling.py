@@ -1,0 +1,39 @@
+"""Settings of what is told apart, and where names come from."""
+
+from typing import Literal
+
+from pydantic import ValidationInfo, field_validator
+
+from verse3d.core.labels import PARTS, LabelScheme, SchemeName, label_scheme
+from verse3d.core.section import Section
+
+
+class LabelsConfig(Section):
+    """What masks tell apart: any vertebra (``binary``) or the 26 levels (``vertebrae``), and where names come from."""
+
+    scheme: SchemeName = "binary"
+    naming: Literal["direct", "sequence"] = "direct"
+    """``direct``: the network has a channel for every level. ``sequence``: it finds bones without names, and the whole
+    spine is named at once, from what a second network sees of it."""
+
+    @field_validator("naming")
+    @classmethod
+    def _there_are_names(cls, naming: str, info: ValidationInfo) -> str:
+        if naming == "sequence" and info.data.get("scheme") == "binary":
+            raise ValueError("sequence names vertebrae, which the scheme binary does not; set labels.scheme: vertebrae")
+        return naming
+
+    @property
+    def by_sequence(self) -> bool:
+        """Whether names are given to the whole spine at once."""
+        return self.naming == "sequence"
+
+    @property
+    def network_scheme(self) -> LabelScheme:
+        """What the network tells apart; ``scheme`` is what masks do."""
+        return PARTS if self.by_sequence else label_scheme(self.scheme)
+
+    @property
+    def trained_on(self) -> Literal["binary", "vertebrae", "bones"]:
+        """The name of the scheme that patches are cut in. The loss makes ``PARTS`` of ``BONES``."""
+        return "bones" if self.by_sequence else self.scheme

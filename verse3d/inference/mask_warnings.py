@@ -1,0 +1,83 @@
+"""What in a predicted mask cannot be right, or is not whole: vertebrae that the scan cuts, pieces that are no bone."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from verse3d.core.geometry import Geometry
+
+EMPTY_MASK = "no vertebra was found: the mask is empty"
+_COARSE_MM = 3.0
+_LEAST_ML = 3.0
+"""The smallest vertebra, C1 of a slight adult, has about 6 ml."""
+_FAR_MM = 70.0
+_NEIGHBOURHOOD_MM = 60.0
+_SIDES = {"R": "right", "L": "left", "A": "front", "P": "back", "S": "upper", "I": "lower"}
+_OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
+_NAMED_PIECES = 3
+
+
+def mask_warnings(labels: NDArray[np.uint8], geometry: Geometry) -> tuple[str, ...]:
+    """Sentences about a finished mask; none if nothing is odd.
+
+    Args:
+        labels: (I, J, K), 0 is background. A copy of one voxel in some is held.
+        geometry: the grid of ``labels``.
+    """
+    sides = [_SIDES[code] for code, plane in _faces(labels, geometry) if plane.any()]
+    cut = (f"the mask touches the {' and '.join(sides)} end of the scan: vertebrae are cut there",) if sides else ()
+    return (*cut, *_odd_pieces(labels, geometry))
+
+
+def _faces(labels: NDArray[np.uint8], geometry: Geometry) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """The six outer planes, each with the direction in which it lies: "S" for the uppermost."""
+    for axis, code in enumerate(geometry.axis_codes):
+        planes = np.moveaxis(labels, axis, 0)
+        yield code, planes[-1]
+        yield _OPPOSITE[code], planes[0]
+
+
+def _odd_pieces(labels: NDArray[np.uint8], geometry: Geometry) -> Iterator[str]:
+    """Connected pieces that are too small for a vertebra, or lie far beside the others.
+
+    Every n-th voxel is looked at, so that n voxels are about 3 mm: what touches there touches in the mask.
+    """
+    steps = [max(1, int(_COARSE_MM / spacing)) for spacing in geometry.spacing_mm]
+    coarse = labels[tuple(slice(None, None, step) for step in steps)] > 0
+    pieces, count = ndimage.label(coarse, np.ones((3, 3, 3)))
+    if count < 2:
+        return
+    places = np.argwhere(pieces)
+    piece = pieces[pieces > 0]
+    world = geometry.world_from_index(places * steps)
+    volume_ml = np.bincount(piece, minlength=count + 1) * geometry.voxel_ml * np.prod(steps)
+    at_edge = np.any((places == 0) | (places == np.array(coarse.shape) - 1), axis=1)
+    odd = []
+    for number in range(1, count + 1):
+        own = piece == number
+        centre = world[own].mean(axis=0)
+        whole = not at_edge[own].any()
+        # A bone says nothing about where a spine ten times its size should be.
+        others = world[~own & (volume_ml[piece] >= volume_ml[number] / 2)]
+        if (whole and volume_ml[number] < _LEAST_ML) or _beside_mm(centre, others) > _FAR_MM:
+            odd.append((volume_ml[number], centre))
+    if odd:
+        yield _told(odd)
+
+
+def _beside_mm(centre: NDArray[np.float64], others: NDArray[np.float64]) -> float:
+    """How far a point lies beside the other pieces, mm: beside the middle of what is about as high, if anything is."""
+    near = others[np.abs(others[:, 2] - centre[2]) <= _NEIGHBOURHOOD_MM]
+    return float(np.linalg.norm(np.median(near[:, :2], axis=0) - centre[:2])) if near.size else 0.0
+
+
+def _told(odd: list[tuple[float, NDArray[np.float64]]]) -> str:
+    odd.sort(key=lambda piece: -piece[0])
+    listed = "; ".join(
+        f"{volume:.1f} ml at {','.join(f'{place:.0f}' for place in centre)} mm"
+        for volume, centre in odd[:_NAMED_PIECES]
+    )
+    what = "1 piece looks" if len(odd) == 1 else f"{len(odd)} pieces look"
+    return f"{what} like no vertebra: {listed}{' ...' if len(odd) > _NAMED_PIECES else ''}"

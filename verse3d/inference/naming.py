@@ -1,0 +1,177 @@
+"""Names for the bones of a predicted scan: the stage after the network, where vertebrae are named by their sequence.
+
+prepared image  ->  networks at 4 mm  ->  probabilities of levels around the spine
+                                                          |
+parts on the grid of the scan  ->  bones  ->  one reading of the spine  ->  ids, written over the parts
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from verse3d.core.geometry import Geometry
+from verse3d.core.labels import VERTEBRAE
+from verse3d.core.logs import logger
+from verse3d.inference.scout import ScoutMaps, look, scout_megabytes, spine_box
+from verse3d.labelling.evidence import level_evidence, without_a_look
+from verse3d.labelling.instances import group_bones
+from verse3d.labelling.vertebrae import NamedBones, name_bones
+from verse3d.model.scout import CHANNELS, SCOUT_MM, ScoutNetwork
+
+_MAP_BYTES = 4
+_LARGEST_NOTED_ML = 5.0
+_log = logger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class LevelMaps:
+    """What networks that see the whole scan say about levels, around the spine.
+
+    Attributes:
+        probabilities: (27, i, j, k) float16: background, then C1 ... L6.
+        geometry: the grid of i, j, k, 4 mm.
+    """
+
+    probabilities: NDArray[np.float16]
+    geometry: Geometry
+
+
+@dataclass(frozen=True, eq=False)
+class SequenceNaming:
+    """How the bones of a scan get their names.
+
+    Attributes:
+        networks: that see the whole scan at 4 mm, in evaluation mode; their probabilities are averaged.
+        keeps_partial: whether masks show vertebrae that the scan cuts, too.
+    """
+
+    networks: Sequence[ScoutNetwork] = ()
+    keeps_partial: bool = False
+
+    @property
+    def mask_settings(self) -> dict[str, Any]:
+        """What of it decides about a mask."""
+        return {"partial": "keep" if self.keeps_partial else "drop"}
+
+    def megabytes(self, grid: Geometry) -> float:
+        """What the networks take at most while they look at a volume on the network ``grid``."""
+        if not self.networks:
+            return 0.0
+        i, j, k = grid.resampled((SCOUT_MM,) * 3).shape
+        maps = i * j * k * CHANNELS * _MAP_BYTES * min(2, len(self.networks)) / 1e6
+        return scout_megabytes(grid) + maps
+
+    def look(self, image: NDArray[np.floating], grid: Geometry) -> LevelMaps | None:
+        """Show a prepared image (I, J, K) to the networks; None if there are none, or if they see no spine."""
+        maps = None
+        for network in self.networks:
+            one = _look(network, image, grid)
+            maps = one if maps is None else ScoutMaps(maps.probabilities + one.probabilities, one.geometry)
+        if maps is None:
+            return None
+        if len(self.networks) > 1:
+            np.divide(maps.probabilities, len(self.networks), out=maps.probabilities)
+        # All of the scan times 27 is held for this moment only; around the spine it is a few megabytes.
+        box = spine_box(maps)
+        if box is None:
+            return None
+        start, stop = [along.start for along in box], [along.stop for along in box]
+        around = maps.probabilities[(slice(None), *box)].astype(np.float16)
+        return LevelMaps(around, maps.geometry.cropped(start, stop))
+
+    def name(self, labels: NDArray[np.uint8], geometry: Geometry, levels: LevelMaps | None) -> NamedBones:
+        """Turn parts of vertebrae into VerSe ids, in place.
+
+        Args:
+            labels: uint8 (I, J, K) on the grid of the scan: 0 background, 1 vertebra, 2 core; then VerSe ids.
+            geometry: that grid.
+            levels: what ``look`` gave.
+        """
+        bones = group_bones(labels, geometry)
+        if levels is None:
+            evidence = without_a_look(len(bones.bones))
+        else:
+            evidence = level_evidence(bones, geometry, levels.probabilities, levels.geometry)
+        named = name_bones(bones, geometry, evidence)
+        if not self.keeps_partial:
+            named = without_partial(named)
+        bones.write(named.ids, labels)
+        if bones.dropped_ml >= _LARGEST_NOTED_ML:
+            note = f"{bones.dropped_ml:.0f} ml in pieces too small for a vertebra were left out"
+            named = replace(named, notes=(*named.notes, note))
+        return named
+
+
+def _look(network: ScoutNetwork, image: NDArray[np.floating], grid: Geometry) -> ScoutMaps:
+    try:
+        return look(network, image, grid)
+    except torch.OutOfMemoryError:
+        if network.head.weight.device.type == "cpu":
+            raise
+    # Outside of the clause, where what did not fit is free again.
+    _log.warning("the GPU's memory does not suffice for the whole scan at 4 mm: naming goes on with the CPU")
+    return look(network.cpu(), image, grid)
+
+
+def without_partial(named: NamedBones) -> NamedBones:
+    """The same with vertebrae that the scan cuts left out of the mask; they stay in the list."""
+    partial = {each.id for each in named.vertebrae if each.is_partial}
+    if not partial:
+        return named
+    vertebrae = tuple(replace(each, in_mask=not each.is_partial) for each in named.vertebrae)
+    names = ", ".join(label.name for label in VERTEBRAE if label.id in partial)
+    ids = np.where(np.isin(named.ids, list(partial)), 0, named.ids).astype(np.uint8)
+    note = f"{names}: cut by the end of the scan, and left out of the mask"
+    return replace(named, vertebrae=vertebrae, ids=ids, notes=(*named.notes, note))
+
+
+def naming_record(named: NamedBones) -> dict[str, Any]:
+    """What the list of predictions says about names; plain values."""
+    readings = [{"probability": round(probability, 3), "names": list(names)} for probability, names in named.readings]
+    missed = {name: [round(value, 1) for value in place] for name, place in named.missed.items()}
+    return {
+        "vertebrae": tuple(each.to_dict() for each in named.vertebrae),
+        "naming": {"ambiguous": named.ambiguous, "readings": readings, "missed": missed},
+    }
+
+
+def centroids_in_mask(named: NamedBones) -> dict[int, NDArray[np.float64]]:
+    """The centres of the bodies that the mask shows: VerSe id -> world mm (3,)."""
+    return {each.id: np.array(each.centre_mm) for each in named.vertebrae if each.in_mask}
+
+
+def named_by_truth(parts: NDArray[np.uint8], truth: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
+    """Bones with the name of the true vertebra that they cover most of: what their shapes are worth, names aside.
+
+    Args:
+        parts: uint8 (I, J, K), 0 background, 1 vertebra, 2 core.
+        truth: uint8 (I, J, K), network ids of the levels.
+        geometry: the grid of both.
+
+    Returns:
+        Network ids, uint8 (I, J, K). A bone that covers nothing is background, and of several bones that cover the same
+        vertebra only the one that covers most of it counts, so a parted vertebra is not whole.
+    """
+    bones = group_bones(parts, geometry)
+    result = np.zeros_like(parts)
+    if not bones.bones:
+        return result
+    # shared[bone, vertebra]: how many voxels they have in common
+    shared = np.zeros((256, 256), np.int64)
+    for numbers, ids in zip(bones.numbers, truth[bones.box], strict=True):
+        # Both in one number, so that a plane is counted in one go.
+        pairs, counts = np.unique(numbers.astype(np.uint16) * 256 + ids, return_counts=True)
+        shared.reshape(-1)[pairs] += counts
+    shared[0] = 0
+    shared[:, 0] = 0
+    of_bone = shared.argmax(axis=1)
+    of_vertebra = shared.argmax(axis=0)
+    numbers = np.arange(256)
+    # A bone and a vertebra must choose each other.
+    both = (shared.max(axis=1) > 0) & (of_vertebra[of_bone] == numbers)
+    bones.write(np.where(both, of_bone, 0).astype(np.uint8), result)
+    return result

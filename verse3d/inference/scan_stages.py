@@ -1,0 +1,300 @@
+"""The three stages of a scan: read it, segment it, write its mask. Each takes what the one before has made.
+
+    Case  ->  read  ->  PreparedScan  ->  segment  ->  SegmentedScan  ->  write  ->  PredictionRecord
+    path                image, float16,                labels or their               a line of
+                        on the network's grid          probability                   predictions.json
+
+An exception ends the way of its scan (see ``pipeline``): ``MaskIsKeptError`` where the mask is there and may stay.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verse3d.core.caseerrors import reason_of
+from verse3d.core.errors import DataError
+from verse3d.core.geometry import Geometry
+from verse3d.core.labels import label_counts
+from verse3d.core.logs import Progress, logger
+from verse3d.core.memory import give_back_freed_memory
+from verse3d.core.peak_memory import MemoryWatch, Peak
+from verse3d.core.runtime import peak_rss_mb
+from verse3d.core.volume import StoredVoxels, read_image, stored_voxels, write_labels
+from verse3d.data.cases import Case
+from verse3d.data.centroids import write_centroids
+from verse3d.data.predictions import MASK_SUFFIX, centroid_path, mask_path
+from verse3d.data.samples.grid import network_geometry
+from verse3d.inference.aggregator import Answer
+from verse3d.inference.budget import Budget
+from verse3d.inference.guards import (
+    Maker,
+    OtherMaskError,
+    refuse_foreign_mask,
+    refuse_own_output,
+    require_maker,
+    require_mask_of,
+)
+from verse3d.inference.mask_warnings import EMPTY_MASK, mask_warnings
+from verse3d.inference.memory_plan import Plan
+from verse3d.inference.naming import centroids_in_mask, naming_record
+from verse3d.inference.predictor import Look, Predictor
+from verse3d.inference.records import PredictionRecord, RecordList
+from verse3d.inference.scan_warnings import scan_warnings, tissue_warnings
+
+_log = logger(__name__)
+
+
+class MaskIsKeptError(Exception):
+    """The mask of the scan is there and may stay. Holds what the user should know about it."""
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedScan:
+    """A scan whose header was read, and for which there is something to be done.
+
+    Attributes:
+        record: says so far that it failed.
+        image: the file.
+        target: the mask that will be written.
+        peak: the largest memory since then.
+        stored: header and grid.
+        grid: of the network.
+    """
+
+    record: PredictionRecord
+    image: Path
+    target: Path
+    peak: Peak
+    stored: StoredVoxels
+    grid: Geometry
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedScan:
+    """A scan on the network grid.
+
+    Attributes:
+        opened: the scan.
+        plan: how it will be segmented.
+        image: (I, J, K) float16, 0 ... 1.
+        seconds_of: what each stage took so far.
+        warnings: for the user.
+    """
+
+    opened: OpenedScan
+    plan: Plan
+    image: NDArray[np.float16]
+    seconds_of: dict[str, float]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentedScan:
+    """What the network says about a scan.
+
+    Attributes:
+        opened, plan, seconds_of, warnings: as of ``PreparedScan``, whose image is not held any more.
+        answer: gives the mask, once.
+        look: what was looked at.
+    """
+
+    opened: OpenedScan
+    plan: Plan
+    answer: Answer
+    look: Look
+    seconds_of: dict[str, float]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class ScanStages:
+    """What all scans of one call share, and what is done with each.
+
+    Attributes:
+        predictor: labels them.
+        out: folder of the masks.
+        maker: what makes the masks.
+        overwrite: whether masks that verse3d made are replaced.
+        budget: of memory.
+        records: what is known about earlier calls.
+        watch: samples the memory.
+        progress: told about windows.
+    """
+
+    predictor: Predictor
+    out: Path
+    maker: Maker
+    overwrite: bool
+    budget: Budget
+    records: RecordList
+    watch: MemoryWatch
+    progress: Progress
+
+    def read(self, case: Case) -> PreparedScan:
+        """The scan on the network grid, if there is anything to be done and memory for it.
+
+        Raises:
+            MaskIsKeptError: its mask is there and may stay.
+            DataError: the scan is damaged, or was replaced meanwhile; or there is a mask that may not be replaced.
+            MemoryLimitError: it does not fit.
+        """
+        image, target, peak = case.image_path(), mask_path(self.out, case.case), self.watch.peak()
+        self._refuse_or_keep(case, target)
+        before, stored = _identity(image), stored_voxels(image)
+        with _naming(image):
+            plan = self.budget.plan(stored)
+        grid = network_geometry(stored.geometry, self.predictor.config.grid)
+        seconds_of: dict[str, float] = {}
+        with _timed(seconds_of, "read"):
+            volume = read_image(image)
+        if _identity(image) != before or volume.header.binaryblock != stored.header.binaryblock:
+            raise DataError(f"{image} was replaced while it was read", hint="predict it again when it is complete")
+        trained_on, window_hu = self.predictor.trained_on, self.predictor.config.grid.window_hu
+        warnings = scan_warnings(volume, trained_on)
+        with _timed(seconds_of, "prepare"):
+            prepared, _ = self.predictor.prepare(volume)
+        warnings += tissue_warnings(prepared, grid, window_hu, trained_on)
+        opened = OpenedScan(self._record(case), image, target, peak, stored, grid)
+        return PreparedScan(opened, plan, prepared, seconds_of, warnings)
+
+    def replanned(self, scan: PreparedScan) -> PreparedScan:
+        """A scan that was read before it was known what the network takes, with a plan that counts it.
+
+        Raises:
+            MemoryLimitError: it does not fit.
+        """
+        with _naming(scan.opened.image):
+            return replace(scan, plan=self.budget.plan(scan.opened.stored))
+
+    def segment(self, scan: PreparedScan) -> SegmentedScan:
+        """What the network says about it."""
+        opened = scan.opened
+        _log_plan(opened, scan.plan)
+        start = time.perf_counter()
+        answer, look = self.predictor.segment(
+            scan.image, opened.grid, opened.stored.geometry, scan.plan.settings, progress=self.progress
+        )
+        whole, network, scouting = time.perf_counter() - start, look.seconds, look.crop.seconds
+        stitching = whole - network - answer.seconds_resample - scouting
+        seconds_of = {**scan.seconds_of, "network": round(network, 3), "stitch": round(stitching, 3)}
+        if scouting:
+            seconds_of["scout"] = round(scouting, 3)
+        if look.crop.why:
+            _log.info("%s: all of the scan is looked at: %s", opened.record.case, look.crop.why)
+        return SegmentedScan(opened, scan.plan, answer, look, seconds_of, scan.warnings)
+
+    def write(self, scan: SegmentedScan) -> PredictionRecord:
+        """Resample to the grid of the scan what is not there yet, clean it and write it."""
+        opened, seconds_of = scan.opened, dict(scan.seconds_of)
+        give_back_freed_memory()  # what the network needed; a mask is new
+        labels = scan.answer.mask()
+        seconds_of["resample"] = round(scan.answer.seconds_resample, 3)
+        with _timed(seconds_of, "clean"):
+            named = self.predictor.finish(labels, opened.stored.geometry, scan.look.levels)
+        with _timed(seconds_of, "write"):
+            write_labels(opened.target, labels, like=opened.stored.header, scheme=self.predictor.scheme.name)
+        if named is not None:
+            centroids = centroid_path(self.out, opened.record.case)
+            write_centroids(centroids, centroids_in_mask(named), opened.stored.geometry)
+        record = _written(scan, seconds_of, labels, self.predictor)
+        if named is None:
+            return record
+        return replace(record, **naming_record(named), warnings=(*record.warnings, *named.notes))
+
+    def ended(self, case: Case, error: Exception) -> PredictionRecord:
+        """The record of a scan whose mask is kept, or cannot be had."""
+        record = self._record(case)
+        if isinstance(error, MaskIsKeptError):
+            return replace(record, status="skipped", warnings=error.args, model_sha256="", models=(), settings={})
+        _log.debug("%s", case.case, exc_info=True)
+        mask_of = self.records.previous(case.case) if isinstance(error, OtherMaskError) else {}
+        return replace(record, error=reason_of(error), mask_of=mask_of)
+
+    def _record(self, case: Case) -> PredictionRecord:
+        """That of a scan with which nothing has been done yet."""
+        maker = self.maker
+        return PredictionRecord(
+            case.case,
+            str(case.image or ""),
+            f"{case.case}{MASK_SUFFIX}",
+            "failed",
+            model_sha256=maker.model_sha256,
+            models=maker.models,
+            settings=maker.settings,
+        )
+
+    def _refuse_or_keep(self, case: Case, target: Path) -> None:
+        """Nothing that is there is lost: raises what keeps this scan from being worked on."""
+        refuse_own_output(target, case)
+        if target.exists() and not self.overwrite:
+            previous = self.records.previous(case.case)
+            require_mask_of(target, case.image_path(), previous)
+            made_by = Maker.of_record(previous)
+            require_maker(target, made_by, self.maker)
+            if made_by.is_known or not self.maker.is_known:
+                raise MaskIsKeptError
+            raise MaskIsKeptError(f"no record tells which model made {target.name}: `overwrite` makes it anew")
+        refuse_foreign_mask(target)
+
+
+@contextlib.contextmanager
+def _timed(seconds_of: dict[str, float], stage: str) -> Iterator[None]:
+    """Note how long a stage takes."""
+    start = time.perf_counter()
+    yield
+    seconds_of[stage] = round(time.perf_counter() - start, 3)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors about a grid say which file's it is."""
+    try:
+        yield
+    except DataError as error:
+        raise type(error)(f"{path}: {error.message}", hint=error.hint) from error
+
+
+def _log_plan(opened: OpenedScan, plan: Plan) -> None:
+    _log.info(
+        "%s: %s voxels, expecting a peak of %.2f GB (%.1f may be used)",
+        opened.record.case,
+        " x ".join(map(str, opened.stored.geometry.shape)),
+        plan.peak_mb / 1000,
+        plan.limit_mb / 1000,
+    )
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """What changes if a file is written to or replaced."""
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _written(
+    scan: SegmentedScan, seconds_of: dict[str, float], labels: NDArray[np.uint8], predictor: Predictor
+) -> PredictionRecord:
+    voxels = label_counts(labels)
+    names = tuple(label.name for label in predictor.scheme.labels if voxels[label.id])
+    odd = mask_warnings(labels, scan.opened.stored.geometry) if names else (EMPTY_MASK,)
+    return replace(
+        scan.opened.record,
+        status="written",
+        seconds=round(sum(seconds_of.values()), 3),
+        seconds_of=seconds_of,
+        peak_rss_mb=round(scan.opened.peak.mb, 1),
+        process_peak_rss_mb=round(peak_rss_mb(), 1),
+        plan=scan.plan.to_dict(),
+        windows=scan.look.pieces,
+        windows_left_out=scan.look.of - scan.look.pieces,
+        scout=scan.look.crop.to_dict(),
+        voxels=int(labels.size),
+        labelled_voxels=int(voxels[1:].sum()),
+        labelled_ml=round(float(voxels[1:].sum()) * scan.opened.stored.geometry.voxel_ml, 2),
+        levels=names,
+        warnings=(*odd, *scan.warnings),
+    )

@@ -1,0 +1,126 @@
+"""Where the spine is, and which level where, as the scout sees it: the whole field of view at 4 mm."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from verse3d.core.axismaps import Box, box_of
+from verse3d.core.geometry import Geometry
+from verse3d.core.resample import resample_linear
+from verse3d.core.runtime import channels_last
+from verse3d.model.scout import CHANNELS, SCOUT_MM, ScoutNetwork
+
+FloatArray = NDArray[np.float32]
+MARGIN_MM = 20.0
+"""How far around what the scout takes for spine the fine network looks, too: processes are a voxel thin."""
+SPINE_THRESHOLD = 0.5
+"""Spine weighs five times as much as the rest in the loss, so this is where one voxel in six is spine."""
+_PLANES, _SHARED_PLANES = 96, 32
+"""Of a window along k, 38 cm: longer ones would need more memory than a window of the fine network."""
+_BYTES_IN_WINDOW, _ROUNDED_TO = 200, 16
+_PLANES_AT_ONCE = 16
+"""Whose 27 channels are held at once, where only the spine is wanted."""
+
+
+@dataclass(frozen=True, eq=False)
+class ScoutMaps:
+    """What a scout says about a scan.
+
+    Attributes:
+        probabilities: (27, I, J, K) float32; channel 0 is background, channel c the level ``LEVEL_IDS[c - 1]``.
+        geometry: the grid of I, J, K: RAS, 4 mm, with the first voxel of the network grid.
+    """
+
+    probabilities: FloatArray
+    geometry: Geometry
+
+    @property
+    def spine(self) -> FloatArray:
+        """(I, J, K) probability of any vertebra."""
+        return np.asarray(1.0 - self.probabilities[0], np.float32)
+
+
+def look(network: ScoutNetwork, image: NDArray[np.floating], geometry: Geometry) -> ScoutMaps:
+    """Show the whole field of view to a scout.
+
+    Args:
+        network: in evaluation mode, on its device.
+        image: (I, J, K) grey values 0 ... 1 on the network grid.
+        geometry: that grid (RAS).
+    """
+    coarse, grid = at_scout_spacing(image, geometry)
+    probabilities = np.zeros((CHANNELS, *grid.shape), np.float32)
+    for planes, share, found in _shown(network, coarse):
+        probabilities[..., planes] += found * share
+    return ScoutMaps(probabilities, grid)
+
+
+def look_for_spine(network: ScoutNetwork, coarse: FloatArray) -> FloatArray:
+    """The probability of any vertebra at every voxel of a scan at 4 mm, both (I, J, K). Holds no 27 channels of it."""
+    spine = np.zeros(coarse.shape, np.float32)
+    for planes, share, found in _shown(network, coarse):
+        spine[..., planes] += (1.0 - found[0]) * share
+    return spine
+
+
+def spine_box(maps: ScoutMaps) -> Box | None:
+    """The box of the spine on the 4 mm grid, ``MARGIN_MM`` wider on all sides; None if there is no spine."""
+    found = box_of(maps.spine > SPINE_THRESHOLD)
+    if found is None:
+        return None
+    margin = int(np.ceil(MARGIN_MM / SCOUT_MM))
+    return tuple(
+        slice(max(0, along.start - margin), min(size, along.stop + margin))
+        for along, size in zip(found, maps.geometry.shape, strict=True)
+    )
+
+
+def at_scout_spacing(image: NDArray[np.floating], geometry: Geometry) -> tuple[FloatArray, Geometry]:
+    """A prepared image on the scout's grid (float32), and that grid."""
+    grid = geometry.resampled((SCOUT_MM,) * 3)
+    return resample_linear(image, geometry, grid), grid
+
+
+def scout_megabytes(geometry: Geometry) -> float:
+    """What ``look_for_spine`` takes at most for a volume on the network grid ``geometry``, MB (measured)."""
+    i, j, k = geometry.resampled((SCOUT_MM,) * 3).shape
+    i, j, planes = (size + -size % _ROUNDED_TO for size in (i, j, min(k, _PLANES)))
+    head = i * j * _PLANES_AT_ONCE * CHANNELS * 4 * 3  # logits, probabilities, and these on the CPU
+    return float(i * j * planes * _BYTES_IN_WINDOW + head + i * j * k * 4 * 4) / 1e6
+
+
+def _shown(network: ScoutNetwork, coarse: FloatArray) -> Iterator[tuple[slice, FloatArray, FloatArray]]:
+    """Some planes along k, how much their window counts there (K',), and their probabilities (27, I, J, K')."""
+    shares = _window_shares(coarse.shape[2])
+    device = network.head.weight.device
+    for first, share in shares:
+        window = np.ascontiguousarray(coarse[None, None, :, :, first : first + share.size], np.float32)
+        with torch.inference_mode():
+            features = network.features(channels_last(torch.from_numpy(window).to(device)))
+            for start in range(0, share.size, _PLANES_AT_ONCE):
+                part = slice(start, min(start + _PLANES_AT_ONCE, share.size))
+                found = torch.softmax(network.head(features[..., part]).float(), 1)[0].cpu().numpy()
+                yield slice(first + part.start, first + part.stop), share[part], found
+
+
+def _window_shares(size: int) -> list[tuple[int, FloatArray]]:
+    """The first plane of every window, and how much it counts at each of its planes; shares sum to 1 everywhere.
+
+    ::
+
+        [1 1 1 1 1 1 .8 .6 .4 .2]
+                    [.2 .4 .6 .8 1 1 1 1 1 1]
+    """
+    count = 1 + max(0, -(-(size - _PLANES) // (_PLANES - _SHARED_PLANES)))
+    starts = np.linspace(0, max(0, size - _PLANES), count).astype(int).tolist()
+    windows = [(first, min(_PLANES, size - first)) for first in starts]
+    total, weighted = np.zeros(size, np.float32), []
+    for first, length in windows:
+        plane = np.arange(length)
+        weight = np.minimum(np.minimum(plane, length - 1 - plane) + 1, _SHARED_PLANES).astype(np.float32)
+        total[first : first + length] += weight
+        weighted.append((first, weight))
+    return [(first, weight / total[first : first + weight.size]) for first, weight in weighted]

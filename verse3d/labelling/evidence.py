@@ -1,0 +1,126 @@
+"""What is known about the level of each bone before the spine is read as a whole.
+
+A network that sees the whole field of view gives every voxel a probability for each level; the mean over the voxels of
+a bone is what it says about that bone. It says so from half a metre of context, so what it says about two neighbours is
+nearly the same evidence twice: log probabilities count by ``WEIGHT`` only. Without such a network nothing but
+distances speaks.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial.distance import cdist
+
+from verse3d.core.errors import DataError
+from verse3d.core.geometry import Geometry
+from verse3d.core.labels import VERTEBRAE
+from verse3d.labelling.bones import COARSE_MM, BoneMap
+from verse3d.labelling.detections import REGIONS
+from verse3d.labelling.levels import LEVEL_INDEX, LEVELS, SACRUM
+from verse3d.labelling.priors import Priors
+from verse3d.labelling.sequence import Evidence
+
+WEIGHT = 0.5
+_LEAST = 0.004
+"""No level of a bone is less probable than this: a network may be sure and wrong."""
+_REAL_BOUNDS = (0.03, 0.998)
+_REAL_UNSEEN = 0.97
+_INNER = 0.75
+
+_REGION_OF = np.array(["CTL".index(label.name[0]) for label in VERTEBRAE])
+
+
+@dataclass(frozen=True, eq=False)
+class LevelEvidence:
+    """What is known about N bones.
+
+    Attributes:
+        levels: log probability of each of ``VERTEBRAE`` if it is one of them, (N, 26).
+        real: probability that it is, (N,).
+        seen: whether a network has looked at all.
+    """
+
+    levels: NDArray[np.float64]
+    real: NDArray[np.float64]
+    seen: bool = True
+
+    def __post_init__(self) -> None:
+        if self.levels.shape != (self.real.size, len(VERTEBRAE)):
+            raise DataError(f"levels of shape {self.levels.shape} do not fit {self.real.size} bones")
+        if not (np.isfinite(self.levels).all() and np.isfinite(self.real).all()):
+            raise DataError("evidence of levels holds NaN or infinity", hint="leave out what is not known")
+
+    @property
+    def regions(self) -> NDArray[np.float64]:
+        """Probability of cervical, thoracic and lumbar, (N, 3); NaN where no network has looked."""
+        if not self.seen:
+            return np.full((self.real.size, len(REGIONS)), np.nan)
+        # (N, 26) -> (N, 3), by the letter of each name
+        shares = np.exp(self.levels)
+        return np.column_stack([shares[:, region == _REGION_OF].sum(axis=1) for region in range(3)]).clip(0.0, 1.0)
+
+    def weigh(self, rows: NDArray[np.intp], centres_mm: NDArray[np.float64], priors: Priors) -> Evidence:
+        """The same for the path search, for these rows in order from head to feet, with their centres (n, 3)."""
+        levels, real = self.levels[rows], self.real[rows]
+        looks = np.empty((len(rows), len(LEVELS)))
+        looks[:, : len(VERTEBRAE)] = WEIGHT * (levels - levels.max(axis=1, keepdims=True))
+        # The sacrum is background to whoever has learnt from VerSe: bone that is none of its vertebrae.
+        looks[:, LEVEL_INDEX[SACRUM]] = np.log1p(-real) - np.log(real)
+        return Evidence(looks, np.log(real), np.log1p(-real) + priors.skipped[0], cdist(centres_mm, centres_mm))
+
+
+def without_a_look(count: int) -> LevelEvidence:
+    """For bones that no network has looked at as a whole: every level is as likely as any other."""
+    levels = np.full((count, len(VERTEBRAE)), -np.log(len(VERTEBRAE)))
+    return LevelEvidence(levels, np.full(count, _REAL_UNSEEN), seen=False)
+
+
+def level_evidence(
+    bones: BoneMap, grid: Geometry, probabilities: NDArray[np.floating], coarse: Geometry
+) -> LevelEvidence:
+    """What the probabilities of a network say about each bone; bones where they are NaN, or that they miss, are open.
+
+    Args:
+        bones: on the grid of the scan.
+        grid: that grid.
+        probabilities: (27, I, J, K): background, then the 26 vertebrae in the order of ``VERTEBRAE``.
+        coarse: the grid of I, J, K.
+
+    Raises:
+        DataError: the shapes do not fit.
+    """
+    if probabilities.shape != (1 + len(VERTEBRAE), *coarse.shape):
+        raise DataError(f"probabilities of shape {probabilities.shape} do not lie on a grid of shape {coarse.shape}")
+    # seen: for each bone (27, n), what the network says at its voxels
+    seen = [_seen_at(points, probabilities, coarse) for points in _points_of(bones, grid)]
+    known = np.array([here.size > 0 and bool(np.isfinite(here).all()) for here in seen], bool)
+    unseen = without_a_look(len(seen))
+    if not known.any():
+        return unseen
+    levels, real = unseen.levels.copy(), unseen.real.copy()
+    for row in np.flatnonzero(known):
+        mean = seen[row][1:].mean(axis=1)
+        levels[row] = np.log(np.maximum(mean / max(mean.sum(), 1e-9), _LEAST))
+        # The surface of a bone is half background on a grid of 4 mm; its inside says whether it is one.
+        real[row] = np.clip(np.quantile(1.0 - seen[row][0], _INNER), *_REAL_BOUNDS)
+    return LevelEvidence(levels, real)
+
+
+def _points_of(bones: BoneMap, grid: Geometry) -> list[NDArray[np.float64]]:
+    """World mm (n, 3) of voxels of each bone, about every 2.4 mm."""
+    # Twice as dense as the probabilities: denser points would meet the same voxels again.
+    i, j, k = (max(1, int(2 * COARSE_MM / mm)) for mm in grid.spacing_mm)
+    sampled = bones.numbers[::i, ::j, ::k]
+    index = np.argwhere(sampled)
+    world = grid.world_from_index(index * (i, j, k) + bones.start)
+    number = sampled[tuple(index.T)]
+    return [world[number == bone.number] for bone in bones.bones]
+
+
+def _seen_at(points_mm: ArrayLike, probabilities: NDArray[np.floating], coarse: Geometry) -> NDArray[np.float64]:
+    """Probabilities (27, n) at the voxels nearest to those of the points (m, 3) that lie on the grid."""
+    nearest = np.rint(coarse.index_from_world(points_mm)).astype(int)
+    inside = ((nearest >= 0) & (nearest < coarse.shape)).all(axis=1)
+    seen: NDArray[np.float64] = probabilities[(slice(None), *nearest[inside].T)].astype(np.float64)
+    return seen

@@ -1,0 +1,222 @@
+"""From a map of parts (background, vertebra, core) to single bones: every voxel belongs to one bone or to none.
+
+    parts    2 2 2 1 1 2 2      bones    1 1 1 1 2 2 2
+             2 2 2 1 . 1 2               1 1 1 1 . 2 2
+             . 1 . . . . .               . 1 . . . . .
+
+1. Connected cores are the seeds. They are found on a grid of about 1.2 mm, where a core is still several voxels thick.
+   A seed that is much larger than those beside it is parted, if a few millimetres less on all sides part it.
+2. Every voxel goes to the seed that is nearest within the foreground (``growing``).
+3. What no seed reaches: a fragment as large as a small vertebra is a bone of its own; a smaller one joins a bone within
+   4 mm; others are dropped. The map tells how much.
+
+All work is done in the box around the foreground, in one byte per voxel of it beside the map.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from verse3d.core.errors import DataError
+from verse3d.core.geometry import Geometry
+from verse3d.core.labels import label_counts
+from verse3d.labelling.bones import CORE, BoneMap, CoarseGrid, measured_bones
+from verse3d.labelling.growing import FREE, grow
+
+LEAST_CORE_ML, LEAST_BONE_ML, LEAST_WITHOUT_CORE_ML = 0.3, 1.0, 2.5
+JOIN_MM = 4.0
+MOST_BONES = 200
+"""So many seeds at most, the largest; a spine has 26. Noise may have thousands."""
+
+MOST_FOREGROUND_ML = 8000.0
+
+_TOO_LARGE, _MOST_PARTED_ML = 1.6, 1500.0
+_PARTING_MM = (1.5, 2.5, 3.5, 5.0, 6.5)
+_LEAST_SHARE_OF_PART = 0.25
+_ALL_AROUND = np.ones((3, 3, 3))
+
+
+def group_bones(parts: NDArray[np.uint8], geometry: Geometry) -> BoneMap:
+    """Find the bones.
+
+    Args:
+        parts: uint8 (I, J, K), 0 background, 1 vertebra, 2 core, in any memory order.
+        geometry: its grid.
+
+    More foreground than any skeleton has is the noise of a network that has not learnt yet: no bone is found in it.
+
+    Raises:
+        DataError: there is something else in the map, or its shape is not that of the grid.
+    """
+    if parts.shape != geometry.shape or not parts.size:
+        raise DataError(f"a map of shape {parts.shape} does not lie on a grid of shape {geometry.shape}")
+    box = _foreground_box(parts)
+    if box is None:
+        return BoneMap(np.zeros((0, 0, 0), np.uint8), (0, 0, 0), ())
+    # Views of the scan; the only copy of the box is ``owners``, one byte for each voxel, with a plane of 0 around.
+    inside = parts[box]
+    if int(inside.max()) > CORE:
+        raise DataError(f"a map of parts holds 0, 1 and 2, this one also {int(inside.max())}")
+    foreground_ml = geometry.voxel_ml * float(np.count_nonzero(inside))
+    if foreground_ml > MOST_FOREGROUND_ML:
+        return BoneMap(np.zeros((0, 0, 0), np.uint8), (0, 0, 0), (), dropped_ml=foreground_ml)
+    i, j, k = inside.shape
+    owners = np.zeros((i + 2, j + 2, k + 2), np.uint8)
+    for target, plane in zip(owners[1:-1, 1:-1, 1:-1], inside, strict=True):
+        target[plane > 0] = FREE
+    # parts -> seeds (coarse) -> owners of cores -> owners of all that can be reached -> numbers
+    coarse = CoarseGrid.of(geometry)
+    seeds = _seeds(inside, coarse)
+    coarse.hand_out(seeds, owners, cores=inside)
+    grow(owners, geometry.spacing_mm)
+    joined, left_out = _settle_fragments(owners, coarse, int(seeds.max(initial=0)), geometry)
+    dropped = left_out + _drop_small(owners, geometry.voxel_ml)
+    numbers = owners[1:-1, 1:-1, 1:-1]
+    start = tuple(int(side.start) for side in box)
+    found = measured_bones(numbers, (start[0], start[1], start[2]), coarse, geometry)
+    return BoneMap(numbers, (start[0], start[1], start[2]), found, joined, dropped)
+
+
+def _seeds(parts: NDArray[np.uint8], coarse: CoarseGrid) -> NDArray[np.uint8]:
+    """Numbered cores on the coarse grid, uint8, the largest first; those that look like two are parted."""
+    labelled, count = ndimage.label(coarse.taken(parts) == CORE)
+    labelled, _ = _largest_first(labelled, count, LEAST_CORE_ML / coarse.voxel_ml)
+    return _parted(labelled.astype(np.uint8), coarse.spacing_mm)
+
+
+def _foreground_box(parts: NDArray[np.uint8]) -> tuple[slice, slice, slice] | None:
+    """The smallest box that holds everything but 0."""
+    sides = []
+    for axis in range(3):
+        others = tuple(number for number in range(3) if number != axis)
+        filled = np.flatnonzero(parts.any(axis=others))
+        if not filled.size:
+            return None
+        sides.append(slice(int(filled[0]), int(filled[-1]) + 1))
+    return sides[0], sides[1], sides[2]
+
+
+def _largest_first(labelled: NDArray[np.int32], count: int, least_voxels: float) -> tuple[NDArray[np.int32], int]:
+    """The components of at least so many voxels, numbered by size, at most ``MOST_BONES``; others become 0."""
+    sizes = np.bincount(labelled.ravel(), minlength=count + 1)[1:]
+    # Stable, so that equal sizes keep their order and a map always gives the same numbers.
+    order = np.argsort(-sizes, kind="stable")[:MOST_BONES]
+    order = order[sizes[order] >= least_voxels]
+    number_of = np.zeros(count + 1, np.int32)
+    number_of[1 + order] = np.arange(1, order.size + 1)
+    return number_of[labelled], int(order.size)
+
+
+def _parted(seeds: NDArray[np.uint8], spacing_mm: Sequence[float]) -> NDArray[np.uint8]:
+    """Seeds where those that are much larger than the ones beside them were parted, as far as they have a waist."""
+    boxes = ndimage.find_objects(seeds)
+    sizes = np.bincount(seeds.ravel(), minlength=len(boxes) + 1)[1:]
+    middles = np.array([[(side.start + side.stop) / 2 for side in box] for box in boxes]).reshape(-1, 3) * spacing_mm
+    # Vertebrae grow towards the feet, so a seed is compared with the four nearest to it and not with all.
+    highest = len(boxes)
+    for number in range(1, len(boxes) + 1):
+        nearest = np.argsort(np.linalg.norm(middles - middles[number - 1], axis=1))[1:5]
+        volume_ml = sizes[number - 1] * float(np.prod(spacing_mm)) / 1000.0
+        if nearest.size < 2 or volume_ml > _MOST_PARTED_ML:
+            continue
+        if sizes[number - 1] < _TOO_LARGE * np.median(sizes[nearest]):
+            continue
+        inside = seeds[boxes[number - 1]]
+        parts = _waist_parts(inside == number, spacing_mm)
+        more = int(parts.max())
+        # The largest part keeps the number, the others get new ones.
+        if more > 1 and highest + more - 1 <= MOST_BONES:
+            inside[parts > 1] = (parts + highest - 1)[parts > 1].astype(np.uint8)
+            highest += more - 1
+    return seeds
+
+
+def _waist_parts(bone: NDArray[np.bool_], spacing_mm: Sequence[float]) -> NDArray[np.int32]:
+    """The parts of a bone, 1, 2 ..., that come apart if it is made thinner; all 1 if it stays in one piece.
+
+     o==o       o  o     both ends are a good part of what is left, so the bridge was a mistake; a process
+    (    ) ->  (    )    that comes off is too small for that, and goes with the body again
+    """
+    depth = ndimage.distance_transform_edt(np.pad(bone, 1), sampling=spacing_mm)[1:-1, 1:-1, 1:-1]
+    # As little as possible, so that the parts stay near the waist that parted them.
+    for less_mm in _PARTING_MM:
+        left, count = ndimage.label(depth > less_mm)
+        sizes = np.bincount(left.ravel(), minlength=count + 1)[1:]
+        if not sizes.size:
+            break
+        large = 1 + np.flatnonzero(sizes >= _LEAST_SHARE_OF_PART * sizes.sum())
+        if large.size > 1:
+            number_of = np.zeros(count + 1, np.int32)
+            number_of[large] = np.arange(1, large.size + 1)
+            marks = number_of[left]
+            # What was made away goes to the part that it is nearest to.
+            nearest = ndimage.distance_transform_edt(
+                marks == 0, sampling=spacing_mm, return_distances=False, return_indices=True
+            )
+            parts: NDArray[np.int32] = np.where(bone, marks[tuple(nearest)], 0)
+            return parts
+    return bone.astype(np.int32)
+
+
+def _settle_fragments(
+    owners: NDArray[np.uint8], coarse: CoarseGrid, highest: int, geometry: Geometry
+) -> tuple[float, float]:
+    """Decide about what no seed has reached, in place; ml that joined a bone across a gap, and that were left out."""
+    inside = owners[1:-1, 1:-1, 1:-1]
+    sampled = coarse.taken(inside)
+    labelled, count = ndimage.label(sampled == FREE, _ALL_AROUND)
+    joined_voxels = 0
+    if count:
+        # own: (i, j, k) on the coarse grid, who gets the fragments there; 0 leaves them out.
+        own = np.zeros(sampled.shape, np.uint8)
+        whole, more = _largest_first(labelled, count, LEAST_WITHOUT_CORE_ML / coarse.voxel_ml)
+        more = min(more, MOST_BONES - highest)
+        new = (whole > 0) & (whole <= more)
+        own[new] = (whole[new] + highest).astype(np.uint8)
+        joined_voxels = _join_near(own, sampled, labelled, coarse)
+        coarse.hand_out(own, owners)
+        grow(owners, geometry.spacing_mm)
+    left_out = 0
+    for plane in inside:
+        alone = plane == FREE
+        left_out += int(np.count_nonzero(alone))
+        plane[alone] = 0
+    return joined_voxels * coarse.voxel_ml, left_out * geometry.voxel_ml
+
+
+def _join_near(
+    own: NDArray[np.uint8], sampled: NDArray[np.uint8], fragments: NDArray[np.int32], coarse: CoarseGrid
+) -> int:
+    """Give fragments that are no bones of their own to the nearest bone, if that is near; how many coarse voxels."""
+    bones = np.where(sampled == FREE, 0, sampled)
+    if not bones.any():
+        return 0
+    distance, nearest = ndimage.distance_transform_edt(bones == 0, sampling=coarse.spacing_mm, return_indices=True)
+    voxels = np.flatnonzero(fragments)
+    fragment = fragments.reshape(-1)[voxels]
+    # By fragment, and within it by distance: the first of each fragment is its voxel nearest to a bone.
+    order = np.lexsort((distance.reshape(-1)[voxels], fragment))
+    fragment, voxels = fragment[order], voxels[order]
+    first = np.append(True, fragment[1:] != fragment[:-1])
+    place = np.unravel_index(voxels[first], sampled.shape)
+    bone_of = np.zeros(int(fragment[-1]) + 1, np.uint8)
+    bone_of[fragment[first]] = np.where(distance[place] <= JOIN_MM, bones[tuple(nearest[(slice(None), *place)])], 0)
+    bone_of[np.unique(fragments[own > 0])] = 0  # those are bones of their own
+    joined = bone_of[fragments]
+    np.copyto(own, joined, where=joined > 0)
+    return int(np.count_nonzero(joined))
+
+
+def _drop_small(owners: NDArray[np.uint8], voxel_ml: float) -> float:
+    """Clear bones that are too small for any vertebra, in place; their volume in ml."""
+    volumes = label_counts(owners) * voxel_ml
+    small = np.flatnonzero((volumes > 0) & (volumes < LEAST_BONE_ML))
+    small = small[small > 0]
+    if small.size:
+        kept = np.arange(256, dtype=np.uint8)
+        kept[small] = 0
+        for plane in owners:
+            plane[...] = kept[plane]
+    return float(volumes[small].sum())

@@ -1,0 +1,211 @@
+"""Names for the bones of a scan: from single bones to vertebrae with names, and how sure that is."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from verse3d.core.geometry import Geometry
+from verse3d.core.labels import vertebra
+from verse3d.labelling.bones import Bone, BoneMap, CoarseGrid
+from verse3d.labelling.detections import detections
+from verse3d.labelling.evidence import LevelEvidence
+from verse3d.labelling.naming import NamedSpine, name_spines
+from verse3d.labelling.priors import Priors
+
+_LARGEST_PIECE = 0.4
+"""Of the bone that it came off; what is larger may be a vertebra that the sequence has no place for."""
+_GROWTH_BOUNDS = (0.8, 1.25)
+"""Of the volume from one vertebra to the next."""
+_SHOWN_CHANCE = 0.005
+
+
+@dataclass(frozen=True)
+class NamedVertebra:
+    """One vertebra and how sure its name is.
+
+    Attributes:
+        name, id: e.g. "L1" and its VerSe id.
+        centre_mm: of its body, world RAS+ mm.
+        volume_ml: of what is in view.
+        confidence: probability of the name over all readings of the spine.
+        visible_share: how much of it is in view: 1 unless the scan cuts it; then by the size of its neighbours, and
+            None if it has none.
+        is_partial: the scan cuts it.
+        alternatives: other names and their probabilities, likeliest first; "" means that it is no vertebra.
+        in_mask: whether the mask shows it.
+    """
+
+    name: str
+    id: int
+    centre_mm: tuple[float, float, float]
+    volume_ml: float
+    confidence: float
+    visible_share: float | None
+    is_partial: bool
+    alternatives: Mapping[str, float]
+    in_mask: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for the list of predictions."""
+        return {
+            "name": self.name,
+            "id": self.id,
+            "centre_mm": [round(value, 1) for value in self.centre_mm],
+            "volume_ml": round(self.volume_ml, 2),
+            "confidence": round(self.confidence, 3),
+            "visible_share": None if self.visible_share is None else round(self.visible_share, 2),
+            "partial": self.is_partial,
+            "in_mask": self.in_mask,
+            "alternatives": {name: round(chance, 3) for name, chance in self.alternatives.items()},
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class NamedBones:
+    """What the bones of a scan are called.
+
+    Attributes:
+        vertebrae: of the longest spine, from head to feet.
+        ids: the VerSe id of each bone by its number, uint8 (256,), with those of partial vertebrae; 0 for none.
+        ambiguous: whether the names could well be others: look at ``readings``.
+        readings: (probability, names from head to feet), the best first.
+        missed: names that the best reading lacks between its first and its last vertebra, and where they should lie.
+        notes: sentences for the user.
+    """
+
+    vertebrae: tuple[NamedVertebra, ...]
+    ids: NDArray[np.uint8]
+    ambiguous: bool = False
+    readings: tuple[tuple[float, tuple[str, ...]], ...] = ()
+    missed: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def name_bones(
+    bones: BoneMap, geometry: Geometry, levels: LevelEvidence, *, priors: Priors | None = None
+) -> NamedBones:
+    """Name the bones of a scan; its longest spine, if it shows two.
+
+    Args:
+        bones: of the scan.
+        geometry: its grid.
+        levels: what is known about each of ``bones.bones``, in that order.
+        priors: what is known of spines; None: the shipped numbers.
+    """
+    if not bones.bones:
+        return NamedBones((), np.zeros(256, np.uint8))
+    centres = [bone.centre_mm for bone in bones.bones]
+    # A row of the detections is a bone in ``bones.bones``, so rows lead back to numbers in the map.
+    spine, *others = name_spines(detections(centres, levels.regions), priors, levels)
+    named = [bones.bones[row] for row in spine.names]
+    ids = np.zeros(256, np.uint8)
+    for row, name in spine.names.items():
+        ids[bones.bones[row].number] = vertebra(name).id
+    # After the names, which must not depend on pieces: a joined piece changes the mask alone.
+    joined = _join_pieces(bones, ids, geometry)
+    vertebrae = [
+        _vertebra(bones.bones[row], name, spine.chances(row), share)
+        for (row, name), share in zip(spine.names.items(), visible_shares(named), strict=True)
+    ]
+    left_out = [bone for bone in bones.bones if not ids[bone.number]]
+    readings = tuple((reading.probability, tuple(reading.names.values())) for reading in spine.readings)
+    notes = _notes(spine, levels, left_out, joined=joined, other_spines=len(others))
+    return NamedBones(tuple(vertebrae), ids, spine.ambiguous, readings, spine.missed, notes)
+
+
+def _vertebra(bone: Bone, name: str, chances: Mapping[str, float], share: float | None) -> NamedVertebra:
+    others = {other: chance for other, chance in chances.items() if other != name and chance >= _SHOWN_CHANCE}
+    return NamedVertebra(
+        name, vertebra(name).id, bone.centre_mm, bone.volume_ml, chances[name], share, bone.is_cut, others
+    )
+
+
+def visible_shares(bones: Sequence[Bone]) -> list[float | None]:
+    """How much of each bone is in view, for bones in order along the spine: 1 unless it is cut.
+
+    A whole bone is taken to differ from its neighbour as that one does from the next.
+    """
+    whole = [number for number, bone in enumerate(bones) if not bone.is_cut]
+    shares: list[float | None] = []
+    for number, bone in enumerate(bones):
+        #   cut   near   far        expected / near = near / far
+        beside = sorted(whole, key=lambda other: abs(other - number))[:2]
+        if number in whole:
+            shares.append(1.0)
+        elif not beside:
+            shares.append(None)
+        else:
+            near, far = bones[beside[0]].volume_ml, bones[beside[-1]].volume_ml
+            growth = float(np.clip(near / far, *_GROWTH_BOUNDS))
+            shares.append(min(1.0, bone.volume_ml / (near * growth)))
+    return shares
+
+
+def _join_pieces(bones: BoneMap, ids: NDArray[np.uint8], geometry: Geometry) -> int:
+    """Give small bones without a name the id of the named one they touch most, in place; how many.
+
+    An arch that came off its body is a bone of its own to the grouping, and none to the sequence.
+    """
+    volume_of = {bone.number: bone.volume_ml for bone in bones.bones}
+    unnamed = [bone for bone in bones.bones if not ids[bone.number] and not bone.is_cut]
+    if not unnamed:
+        return 0
+    sampled = CoarseGrid.of(geometry).taken(bones.numbers)
+    boxes = ndimage.find_objects(sampled)
+    joined = 0
+    for bone in unnamed:
+        contacts = _contacts(bone.number, sampled, boxes)
+        # Two pieces beside each other do not help each other to a name.
+        contacts[ids == 0] = 0
+        most = int(contacts.argmax())
+        if contacts[most] and bone.volume_ml <= _LARGEST_PIECE * volume_of[most]:
+            ids[bone.number] = ids[most]
+            joined += 1
+    return joined
+
+
+def _contacts(number: int, sampled: NDArray[np.uint8], boxes: Sequence[tuple[slice, ...] | None]) -> NDArray[np.int64]:
+    """How many voxels of each other bone lie beside one bone on the coarse grid, (256,)."""
+    box = boxes[number - 1] if number <= len(boxes) else None
+    if box is None:
+        return np.zeros(256, np.int64)
+    # One voxel more on all sides, as far as there are any: find_objects gives tight boxes.
+    wider = tuple(slice(max(0, side.start - 1), side.stop + 1) for side in box)
+    inside = sampled[wider]
+    beside = ndimage.binary_dilation(inside == number, np.ones((3, 3, 3))) & (inside != number)
+    counts: NDArray[np.int64] = np.bincount(inside[beside], minlength=256)
+    counts[0] = 0
+    return counts
+
+
+def _notes(
+    spine: NamedSpine, levels: LevelEvidence, left_out: Sequence[Bone], *, joined: int, other_spines: int
+) -> tuple[str, ...]:
+    notes = []
+    if not levels.seen:
+        notes.append("no network has seen the whole scan: names follow from distances alone")
+    if spine.ambiguous and len(spine.readings) > 1:
+        first, second = (_span(tuple(reading.names.values())) for reading in spine.readings[:2])
+        notes.append(f"the names are ambiguous: {first} or {second} (look at readings)")
+    elif spine.ambiguous:
+        notes.append("the names are ambiguous")
+    if spine.upside_down:
+        notes.append("the head lies lower than the feet: the header may be wrong")
+    if spine.missed:
+        notes.append(f"{', '.join(spine.missed)} should lie between the others and was not found")
+    if other_spines:
+        notes.append(f"the scan shows {1 + other_spines} spines; only the longest is in the mask")
+    if left_out:
+        volume = sum(bone.volume_ml for bone in left_out)
+        notes.append(f"{len(left_out)} bones ({volume:.1f} ml) have no place in the spine and are left out")
+    if joined:
+        notes.append(f"{joined} small bones were joined to the vertebra that they touch")
+    return tuple(notes)
+
+
+def _span(names: Sequence[str]) -> str:
+    return f"{names[0]}-{names[-1]}" if names else "no vertebra"

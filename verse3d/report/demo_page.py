@@ -1,0 +1,109 @@
+"""What the demo made, as the sections of one page."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from verse3d.data.quality.checks import CheckReport
+from verse3d.evaluation.comparison import METRICS, Comparison
+from verse3d.evaluation.score_folder import UNION, Evaluation
+from verse3d.evaluation.verdict import verdicts
+from verse3d.metrics.identification import names
+from verse3d.metrics.scores import LabelScore
+from verse3d.report.compare_text import score_cell
+from verse3d.report.page import Picture, Section, Table
+
+TITLE = "verse3d: the demo"
+INTRODUCTION = (
+    "Everything here was made on this machine from synthetic scans: spines that a program drew, so that nothing about "
+    "real patients follows from the figures. The steps are those of a real study."
+)
+_SHOWN_METRICS = ("dice", "hd95_mm", "assd_mm", "volume_error_ml", "consistency", "seconds", "peak_rss_mb")
+_MOST_PICTURES = 4
+
+
+def starter_section(evaluation: Evaluation, seconds: float, picture: Path) -> Section:
+    """The weights that come with verse3d, on a scan that they have never seen."""
+    took = "" if math.isnan(seconds) else f" It took {seconds:.1f} s."
+    return Section(
+        "A first prediction, without any training",
+        (
+            "The starter weights have learnt from four real CT scans. Here they segment a synthetic one, which looks "
+            f"like nothing they have seen.{took} What they are and where they fail is in their model card.",
+        ),
+        tables=(score_table(evaluation),),
+        pictures=(Picture(picture, "The CT alone, the truth, and what the starter weights found."),),
+    )
+
+
+def data_section(report: CheckReport, splits: Mapping[str, int]) -> Section:
+    """How many cases there are, and what is wrong with them."""
+    divided = ", ".join(f"{count} {name}" for name, count in splits.items())
+    counts = ", ".join(f"{count} {severity}s" for severity, count in report.counts.items())
+    findings = [[one.case, one.severity, one.message] for one in report.findings]
+    return Section(
+        "The data, and whether they can be trusted",
+        (f"Cases: {divided}. What the check found: {counts}.",),
+        tables=(Table(("case", "severity", "what"), findings),) if findings else (),
+    )
+
+
+def training_section(history: Sequence[Mapping[str, float]], best_epoch: int, best_dice: float, loss: Path) -> Section:
+    """How long the network learnt, and how the loss fell."""
+    last = history[-1] if history else {}
+    length = f"{len(history)} epochs in {last.get('minutes', math.nan):.1f} minutes"
+    chosen = "" if math.isnan(best_dice) else f" Epoch {best_epoch} is kept: validation Dice {best_dice:.3f}."
+    picture = Picture(loss, "Loss of the training patches, and Dice of whole validation scans.")
+    return Section("Training", (f"{length}.{chosen}",), pictures=(picture,) if loss.is_file() else ())
+
+
+def scores_section(evaluation: Evaluation, pictures: Sequence[Path]) -> Section:
+    """The unseen scans: scores, names of the vertebrae where the model gives them, and pictures."""
+    shown = tuple(Picture(path, f"{path.stem}: the CT alone, the truth, the prediction.") for path in pictures)
+    text = "Scans that were neither trained on nor used to choose an epoch, scored on their own grids."
+    tables = (score_table(evaluation), *([_names_table(evaluation)] if evaluation.cards else []))
+    return Section("Unseen scans", (text,), tables=tables, pictures=shown[:_MOST_PICTURES])
+
+
+def comparison_section(comparison: Comparison, figure: Path) -> Section:
+    """Two approaches on the same cases: the verdict in words, the means, the pairs."""
+    said = [verdict.headline for verdict in verdicts(comparison)]
+    columns = ("mean ± sd", *(standing.contestant.name for standing in comparison.standings))
+    rows = [
+        [METRICS[key].title, *(score_cell(standing, key) for standing in comparison.standings)]
+        for key in _SHOWN_METRICS
+    ]
+    picture = Picture(figure, "A line per case: both approaches on the same scan.")
+    return Section("Against another approach", said, tables=(Table(columns, rows),), pictures=(picture,))
+
+
+def next_section(commands: Sequence[str]) -> Section:
+    """What to type next."""
+    text = "Look at the masks in a viewer, watch the training, and then do the same with scans of your own."
+    return Section("Go on", (text,), commands=commands)
+
+
+def score_table(evaluation: Evaluation) -> Table:
+    """A row per case for all vertebrae together."""
+    columns = {"dice": ("Dice", 3), "hd95_mm": ("HD95 mm", 1), "assd_mm": ("ASSD mm", 2)}
+    columns["volume_difference_ml"] = ("volume difference ml", 1)
+
+    def cells(score: LabelScore) -> list[str]:
+        return [_number(getattr(score, name), digits) for name, (_, digits) in columns.items()]
+
+    rows = [[case.case, *cells(case.labels[UNION])] for case in evaluation.cases]
+    return Table(("case", *(title for title, _ in columns.values())), rows)
+
+
+def _number(value: float, digits: int) -> str:
+    return "undefined" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _names_table(evaluation: Evaluation) -> Table:
+    """How many vertebrae carry their own name, by VerSe's rule."""
+    rows = []
+    for case, card in evaluation.cards.items():
+        found = card.identification
+        missed = " ".join(names(found.missed)) or "none"
+        rows.append([case, f"{len(found.identified)} of {found.true}", missed])
+    return Table(("case", "vertebrae named right", "missed"), rows)

@@ -1,0 +1,298 @@
+"""The handlers of one session around ignite's engine: what runs when.
+
+    epoch   | step step step ... step | validate, write the row, save |
+                     ^ every few minutes: save
+                     ^ a signal, or the end of the time: stop after this step, and save
+
+What is periodic hangs on ignite's events. Its ready-made handlers do not fit: ``TerminateOnNan`` and ``TimeLimit`` read
+the loss, or stop, without saving the batch or validating; ``Checkpoint`` does not read back what it wrote.
+"""
+
+import logging
+import time
+from typing import Literal
+
+import torch
+from ignite.engine import Engine, Events
+
+from verse3d.core.errors import TrainingError
+from verse3d.core.logs import logger
+from verse3d.data.samples.patches import BatchStream
+from verse3d.training.clock import Clock, Cost, memory_mb
+from verse3d.training.feed import Feed, choose_workers
+from verse3d.training.handlers import EpochEnd, Losses, Validated
+from verse3d.training.keeping import save_best, save_last
+from verse3d.training.launch import Launcher, largest_batch
+from verse3d.training.monitor import Monitor
+from verse3d.training.session import Session
+from verse3d.training.signals import StopSignals, Terminated, stop_of
+from verse3d.training.step import Batch, StepResult
+
+_MINUTES_WORTH_COMPILING = 5
+Stop = Literal["finished", "time", "epochs", "interrupted", "terminated"]
+_log = logger(__name__)
+
+
+def open_feed(session: Session) -> Feed:
+    """The batches of the run from its next step on."""
+    standing, ranks = session.standing, session.options.ranks
+    stream = BatchStream(
+        length=len(session.dataset),
+        batch_size=session.config.sampling.batch_size,
+        epoch=standing.epoch + 1,
+        step=standing.step - standing.epoch * session.config.optim.steps_per_epoch,
+        rank=ranks.rank,
+        ranks=ranks.count,
+    )
+    device = session.learner.device
+    workers = choose_workers(session.config.runtime, device, ranks.here)
+    _log.debug("patches are read %s", f"by worker processes ({workers})" if workers else "in this process")
+    return Feed(session.dataset, stream, session.augment, device, workers)
+
+
+class Loop:
+    """The handlers, and what they share.
+
+    Args:
+        session, monitor, signals, started: as in ``run_session``.
+    """
+
+    def __init__(self, session: Session, monitor: Monitor, signals: StopSignals, started: float) -> None:
+        config = session.config
+        self.session, self.standing, self.signals = session, session.standing, signals
+        self.steps_per_epoch = config.optim.steps_per_epoch
+        self.total = config.optim.epochs * self.steps_per_epoch
+        self.stop: Stop = "finished"
+        self.clock = Clock(started, session.options.max_minutes, config.runtime.save_minutes, 2 * self.steps_per_epoch)
+        self.launch = Launcher(session.learner, config.runtime, _steps_to_come(session))
+        self.feed = open_feed(session)
+        self.losses = Losses(session, monitor)
+        self.epoch_end = EpochEnd(session, monitor, signals)
+        self._minutes_before, self._first_step = self.standing.minutes, self.standing.step
+        self._seconds = self._waited = 0.0
+        self._marked = time.monotonic()
+        self._on_disk = self.standing.to_dict()
+        self._in_step = False
+        self._is_over = False
+
+    def train(self) -> None:
+        """Everything, until it ends by itself."""
+        optim = self.session.config.optim
+        if self.steps_done == self.steps_per_epoch:  # stopped while the last epoch was validated
+            self.finish_epoch()
+        self._tell_schedule(self.total)
+        if self.stop == "finished" and self.standing.epoch < optim.epochs:
+            engine = self._engine()
+            engine.load_state_dict(
+                {
+                    "iteration": self.standing.step,
+                    "max_epochs": optim.epochs,
+                    "epoch_length": self.steps_per_epoch,
+                }
+            )
+            self._mark()
+            engine.run(self.feed, max_epochs=optim.epochs, epoch_length=self.steps_per_epoch)
+        if self.stop == "time" and self.steps_done:
+            self.end_in_epoch()
+
+    @property
+    def steps_done(self) -> int:
+        """Of the epoch that is being trained."""
+        return self.standing.step - self.standing.epoch * self.steps_per_epoch
+
+    def _engine(self) -> Engine:
+        engine = Engine(self._step)
+        engine.logger.setLevel(logging.CRITICAL)  # our own log says what happened
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._after_step)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._after_epoch)
+        return engine
+
+    def _step(self, _: Engine, batch: Batch) -> StepResult:
+        too_large = False
+        with self.signals.held():
+            self._in_step = True
+            try:
+                result = self.launch(batch)
+            except torch.OutOfMemoryError:
+                too_large = True  # only outside of this clause are the tensors of the failed step free
+            if too_large:
+                raise _too_large(self.session, batch)
+            self.standing.step += 1
+            self.losses.add(self.standing.step, result)
+            if self.session.scout is not None:
+                self.session.scout.after_batch(self.standing.step, 60 * self._minutes())
+            self._in_step = False
+        self.feed.bring_next()
+        return result
+
+    def _after_step(self, engine: Engine) -> None:
+        self.clock.stepped(self.standing.step)
+        last_step, save_is_due = self._agreed()
+        self.losses.tell(self.standing.step, last_step)
+        self._tell_schedule(last_step)
+        if self.steps_done == self.steps_per_epoch:
+            return  # the end of the epoch saves, too
+        if self._is_over:
+            self.stop = "time"
+            engine.terminate()
+        elif save_is_due:
+            self.save()
+
+    def _agreed(self) -> tuple[float, bool]:
+        """(last step of the run as far as is known, whether to save), the same in all processes.
+
+        Raises:
+            KeyboardInterrupt: one of several processes was asked to stop, so all do, after the same step.
+        """
+        ranks, clock = self.session.options.ranks, self.clock
+        if ranks.is_first:
+            own = [self.signals.received, clock.is_over, clock.save_is_due, clock.last_step(self.total)]
+        else:
+            own = [self.signals.received, 0, 0, 0]
+        received, over, save_is_due, last_step = ranks.largest(own)
+        self._is_over = bool(over)
+        if received and ranks.count > 1:  # a process by itself has raised it already
+            raise stop_of(int(received))
+        return last_step, bool(save_is_due)
+
+    def _tell_schedule(self, last_step: float) -> None:
+        """Where the run will end, if seconds may decide anything at all."""
+        if self.session.options.max_minutes is not None and not self.session.config.runtime.deterministic:
+            self.session.learner.schedule.end_at(last_step)
+
+    def _after_epoch(self, engine: Engine) -> None:
+        self.finish_epoch()
+        if self.stop != "finished":
+            engine.terminate()
+
+    def finish_epoch(self) -> None:
+        """Validate, then write down and save, all at once, that the epoch was trained."""
+        self.losses.read_rest()  # waits for the last step
+        self._mark()
+        epoch = self.standing.epoch + 1
+        self._decide_to_stop(epoch)
+        last = epoch == self.session.config.optim.epochs or self.stop != "finished"
+        validated = self.epoch_end.validated(epoch, self._minutes(), last=last)
+        self._agreed()
+        if self._is_over and not last:  # validating took the rest of the time
+            self.stop = "time"
+            if validated.scans is None:
+                validated = self.epoch_end.validated(epoch, self._minutes(), last=True)
+        with self.signals.held():
+            self._commit(epoch, validated)
+            self.save()
+
+    def _decide_to_stop(self, epoch: int) -> None:
+        options = self.session.options
+        if epoch == self.session.config.optim.epochs:
+            return
+        if self._is_over:
+            self.stop = "time"
+        elif options.max_epochs is not None and epoch >= options.max_epochs:
+            self.stop = "epochs"
+
+    def _commit(self, epoch: int, validated: Validated) -> None:
+        standing = self.standing
+        self._note(validated)
+        # One more validation, because the run was stopped here, must not change how it goes on.
+        if validated.scans is not None and self.epoch_end.is_planned(epoch):
+            self.session.learner.schedule.after_validation(validated.scans.mean_dice)
+        row = self.epoch_end.record(epoch, validated)
+        standing.history.append(row)
+        self.epoch_end.write(standing.history)
+        self.epoch_end.warn_of_waiting(row["waiting_share"])
+        standing.epoch = epoch
+        standing.losses, standing.grad_norms = [], []
+        standing.epoch_seconds = standing.epoch_waited = 0.0
+        save_best(self.session, epoch, validated.scans)
+
+    def _note(self, validated: Validated) -> None:
+        standing = self.standing
+        if validated.scans is not None:
+            standing.last_validation_minutes = validated.minutes
+            standing.validation_minutes += validated.minutes
+        standing.minutes = self._minutes()
+
+    def end_in_epoch(self) -> None:
+        """Validate in the middle of an epoch, because the time is over. The epoch goes on when the run is resumed."""
+        self.losses.read_rest()
+        self._mark()
+        epoch = self.standing.epoch + 1
+        validated = self.epoch_end.validated(epoch, self._minutes(), last=True)
+        with self.signals.held():
+            self._note(validated)
+            # The row stands for the part of the epoch that there is; the whole epoch's will take its place.
+            self.epoch_end.write([*self.standing.history, self.epoch_end.record(epoch, validated)])
+            save_best(self.session, epoch, validated.scans)
+            self.save()
+
+    def save(self) -> None:
+        """Write ``last.pt`` as it is after the last step."""
+        with self.signals.held():
+            self.losses.read_rest()
+            self._mark()
+            self.standing.minutes = self._minutes()
+            if self.stop == "time":
+                self.session.learner.schedule.end_at(None)
+            save_last(self.session)
+            self._on_disk = self.standing.to_dict()
+            self.clock.saved()
+
+    def interrupted(self, stop: KeyboardInterrupt) -> None:
+        """Save what is whole: all steps but one that was cut in two, which only a second Ctrl-C does."""
+        self.stop = "terminated" if isinstance(stop, Terminated) else "interrupted"
+        if self._in_step:
+            self.standing.restore(self._on_disk)
+        else:
+            self.save()
+        _log.warning("%s after step %d; the run can be resumed", self.stop, self.standing.step)
+
+    def cost(self) -> Cost:
+        """What the session took."""
+        samples = (self.standing.step - self._first_step) * self.session.config.sampling.batch_size
+        share = self._waited / self._seconds if self._seconds else float("nan")
+        return Cost(self.clock.minutes, max(0, samples), share, *memory_mb(self.session.learner.device))
+
+    def _minutes(self) -> float:
+        return self._minutes_before + self.clock.minutes
+
+    def _mark(self) -> None:
+        """Add the time since the last mark to that of the epoch's steps, if it has any yet."""
+        now, waited = time.monotonic(), self.feed.waiting.take()
+        if self.steps_done:
+            seconds = now - self._marked
+            self.standing.epoch_seconds += seconds
+            self.standing.epoch_waited += waited
+            self._seconds, self._waited = self._seconds + seconds, self._waited + waited
+        self._marked = now
+
+
+def _steps_to_come(session: Session) -> int:
+    """What decides whether compiling pays; the same in every session of a deterministic run."""
+    optim, minutes = session.config.optim, session.options.max_minutes
+    if session.config.runtime.deterministic:
+        return optim.epochs * optim.steps_per_epoch
+    if minutes is not None and minutes < _MINUTES_WORTH_COMPILING:
+        return 0
+    return optim.epochs * optim.steps_per_epoch - session.standing.step
+
+
+def _too_large(session: Session, batch: Batch) -> TrainingError:
+    """Says which batch would fit, found by trial."""
+    asked, device = session.config.sampling.batch_size, session.learner.device
+    count = session.options.ranks.count
+    if count > 1:  # trying would need all processes
+        return TrainingError(
+            f"this process's part of a batch of {asked} does not fit into the memory of {device}",
+            hint="lower sampling.batch_size, which is that of all processes together, or start more of them",
+        )
+    fits = largest_batch(session.learner, batch)
+    if fits:
+        return TrainingError(
+            f"a batch of {asked} does not fit into the memory of {device}; the largest that does is {fits}",
+            hint=f"use `sampling.batch_size={fits}`",
+        )
+    return TrainingError(
+        f"not even a single sample fits into the memory of {device}",
+        hint="choose smaller sampling.patch_voxels or network.channels",
+    )

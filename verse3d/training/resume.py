@@ -1,0 +1,142 @@
+"""Going on with a run from its ``last.pt``: what may have changed meanwhile is said, each thing by its name."""
+
+from collections.abc import Mapping
+
+import torch
+
+from verse3d.core.caseerrors import CASE_ERRORS, reason_of
+from verse3d.core.errors import CheckpointError, DataError, TrainingError
+from verse3d.core.logs import logger
+from verse3d.core.readers import checked
+from verse3d.core.runtime import restore_random_state
+from verse3d.model.checkpoint import Checkpoint, installed_versions, load_checkpoint
+from verse3d.model.scout import SCOUT
+from verse3d.training.learner import restore_learner
+from verse3d.training.session import DRAWS, Session, Standing, StoredRun
+from verse3d.training.source_code import code_sha256
+
+_log = logger(__name__)
+_BAD_STATE: tuple[type[Exception], ...] = (AttributeError, *CASE_ERRORS)
+_START_ANEW = "start a new run in another folder; best.pt can still be predicted with"
+_SHOWN = 5
+
+
+def restore(session: Session) -> None:
+    """Set a session to where its run stands.
+
+    Raises:
+        CheckpointError: ``last.pt`` is damaged, of another mode, or no training.
+        DataError: the run used other cases.
+        TrainingError: a deterministic run would not end as it would have, because the files or the program changed.
+    """
+    path = session.folder.last
+    checkpoint = load_checkpoint(path)
+    _require_same_mode(session, checkpoint)
+    if not checkpoint.training:
+        raise CheckpointError(
+            f"{path} can be predicted with but not trained on", hint="was best.pt copied over last.pt?"
+        )
+    try:
+        state = checked(checkpoint.training, StoredRun, f"what {path} says about its training")
+    except DataError as error:
+        raise CheckpointError(error.message, hint=_START_ANEW) from error
+    _require_same_cases(session, state)
+    try:
+        _restore_state(session, checkpoint, state)
+    except _BAD_STATE as error:  # whatever PyTorch makes of a state that is none
+        raise CheckpointError(
+            f"{path} cannot be gone on with, it is damaged or was trained by another version or config: "
+            f"{reason_of(error)}",
+            hint=_START_ANEW,
+        ) from error
+    _tell_changes(session, state, checkpoint.versions)
+
+
+def _require_same_mode(session: Session, checkpoint: Checkpoint) -> None:
+    if checkpoint.config.mode != session.config.mode:
+        raise CheckpointError(
+            f"{session.folder.last} is a model of mode {checkpoint.config.mode}, "
+            f"the run in {session.folder.path} is of mode {session.config.mode}",
+            hint="was it copied from another run?",
+        )
+
+
+def _require_same_cases(session: Session, state: StoredRun) -> None:
+    for split, names in state.cases.items():
+        if names != session.case_names[split]:
+            raise DataError(
+                f"the run in {session.folder.path} used other {split} cases ({', '.join(names) or 'none'})",
+                hint=f"resume it with the index that it has used: {session.folder.cases}",
+            )
+
+
+def _restore_state(session: Session, checkpoint: Checkpoint, state: StoredRun) -> None:
+    standing = Standing()
+    standing.restore(state.standing)
+    # Otherwise a run that is not finished could be taken for one that is, or train an epoch twice.
+    if standing.epoch != checkpoint.epoch:
+        raise DataError(
+            f"its state is that after epoch {standing.epoch}, its weights are those after epoch {checkpoint.epoch}"
+        )
+    standing.require_fitting(session.config.optim.steps_per_epoch)
+    restore_learner(session.learner, state.learner)
+    if session.learner.schedule.step != standing.step:
+        raise DataError(f"its schedule is at step {session.learner.schedule.step}, the run at step {standing.step}")
+    if session.scout is not None and state.scout:
+        session.scout.restore(state.scout, checkpoint.networks.get(SCOUT))
+    session.standing.restore(state.standing)
+    _restore_random(session, state)
+
+
+def _restore_random(session: Session, state: StoredRun) -> None:
+    """A process beside the first has a random state of its own; if there was none, it starts one."""
+    ranks = session.options.ranks
+    if ranks.is_first:
+        return
+    if ranks.rank <= len(state.others):
+        restore_random_state(state.others[ranks.rank - 1])
+    else:
+        torch.manual_seed(session.config.runtime.seed + ranks.rank + state.standing.get("step", 0))
+
+
+def _tell_changes(session: Session, state: StoredRun, versions: Mapping[str, str]) -> None:
+    """Say what is not as it was.
+
+    Raises:
+        TrainingError: something changed, and the run was promised to be repeatable.
+    """
+    if state.draws != DRAWS:
+        _log.warning("the run was begun by an older verse3d: it goes on, from here with patches drawn in another way")
+    before, now = len(state.others) + 1, session.options.ranks.count
+    if before != now:
+        _log.warning("the run was trained by %d processes and is by %d now: the same but for rounding", before, now)
+    changed = [*_changed_data(session, state), *_changed_code(state, versions)]
+    if not changed:
+        return
+    listed = "\n".join(f"  - {change}" for change in changed)
+    if session.config.runtime.deterministic:
+        raise TrainingError(
+            f"the run in {session.folder.path} cannot end as it would have, because something has changed:\n{listed}",
+            hint="undo the change, or go on all the same with runtime.deterministic=false",
+        )
+    _log.warning("since the run was saved, something has changed:\n%s", listed)
+
+
+def _changed_data(session: Session, state: StoredRun) -> list[str]:
+    changed = [case for case, name in state.data.items() if session.data.get(case, name) != name]
+    if not changed:
+        return []
+    more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+    return [f"the data: scan, mask or relabelling of {', '.join(changed[:_SHOWN])}{more}"]
+
+
+def _changed_code(state: StoredRun, versions: Mapping[str, str]) -> list[str]:
+    now = installed_versions()
+    changed = [
+        f"{name}: {before} before, {now[name]} now"
+        for name, before in versions.items()
+        if now.get(name, before) != before
+    ]
+    if state.code and state.code != code_sha256() and versions.get("verse3d") == now["verse3d"]:
+        changed.append(f"the code of verse3d {now['verse3d']} itself")
+    return changed
