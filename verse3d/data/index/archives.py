@@ -122,6 +122,9 @@ def unpack(archive: Path, folder: Path, progress: Progress = no_progress) -> Unp
         OutputError: the disk is full or not writable.
     """
     with opened_zip(archive, scratch=_existing(folder)) as opened:
+        # what a zip lists  ->  refused by name or kind  ->  refused together (a bomb)  ->  outside the folder
+        #                                                                              ->  there already
+        #                                                                              ->  missing: room? then written
         listed = list(_members(opened))
         refused = [(str(member.path), member.problem) for member, _ in listed if member.problem]
         good = [pair for pair in listed if not pair[0].problem]
@@ -133,6 +136,7 @@ def unpack(archive: Path, folder: Path, progress: Progress = no_progress) -> Unp
             except DataError as error:
                 refused.append((str(member.path), error.message))
                 continue
+            # A call that was interrupted goes on here: what is whole is not written again.
             if not _is_there(target, member):
                 missing.append(_Target(target, member, entry))
         _require_space(archive, missing, folder)
@@ -184,6 +188,7 @@ def _members(opened: Zips) -> Iterator[tuple[PackedFile, Entry]]:
     """Every file of a zip with what is wrong with it."""
     taken: set[str] = set()
     for entry in opened.entries():
+        # "A.nii" and "a.nii" are one file on some disks.
         info, key = entry.info, same_on_disk(str(entry.path))
         problem = _problem(entry) or ("has the name of another file in the zip" if key in taken else "")
         taken.add(key)
@@ -201,6 +206,7 @@ def _problem(entry: Entry) -> str:
 
 
 def _path_problem(entry: Entry) -> str:
+    # Read both ways: a zip may come from the other kind of system, and lead out there only.
     path, foreign = PurePosixPath(entry.info.filename), PureWindowsPath(entry.info.filename)
     if path.is_absolute() or foreign.drive or foreign.root or ".." in foreign.parts:
         return "leads out of the target folder"
@@ -214,6 +220,7 @@ def _path_problem(entry: Entry) -> str:
 
 
 def _refuse_trap(archive: Path, members: list[PackedFile]) -> None:
+    # By what the directory promises, before a byte is unpacked.
     total, packed = sum(member.bytes for member in members), archive.stat().st_size
     if total > max(GROWTH_FREE_BYTES, MAX_GROWTH * packed):
         raise DataError(
@@ -244,6 +251,7 @@ def _is_there(target: Path, member: PackedFile) -> bool:
     """
     if not target.exists():
         return False
+    # The size first: it costs nothing, and mostly decides.
     if target.is_file() and target.stat().st_size == member.bytes and _crc(target) == member.crc:
         return True
     raise DataError(
@@ -260,6 +268,7 @@ def _crc(path: Path) -> int:
 
 
 def _write(target: _Target, batch: FileBatch) -> None:
+    # The checksum is compared at the end of the content, and only then the file gets its name.
     with batch.file(target.path) as part, part.open("wb") as out:
         for piece in _pieces(target.entry):
             out.write(piece)

@@ -45,6 +45,7 @@ def _place_sample(box: BoxTensors, image: torch.Tensor, label: torch.Tensor) -> 
     if box.changes.warp is not None:
         resample(box, box.changes.warp, image, label)
     elif box.changes.mirror:
+        # Axis 0 holds the channels.
         image.copy_(box.image.flip(LEFT_RIGHT + 1))
         label.copy_(box.label.flip(LEFT_RIGHT + 1))
     else:
@@ -56,6 +57,7 @@ def _place_sample(box: BoxTensors, image: torch.Tensor, label: torch.Tensor) -> 
 
 def resample(box: BoxTensors, warp: Warp, image: torch.Tensor, label: torch.Tensor) -> None:
     """Warp a box into ``image`` (linear) and ``label`` (nearest) with one set of coordinates; outside it is 0."""
+    # Backwards: each voxel of the patch asks where in the box it comes from, so that none stays empty.
     grid = _coordinates(box, warp, label.shape[1:])
     for source, target, mode in ((box.image, image, "bilinear"), (box.label, label, "nearest")):
         values = grid_sample(source[None].float(), grid, mode=mode, padding_mode="zeros", align_corners=False)
@@ -85,6 +87,7 @@ def _places(warp: Warp, size: torch.Size, device: torch.device) -> list[torch.Te
     dims = len(size)
     places = []
     for axis, length in enumerate(size):
+        # 5 voxels lie at -2, -1, 0, 1, 2, along their own axis of the patch: (5, 1, 1), (1, 5, 1), (1, 1, 5).
         line = torch.arange(length, dtype=torch.float32, device=device) - (length - 1) / 2
         places.append(line.reshape([-1 if other == axis else 1 for other in range(dims)]))
     if warp.shifts is None:
@@ -100,6 +103,7 @@ def change_grey_values(image: torch.Tensor, changes: Changes) -> None:
     if changes.gamma is not None:
         _curve(image, changes.gamma)
     if changes.gain is not None:
+        # mean + gain * (image - mean): contrast about the mean, which stays on the device.
         image.lerp_(image.mean().expand_as(image), 1 - changes.gain)
     if changes.blur_voxels or changes.thickness_voxels:
         _scan_coarsely(image, changes)
@@ -121,6 +125,7 @@ def _curve(image: torch.Tensor, gamma: float) -> None:
 def _scan_coarsely(image: torch.Tensor, changes: Changes) -> None:
     dims = image.dim() - 1
     blur, thickness = changes.blur_voxels or (0.0,) * dims, changes.thickness_voxels or (1.0,) * dims
+    # One axis after the other: blur and slices of a scanner are separable.
     result = image
     for axis, length in enumerate(image.shape[1:]):
         matrix = axis_filter(

@@ -54,6 +54,7 @@ class PatchDataset(Dataset[Box]):
 
     def case_order(self, epoch: int) -> list[int]:
         """All cases by when the epoch first wants them; those that it does not want come last."""
+        # `dict.fromkeys` keeps each case where it is wanted first.
         wanted = _order(self._seed, epoch, self._length, len(self.cases)).tolist()
         return list(dict.fromkeys([*wanted[: self._length], *range(len(self.cases))]))
 
@@ -65,6 +66,7 @@ class PatchDataset(Dataset[Box]):
 @lru_cache(maxsize=4)
 def _order(seed: int, epoch: int, length: int, cases: int) -> NDArray[np.int_]:
     """The case of every position: permutation after permutation of all cases."""
+    # 3 cases, 8 samples:    2 0 1 | 1 2 0 | 0 2          every case as often as any other, to within one
     draw = np.random.default_rng((seed, epoch))
     return np.concatenate([draw.permutation(cases) for _ in range(-(-length // cases))])
 

@@ -105,6 +105,9 @@ class SampleStore:
         Raises:
             OutputError: the file system refuses (disk full, not writable ...).
         """
+        # .part-<computer>-<process>-<name>/      filled by one process, seen by none
+        #     | flushed, then renamed             at once, or not at all
+        # <name>/                                 never changed again
         temporary = self.folder / f"{TEMPORARY_PREFIX}{_computer()}-{os.getpid()}-{name}"
         try:
             try:
@@ -127,6 +130,7 @@ class SampleStore:
         """
         away = self.folder / f"{TEMPORARY_PREFIX}{_computer()}-{os.getpid()}-{name}-removed"
         try:
+            # Renamed first: removing file by file would leave half an entry in its place.
             self.entry_folder(name).rename(away)
         except FileNotFoundError:
             return
@@ -146,6 +150,7 @@ class SampleStore:
             with contextlib.suppress(OSError):
                 path.unlink()
         try:
+            # "x" makes the file or fails: of two processes that ask at once the file system lets one in.
             with path.open("x", encoding="utf-8") as handle:
                 json.dump({"computer": _computer(), "process": os.getpid()}, handle)
         except FileExistsError:
@@ -169,6 +174,7 @@ class SampleStore:
         for path in self.folder.glob(f"{TEMPORARY_PREFIX}*"):
             computer, _, rest = path.name.removeprefix(TEMPORARY_PREFIX).rpartition(f"{_computer()}-")
             process = rest.partition("-")[0]
+            # Whether a process lives can be asked on its own computer; of others only how long they are silent.
             ours = not computer and process.isdecimal()
             if (ours and not is_running(int(process))) or _silent_for(path) > _ABANDONED_SECONDS:
                 shutil.rmtree(path, ignore_errors=True)
