@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from verse3d.evaluation.comparison import Comparison
     from verse3d.evaluation.score_folder import Evaluation
     from verse3d.inference.records import PredictionRecord, PredictionReport
+    from verse3d.report.dataset_stats import SplitSummary
     from verse3d.training.fit import FitResult
 
 _COLUMNS = {
@@ -149,26 +150,11 @@ def print_conversion(out: Console, result: "Conversion") -> None:
 
 
 def print_stats(out: Console, result: "StatsResult") -> None:
-    """A row per split, then the cases that could not be used, then what was written."""
-    rows = table(
-        "split",
-        "scans",
-        "subjects",
-        "masks",
-        "vertebrae",
-        "levels",
-        "in-plane mm",
-        "through-plane mm",
-        "height mm",
-        "HU inside",
-        title="medians of spacing, height of the field of view, and HU inside of the masks",
-    )
-    for each in result.summary:
-        if each.split == "all":
-            rows.add_section()
-        counts = (str(number) for number in (each.scans, each.subjects, each.masks, each.vertebrae))
-        medians = (_median(each.in_plane_mm, 2), _median(each.through_plane_mm, 2), _median(each.height_mm, 0))
-        rows.add_row(each.split, *counts, each.levels, *medians, _median(each.inside_hu, 0))
+    """A column per split, then the cases that could not be used, then what was written."""
+    # Ten facts of at most five splits: lying on its side the table fits a terminal of 80 characters.
+    rows = table("", *(each.split for each in result.summary))
+    for what, value in _STATS_ROWS.items():
+        rows.add_row(what, *(value(each) for each in result.summary))
     out.print(rows, soft_wrap=False)
     for case, reason in result.failures:
         out.print(f"{one_line(case)} could not be used: {in_flags(reason)}")
@@ -180,18 +166,36 @@ def _median(value: float, digits: int) -> str:
     return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
+_STATS_ROWS: "Mapping[str, Callable[[SplitSummary], str]]" = {
+    "scans": lambda split: str(split.scans),
+    "subjects": lambda split: str(split.subjects),
+    "masks": lambda split: str(split.masks),
+    "vertebrae": lambda split: str(split.vertebrae),
+    "levels": lambda split: split.levels,
+    "in-plane mm, median": lambda split: _median(split.in_plane_mm, 2),
+    "through-plane mm, median": lambda split: _median(split.through_plane_mm, 2),
+    "height of the scan mm, median": lambda split: _median(split.height_mm, 0),
+    "HU inside of masks, median": lambda split: _median(split.inside_hu, 0),
+}
+
+
 def print_training(out: Console, result: "FitResult", fold: int | None = None) -> None:
     """How the run stands and where its files are."""
     validated = not math.isnan(result.best_dice)
     best = f"best validation Dice {result.best_dice:.4f} at epoch {result.best_epoch}, " if validated else ""
     model = result.best if result.best.exists() else "no best.pt yet"
     head = "" if fold is None else f"fold {fold}: "
-    out.print(f"{head}{result.stopped} after epoch {result.epochs}: {best}{model}")
+    when = f"after epoch {result.epochs}" if result.epochs else "in the first epoch"
+    out.print(f"{head}{_ENDED.get(result.stopped, result.stopped)} {when}: {best}{model}")
     if result.cost is not None:
         out.print(f"cost: {result.cost}")
     for case, reason in result.failures:
         out.print(f"left out {one_line(case)}: {in_flags(reason)}")
     out.print(f"watch: tensorboard --logdir {result.folder / 'tensorboard'}")
+
+
+_ENDED = {"time": "out of time", "epochs": "stopped as asked"}
+"""How a run ended, where the word of ``FitResult.stopped`` alone would be a riddle."""
 
 
 def print_predictions(out: Console, report: "PredictionReport", *, details: bool = False) -> None:
@@ -243,21 +247,36 @@ def _counted(report: "PredictionReport") -> str:
 
 
 def print_scores(out: Console, result: "Evaluation") -> None:
-    """One row per case and label, then the means."""
+    """One row per case and label, then mean and sd of each label, then what is to be known about them."""
     rows = table("case", "label", *_COLUMNS.values())
     for case in result.cases:
         for name, score in case.labels.items():
             rows.add_row(case.case, name, *(_number(getattr(score, metric), metric) for metric in _COLUMNS))
-    rows.add_section()
     for name, summary in result.summary.items():
-        rows.add_row("mean ± sd", name, *(_mean_sd(summary[metric], metric) for metric in _COLUMNS))
+        rows.add_section()
+        for statistic in ("mean", "sd", "undefined"):
+            if cells := _statistics(summary, statistic):
+                rows.add_row(statistic, name, *cells)
     out.print(rows, soft_wrap=False)
     if result.cases:
         _print_slices(out, result)
         _print_identification(out, result)
     for case_name, reason in result.failures:
         out.print(f"{one_line(case_name)} was not scored: {in_flags(reason)}")
+    for note in result.notes:
+        out.print(f"note: {in_flags(note)}", style="yellow")
     out.print(" ".join(str(path) for path in result.written))
+
+
+def _statistics(summary: Any, statistic: str) -> list[str]:  # noqa: ANN401 - a dict of numbers per metric
+    """The cells of a row of the summary; none where the row would say nothing."""
+    of_metrics = [(summary[metric], metric) for metric in _COLUMNS]
+    if statistic == "undefined":
+        counts = [one["undefined"] for one, _ in of_metrics]
+        return [str(count) for count in counts] if any(counts) else []
+    if statistic == "sd" and all(one["n"] < 2 for one, _ in of_metrics):
+        return []
+    return [_number(one[statistic], metric) if one["n"] else "undefined" for one, metric in of_metrics]
 
 
 def _print_identification(out: Console, result: "Evaluation") -> None:
@@ -272,24 +291,24 @@ def _print_identification(out: Console, result: "Evaluation") -> None:
         found = card.identification
         lists = (found.missed, found.extra, card.bones.mixed_bones)
         missed, extra, mixed = (" ".join(names(ids)) or "-" for ids in lists)
-        rate, distance = f"{len(found.identified)} of {found.true}", f"{found.d_mean_mm:.2f}"
+        rate, distance = f"{len(found.identified)} of {found.true}", _number(found.d_mean_mm, "mm")
         shift = f"{found.shift:+d}" if found.shift else "-"
         rows.add_row(case, rate, distance, missed, extra, shift, mixed, _number(card.bones.union_dice_in_span, "dice"))
     out.print(rows, soft_wrap=False)
 
 
 def _print_slices(out: Console, result: "Evaluation") -> None:
-    """Volume Dice beside slice-wise Dice of all vertebrae together, so that one sees how much the second flatters."""
-    volume = {case.case: case.labels["vertebrae"].dice for case in result.cases}
-    title = "all vertebrae together, by volume and slice by slice (sagittal)"
-    rows = table("case", "volume Dice", *_SLICE_COLUMNS.values(), "slices without vertebrae", title=title)
-    for case, scores in result.slices.items():
-        numbers = (_number(getattr(scores, metric), "dice") for metric in _SLICE_COLUMNS)
-        empty = f"{scores.slices_without_truth} of {scores.slices}"
-        rows.add_row(case, _number(volume[case], "dice"), *numbers, empty)
-    rows.add_section()
-    means = (_mean_sd(result.slice_summary[metric], "dice") for metric in _SLICE_COLUMNS)
-    rows.add_row("mean ± sd", _mean_sd(result.summary["vertebrae"]["dice"], "dice"), *means, "")
+    """Volume Dice above slice-wise Dice of all vertebrae together, so that one sees how much the second flatters."""
+    count = len(result.cases)
+    title = f"all vertebrae, sagittal slices, {'1 case' if count == 1 else f'{count} cases'}"
+    rows = table("", "mean ± sd", title=title)
+    rows.add_row("volume Dice", _mean_sd(result.summary["vertebrae"]["dice"], "dice"))
+    for metric, name in _SLICE_COLUMNS.items():
+        rows.add_row(name, _mean_sd(result.slice_summary[metric], "dice"))
+    empty, slices = (
+        sum(getattr(one, of) for one in result.slices.values()) for of in ("slices_without_truth", "slices")
+    )
+    rows.add_row("slices without vertebrae", f"{empty} of {slices}")
     out.print(rows, soft_wrap=False)
 
 
