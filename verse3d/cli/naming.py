@@ -20,6 +20,6 @@ def relabel(
 
     done = api.relabel(out, case=case, shift=shift, undo=undo)
     out_console.print(f"mask         {done.mask}")
-    out_console.print(f"before       {', '.join(done.before)}")
-    out_console.print(f"after        {', '.join(done.after)}")
+    out_console.print(f"before       {', '.join(done.before) or 'no names'}")
+    out_console.print(f"after        {', '.join(done.after) or 'no names'}")
     out_console.print(f"corrections  {done.corrections}")

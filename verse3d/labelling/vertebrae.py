@@ -190,7 +190,7 @@ def _notes(
         notes.append("no network has seen the whole scan: names follow from distances alone")
     if spine.ambiguous and len(spine.readings) > 1:
         first, second = (_span(tuple(reading.names.values())) for reading in spine.readings[:2])
-        notes.append(f"the names are ambiguous: {first} or {second} (look at readings)")
+        notes.append(f"the names are ambiguous: {first} or {second}")
     elif spine.ambiguous:
         notes.append("the names are ambiguous")
     if spine.upside_down:
@@ -208,4 +208,6 @@ def _notes(
 
 
 def _span(names: Sequence[str]) -> str:
-    return f"{names[0]}-{names[-1]}" if names else "no vertebra"
+    if len(names) < 2:
+        return names[0] if names else "no vertebra"
+    return f"{names[0]}-{names[-1]}"
