@@ -18,6 +18,7 @@ import verse3d
 from tests import scans
 from tests.scans import spine, tiny_config, write_nifti
 from verse3d import api
+from verse3d.api.journey import DemoResult
 from verse3d.api.pictures import StatsResult
 from verse3d.cli import app, main, program, tables, terminal
 from verse3d.cli.json_output import print_json
@@ -158,6 +159,18 @@ def test_other_results_are_json_on_request(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["cases"] == 1
     assert main(["convert", index, "--to", "verse", "--out", str(tmp_path / "v"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["cases"][0]["status"] == "written"
+    assert main(["prepare", index, "--set", "grid.spacing_mm=4", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["made"] == ["a"]
+    assert main(["prepare", index, "--list", "--json"]) == 0
+    [entry] = json.loads(capsys.readouterr().out)
+    assert (entry["case"], entry["state"], entry["spacing_mm"]) == ("a", "current", [4.0, 4.0, 4.0])
+
+
+def test_the_demo_tells_as_json_where_everything_lies(monkeypatch, capsys):
+    result = DemoResult(None, None, None, None, None, Path("o.png"), Path("index.html"), Path("l.txt"), "snap", "board")
+    monkeypatch.setattr(api, "demo", lambda **_: result)
+    assert main(["demo", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["page"] == "index.html"
 
 
 def test_what_is_undefined_is_null_and_what_is_no_json_is_text(capsys):
