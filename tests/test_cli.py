@@ -412,6 +412,8 @@ def test_findings_of_many_cases_are_cut_short_and_facts_shown_on_request():
     assert "PIR" not in shown(report) and "PIR" in shown(report, facts=True) and "PIR" in shown(few)
     assert "of case49" in shown(few) and "more" not in shown(few)
     assert shown(report).rstrip().endswith("60 cases: 0 errors, 0 warnings, 60 notes")
+    few = replace(report, facts=report.facts[:1], findings=report.findings[:1])
+    assert shown(few).rstrip().endswith("1 case: 0 errors, 0 warnings, 1 note")
 
 
 def test_the_jobs_about_data_load_neither_torch_nor_monai():

@@ -154,10 +154,12 @@ def test_files_without_exactly_three_axes_are_refused(tmp_path, read, shape):
 
 
 @pytest.mark.parametrize("read", READERS)
-@pytest.mark.parametrize("dtype", [[("R", "u1"), ("G", "u1"), ("B", "u1")], np.complex64])
-def test_colours_and_complex_numbers_are_refused(tmp_path, read, dtype):
+@pytest.mark.parametrize(
+    ("dtype", "what"), [([("R", "u1"), ("G", "u1"), ("B", "u1")], r"colours \(R, G, B\)"), (np.complex64, "complex64")]
+)
+def test_colours_and_complex_numbers_are_refused(tmp_path, read, dtype, what):
     nib.Nifti1Image(np.zeros(SHAPE, dtype=dtype), MATRIX).to_filename(tmp_path / "ct.nii.gz")
-    with pytest.raises(DataError, match="expected one grey value each"):
+    with pytest.raises(DataError, match=f"voxels are {what}, expected one grey value each"):
         read(tmp_path / "ct.nii.gz")
 
 

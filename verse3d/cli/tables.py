@@ -65,11 +65,15 @@ def print_check(out: Console, report: "CheckReport", *, facts: bool = False) -> 
         out.print(rows, soft_wrap=False)
     for (severity, code), findings in _by_kind(report.findings).items():
         cases = len({finding.case for finding in findings})
-        out.print(f"{severity} [{code}] {cases} {'case' if cases == 1 else 'cases'}", style=_STYLES[severity])
+        out.print(f"{severity} [{code}] {_plural(cases, 'case')}", style=_STYLES[severity])
         _print_kind(out, findings, _SHOWN_OF_A_KIND if many else len(findings))
     _print_fixes(out, report)
-    errors, warnings, notes = report.counts.values()
-    out.print(f"{len(report.facts)} cases: {errors} errors, {warnings} warnings, {notes} notes")
+    counts = (_plural(number, severity) for severity, number in report.counts.items())
+    out.print(f"{_plural(len(report.facts), 'case')}: {', '.join(counts)}")
+
+
+def _plural(count: int, word: str) -> str:
+    return f"{count} {word if count == 1 else word + 's'}"
 
 
 _FEW_CASES = 50
@@ -299,8 +303,7 @@ def _print_identification(out: Console, result: "Evaluation") -> None:
 
 def _print_slices(out: Console, result: "Evaluation") -> None:
     """Volume Dice above slice-wise Dice of all vertebrae together, so that one sees how much the second flatters."""
-    count = len(result.cases)
-    title = f"all vertebrae, sagittal slices, {'1 case' if count == 1 else f'{count} cases'}"
+    title = f"all vertebrae, sagittal slices, {_plural(len(result.cases), 'case')}"
     rows = table("", "mean ± sd", title=title)
     rows.add_row("volume Dice", _mean_sd(result.summary["vertebrae"]["dice"], "dice"))
     for metric, name in _SLICE_COLUMNS.items():

@@ -31,7 +31,7 @@ def find_config(name_or_path: str | Path) -> Path:
         return shipped[path.name.removesuffix(".yaml")]
     nearest = _nearest(path.stem, shipped)
     raise ConfigError(
-        f"config {brief(str(name_or_path))} is neither a file nor one of {sorted(shipped)}",
+        f"config {brief(str(name_or_path))} is neither a file nor one of {', '.join(sorted(shipped))}",
         hint=f"did you mean {nearest!r}?" if nearest else "",
     )
 

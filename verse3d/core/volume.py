@@ -291,7 +291,8 @@ def open_nifti(path: Path) -> nib.Nifti1Image:
         raise DataError(f"{path} is not a single-file NIfTI image but {type(image).__name__}")
     dtype = image.header.get_data_dtype()
     if dtype.fields is not None or dtype.kind not in "iuf":
-        raise DataError(f"{path}: voxels are {dtype}, expected one grey value each", hint="RGB and complex are no CT")
+        what = f"colours ({', '.join(dtype.names)})" if dtype.names else str(dtype)
+        raise DataError(f"{path}: voxels are {what}, expected one grey value each", hint="RGB and complex are no CT")
     return image
 
 

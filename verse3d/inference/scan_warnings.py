@@ -61,7 +61,7 @@ def tissue_warnings(
     steps = tuple(slice(None, None, max(1, round(SAMPLED_MM / spacing))) for spacing in grid.spacing_mm)
     found = tissue_measures(image[steps], window_hu)
     return tuple(
-        f"{words.format(found[name])}, in the training's scans {_range(trained_on, name, '{:.0f}')}"
+        f"{words.format(round(found[name]))}, in the training's scans {_range(trained_on, name, '{:.0f}')}"
         for name, (words, slack) in _HU_WORDS.items()
         if name in found and name in trained_on.ranges and _beyond(found[name], trained_on.ranges[name], slack)
     )

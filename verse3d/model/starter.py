@@ -18,8 +18,8 @@ from verse3d.model.trained_on import TrainedOn
 
 STARTER = "starter"
 ABOUT = (
-    "starter weights: learnt from four CT scans of the trunk, so a first look and a start for a training of your own; "
-    "poor in the neck, near metal and in children; for research only, no medical device"
+    "starter weights: trained on four CT scans of the trunk, good for a first look and as a start for your own "
+    "training; poor in the neck, near metal and in children; for research only, not a medical device"
 )
 _BEST = "best.pt"
 _CARD = "model-card.md"

@@ -259,7 +259,7 @@ def _log_start(session: Session) -> None:
     failed = sum(bool(case.failure) for case in cases.each()) if isinstance(cases, StoredCases) else 0
     count = session.options.ranks.count
     _log.info(
-        "%s with %.2f million parameters on %s in %s%s; %d training cases, %d validation cases",
+        "%s with %.2f million parameters on %s in %s%s; cases: %d for training, %d for validation",
         session.config.network.name,
         parameter_count(learner.network) / 1e6,
         learner.device,
