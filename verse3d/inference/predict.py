@@ -72,15 +72,13 @@ def predict_cases(
     """
     options = options or PredictOptions()
     own = list(cases[options.part :: options.parts])
-    make_folder(out)
-    remove_leftovers(out)
     budget = Budget.unopened(predictor, options.max_ram_gb)
     limit_mb = round(budget.limit.mb, 1)
     records = RecordList(out / predictions_file(options.part, options.parts), lambda: {**about(), "limit_mb": limit_mb})
     maker = Maker(model_sha256, tuple(about().get("models", ())), predictor.mask_settings)
     done: list[PredictionRecord] = []
     progress("scans", 0, len(own))
-    with records, MemoryWatch() as watch:
+    with MemoryWatch() as watch:
         before = ScanStages(predictor, out, maker, options.overwrite, budget, records, watch, progress)
         ahead = _read_while_opening(own[:1] if options.overlap else [], before)
         scan = replace(before, budget=budget.opened(besides_mb=_megabytes(ahead)))
@@ -90,7 +88,9 @@ def predict_cases(
 
         in_turn = overlapped if options.overlap and _fits_overlapped(own, scan.budget) else one_by_one
         stages = Stages(read, scan.segment, scan.write, scan.ended, (MaskIsKeptError, *CASE_ERRORS))
-        with contextlib.closing(in_turn(own, stages)) as finished:
+        make_folder(out)  # not before the model is known to work
+        remove_leftovers(out)
+        with records, contextlib.closing(in_turn(own, stages)) as finished:
             for record in finished:
                 done.append(record)
                 records.add(record)

@@ -145,7 +145,7 @@ class ScanStages:
         """
         image, target, peak = case.image_path(), mask_path(self.out, case.case), self.watch.peak()
         self._refuse_or_keep(case, target)
-        before, stored = _identity(image), stored_voxels(image)
+        stored, before = stored_voxels(image), _identity(image)
         with _naming(image):
             plan = self.budget.plan(stored)
         grid = network_geometry(stored.geometry, self.predictor.config.grid)
