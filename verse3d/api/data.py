@@ -8,7 +8,7 @@ from typing import Literal
 from verse3d.core.errors import ConfigError
 from verse3d.core.files import PathOrText, write_json
 from verse3d.core.logs import Progress, no_progress
-from verse3d.core.volume import NIFTI_SUFFIXES
+from verse3d.core.nifti_header import NIFTI_SUFFIXES
 from verse3d.data.cases import Split, write_index
 from verse3d.data.convert import Conversion, convert_cases, nnunet_format, verse_format
 from verse3d.data.index.archives import ARCHIVE_SUFFIX

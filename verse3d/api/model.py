@@ -15,8 +15,9 @@ from verse3d.core.files import PathOrText
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import Label, LabelScheme, label_counts
 from verse3d.core.logs import Progress, no_progress
+from verse3d.core.nifti_header import spatial_shape
 from verse3d.core.runtime import DeviceName, choose_device, rss_mb
-from verse3d.core.volume import Volume, as_grey_values, read_image, spatial_shape, stored_voxels, write_labels
+from verse3d.core.volume import Volume, as_grey_values, read_image, stored_voxels, write_labels
 from verse3d.inference.backends import BackendName
 from verse3d.inference.budget import Budget
 from verse3d.inference.loading import open_predictor

@@ -7,8 +7,9 @@ from pathlib import Path
 from verse3d.core.errors import ConfigError, DataError, GeometryError, OutputError
 from verse3d.core.files import PathOrText, make_folder
 from verse3d.core.logs import Progress, no_progress
+from verse3d.core.nifti_header import NIFTI_SUFFIXES
 from verse3d.core.preview import Preview, read_preview
-from verse3d.core.volume import NIFTI_SUFFIXES, Volume
+from verse3d.core.volume import Volume
 from verse3d.data.cases import Case, CaseIndex
 from verse3d.data.index.discover import is_index, load_cases
 from verse3d.data.pairs import relabelled, require_same_grid

@@ -10,9 +10,9 @@ from verse3d.core.errors import ConfigError, DataError
 from verse3d.core.files import PathOrText, is_file, make_folder
 from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.core.nifti_errors import not_a_file
+from verse3d.core.nifti_header import NIFTI_SUFFIXES
 from verse3d.core.paths import path_below
 from verse3d.core.runtime import DeviceName, choose_device
-from verse3d.core.volume import NIFTI_SUFFIXES
 from verse3d.data.cases import Case, Split
 from verse3d.data.index.discover import load_cases
 from verse3d.data.index.file_roles import scan_name

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from verse3d.api.models import divided
-from verse3d.core.config import PlaneName, load_config
+from verse3d.core.config import load_config
 from verse3d.core.errors import DataError
 from verse3d.core.files import PathOrText
 from verse3d.core.logs import Progress, no_progress
+from verse3d.core.setting_types import PlaneName
 from verse3d.data.cases import Split
 from verse3d.data.samples.slice_writer import SliceReport, write_slices
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from verse3d.cli import tables
+from verse3d.cli import score_tables, tables
 from verse3d.cli.json_output import print_json
 from verse3d.cli.terminal import (
     EXIT_INTERRUPTED,
@@ -208,7 +208,7 @@ def evaluate(
     if json:
         print_json(out_console, result)
     else:
-        tables.print_scores(out_console, result)
+        score_tables.print_scores(out_console, result)
     if result.failures:
         raise typer.Exit(EXIT_PARTIAL)
 
@@ -245,9 +245,9 @@ def demo(
     tables.print_check(out_console, result.findings)
     tables.print_training(out_console, result.training)
     tables.print_predictions(out_console, result.predictions)
-    tables.print_scores(out_console, result.evaluation)
+    score_tables.print_scores(out_console, result.evaluation)
     if result.comparison:
-        tables.print_comparison(out_console, result.comparison)
+        score_tables.print_comparison(out_console, result.comparison)
     out_console.print(f"run folder   {result.training.folder}", highlight=False)
     out_console.print(f"masks        {result.predictions.folder}", highlight=False)
     out_console.print(f"label file   {result.label_file}", highlight=False)

@@ -20,7 +20,7 @@ from verse3d.core.geometry import Geometry
 from verse3d.core.resample import resample_above
 from verse3d.inference.best_channel import best_channel
 from verse3d.inference.label_interpolation import LabelInterpolation
-from verse3d.inference.sliding_window import FinishedPlanes
+from verse3d.inference.open_sums import FinishedPlanes
 
 _VOXELS_AT_ONCE = 2**15
 """Whose scores become probabilities at once."""
@@ -56,7 +56,7 @@ class BinaryAggregator:
         self.seconds_resample = 0.0
 
     def take(self, planes: FinishedPlanes) -> None:
-        """See ``Answer``."""
+        """Keep the probabilities of these planes, float32; where no piece spoke it is 0."""
         probability = _once(self.probability)
         mean = planes.scores[0].float() / planes.weights
         spoken = planes.weights > 0
@@ -64,7 +64,7 @@ class BinaryAggregator:
         probability[planes.place] = values.cpu().numpy()
 
     def mask(self) -> NDArray[np.uint8]:
-        """See ``Answer``."""
+        """The label where the probability exceeds 0.5, uint8 (I, J, K) on the grid of the scan. Once, at the end."""
         probability, self.probability = _once(self.probability), None
         start = time.perf_counter()
         mask = resample_above(probability, self._grid, self._source, 0.5)
@@ -98,7 +98,7 @@ class MulticlassAggregator:
         self.seconds_resample = 0.0
 
     def take(self, planes: FinishedPlanes) -> None:
-        """See ``Answer``."""
+        """Label the voxels of the scan up to the last of these planes, all of which need no later one."""
         if planes.first < self._reached:
             raise ValueError(f"plane {planes.first} comes after plane {self._reached - 1}")
         known = _Planes.of(planes, self._turn, self._along)
@@ -109,7 +109,7 @@ class MulticlassAggregator:
         self.seconds_resample += time.perf_counter() - start
 
     def mask(self) -> NDArray[np.uint8]:
-        """See ``Answer``."""
+        """The ids, uint8 (I, J, K) on the grid of the scan; behind the last plane is background. Once, at the end."""
         start = time.perf_counter()
         self._pass_over(self._shape[self._axis])
         mask, self._mask = _once(self._mask), None

@@ -169,7 +169,10 @@ class Predictor:
         levels = self.naming.look(image, grid) if self.naming else None
         spine = self.scouts.find(image, grid)
         scouting = time.perf_counter() - started if self.scouts.networks or self.naming else 0.0
-        part = Part.whole(grid, source) if spine is None else self._part(spine, grid, source)
+        part = Part.whole(grid, source)
+        if spine is not None:
+            sampling = self.config.sampling
+            part = Part.of(spine.crop(grid.shape, sampling.patch_voxels, sampling.margin_voxels), grid, source)
         image, tiling = image[part.box], self.tiling(part.grid.shape, source)
         wanted = self._wanted(image, tiling, part, spine)
         self.placement.start_volume()
@@ -191,10 +194,6 @@ class Predictor:
             seconds=scouting,
         )
         return answer, Look(len(wanted), len(self.tiling(grid.shape, source).regions), seconds, crop, levels)
-
-    def _part(self, spine: SpineRegion, grid: Geometry, source: Geometry) -> Part:
-        sampling = self.config.sampling
-        return Part.of(spine.crop(grid.shape, sampling.patch_voxels, sampling.margin_voxels), grid, source)
 
     def _why_everywhere(self, spine: SpineRegion | None) -> str:
         if spine is not None or not self.skip_air:

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from verse3d.core.labels import VERTEBRAE
-from verse3d.report.dataset_stats import WORLD_AXES, CaseStats, bin_edges_hu, splits_of
+from verse3d.report.dataset_stats import WORLD_AXES, CaseStats, bin_edges_hu, splits_of, summarise
 from verse3d.report.histograms import COLOURS, Quantity, draw_values, say_nothing
 
 _INSIDE, _OUTSIDE = "#c0392b", "#5d6d7e"
@@ -178,17 +178,13 @@ def _median_inside(case: CaseStats) -> float | None:
 
 def _splits(cases: Sequence[CaseStats]) -> Figure:
     splits = splits_of(cases)
-    by_split = {split: [case for case in cases if case.split == split] for split in splits}
-    counts = {
-        "scans": [sum(case.case.image is not None for case in group) for group in by_split.values()],
-        "subjects": [len({case.case.subject for case in group}) for group in by_split.values()],
-        "vertebrae": [sum(len(case.survey.label_voxels) for case in group) for group in by_split.values()],
-    }
+    summaries = [summary for summary in summarise(cases) if summary.split in splits]
     folds = Counter(case.case.fold for case in cases if case.case.fold is not None)
     subjects = len({case.case.subject for case in cases})
     subtitle = f"n = {_count(len(cases), 'case')} of {_count(subjects, 'subject')}"
     figure, panels = _panels("Splits", subtitle, 4 if folds else 3)
-    for axes, (name, heights) in zip(panels, counts.items(), strict=False):
+    for axes, name in zip(panels, ("scans", "subjects", "vertebrae"), strict=False):
+        heights = [getattr(summary, name) for summary in summaries]
         _plain_bars(axes, splits, heights, [COLOURS[split] for split in splits])
         axes.set(ylabel=name)
     if folds:

@@ -154,15 +154,17 @@ def summarise(cases: Sequence[CaseStats]) -> list[SplitSummary]:
 def _summary(name: str, cases: Sequence[CaseStats]) -> SplitSummary:
     surveys = [case.survey for case in cases]
     spacings = [case.plane_spacing_mm for case in cases if case.plane_spacing_mm is not None]
+    # (cases, 2) -> the two columns; reshaped first, because of no cases there would be no columns either
+    in_plane_mm, through_plane_mm = np.reshape(spacings, (-1, 2)).T
     return SplitSummary(
         split=name,
         scans=sum(case.case.image is not None for case in cases),
         subjects=len({case.case.subject for case in cases}),
         masks=sum(survey.has_mask for survey in surveys),
         vertebrae=sum(len(survey.label_voxels) for survey in surveys),
-        levels=levels_text({label for survey in surveys for label in survey.label_voxels}),
-        in_plane_mm=_median(spacing[0] for spacing in spacings),
-        through_plane_mm=_median(spacing[1] for spacing in spacings),
+        levels=levels_text(set().union(*(survey.label_voxels for survey in surveys))),
+        in_plane_mm=_median(in_plane_mm),
+        through_plane_mm=_median(through_plane_mm),
         height_mm=_median(survey.extent_mm[2] for survey in surveys if survey.extent_mm is not None),
         inside_hu=_median(case.inside.percentiles_hu[1] for case in cases if case.inside is not None),
     )

@@ -180,18 +180,18 @@ class GpuWaiting(CpuWaiting):
         self._gaps: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     def end(self) -> None:
-        """See ``CpuWaiting``."""
+        """The batch is there: mark the moment at which the GPU may go on."""
         if self._step_end is None:  # nothing was launched before, so the time of this program counts
             super().end()
             return
         self._gaps.append((self._step_end, _marked()))
 
     def working(self) -> None:
-        """See ``CpuWaiting``."""
+        """A step was launched: mark the moment at which the GPU has finished it."""
         self._step_end = _marked()
 
     def take(self) -> float:
-        """See ``CpuWaiting``. Waits for the GPU."""
+        """Seconds between the marks since the last call, and those on the CPU. Waits for the GPU."""
         # elapsed_time wants both marks passed; the last one is passed last.
         if self._gaps:
             self._gaps[-1][1].synchronize()

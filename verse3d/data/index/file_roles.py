@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from verse3d.core.logs import logger
-from verse3d.core.volume import NIFTI_SUFFIXES, nifti_stem
+from verse3d.core.nifti_header import NIFTI_SUFFIXES, nifti_stem
 from verse3d.data.index.verse_names import pairing_name
 
 _log = logger(__name__)

@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
-from verse3d.core.config import Config, PlaneName
+from verse3d.core.config import Config
 from verse3d.core.geometry import Geometry, Shape
+from verse3d.core.setting_types import PlaneName
 from verse3d.data.samples.cut import Box
 from verse3d.data.samples.draws import ChangeDraws
 from verse3d.data.samples.source import PatchSource
