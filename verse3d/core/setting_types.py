@@ -16,9 +16,14 @@ _MOST_PATCH_VOXELS = 2**28
 """One patch of them, in float32, takes a gigabyte before any network has seen it."""
 
 
-def _same_for_all_axes(value: Any) -> Any:  # noqa: ANN401 - not checked yet
-    """One number stands for three equal ones."""
-    return (value,) * 3 if isinstance(value, int | float) and not isinstance(value, bool) else value
+def _repeated(times: int) -> BeforeValidator:
+    """One number stands for so many equal ones."""
+
+    def repeat(value: Any) -> Any:  # noqa: ANN401 - not checked yet
+        # To Python ``true`` is a number, too; it is left to the check of the type, which refuses it.
+        return (value,) * times if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+    return BeforeValidator(repeat)
 
 
 def _of_bearable_size(patch: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -27,20 +32,13 @@ def _of_bearable_size(patch: tuple[int, int, int]) -> tuple[int, int, int]:
     return patch
 
 
-Spacing = Annotated[tuple[_SpacingMm, _SpacingMm, _SpacingMm], BeforeValidator(_same_for_all_axes)]
-Patch = Annotated[
-    tuple[VoxelCount, VoxelCount, VoxelCount], BeforeValidator(_same_for_all_axes), AfterValidator(_of_bearable_size)
-]
-
-
-def _square(value: Any) -> Any:  # noqa: ANN401 - not checked yet
-    """One number stands for two equal ones."""
-    return (value,) * 2 if isinstance(value, int | float) and not isinstance(value, bool) else value
+Spacing = Annotated[tuple[_SpacingMm, _SpacingMm, _SpacingMm], _repeated(3)]
+Patch = Annotated[tuple[VoxelCount, VoxelCount, VoxelCount], _repeated(3), AfterValidator(_of_bearable_size)]
 
 
 _PixelCount = Annotated[int, Field(ge=1, le=8192)]
-Picture = Annotated[tuple[_PixelCount, _PixelCount], BeforeValidator(_square)]
+Picture = Annotated[tuple[_PixelCount, _PixelCount], _repeated(2)]
 PlaneName = Literal["sagittal", "coronal", "axial", "as-stored"]
 
 _NotNegative = Annotated[int, Field(ge=0, le=1024)]
-Margin = Annotated[tuple[_NotNegative, _NotNegative, _NotNegative], BeforeValidator(_same_for_all_axes)]
+Margin = Annotated[tuple[_NotNegative, _NotNegative, _NotNegative], _repeated(3)]
