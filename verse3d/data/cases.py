@@ -188,7 +188,10 @@ class _Line(Record):
 
 def _case(line: str, base: Path, place: str) -> Case:
     row = parsed(line, _Line, place, hint=_LINE_HINT)
-    name = _case_name(row.case, place)
+    name = row.case
+    # Masks are named after the case, so the name must be one of a file. How long one may be depends on the disk.
+    if not name or name in (".", "..") or set(name) & _NEVER_IN_A_NAME or not _is_encodable(name):
+        raise DataError(f"{place}: {brief(name)} is no name for a case; it must work as a file name")
     if not (row.image or row.mask):
         raise DataError(f"{place}: case {name} has neither an 'image' nor a 'mask'")
     paths = [base / stored if stored else None for stored in (row.image, row.mask, row.centroids)]
@@ -206,13 +209,6 @@ def _case(line: str, base: Path, place: str) -> Case:
         relabel=row.relabel,
         notes=row.notes,
     )
-
-
-def _case_name(name: str, place: str) -> str:
-    """Masks are named after the case, so the name must be one of a file. How long one may be depends on the disk."""
-    if not name or name in (".", "..") or set(name) & _NEVER_IN_A_NAME or not _is_encodable(name):
-        raise DataError(f"{place}: {brief(name)} is no name for a case; it must work as a file name")
-    return name
 
 
 def _is_encodable(name: str) -> bool:

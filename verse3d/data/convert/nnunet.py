@@ -81,12 +81,9 @@ def _refuse_torn_folds(index: CaseIndex) -> None:
             )
 
 
-def _is_for_training(case: Case) -> bool:
-    return case.mask is not None and case.split != "test"
-
-
 def _plan(case: Case, name: str) -> CasePlan:
-    subset = "Tr" if _is_for_training(case) else "Ts"
+    # A test case never lies beside the training cases, even if it has a mask: nnU-Net trains on all of imagesTr.
+    subset = "Tr" if case.mask is not None and case.split != "test" else "Ts"
     mask = f"labels{subset}/{name}{_ENDING}" if case.mask is not None else None
     return CasePlan(case, name, image=f"images{subset}/{name}_0000{_ENDING}", mask=mask)
 
