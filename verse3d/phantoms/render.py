@@ -61,18 +61,14 @@ def draw_vertebrae(spine: Spine, geometry: Geometry, density: Density) -> Bones:
     for upper, lower in pairwise(drawn):
         if upper is not None and lower is not None:
             _open_joint(upper, lower, density.joint_mm)
-    bones = _no_bones(geometry)
+    zeros = np.zeros(geometry.shape, np.float32)
+    far = np.full(geometry.shape, FAR_MM, np.float32)
+    bones = Bones(zeros, zeros.copy(), np.zeros(geometry.shape, np.uint8), far)
     best = np.zeros(geometry.shape, np.float32)
     for item in drawn:
         if item is not None:
             _add(bones, best, item, geometry, density)
     return bones
-
-
-def _no_bones(geometry: Geometry) -> Bones:
-    zeros = np.zeros(geometry.shape, np.float32)
-    far = np.full(geometry.shape, FAR_MM, np.float32)
-    return Bones(zeros, zeros.copy(), np.zeros(geometry.shape, np.uint8), far)
 
 
 def _drawn(vertebra: PosedVertebra, geometry: Geometry) -> _Drawn | None:

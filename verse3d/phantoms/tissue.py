@@ -67,7 +67,9 @@ def draw_soft_tissue(spine: Spine, profile: Profile, geometry: Geometry, rng: np
     _skin_and_muscle(body, contrast, rng)
     _trunk(body, contrast, spine.scale, rng)
     _neck(body, spine)
-    _marble(body, rng)
+    # Slow differences of some HU inside all tissue (not in air or lung).
+    tissue = np.clip((body.hu + 300.0) * 0.01, 0.0, 1.0)
+    body.hu += tissue * 6.0 * _waves(body.world, rng, 4, 16.0)
     _beside_the_spine(body, contrast)
     for above, below in pairwise(spine.vertebrae):
         _disc(body, geometry, above, below.pose, contrast.disc)
@@ -190,12 +192,6 @@ def _disc(body: _Body, geometry: Geometry, above: PosedVertebra, below: Pose, va
     density = value + 25.0 * np.clip(1.0 + rim / 6.0, 0.0, 1.0)
     part = body.hu[block.slices]
     part += coverage(disc, body.softness) * (density - part)
-
-
-def _marble(body: _Body, rng: np.random.Generator) -> None:
-    """Slow differences of some HU inside all tissue (not in air or lung)."""
-    tissue = np.clip((body.hu + 300.0) * 0.01, 0.0, 1.0)
-    body.hu += tissue * 6.0 * _waves(body.world, rng, 4, 16.0)
 
 
 def _table(body: _Body, rng: np.random.Generator) -> None:

@@ -60,18 +60,14 @@ def levels_in_view(rng: np.random.Generator, index: int, names: list[str], anoma
 
 def choose_view(rng: np.random.Generator, spine: Spine, aimed_at: tuple[str, ...]) -> View:
     """A random scan of those vertebrae."""
-    frame = _tilt(rng)
+    # Directions (3, 3) of right, front and up for this scan: half of all scans are tilted by up to 12 degrees.
+    angles = rng.uniform(-1.0, 1.0, 3) * np.array([11.0, 5.0, 5.0])
+    frame = rotation_matrix(*angles) if rng.random() < 0.5 else np.eye(3)
     targets = [spine.named(name) for name in aimed_at]
     low, high = _extent(rng, targets, frame)
     codes = str(rng.choice([code for code, _ in _ORDERS], p=[share for _, share in _ORDERS]))
     spacing = _spacing(rng, codes, high - low)
     return View(_geometry(low, high, frame, codes, spacing), aimed_at, _headers(rng))
-
-
-def _tilt(rng: np.random.Generator) -> Vector:
-    """Directions (3, 3) of right, front and up for this scan: half of all scans are tilted by up to 12 degrees."""
-    angles = rng.uniform(-1.0, 1.0, 3) * np.array([11.0, 5.0, 5.0])
-    return rotation_matrix(*angles) if rng.random() < 0.5 else np.eye(3)
 
 
 def _extent(rng: np.random.Generator, targets: list[PosedVertebra], frame: Vector) -> tuple[Vector, Vector]:
