@@ -132,12 +132,14 @@ class _Border:
             flat = torch.from_numpy(codes.reshape(-1))
             undecided = torch.from_numpy(np.flatnonzero(flat.numpy() == _UNDECIDED))
             for places in torch.split(undecided, _POINTS):
-                flat[places] = self._decided(*around(places, start))
+                # (points, 8) rows of known corners, each with its share in the point: summed to (points, channels) at
+                # once, without the (points, 8, channels) in between; the largest wins.
+                neighbours, shares = around(places, start)
+                carried = torch.nn.functional.embedding_bag(
+                    neighbours, self._known, per_sample_weights=shares, mode="sum"
+                )
+                flat[places] = self._ids[carried.argmax(1)]
             target[start : start + planes] = codes
-
-    def _decided(self, rows: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
-        carried = torch.nn.functional.embedding_bag(rows, self._known, per_sample_weights=shares, mode="sum")
-        return self._ids[carried.argmax(1)]
 
 
 class _Around:

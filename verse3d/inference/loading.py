@@ -113,12 +113,11 @@ def open_naming(
 
 
 def _opened(checkpoint: Checkpoint, path: Path, device: torch.device, backend: str) -> Backend:
-    return open_backend(backend, checkpoint, path, device, choose_precision(_amp_on(checkpoint.config, device), device))
-
-
-def _amp_on(config: Config, device: torch.device) -> str:
-    """The run's precision where the device has it; a model trained in fp16 on a GPU also runs on a CPU."""
-    return "auto" if config.runtime.amp == "fp16" and device.type == "cpu" else config.runtime.amp
+    # The run's precision where the device has it; a model trained in fp16 on a GPU also runs on a CPU.
+    amp = checkpoint.config.runtime.amp
+    if amp == "fp16" and device.type == "cpu":
+        amp = "auto"
+    return open_backend(backend, checkpoint, path, device, choose_precision(amp, device))
 
 
 def _require_same_work(one: Config, other: Config, one_path: Path, other_path: Path) -> None:

@@ -106,19 +106,15 @@ class Demand:
         return voxel_count(self.tiling.shape) * 4 / 1e6 if self.channels == 1 else self.source_voxels / 1e6
 
     def _sums_mb(self, settings: StreamSettings) -> float:
-        return self._open_planes(settings.pieces_per_batch) * self._plane_mb(settings)
+        """At most, without a walk over the windows: a header may promise more of them than memory could list."""
+        # ``batches`` never lets one span more planes than its thickest piece, or than it has pieces.
+        most = max(self.tiling.thickness, settings.pieces_per_batch)
+        return min(most, self.tiling.shape[self.tiling.axis]) * self._plane_mb(settings)
 
     def _plane_mb(self, settings: StreamSettings) -> float:
         """The sums of a plane, and their weights."""
         voxels = voxel_count(self.tiling.shape) // self.tiling.shape[self.tiling.axis]
         return voxels * (settings.sums_dtype.itemsize * self.channels + 4) / 1e6
-
-    def _open_planes(self, pieces_per_batch: int) -> int:
-        """How many ``streaming.open_planes`` finds at most, without a walk over the windows.
-
-        A batch spans no more planes than its thickest piece, or than it has pieces, see ``streaming.batches``.
-        """
-        return min(max(self.tiling.thickness, pieces_per_batch), self.tiling.shape[self.tiling.axis])
 
 
 @dataclass(frozen=True)

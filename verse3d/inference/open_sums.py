@@ -85,14 +85,18 @@ class OpenSums:
 
     def add(self, region: Region, scores: torch.Tensor, weights: torch.Tensor | None) -> None:
         """Count the scores (channels, *region) of a piece."""
-        place = self._local(region)
-        sums = self._sums[(slice(None), *place)]
+        # Along the axis of the tiling indices count from the first open plane.
+        i, j, k = (
+            slice(along.start - self._first, along.stop - self._first) if axis == self._axis else along
+            for axis, along in enumerate(region)
+        )
+        sums = self._sums[:, i, j, k]
         if weights is None:
             sums.add_(scores)
         else:
             weights = weights.to(self._sums.device)
             _add_weighted(sums, scores, weights.to(self._sums.dtype))
-        self._weights[place] += 1 if weights is None else weights
+        self._weights[i, j, k] += 1 if weights is None else weights
 
     def finish(self, until: int) -> Iterator[FinishedPlanes]:
         """Give the planes before ``until`` and open as many behind the others."""
@@ -104,13 +108,6 @@ class OpenSums:
             _drop(self._sums, 1 + self._axis, count)
             _drop(self._weights, self._axis, count)
         self._first = max(self._first, until)
-
-    def _local(self, region: Region) -> Region:
-        i, j, k = (
-            slice(along.start - self._first, along.stop - self._first) if axis == self._axis else along
-            for axis, along in enumerate(region)
-        )
-        return i, j, k
 
 
 def _add_weighted(sums: torch.Tensor, scores: torch.Tensor, weights: torch.Tensor) -> None:

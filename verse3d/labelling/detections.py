@@ -73,9 +73,10 @@ def region_logits(regions: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _points(values: ArrayLike, name: str) -> NDArray[np.float64]:
     points = _rows(values, name)
-    if not np.isfinite(points).all():
+    bad = np.flatnonzero(~np.isfinite(points).all(axis=1))
+    if bad.size:
         raise DataError(
-            f"{name} holds a position that is not a number, in row {_first_bad(points)}",
+            f"{name} holds a position that is not a number, in row {bad[0]}",
             hint="leave out what was not found; a score may be NaN, a position may not",
         )
     return points
@@ -91,10 +92,6 @@ def _rows(values: ArrayLike, name: str) -> NDArray[np.float64]:
     if array.ndim != 2 or array.shape[1] != 3:
         raise DataError(f"{name} have the shape {array.shape}; expected rows of three numbers")
     return array
-
-
-def _first_bad(points: NDArray[np.float64]) -> int:
-    return int(np.flatnonzero(~np.isfinite(points).all(axis=1))[0])
 
 
 def mirrored(found: Detections) -> Detections:

@@ -68,7 +68,10 @@ def group_bones(parts: NDArray[np.uint8], geometry: Geometry) -> BoneMap:
         target[plane > 0] = FREE
     # parts -> seeds (coarse) -> owners of cores -> owners of all that can be reached -> numbers
     coarse = CoarseGrid.of(geometry)
-    seeds = _seeds(inside, coarse)
+    labelled, count = ndimage.label(coarse.taken(inside) == CORE)
+    labelled, _ = _largest_first(labelled, count, LEAST_CORE_ML / coarse.voxel_ml)
+    # Cores that look like two are parted: vertebrae whose cores touch would else be one bone.
+    seeds = _parted(labelled.astype(np.uint8), coarse.spacing_mm)
     coarse.hand_out(seeds, owners, cores=inside)
     grow(owners, geometry.spacing_mm)
     joined, left_out = _settle_fragments(owners, coarse, int(seeds.max(initial=0)), geometry)
@@ -77,13 +80,6 @@ def group_bones(parts: NDArray[np.uint8], geometry: Geometry) -> BoneMap:
     start = tuple(int(side.start) for side in box)
     found = measured_bones(numbers, (start[0], start[1], start[2]), coarse, geometry)
     return BoneMap(numbers, (start[0], start[1], start[2]), found, joined, dropped)
-
-
-def _seeds(parts: NDArray[np.uint8], coarse: CoarseGrid) -> NDArray[np.uint8]:
-    """Numbered cores on the coarse grid, uint8, the largest first; those that look like two are parted."""
-    labelled, count = ndimage.label(coarse.taken(parts) == CORE)
-    labelled, _ = _largest_first(labelled, count, LEAST_CORE_ML / coarse.voxel_ml)
-    return _parted(labelled.astype(np.uint8), coarse.spacing_mm)
 
 
 def _foreground_box(parts: NDArray[np.uint8]) -> tuple[slice, slice, slice] | None:

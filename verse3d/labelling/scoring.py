@@ -31,10 +31,11 @@ class ScanScore:
 def score_names(spine: Spine, named: Sequence[NamedSpine]) -> ScanScore:
     """Score the best readings of one scan against its truth; missed vertebrae count where they should lie."""
     centres, names = _outputs(spine, named)
-    right = [
-        _name_nearest(centre, centres, names) == level
-        for centre, level in zip(spine.centres_mm, spine.levels, strict=True)
-    ]
+    right = []
+    for centre, level in zip(spine.centres_mm, spine.levels, strict=True):
+        # Beyond 20 mm nothing speaks about this vertebra, however near the next output is.
+        spoken = _nearest_mm(centre, centres) <= MATCH_MM
+        right.append(spoken and names[int(np.linalg.norm(centres - centre, axis=1).argmin())] == level)
     found = [_nearest_mm(centre, spine.found.centres_mm) <= MATCH_MM for centre in spine.centres_mm]
     return ScanScore(
         vertebrae=len(spine.levels),
@@ -68,10 +69,3 @@ def _outputs(spine: Spine, named: Sequence[NamedSpine]) -> tuple[NDArray[np.floa
 
 def _nearest_mm(point: NDArray[np.float64], centres_mm: NDArray[np.float64]) -> float:
     return float(np.linalg.norm(centres_mm - point, axis=1).min()) if len(centres_mm) else np.inf
-
-
-def _name_nearest(point: NDArray[np.float64], centres_mm: NDArray[np.float64], names: Sequence[str]) -> str | None:
-    # Beyond 20 mm nothing speaks about this vertebra, however near the next output is.
-    if _nearest_mm(point, centres_mm) > MATCH_MM:
-        return None
-    return names[int(np.linalg.norm(centres_mm - point, axis=1).argmin())]

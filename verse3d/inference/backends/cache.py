@@ -123,20 +123,17 @@ class ModelCache:
             write_json(temporary / MANIFEST, self._manifest(temporary))
             for name in (XML, WEIGHTS):
                 _flush_to_disk(temporary / name)
-            self._take_place(temporary)
+            try:
+                temporary.rename(self.entry)
+            except OSError:
+                if not self._is_there():  # else another program was quicker
+                    raise
         except (OSError, Verse3dError, RuntimeError) as error:
             self._say_not_kept(error)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         self._sweep()
         return self._is_there()
-
-    def _take_place(self, temporary: Path) -> None:
-        try:
-            temporary.rename(self.entry)
-        except OSError:
-            if not self._is_there():  # else another program was quicker
-                raise
 
     def discard(self) -> None:
         """Remove this model. What cannot be removed is left, and found damaged again next time."""
