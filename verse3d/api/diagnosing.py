@@ -179,7 +179,8 @@ def _tried(progress: Progress) -> tuple[str, list[Advice]]:
         try:
             dice = _segment_phantom(Path(folder), progress)
         except Exception as error:  # whatever a broken installation raises is what the report must say
-            reason = _without(folder, str(error) or type(error).__name__)
+            # It may be shown to others: no path of the temporary folder, nor of the user's own.
+            reason = (str(error) or type(error).__name__).replace(folder, "...").replace(str(Path.home()), "...")
             return f"failed: {type(error).__name__}", [Advice(f"the self-test failed: {reason}", _REPORT, serious=True)]
     words = f"a synthetic scan was made, segmented and scored in {time.monotonic() - started:.0f} s: Dice {dice:.2f}"
     if dice < _LEAST_DICE:
@@ -198,8 +199,3 @@ def _segment_phantom(folder: Path, progress: Progress) -> float:
             raise Verse3dError(record.error)
     scored = evaluate(pred=folder / "masks", truth=folder / "scans", out=folder / "scores.json", progress=progress)
     return scored.cases[0].labels["vertebrae"].dice
-
-
-def _without(folder: str, text: str) -> str:
-    """A message without the path of the temporary folder, or of the user's own."""
-    return text.replace(folder, "...").replace(str(Path.home()), "...")

@@ -162,7 +162,10 @@ def _grey_values(cases: Sequence[CaseStats]) -> Figure:
         left.legend(frameon=False)
     else:
         say_nothing(left)
-    draw_values(right, masked, Quantity("median HU inside of the mask", _median_inside))
+    median = Quantity(
+        "median HU inside of the mask", lambda case: None if case.inside is None else case.inside.percentiles_hu[1]
+    )
+    draw_values(right, masked, median)
     _finish(figure, [right], masked)
     return figure
 
@@ -170,10 +173,6 @@ def _grey_values(cases: Sequence[CaseStats]) -> Figure:
 def _shares(counts: Sequence[int]) -> NDArray[np.float64]:
     found = np.asarray(counts, dtype=float)
     return np.asarray(100 * found / max(found.sum(), 1.0))
-
-
-def _median_inside(case: CaseStats) -> float | None:
-    return None if case.inside is None else case.inside.percentiles_hu[1]
 
 
 def _splits(cases: Sequence[CaseStats]) -> Figure:

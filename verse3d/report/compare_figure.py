@@ -31,7 +31,10 @@ def compare_figure(comparison: Comparison) -> Figure:
         if metric == "consistency":
             columns.append(comparison.standings[0].column("consistency_of_truth"))
         _draw(axes, np.array(columns), named)
-        _widen(axes, _SHOWN[metric])
+        # Tiny differences must look tiny: an axis never shows less than a range that matters.
+        low, high = axes.get_ylim()
+        if high - low < _SHOWN[metric]:
+            axes.set_ylim((low + high - _SHOWN[metric]) / 2, (low + high + _SHOWN[metric]) / 2)
         axes.set_title(_title(metric), fontsize=9)
         axes.set_xticks(range(len(columns)), [*map(figure_text, names), "truth"][: len(columns)], fontsize=8)
     if named:
@@ -46,12 +49,6 @@ def compare_figure(comparison: Comparison) -> Figure:
     count = len(comparison.cases)
     figure.supxlabel(f"n = {count} cases, joined by lines; black: mean" if count > 1 else "n = 1 case", fontsize=7)
     return figure
-
-
-def _widen(axes: Axes, least: float) -> None:
-    low, high = axes.get_ylim()
-    if high - low < least:
-        axes.set_ylim((low + high - least) / 2, (low + high + least) / 2)
 
 
 def _title(metric: str) -> str:

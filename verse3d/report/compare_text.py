@@ -42,7 +42,12 @@ def markdown(comparison: Comparison) -> str:
         *map(_said, verdicts(comparison)),
         _circumstances(comparison),
     ]
-    parts += ["## Scores", _score_table(comparison)]
+    head = ["mean ± sd over the cases", *names]
+    rows = [
+        [metric.title, *(score_cell(standing, key) for standing in comparison.standings)]
+        for key, metric in METRICS.items()
+    ]
+    parts += ["## Scores", _table(head, rows)]
     for name, pairs in comparison.pairs.items():
         parts += [f"## {markdown_text(name)} minus {markdown_text(names[0])}, in pairs", _pair_table(pairs)]
     parts += ["## What it took", _cost_table(comparison), "## Case by case", _case_table(comparison)]
@@ -69,18 +74,9 @@ def _circumstances(comparison: Comparison) -> str:
         lines.append(f"{markdown_text(standing.contestant.name)} predicted on: {devices}.")
     lines += [f"**Not equal** — {markdown_text(difference)}." for difference in comparison.differences]
     lines += [f"**Flatters** — {markdown_text(note)}." for note in comparison.notes]
-    left_out = [(markdown_text(case), markdown_text(_one_line(reason))) for case, reason in comparison.left_out]
+    left_out = [(markdown_text(case), markdown_text(" ".join(reason.split()))) for case, reason in comparison.left_out]
     lines += [f"**Left out** — {case}: {reason}" for case, reason in left_out]
     return "\n".join(f"- {line}" for line in lines)
-
-
-def _score_table(comparison: Comparison) -> str:
-    head = ["mean ± sd over the cases", *(standing.contestant.name for standing in comparison.standings)]
-    rows = [
-        [metric.title, *(score_cell(standing, key) for standing in comparison.standings)]
-        for key, metric in METRICS.items()
-    ]
-    return _table(head, rows)
 
 
 def score_cell(standing: Standing, metric: str) -> str:
@@ -203,10 +199,6 @@ def _count(value: float) -> str:
 
 def _same(values: set[str]) -> str:
     return ", ".join(sorted(values))
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

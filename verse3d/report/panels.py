@@ -93,15 +93,11 @@ def draw_row(
         _draw_surroundings(axes, back, names, sheet)
         _draw_cuts(axes, back, geometry, centre_mm, sheet.scale)
     if layer.name:
-        _name_row(figure, sheet, boxes, layer.name)
-
-
-def _name_row(figure: Figure, sheet: Sheet, boxes: Sequence[tuple[float, float, float, float]], name: str) -> None:
-    """The name of a row, from bottom to top, at the left of what may stand beside its first panel."""
-    left, top, _, height = boxes[0]
-    place = (max(0.6 * OUTER, left - 3 * BESIDE) / sheet.width, 1 - (top + height / 2) / sheet.height)
-    style: dict[str, Any] = {"color": _TEXT, "fontsize": _LETTER_POINTS, "weight": "bold", "gid": "row"}
-    figure.text(*place, name, rotation=90, ha="center", va="center", **style)
+        # From bottom to top, at the left of what may stand beside the first panel.
+        left, top, _, height = boxes[0]
+        place = (max(0.6 * OUTER, left - 3 * BESIDE) / sheet.width, 1 - (top + height / 2) / sheet.height)
+        style: dict[str, Any] = {"color": _TEXT, "fontsize": _LETTER_POINTS, "weight": "bold", "gid": "row"}
+        figure.text(*place, layer.name, rotation=90, ha="center", va="center", **style)
 
 
 def _panel(figure: Figure, sheet: Sheet, back: PlaneSlice, box: tuple[float, float, float, float]) -> Axes:
@@ -160,7 +156,8 @@ def _draw_names(axes: Axes, mask: PlaneSlice, table: Mapping[int, Label], scale:
     sizes: dict[str, float] = {"line_mm": _NAME_LINE / scale, "letter_mm": _NAME_LETTER / scale}
     placed = place_names(mask, names, side=_SIDES[mask.plane], margin_mm=BESIDE / scale, **sizes)
     for name in placed:
-        colour = _light(table[name.id].rgb)
+        # The bone's own colour, mixed with white, to be read on dark ground.
+        colour = tuple(0.55 * value / 255 + 0.45 for value in table[name.id].rgb)
         start = (name.x_mm, name.y_mm)
         far = np.abs(np.subtract(start, name.bone_mm)) > np.array([2 * _NAME_LETTER, 0.6 * _NAME_LINE]) / scale
         if far.any():
@@ -175,11 +172,6 @@ def _leaves(name: PlacedName, back: PlaneSlice, scale: float) -> bool:
     """Whether a name reaches beyond the left or right edge of its slice."""
     length = len(name.name) * _NAME_LETTER / scale
     return name.x_mm < length if name.side == "left" else name.x_mm + length > back.size_mm[1]
-
-
-def _light(rgb: tuple[int, int, int]) -> tuple[float, ...]:
-    """The colour mixed with white, to be read on dark ground."""
-    return tuple(0.55 * value / 255 + 0.45 for value in rgb)
 
 
 def _draw_surroundings(axes: Axes, back: PlaneSlice, names: Sequence[PlacedName], sheet: Sheet) -> None:

@@ -139,7 +139,9 @@ class EpochEnd:
     def _own_part(self, *, due: bool) -> tuple[list[float], ValidationResult | None, float]:
         """This process's share of the patches' losses and, if they are due, of the whole scans; minutes of these."""
         session, ranks = self._session, self._session.options.ranks
-        predictor = self._predictor()
+        learner = session.learner
+        network = best_network(learner).eval()
+        predictor = Predictor.of_network(network, session.config, learner.device, learner.precision)
         batches = ranks.share(list(session.loss_batches))
         losses = validation_losses(predictor, self._loss, session.augment, batches)
         if not due:
@@ -147,11 +149,6 @@ class EpochEnd:
         started = time.monotonic()
         result = validate(predictor, ranks.share(session.validation), session.options.paint)
         return losses, result, (time.monotonic() - started) / 60
-
-    def _predictor(self) -> Predictor:
-        learner = self._session.learner
-        network = best_network(learner).eval()
-        return Predictor.of_network(network, self._session.config, learner.device, learner.precision)
 
     def record(self, epoch: int, validated: Validated) -> dict[str, float]:
         """Show an epoch, or as much of it as was trained, and return its row of the history."""

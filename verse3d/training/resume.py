@@ -31,7 +31,12 @@ def restore(session: Session) -> None:
     """
     path = session.folder.last
     checkpoint = load_checkpoint(path)
-    _require_same_mode(session, checkpoint)
+    if checkpoint.config.mode != session.config.mode:
+        raise CheckpointError(
+            f"{session.folder.last} is a model of mode {checkpoint.config.mode}, "
+            f"the run in {session.folder.path} is of mode {session.config.mode}",
+            hint="was it copied from another run?",
+        )
     if not checkpoint.training:
         raise CheckpointError(
             f"{path} can be predicted with but not trained on", hint="was best.pt copied over last.pt?"
@@ -40,7 +45,12 @@ def restore(session: Session) -> None:
         state = checked(checkpoint.training, StoredRun, f"what {path} says about its training")
     except DataError as error:
         raise CheckpointError(error.message, hint=_START_ANEW) from error
-    _require_same_cases(session, state)
+    for split, names in state.cases.items():
+        if names != session.case_names[split]:
+            raise DataError(
+                f"the run in {session.folder.path} used other {split} cases ({', '.join(names) or 'none'})",
+                hint=f"resume it with the index that it has used: {session.folder.cases}",
+            )
     try:
         _restore_state(session, checkpoint, state)
     except _BAD_STATE as error:  # whatever PyTorch makes of a state that is none
@@ -50,24 +60,6 @@ def restore(session: Session) -> None:
             hint=_START_ANEW,
         ) from error
     _tell_changes(session, state, checkpoint.versions)
-
-
-def _require_same_mode(session: Session, checkpoint: Checkpoint) -> None:
-    if checkpoint.config.mode != session.config.mode:
-        raise CheckpointError(
-            f"{session.folder.last} is a model of mode {checkpoint.config.mode}, "
-            f"the run in {session.folder.path} is of mode {session.config.mode}",
-            hint="was it copied from another run?",
-        )
-
-
-def _require_same_cases(session: Session, state: StoredRun) -> None:
-    for split, names in state.cases.items():
-        if names != session.case_names[split]:
-            raise DataError(
-                f"the run in {session.folder.path} used other {split} cases ({', '.join(names) or 'none'})",
-                hint=f"resume it with the index that it has used: {session.folder.cases}",
-            )
 
 
 def _restore_state(session: Session, checkpoint: Checkpoint, state: StoredRun) -> None:

@@ -122,7 +122,9 @@ class ScoutTraining:
         samples, losses = self._samples.step(self.steps), []
         for sample in samples:
             batch = Augment(sample.size)(PackedBatch.of([sample.box]).on(self._device))
-            loss = scout_loss(self._network(self._laid_out(batch["image"])), batch["label"])
+            # Channels last is what a CPU's convolutions are quick at.
+            image = channels_last(batch["image"]) if self._device.type == "cpu" else batch["image"]
+            loss = scout_loss(self._network(image), batch["label"])
             torch.autograd.backward(loss / len(samples))
             losses.append(loss.detach())
         for group in self._optimizer.param_groups:
@@ -155,7 +157,10 @@ class ScoutTraining:
         usable = cases > 0 and missed == 0
         scores = {USABLE: float(usable), "missed_voxels": float(missed), "validation_cases": float(cases)}
         weights = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
-        self.assessed = TrainedNetwork(self._named_config(), weights, self.steps, scores)
+        # The run's config, but with what the scout tells apart: levels.
+        labels = self._config.labels.model_copy(update={"scheme": "vertebrae"})
+        config = self._config.model_copy(update={"labels": labels})
+        self.assessed = TrainedNetwork(config, weights, self.steps, scores)
         _log.info("scout after %d steps: %d voxels of %d validation spines missed", self.steps, missed, cases)
 
     def to_dict(self) -> dict[str, Any]:
@@ -190,14 +195,6 @@ class ScoutTraining:
         spine = (ids > 0) & (ids != IGNORED)
         region = SpineRegion.of(look_for_spine(network, image.astype(np.float32)), (SCOUT_MM,) * 3)
         return int(np.count_nonzero(spine if region is None else spine & ~region.near))
-
-    def _named_config(self) -> Config:
-        """The run's config, but with what the scout tells apart: levels."""
-        labels = self._config.labels.model_copy(update={"scheme": "vertebrae"})
-        return self._config.model_copy(update={"labels": labels})
-
-    def _laid_out(self, image: torch.Tensor) -> torch.Tensor:
-        return channels_last(image) if self._device.type == "cpu" else image
 
     def _now(self) -> float:
         """The time when all that was asked of the device is done."""

@@ -208,7 +208,11 @@ def validate(predictor: Predictor, cases: Sequence[ValidationCase], paint: Paint
         truth = case.truth()
         if predictor.config.labels.by_sequence:
             ids = named_by_truth(ids, truth, case.prepared.source)
-        labels_of[case.case] = _label_dice(ids, truth, case.scheme.labels)
+        # Of each label in the truth, by its name: network ids count the labels from 1.
+        labels = case.scheme.labels
+        present = [int(label) for label in np.unique(truth) if label]
+        counts = confusion(ids, truth, present)
+        labels_of[case.case] = {labels[number - 1].name: dice(counts[number]) for number in present}
         dice_of[case.case] = fmean(labels_of[case.case].values()) if labels_of[case.case] else float("nan")
         if paint is not None and case.drawn:
             to_file = case.scheme.file_from_network
@@ -229,10 +233,3 @@ def _grid_if_usable(case: ValidationCase) -> Geometry | None:
     except DataError as error:
         _log.error("%s is left out: %s", case.case, error)
         return None
-
-
-def _label_dice(ids: NDArray[np.uint8], truth: NDArray[np.uint8], labels: Sequence[Label]) -> dict[str, float]:
-    """Of each label in the truth, by its name. Network ids count the ``labels`` from 1."""
-    present = [int(label) for label in np.unique(truth) if label]
-    counts = confusion(ids, truth, present)
-    return {labels[network_id - 1].name: dice(counts[network_id]) for network_id in present}
