@@ -59,6 +59,7 @@ def detections(
     scores = _rows(regions, "regions")
     if len(scores) != len(centres):
         raise DataError(f"{len(centres)} centres have {len(scores)} rows of region scores; expected one row each")
+    # NaN passes both comparisons: a score may be unknown.
     if np.any((scores < 0) | (scores > 1)):
         raise DataError("region scores must lie between 0 and 1", hint="pass probabilities, not logits")
     return Detections(centres, scores, left, right)
@@ -98,5 +99,9 @@ def mirrored(found: Detections) -> Detections:
     """The same spine with left and right exchanged."""
     flip = np.array([-1.0, 1.0, 1.0])
     return Detections(
-        found.centres_mm * flip, found.regions, found.right_pedicles_mm * flip, found.left_pedicles_mm * flip
+        # Left pedicles become right ones.
+        found.centres_mm * flip,
+        found.regions,
+        found.right_pedicles_mm * flip,
+        found.left_pedicles_mm * flip,
     )

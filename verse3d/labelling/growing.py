@@ -36,6 +36,7 @@ def grow(owners: NDArray[np.uint8], spacing_mm: Sequence[float]) -> None:
     numbers = np.int32 if flat.size < 2**31 else np.int64
     # Whole units let distances be keys: a quarter of the shortest step is fine enough for any spacing.
     units = np.maximum(1, np.rint(_UNITS_PER_STEP * np.array(spacing_mm) / min(spacing_mm))).astype(int).tolist()
+    # A step along an axis is a step of one number in the flat map: +- stride; the planes of 0 around stop it.
     strides = (owners.shape[1] * owners.shape[2], owners.shape[2], 1)
     steps = [(sign * stride, unit) for stride, unit in zip(strides, units, strict=True) for sign in (1, -1)]
     waiting: dict[int, list[_Front]] = defaultdict(list)
@@ -46,6 +47,7 @@ def grow(owners: NDArray[np.uint8], spacing_mm: Sequence[float]) -> None:
         voxels: NDArray[np.integer] = owned.astype(numbers)
         _advance(flat, (voxels, flat[voxels]), 0, steps, waiting)
     while waiting:
+        # Nearest first, so whoever takes a voxel could not have reached it on a shorter way.
         distance = min(waiting)
         for voxels, own in waiting.pop(distance):
             # Each front names a voxel once, so after this none of them is taken twice.
