@@ -78,6 +78,7 @@ class Demand:
 
     def network_mb(self, settings: StreamSettings) -> float:
         """While the network looks at it: the prepared volume, the answer so far, the open planes, one batch."""
+        # Labels are carried to the scan's grid while the network works, a single label's probability afterwards.
         carrying_mb = CARRYING_MB + self._plane_mb(settings) if self.channels > 1 else 0.0
         return (
             self._image_mb
@@ -158,6 +159,7 @@ def make_plan(demand: Demand, limit: Limit, held_mb: float) -> Plan:
     Raises:
         MemoryLimitError: the smallest plan does not fit either; says what would.
     """
+    # float32: 4, 2, 1 windows; then float16: 4, 2, 1. The first that fits is taken.
     smallest = None
     for dtype in _SUMS_DTYPES:
         batch = demand.pieces_per_batch
@@ -182,6 +184,7 @@ def _plan(demand: Demand, settings: StreamSettings, limit: Limit, held_mb: float
 
 
 def _does_not_fit(plan: Plan, limit: Limit) -> MemoryLimitError:
+    # Stages follow each other, so the largest one decides.
     stage, mb = max(plan.stages_mb.items(), key=lambda item: item[1])
     allowed = f"`max_ram_gb={limit.mb / 1000:g}` allows" if limit.asked_for else "is free"
     needed = plan.peak_mb / 1000
