@@ -62,6 +62,7 @@ def profile_of(spine: Spine, rng: np.random.Generator) -> Profile:
     """Tables for one person; girth and fat vary between persons."""
     chain = spine.vertebrae[::-1]
     sizes = [vertebra.shape.size for vertebra in chain]
+    # From the sacrum up: np.interp wants heights that grow.
     bodies = np.array([spine.sacrum.centre, *(vertebra.pose.centre for vertebra in chain)])
     canals = np.array([vertebra.pose.with_centre((0.0, vertebra.shape.canal_y, 0.0)).centre for vertebra in chain])
     rows = np.arange(bodies[0, 2] - _BEYOND_MM, bodies[-1, 2] + _BEYOND_MM, _STEP_MM)
@@ -89,5 +90,6 @@ def _soft_sizes(
 ) -> dict[str, NDArray[np.float64]]:
     found = {name: scale * np.interp(position, at, sizes) for name, (at, sizes) in _SIZES.items()}
     fat = found["fat"] * rng.uniform(0.6, 1.6)
+    # Who has more fat is wider all around by as much.
     girth = fat - found["fat"]
     return found | {"fat": fat} | {name: found[name] + girth for name in ("skin_x", "skin_front", "skin_rear")}

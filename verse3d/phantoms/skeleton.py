@@ -36,6 +36,7 @@ def _parts(spine: Spine, profile: Profile) -> Iterator[tuple[Pose, Iterable[Plat
 
 def _stamp(field: Array, geometry: Geometry, pose: Pose, plate: Plate) -> None:
     """Draw one plate into the field, touching only the voxels around it."""
+    # A few mm more, so that distances are right just outside of the surface, too.
     reach = max(plate.radius) + max(plate.half_height) + 3.0
     block = block_around(geometry, pose.to_world(np.array([plate.start, plate.end])), reach)
     if not block.empty:
