@@ -50,6 +50,7 @@ def slices(
         DataError: there is no case with a scan and a mask, or ``out`` holds something else.
         OutputError: the folder cannot be written to.
     """
+    # Options are settings under another name, so that what is written beside the slices is one config.
     chosen = {"slices.plane": plane, "slices.size_pixels": size}
     settings = load_config(Path(config), [*overrides, *(f"{key}={value}" for key, value in chosen.items() if value)])
     cases = [case for case in divided(Path(data), settings.runtime.seed) if case.image and case.mask and case.split]

@@ -85,6 +85,7 @@ def train(
     with exits_when_terminated(), bars() as progress:
         options |= {"data": data, "out": out, "progress": progress}
         trained = list(api.train_folds(**options).folds.items()) if folds else [(None, api.train(**options, fold=fold))]
+    # Of several processes that share a run one speaks for all.
     if is_first_process():
         for number, result in trained:
             tables.print_training(out_console, result, fold=number)
@@ -96,6 +97,7 @@ def _as_options(options: Mapping[str, Any]) -> list[str]:
     """What was given, as it is written on a command line."""
     words: list[str] = []
     for name, value in options.items():
+        # Python reserves ``from``, so the function calls it otherwise.
         flag = "--from" if name == "from_model" else f"--{name.replace('_', '-')}"
         if name == "overrides":
             words += [word for override in value for word in ("--set", override)]

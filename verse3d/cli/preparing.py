@@ -64,6 +64,7 @@ def print_preparation(out: Console, result: "Preparation") -> None:
     """What was done, on stdout; what cannot be done, on stderr."""
     for case, reason in result.failures:
         err_console.print(f"{case}: {in_flags(reason)}", style="red", soft_wrap=True)
+    # Repaired ones are among those that were made.
     repaired = f" ({len(result.repaired)} of them were damaged)" if result.repaired else ""
     out.print(
         f"{len(result.made)} prepared{repaired}, {len(result.kept)} were there, {len(result.failures)} failed; "

@@ -66,6 +66,7 @@ def _print_identification(out: Console, result: "Evaluation") -> None:
 
 def _print_slices(out: Console, result: "Evaluation") -> None:
     """Volume Dice beside slice-wise Dice of all vertebrae together, so that one sees how much the second flatters."""
+    # Side by side: slice by slice an empty slice counts as right, which flatters.
     volume = {case.case: case.labels["vertebrae"].dice for case in result.cases}
     title = "all vertebrae together, by volume and slice by slice (sagittal)"
     rows = table("case", "volume Dice", *_SLICE_COLUMNS.values(), "slices without vertebrae", title=title)

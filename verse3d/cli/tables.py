@@ -32,6 +32,7 @@ class _Rows(Table):
 
 def table(*headers: str, title: str | None = None) -> Table:
     """A table that breaks long names rather than cutting them off; in a file or a pipe plain columns without lines."""
+    # A program that reads the output wants columns, not frames.
     lines = box.HEAVY_HEAD if out_console.is_terminal else None
     columns = (Column(header, overflow="fold", no_wrap=False) for header in headers)
     return _Rows(*columns, title=title, box=lines, pad_edge=lines is not None, show_edge=lines is not None)
@@ -72,6 +73,7 @@ def _print_kind(out: Console, findings: "Sequence[Finding]", shown: int) -> None
     """The lines of a kind; a hint stands once below those that share it."""
     for number, finding in enumerate(findings[:shown]):
         out.print(f"  {one_line(finding.case)}: {in_flags(finding.message)}")
+        # A hint is shown below the last of a run of findings that share it.
         following = findings[number + 1].hint if number + 1 < min(shown, len(findings)) else None
         if finding.hint and finding.hint != following:
             out.print(f"      -> {in_flags(finding.hint)}")

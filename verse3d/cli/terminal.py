@@ -55,6 +55,7 @@ class SafeConsole(Console):
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Escape whatever came another way; codes that rich makes itself (styles, the moves of bars) are kept apart."""
         for segment in super().render(renderable, options):
+            # A control segment is a code that rich made; one in a text came from a file name.
             yield segment if segment.control else Segment(visible(segment.text), segment.style)
 
 
@@ -176,6 +177,7 @@ FAREWELLS = {
 
 def say_goodbye() -> None:
     """After Ctrl-C: what is done, and how to go on."""
+    # Only commands that leave something behind say more.
     more = FAREWELLS.get(_speech.command, "nothing is left half-written")
     err_console.print(f"interrupted: {more}", style="yellow", soft_wrap=True)
 
@@ -220,6 +222,7 @@ def merged_overrides(first: list[str] | None, context: typer.Context) -> list[st
     Raises:
         ConfigError: an argument is no setting.
     """
+    # Extra arguments are settings only behind a --set; anything else is a typing error.
     wrong = [text for text in context.args if not first or "=" not in text]
     if wrong:
         raise ConfigError(

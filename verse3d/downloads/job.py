@@ -85,6 +85,7 @@ def download_archives(
     """
     make_folder(folder)
     keeper = _Keeper(folder, read_lock(folder / LOCK_FILE), verify=verify, overwrite=overwrite)
+    # look -> fetch what is missing -> one record each, in the order in which they were wanted
     present = {archive: record for archive in wanted if (record := keeper.look(archive)) is not None}
     missing = [archive for archive in wanted if archive not in present]
     patience = patience or Patience()
@@ -111,6 +112,8 @@ class _Keeper:
         if not path.exists():
             return None
         try:
+            # length and time as in the list?   yes: kept, nothing is read
+            #                                   no:  hash it; as in the list: kept, else refused
             reason = self._judge(path)
         except OSError as error:
             reason = f"{path} cannot be read: {error.strerror or error}"
@@ -159,6 +162,7 @@ def _fetch_archive(
     """Ask one mirror after the other."""
     reasons: list[str] = []
     for source in sources:
+        # A mirror that was silent may have come back, but it is not waited for again.
         ours = replace(patience, attempts=1) if source.mirror in keeper.deaf else patience
         try:
             locked = _fetch_from(source, archive, keeper, ours, progress)
@@ -172,6 +176,7 @@ def _fetch_archive(
             return DownloadRecord(archive, "failed", reasons=(*reasons, wrapped.message), hint=wrapped.hint)
         else:
             for other in sources:
+                # What other mirrors had begun is of no use any more.
                 remove_part(_part_path(keeper.folder, archive, other))
             return DownloadRecord(archive, "downloaded", locked)
     return DownloadRecord(archive, "failed", reasons=tuple(reasons))
@@ -190,6 +195,7 @@ def _fetch_from(source: Source, archive: Archive, keeper: _Keeper, patience: Pat
         fetch(source.url, part, patience=patience, has_room=has_room, is_whole=is_archive)
         origin, sha256 = part.origin, part.digest.hexdigest()
         _require_trust(part, source, sha256, keeper.locked.get(path.name))
+        # Renamed only now that it is whole and trusted: under its own name there is never half an archive.
         part.path.replace(path)
         part.remove()
     etag = origin.etag if origin else ""
@@ -219,6 +225,7 @@ def _require_room(
     """Refuse before anything is fetched if all that is missing does not fit."""
     coming, deaf = 0, set[str]()
     for archive in missing:
+        # Asked before anything is fetched: an answer costs a second, a full disk an hour.
         first = sources_of(archive)[0]
         length = None if first.mirror in deaf or not first.steady else _length(first.url, patience)
         if length is None:

@@ -90,6 +90,7 @@ class Posture:
     def rotation(self, position: float, jitter_deg: Vector) -> Vector:
         """Rotation matrix of a vertebra at that position; ``jitter_deg`` (3,) adds to the three angles."""
         sideways = 0.5 * self.cobb_deg * np.sin((position - self.apex) * 2 * np.pi / 15.0)
+        # The sacrum stands straight; the bend grows over four levels above it.
         fade = np.clip((SACRUM - position) / 4.0, 0.0, 1.0)
         mean_lean = float(np.interp(position, list(_LEAN_DEG), list(_LEAN_DEG.values())))
         # The mean spine's lean, more or less curved in the chest (levels 10 to 14) and at the bottom (21).

@@ -89,9 +89,11 @@ def _body(profile: Profile, geometry: Geometry) -> _Body:
 def _skin_and_muscle(body: _Body, contrast: Contrast, rng: np.random.Generator) -> None:
     front, rear = body.at("skin_front"), body.at("skin_rear")
     middle, half = (front - rear) * 0.5, (front + rear) * 0.5
+    # A scoliosis bends the spine more than the skin.
     across = body.p.x * 0.6 + body.world.x * 0.4
     outline = ellipse(across, body.p.y - middle, body.at("skin_x"), half, 2.4)
     body.paint(outline, contrast.fat)
+    # skin: a shell of 2.4 mm, 1 mm below the surface; then fat down to the muscle
     body.paint(np.abs(outline + 1.0) - 1.2, 20.0)
     body.paint(outline + body.at("fat"), contrast.muscle)
     x, rear_y = np.abs(body.p.x), -body.at("rear")
@@ -171,6 +173,7 @@ def _beside_the_spine(body: _Body, contrast: Contrast) -> None:
     u, v = body.world.x - body.at("canal_x"), body.world.y - body.at("canal_y")
     body.paint(ellipse(u, v, depth * 1.25, depth), -20.0)
     body.paint(ellipse(u, v, depth * 1.08, depth * 0.86), 14.0)
+    # The cord ends at L1; below it there are only its roots.
     cord = np.where(body.at("position") < 20.0, 0.72, 0.3).astype(np.float32)
     body.paint(ellipse(u, v, depth * 0.8 * cord, depth * 0.62 * cord), 40.0)
 

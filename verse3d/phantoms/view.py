@@ -72,6 +72,7 @@ def choose_view(rng: np.random.Generator, spine: Spine, aimed_at: tuple[str, ...
 
 def _extent(rng: np.random.Generator, targets: list[PosedVertebra], frame: Vector) -> tuple[Vector, Vector]:
     """Bounds (mm) of the scan along the frame's axes."""
+    # Points of the vertebrae in the scan's own frame, so a tilted scan has tilted ends.
     cloud = np.concatenate([vertebra.cloud_mm() for vertebra in targets]) @ frame
     low, high = cloud.min(axis=0), cloud.max(axis=0)
     wide = rng.random() < 0.35
@@ -90,6 +91,7 @@ def _spacing(rng: np.random.Generator, codes: str, extent: Vector) -> Vector:
     spacing = np.full(3, rng.uniform(0.8, 1.3))
     thick = {"R": 0, "L": 0, "A": 1, "P": 1}.get(codes[2], 2)
     spacing[thick] = max(rng.choice([1.0, 1.25, 1.5, 2.0, 2.5, 3.0], p=[0.25, 0.15, 0.2, 0.25, 0.1, 0.05]), spacing[0])
+    # Too many: coarser by the same factor along all axes, so the field of view stays.
     voxels = float(np.prod(extent / spacing))
     return np.asarray(np.round(spacing * max(voxels / _MAX_VOXELS, 1.0) ** (1 / 3), 4))
 
@@ -100,6 +102,7 @@ def _geometry(low: Vector, high: Vector, frame: Vector, codes: str, spacing: Vec
         axis = {"R": 0, "L": 0, "A": 1, "P": 1}.get(code, 2)
         sign = 1.0 if code in "RAS" else -1.0
         affine[:3, column] = sign * spacing[axis] * frame[:, axis]
+        # The first voxel lies at the low end of an axis that grows to R, A or S, else at the high end.
         origin[axis] = low[axis] if sign > 0 else high[axis]
         shape.append(int(np.ceil((high[axis] - low[axis]) / spacing[axis])) + 1)
     affine[:3, 3] = frame @ origin
