@@ -30,6 +30,7 @@ def find_config(name_or_path: str | Path) -> Path:
     package = Path(str(resources.files("verse3d")))
     folders = (package / "configs", package.parent / "configs")
     shipped = {file.stem: file for folder in folders for file in sorted(folder.glob("*.yaml"))}
+    # A name, not a path: "configs/unet3d" that is missing must not turn into the shipped one.
     if path.name == str(name_or_path) and path.name.removesuffix(".yaml") in shipped:
         return shipped[path.name.removesuffix(".yaml")]
     nearest = _nearest(path.stem, shipped)
@@ -55,6 +56,7 @@ def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> list[st
     """Set dotted keys in ``values``; returns what was wrong."""
     problems = []
     for override in overrides:
+        # "a.b=c=d" sets a.b to "c=d": only the first "=" parts them.
         key, equals, text = override.partition("=")
         *sections, last = key.strip().split(".")
         if not (equals and last and all(sections)) or len(sections) > MAX_DEPTH:

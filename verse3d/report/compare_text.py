@@ -93,6 +93,7 @@ def score_cell(standing: Standing, metric: str) -> str:
 def _pair_table(pairs: Mapping[str, PairedDifference]) -> str:
     head = ["", "pairs", "mean difference", "95 % interval", "p", "larger / equal / smaller"]
     rows = []
+    # What is the same for everybody has no differences to tell.
     for key, pair in ((key, pair) for key, pair in pairs.items() if key not in _OF_TRUTH):
         digits = METRICS[key].digits
         interval = "–" if math.isnan(pair.low) else interval_text(key, pair)
@@ -117,6 +118,7 @@ def _cost_table(comparison: Comparison) -> str:
 
 def _cost(cost: Callable[[TrainedModel], float], models: Sequence[TrainedModel]) -> str:
     """The mean over the runs; unknown if it is for one of them."""
+    # NaN of one run makes the mean NaN, which is what "unknown" means here.
     values = [float(cost(model)) for model in models]
     return _count(math.fsum(values) / len(values))
 
@@ -144,6 +146,7 @@ def csv_text(comparison: Comparison) -> str:
         for metric in METRICS:
             base = first.values[case][metric]
             values = [standing.values[case][metric] for standing in comparison.standings]
+            # NaN minus anything is NaN: where one is undefined the pair is, too.
             minus = [other.values[case][metric] - base for other in others]
             rows.append([case, metric, *("" if math.isnan(value) else repr(value) for value in [*values, *minus])])
     return csv_table(rows)
@@ -202,5 +205,6 @@ def _same(values: set[str]) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    # Each cell is escaped by itself, so a name with "|" in it makes no column.
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(markdown_text(cell) for cell in line) + " |" for line in lines)

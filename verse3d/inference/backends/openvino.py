@@ -143,12 +143,14 @@ class OpenVinoBackend:
             self._models[shape] = self._compiled(shape)
         model = self._models[shape]
         if model.parity is None:
+            # A flat window proves nothing, so the proof waits for one that shows something.
             telling = pieces[shows_something(pieces)][:_CHECKED_PIECES]
             if not len(telling):
                 return None
             model.parity = measure_parity(self.network, telling, model.engine(telling), self.number_format)
             model.cache.remember(model.parity)
             _log.debug("OpenVINO against PyTorch: %s", model.parity.figures)
+        # Once too far, always too far: the same model would give the same difference again.
         if not model.parity.passed:
             self._refuse(f"OpenVINO is too far from PyTorch: {model.parity.figures}")
             return None
@@ -164,6 +166,7 @@ class OpenVinoBackend:
             return read_model(*stored)
         _log.info("converting the model for OpenVINO, once for pieces of %s", "x".join(map(str, cache.shape)))
         converted = convert(self.network, cache.shape)
+        # Read back even now, so that the first run uses the very model that later ones will use.
         if cache.store(lambda folder: write_model(converted, folder)) and (stored := cache.load()):
             try:
                 return read_model(*stored)
