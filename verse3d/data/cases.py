@@ -95,6 +95,7 @@ class CaseIndex:
         splits: dict[str, set[Split | None]] = {}
         for case in self.cases:
             splits.setdefault(case.subject, set()).add(case.split)
+        # A subject on both sides of a split would be recognised, not segmented.
         torn = sorted(subject for subject, found in splits.items() if len(found) > 1)
         if torn:
             raise DataError(
@@ -120,6 +121,7 @@ def write_index(path: Path, index: CaseIndex) -> None:
         OutputError: the file cannot be written.
     """
     folder = Path(os.path.abspath(path)).parent  # noqa: PTH100 - the folder as the user sees it, and what it links to
+    # Both: a scan may be named through the link that the index is reached by, or past it.
     folders = (folder, folder.resolve())
     write_text(path, "".join(json.dumps(_row(case, folders)) + "\n" for case in index))
 
@@ -194,6 +196,7 @@ def _case(line: str, base: Path, place: str) -> Case:
         raise DataError(f"{place}: {brief(name)} is no name for a case; it must work as a file name")
     if not (row.image or row.mask):
         raise DataError(f"{place}: case {name} has neither an 'image' nor a 'mask'")
+    # An absolute path stays what it is: joined to a folder it replaces the folder.
     paths = [base / stored if stored else None for stored in (row.image, row.mask, row.centroids)]
     return Case(
         name,
