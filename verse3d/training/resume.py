@@ -64,6 +64,7 @@ def restore(session: Session) -> None:
 
 def _restore_state(session: Session, checkpoint: Checkpoint, state: StoredRun) -> None:
     standing = Standing()
+    # Tried on an empty one first, so that the session is as it was if something does not fit.
     standing.restore(state.standing)
     # Otherwise a run that is not finished could be taken for one that is, or train an epoch twice.
     if standing.epoch != checkpoint.epoch:

@@ -165,6 +165,7 @@ def validation_losses(
     with torch.inference_mode():
         for batch in batches:
             samples = augment(batch.on(device))
+            # Kept on the device, and read once at the end: each reading would wait for a GPU.
             losses.append(loss(predictor.backend(samples["image"]).float(), samples["label"]))
     return [float(one) for one in torch.stack(losses).cpu()] if losses else []
 
@@ -197,6 +198,7 @@ def validate(predictor: Predictor, cases: Sequence[ValidationCase], paint: Paint
         grid = _grid_if_usable(case)
         if grid is None:
             continue
+        # On the grid of the scan, as ``predict`` writes it: Dice on the network grid would flatter.
         image, _ = case.prepared.read((0, 0, 0), grid.shape)
         try:
             ids = predictor.network_ids(image, grid, case.prepared.source)
