@@ -10,6 +10,7 @@ from verse3d.cli.tables import table
 from verse3d.cli.terminal import (
     EXIT_PARTIAL,
     MORE_SETTINGS,
+    DataArgument,
     SetOption,
     app,
     bars,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 @app.command(context_settings=MORE_SETTINGS)
 def prepare(
     context: typer.Context,
-    data: Annotated[Path, typer.Argument(help="An index (cases.jsonl) or a folder.")],
+    data: DataArgument,
     config: Annotated[
         str, typer.Option(help="Config of the training: YAML file, or the name of a shipped one.")
     ] = "unet3d",
