@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from tests.scans import tiny_config
-from verse3d.cli.tables import print_comparison
+from verse3d.cli.score_tables import print_comparison
 from verse3d.evaluation.comparison import METRICS, Comparison, Standing
 from verse3d.evaluation.fairness import Contestant, Member
 from verse3d.evaluation.paired_tests import paired_difference

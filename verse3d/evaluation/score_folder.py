@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from verse3d.core.caseerrors import CASE_ERRORS, reason_of
 from verse3d.core.errors import ConfigError, DataError, GeometryError
@@ -145,7 +144,11 @@ def evaluate_folder(
     for number, case in enumerate(cases):
         progress("cases", number, len(cases))
         try:
-            _require_made(case, status_of)
+            # A mask that lies there although its latest prediction failed is an old one, or another scan's.
+            if status_of.get(case.case) == "failed":
+                raise DataError(
+                    f"the prediction of {case.case} failed", hint="`verse3d.predict(overwrite=True)` makes it again"
+                )
             # A mask that is listed and not there is looked for by our own name, and found missing.
             path = find_mask(predictions, case.case, MASK_SUFFIX) or mask_path(predictions, case.case)
             scores, slices[case.case], card = _score(case, path, scheme, label_map)
@@ -174,29 +177,21 @@ def _manifest(predictions: Path) -> tuple[str, dict[str, str]]:
     return listed.about.get("scheme", ""), {case: record["status"] for case, record in listed.records.items()}
 
 
-def _require_made(case: Case, status_of: dict[str, str]) -> None:
-    """A mask that lies there although its latest prediction failed is an old one, or another scan's."""
-    if status_of.get(case.case) == "failed":
-        raise DataError(
-            f"the prediction of {case.case} failed", hint="`verse3d.predict(overwrite=True)` makes it again"
-        )
-
-
 def _guess_scheme(predictions: Path, cases: Sequence[Case]) -> str:
     """Vertebrae if a mask says so or holds an id above 1, else binary."""
     for case in cases:
         try:
             path = find_mask(predictions, case.case, MASK_SUFFIX)
-            if path and not _may_be_binary(read_foreign_mask(path)):
+            if not path:
+                continue
+            mask = read_foreign_mask(path)
+            stored = stored_scheme(mask.header)
+            # A mask that says nothing, and holds nothing above 1, may be either: the others decide.
+            if stored == "vertebrae" or (stored is None and int(mask.array.max()) > 1):
                 return "vertebrae"
         except CASE_ERRORS:
             continue  # it will be listed as a failure
     return "binary"
-
-
-def _may_be_binary(mask: Volume) -> bool:
-    stored = stored_scheme(mask.header)
-    return stored == "binary" or (stored is None and int(mask.array.max()) <= 1)
 
 
 def _score(
@@ -212,8 +207,8 @@ def _score(
     _require_same_grid(prediction, truth)
     geometry = truth.geometry
     binary = label_scheme("binary")
-    predicted, true = _united(prediction.array), binary.network_from_verse(truth.array)
     # Spine against background first, which every scheme can be scored on.
+    predicted, true = (prediction.array > 0).astype(np.uint8), binary.network_from_verse(truth.array)
     united = score_case(predicted, true, geometry, binary.labels)
     slices = score_slices(predicted, true, geometry, PLANE)
     if scheme == "binary":
@@ -225,10 +220,6 @@ def _score(
     by_level = score_case(known_prediction, known_truth, geometry, VERTEBRAE)
     card = score_card(known_prediction, known_truth, geometry)
     return CaseScores(case.case, {**by_level, **united}), slices, card
-
-
-def _united(labels: NDArray[np.integer]) -> NDArray[np.uint8]:
-    return (labels > 0).astype(np.uint8)
 
 
 def _require_same_grid(prediction: Volume, truth: Volume) -> None:

@@ -48,6 +48,7 @@ def _odd_pieces(labels: NDArray[np.uint8], geometry: Geometry) -> Iterator[str]:
     """
     steps = [max(1, int(_COARSE_MM / spacing)) for spacing in geometry.spacing_mm]
     coarse = labels[tuple(slice(None, None, step) for step in steps)] > 0
+    # Over corners, too: what is thinned out must not fall apart.
     pieces, count = ndimage.label(coarse, np.ones((3, 3, 3)))
     if count < 2:
         return
@@ -59,6 +60,7 @@ def _odd_pieces(labels: NDArray[np.uint8], geometry: Geometry) -> Iterator[str]:
     volume_ml = voxels * geometry.voxel_ml * np.prod(steps)
     sums = [np.bincount(piece, world[:, axis], count + 1) for axis in range(3)]
     centres = np.stack(sums, axis=1) / np.maximum(voxels, 1)[:, None]
+    # A piece at the edge may be the rest of a vertebra that the scan cuts.
     at_edge = np.any((places == 0) | (places == np.array(coarse.shape) - 1), axis=1)
     is_whole = np.bincount(piece, at_edge, count + 1) == 0
     is_odd = is_whole & (volume_ml < _LEAST_ML)
@@ -78,6 +80,7 @@ def _beside_mm(centre: NDArray[np.float64], others: NDArray[np.float64]) -> floa
 
 
 def _told(odd: list[tuple[float, NDArray[np.float64]]]) -> str:
+    # The largest first: small crumbs are what a reader minds least.
     odd.sort(key=lambda piece: -piece[0])
     listed = "; ".join(
         f"{volume:.1f} ml at {','.join(f'{place:.0f}' for place in centre)} mm"

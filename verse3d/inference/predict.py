@@ -81,7 +81,10 @@ def predict_cases(
     with MemoryWatch() as watch:
         before = ScanStages(predictor, out, maker, options.overwrite, budget, records, watch, progress)
         ahead = _read_while_opening(own[:1] if options.overlap else [], before)
-        scan = replace(before, budget=budget.opened(besides_mb=_megabytes(ahead)))
+        # Scans that were read meanwhile are in memory as well; those that failed hold nothing.
+        whole = [future.result() for future in ahead.values() if future.exception() is None]
+        read_mb = sum(one.image.nbytes / 1e6 for one in whole)
+        scan = replace(before, budget=budget.opened(besides_mb=read_mb))
 
         def read(case: Case) -> PreparedScan:
             return scan.replanned(ahead.pop(case.case).result()) if case.case in ahead else scan.read(case)
@@ -111,11 +114,6 @@ def _read_while_opening(cases: Sequence[Case], stages: ScanStages) -> dict[str, 
         ahead = {case.case: reader.submit(stages.read, case) for case in cases}
         stages.predictor.make_ready()
     return ahead
-
-
-def _megabytes(ahead: dict[str, Future[PreparedScan]]) -> float:
-    """What the scans hold that were read."""
-    return sum(future.result().image.nbytes / 1e6 for future in ahead.values() if future.exception() is None)
 
 
 def _fits_overlapped(cases: Sequence[Case], budget: Budget) -> bool:
