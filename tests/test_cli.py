@@ -201,7 +201,7 @@ def test_train_predict_and_evaluate_work_hand_in_hand(data, tmp_path, tiny_yaml,
     assert "--resume" in capsys.readouterr().err
     assert train(data, run, tiny_yaml, "--resume", "--overwrite") == 2
     assert train(data, run, tiny_yaml, "--resume", "--max-epochs", "2") == 0
-    assert "epochs after epoch 2" in capsys.readouterr().out
+    assert "stopped as asked after epoch 2" in capsys.readouterr().out
     assert train(data, run, tiny_yaml, "--overwrite", "--max-epochs", "1") == 0
 
 
@@ -213,7 +213,7 @@ def test_a_training_interrupted_before_its_first_model_says_so_and_exits_with_13
 
     monkeypatch.setattr("verse3d.training.launch.training_step", interrupted)
     assert train(data, tmp_path / "run", tiny_yaml) == 130
-    assert "interrupted after epoch 0: no best.pt yet" in capsys.readouterr().out
+    assert "interrupted in the first epoch: no best.pt yet" in capsys.readouterr().out
     monkeypatch.undo()
     assert main(["train", "--data", data, "--out", str(tmp_path / "run"), "--resume", "--device", "cpu"]) == 0
 

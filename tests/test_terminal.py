@@ -1,24 +1,34 @@
 """The command line as a terminal shows it: order, help, tables, JSON, old flags, and what is said when it ends."""
 
 import inspect
+import io
 import json
+import math
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import requests
 import typer
+from rich.console import Console
 
 import verse3d
 from tests import scans
 from tests.scans import spine, tiny_config, write_nifti
 from verse3d import api
+from verse3d.api.journey import DemoResult
+from verse3d.api.pictures import StatsResult
 from verse3d.cli import app, main, program, tables, terminal
 from verse3d.cli.json_output import print_json
 from verse3d.cli.program import PANELS, as_typed_today
 from verse3d.core.errors import ConfigError
+from verse3d.data.cases import Case, CaseIndex
 from verse3d.downloads.transfer import NO_NETWORK
+from verse3d.evaluation.score_folder import evaluate_folder
 from verse3d.inference.records import PredictionRecord, PredictionReport
+from verse3d.report.dataset_stats import SplitSummary
 
 COMMANDS = typer.main.get_command(app).commands
 
@@ -149,6 +159,18 @@ def test_other_results_are_json_on_request(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["cases"] == 1
     assert main(["convert", index, "--to", "verse", "--out", str(tmp_path / "v"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["cases"][0]["status"] == "written"
+    assert main(["prepare", index, "--set", "grid.spacing_mm=4", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["made"] == ["a"]
+    assert main(["prepare", index, "--list", "--json"]) == 0
+    [entry] = json.loads(capsys.readouterr().out)
+    assert (entry["case"], entry["state"], entry["spacing_mm"]) == ("a", "current", [4.0, 4.0, 4.0])
+
+
+def test_the_demo_tells_as_json_where_everything_lies(monkeypatch, capsys):
+    result = DemoResult(None, None, None, None, None, Path("o.png"), Path("index.html"), Path("l.txt"), "snap", "board")
+    monkeypatch.setattr(api, "demo", lambda **_: result)
+    assert main(["demo", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["page"] == "index.html"
 
 
 def test_what_is_undefined_is_null_and_what_is_no_json_is_text(capsys):
@@ -185,3 +207,39 @@ def test_a_download_without_a_network_fails_in_two_lines(tmp_path, monkeypatch, 
     told = capsys.readouterr()
     assert len(told.err.splitlines()) == 2 and "without a network" in told.err and not told.out
     assert NO_NETWORK not in told.err
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    """A terminal of 80 characters that keeps what is shown."""
+    shown = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=80)
+    monkeypatch.setattr(tables, "out_console", shown)
+    return shown
+
+
+def words_of(shown):
+    """What stands in the cells, line by line: a word that was cut in two is no word of it."""
+    return set(re.findall(r"[^\s│┃]+", shown.file.getvalue()))
+
+
+def test_the_summary_of_a_data_set_fits_a_terminal_of_80_characters(narrow):
+    splits = ("train", "validation", "test", "no split", "all")
+    summary = tuple(SplitSummary(split, 141, 120, 141, 1500, "C1-L6", 0.98, 2.5, 358.0, math.nan) for split in splits)
+    tables.print_stats(narrow, StatsResult(Path("stats.csv"), (), summary, ()))
+    assert {"through-plane", "validation", "vertebrae", "subjects", "C1-L6", "358"} <= words_of(narrow)
+
+
+def test_scores_fit_a_terminal_of_80_characters_and_tell_undefined_ones_by_count(narrow, tmp_path):
+    index = []
+    for number in range(2):
+        ct, mask = tmp_path / f"sub-verse50{number}_ct.nii.gz", tmp_path / f"sub-verse50{number}_msk.nii.gz"
+        spine(number).write(ct, mask)
+        index.append(Case(f"sub-verse50{number}", f"s{number}", ct, mask))
+        found = spine(number).mask * (number == 0)  # of the second nothing was found
+        write_nifti(tmp_path / f"sub-verse50{number}_seg-vert_msk.nii.gz", found, scans.PIR.affine)
+    result = evaluate_folder(tmp_path, CaseIndex(tuple(index)), tmp_path / "s.json", scheme="binary")
+    tables.print_scores(narrow, replace(result, notes=("best.pt was trained on sub-verse500",)))
+    assert {"sub-verse500", "vertebrae", "undefined", "difference", "mean", "sd", "0.707"} <= words_of(narrow)
+    shown = narrow.file.getvalue()
+    assert re.search(r"undefined +│ vertebrae │ 0 +│ 1 +│ 1 +│ 0", shown)
+    assert "note: best.pt was trained on sub-verse500" in shown

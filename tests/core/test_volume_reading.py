@@ -395,3 +395,9 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, read, monke
     monkeypatch.setattr(type(path), "open", refuse)
     with pytest.raises(DataError, match="may not be read: permission denied"):
         read(path)
+
+
+@pytest.mark.parametrize("name", ["scan", "scan.txt", "scan.nii.gz"])
+def test_what_is_not_there_is_called_so_whatever_its_name_is(tmp_path, name):
+    with pytest.raises(DataError, match=f"{name} does not exist"):
+        read_image(tmp_path / name)

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from tests import scans
 from tests.scans import PIR, spine, turned
 from verse3d.core.errors import ConfigError, DataError, OutputError
 from verse3d.core.files import write_json
-from verse3d.data.cases import Case, CaseIndex
+from verse3d.data.cases import Case, CaseIndex, write_index
 from verse3d.data.predictions import mask_path
 from verse3d.evaluation.score_folder import SLICE_METRICS, evaluate_folder
 
@@ -242,6 +243,53 @@ def test_scores_go_neither_into_the_csv_nor_below_a_file(tmp_path, truth):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):
         evaluate_folder(tmp_path / "masks", truth, tmp_path / "file" / "scores.json")
+
+
+def predicted_by(folder, model, scheme="binary"):
+    """What ``predict`` leaves beside masks that a model made of all three cases."""
+    records = [{"case": f"c{number}", "status": "written", "models": [str(model)]} for number in range(3)]
+    (folder / "predictions.json").write_text(json.dumps({"scheme": scheme, "cases": records}))
+
+
+def learnt_from(folder, truth, **splits):
+    """A run folder's list of cases; its scans lie elsewhere by now, so that only names tell."""
+    folder.mkdir()
+    gone = [replace(case, image=folder / "gone" / f"{case.case}.nii.gz", mask=folder / "gone.nii") for case in truth]
+    index = CaseIndex(tuple(replace(case, split=splits[case.case]) for case in gone if case.case in splits))
+    write_index(folder / "cases.jsonl", index)
+    return folder / "best.pt"
+
+
+def test_scores_of_cases_that_the_model_was_trained_on_come_with_a_note(tmp_path, truth):
+    write_masks(tmp_path / "masks", binary)
+    model = learnt_from(tmp_path / "run", truth, c0="train", c1="validation", c2="test")
+    predicted_by(tmp_path / "masks", model)
+    found = evaluate_folder(tmp_path / "masks", truth, tmp_path / "scores.json")
+    assert [note.partition(":")[0] for note in found.notes] == [
+        f"{model} was trained on c0",
+        f"the epoch of {model} was chosen by c1",
+    ]
+    assert json.loads((tmp_path / "scores.json").read_text())["notes"] == list(found.notes)
+
+
+def test_other_people_under_the_same_names_are_no_cases_of_the_training(tmp_path, truth):
+    write_masks(tmp_path / "masks", binary)
+    model = learnt_from(tmp_path / "run", truth, c0="train", c1="train", c2="train")
+    for number in range(3):
+        spine(number + 10).write(tmp_path / "run" / "gone" / f"c{number}.nii.gz", tmp_path / f"{number}_msk.nii.gz")
+    predicted_by(tmp_path / "masks", model)
+    assert evaluate_folder(tmp_path / "masks", truth, tmp_path / "scores.json").notes == ()
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_of_a_model_without_a_list_of_cases_nothing_is_said_and_a_damaged_list_is_named(tmp_path, truth, known):
+    write_masks(tmp_path / "masks", binary)
+    (tmp_path / "run").mkdir()
+    if known:
+        (tmp_path / "run" / "cases.jsonl").write_text("{damaged")
+    predicted_by(tmp_path / "masks", tmp_path / "run" / "best.pt")
+    notes = evaluate_folder(tmp_path / "masks", truth, tmp_path / "scores.json").notes
+    assert len(notes) == known and all("unknown" in note and "cases.jsonl" in note for note in notes)
 
 
 def test_progress_tells_every_case(tmp_path, truth):

@@ -18,6 +18,7 @@ from verse3d.data.centroids import parse_centroids
 from verse3d.data.predictions import centroid_path, mask_path
 from verse3d.inference.loading import open_predictor
 from verse3d.inference.naming import LevelMaps, SequenceNaming
+from verse3d.labelling import bones
 from verse3d.model.checkpoint import load_checkpoint, save_checkpoint
 from verse3d.model.scout import SCOUT
 
@@ -100,6 +101,16 @@ def test_a_shift_found_by_eye_is_corrected_and_taken_back(place, monkeypatch):
     assert vertebra("L4").id not in read_labels(mask_path(out, CASE)).array
     with pytest.raises(ConfigError, match="not both"):
         verse3d.relabel(out, case=CASE)
+
+
+def test_where_the_scan_cuts_all_vertebrae_the_empty_mask_does_not_claim_that_none_was_found(place, monkeypatch):
+    folder, scan = place
+    let_networks_see(monkeypatch, scan)
+    monkeypatch.setattr(bones, "_CUT_AREA", -1.0)  # every bone counts as cut
+    _, _, record = predicted(folder)
+    assert "no whole vertebra was found: the mask is empty" in record["warnings"]
+    found = verse3d.load_model(folder / "best.pt", device="cpu").segment(folder / "ct.nii.gz")
+    assert not found.labels.any() and "no whole vertebra was found: the mask is empty" in found.warnings
 
 
 def test_masks_with_and_without_partial_vertebrae_are_not_taken_for_each_other(place, monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 from tests.labelling.blocks import scan_of
 from tests.labelling.spines import between
 from tests.scans import leftovers
+from verse3d.cli import main
 from verse3d.core.errors import ConfigError, DataError
 from verse3d.core.files import write_json
 from verse3d.core.labels import vertebra
@@ -60,6 +61,12 @@ def test_all_names_move_and_the_move_is_written_down(folder):
     after = read_labels(mask_path(folder, CASE)).array
     assert np.array_equal(after == vertebra("L1").id, before == vertebra("T12").id)
     assert leftovers(folder) == []
+
+
+def test_the_command_tells_names_before_and_after_as_json(folder, capsys):
+    assert main(["relabel", str(folder), "--case", CASE, "--shift", "-1", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["before"], told["after"], told["corrections"]) == (ROW, between("T10", "L2"), 1)
 
 
 def test_moves_add_up_and_each_can_be_undone(folder):

@@ -7,6 +7,7 @@ import pytest
 import verse3d
 from tests import scans
 from tests.scans import PIR, orientation, spine, tiny_config, turned, write_nifti
+from verse3d.core.errors import DataError
 from verse3d.core.geometry import Geometry
 from verse3d.core.volume import read_image
 from verse3d.data.cases import write_index
@@ -126,7 +127,8 @@ def test_nothing_is_said_about_a_spine_inside_the_scan():
     [
         (((40, 60), (0, 70), (30, 45)), "the upper end"),
         (((40, 60), (10, 80), (30, 45)), "the lower end"),
-        (((40, 60), (0, 80), (30, 45)), "the lower and upper end"),
+        (((40, 60), (0, 80), (30, 45)), "the lower and upper ends of"),
+        (((0, 60), (0, 80), (30, 45)), "the front, lower and upper ends of"),
         (((40, 60), (10, 70), (30, 70)), "the right end"),
         (((0, 60), (10, 70), (30, 45)), "the front end"),
     ],
@@ -143,6 +145,19 @@ def test_pieces_that_are_too_small_or_far_beside_the_spine_are_told_with_their_p
     place = warning.partition("ml at ")[2].partition(" mm")[0].split(",")
     np.testing.assert_allclose([float(value) for value in place], [x, y, z], atol=3)
     assert warning.startswith("2 pieces look like no vertebra: ")
+
+
+def test_a_speck_is_not_told_to_have_no_volume():
+    fine = Geometry((90, 80, 70), np.diag([0.4, 0.4, 0.4, 1.0]))
+    [warning] = mask_warnings(box(SPINE, ((50, 58), (70, 74), (14, 18))), fine)
+    assert "like no vertebra: " in warning and "less than 0.1 ml at" in warning
+
+
+def test_folders_of_masks_alone_are_told_from_empty_ones(tmp_path):
+    write_nifti(tmp_path / "masks" / "a_seg.nii.gz", box(SPINE), BODY.affine)
+    with pytest.raises(DataError, match="no scan was found") as refused:
+        verse3d.predict(tmp_path / "masks", out=tmp_path / "out")
+    assert refused.value.hint == "what is there has a name like that of a mask (1 case)"
 
 
 def test_a_spine_in_several_pieces_is_no_finding():

@@ -77,6 +77,15 @@ def test_a_bone_at_the_border_is_named_on_the_other_side():
     assert (name.side, name.x_mm) == ("right", 23.0)
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_long_name_of_a_bone_that_fills_the_slice_stands_on_it_rather_than_be_cut_off(side):
+    [name] = place_names(
+        cut(np.ones((10, 60), np.uint8)), {1: "vertebrae"}, side=side, line_mm=6.0, letter_mm=3.0, margin_mm=10.0
+    )
+    start = name.x_mm - 27 if name.side == "left" else name.x_mm
+    assert start >= -10 and start + 27 <= 70
+
+
 def test_a_bone_far_behind_another_is_named_on_its_own_side():
     pixels = np.zeros((10, 80), np.uint8)
     pixels[2:8, 10:30] = 19

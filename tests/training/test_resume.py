@@ -160,7 +160,9 @@ def test_the_program_exits_with_75_after_a_signal_of_the_cluster_and_the_same_co
         patched.setattr(launch, "training_step", step)
         assert main([*command, "--config", tiny_yaml]) == 75
     told = capsys.readouterr()
-    assert "terminated after epoch 0: no best.pt yet" in told.out and re.search(r"cost: .* min, 2 samples, ", told.out)
+    assert "terminated in the first epoch: no best.pt yet" in told.out and re.search(
+        r"cost: .* min, 2 samples, ", told.out
+    )
     assert main([*command, "--resume", "--max-epochs", "1"]) == 0
     with monkeypatch.context() as patched:  # before there is anything to save
         patched.setattr(fit_module, "seed_everything", lambda _: os.kill(os.getpid(), signal.SIGTERM))

@@ -132,7 +132,7 @@ def _machine() -> dict[str, str]:
         "free disk for temporary files": f"{disk / 1e9:.1f} GB",
         "device": _device_name(device),
         "precision": str(choose_precision("auto", device).dtype).removeprefix("torch."),
-        "encoding of the terminal": sys.stdout.encoding or "unknown",
+        "encoding of the terminal": getattr(sys.__stdout__, "encoding", None) or "unknown",
     }
 
 

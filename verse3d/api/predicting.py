@@ -137,9 +137,11 @@ def _refuse_options(parts: int, part: int, max_ram_gb: float | None) -> None:
 
 def _cases_to_predict(scans: Sequence[Path], split: Split | None) -> list[Case]:
     cases: dict[str, Case] = {}
+    lone_masks = 0
     for scan in scans:
         for case in _cases_of(scan):
             if case.image is None or (split and case.split != split):
+                lone_masks += case.image is None
                 continue
             # The same scan twice is one scan; two scans of one name would write over each other's mask.
             if case.case in cases and cases[case.case].image != case.image:
@@ -149,7 +151,10 @@ def _cases_to_predict(scans: Sequence[Path], split: Split | None) -> list[Case]:
                 )
             cases[case.case] = case
     if not cases:
-        raise DataError(f"nothing to predict: no scan{f' of the {split} split' if split else ''} was found")
+        where = f" of the {split} split" if split else ""
+        count = "1 case" if lone_masks == 1 else f"{lone_masks} cases"
+        hint = f"what is there has a name like that of a mask ({count})" if lone_masks else ""
+        raise DataError(f"nothing to predict: no scan{where} was found", hint=hint)
     return list(cases.values())
 
 

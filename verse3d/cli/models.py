@@ -34,6 +34,7 @@ from verse3d.cli.terminal import (
 from verse3d.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from verse3d.api.journey import DemoResult
     from verse3d.training.fit import FitResult
 
 
@@ -227,6 +228,7 @@ def demo(
     max_minutes: Annotated[float | None, typer.Option(help="Longest time to train.")] = None,
     device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
+    json: JsonOption = False,
 ) -> None:
     """The whole journey on synthetic scans, in 3D and against 2D: make, check, train, predict, score, compare."""
     from verse3d import api
@@ -244,6 +246,14 @@ def demo(
             overwrite=overwrite,
             progress=progress,
         )
+    if json:
+        print_json(out_console, result)
+    else:
+        _print_demo(result)
+
+
+def _print_demo(result: "DemoResult") -> None:
+    """What every step found, then where it lies."""
     tables.print_check(out_console, result.findings)
     tables.print_training(out_console, result.training)
     tables.print_predictions(out_console, result.predictions)

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from verse3d.cli.json_output import print_json
 from verse3d.cli.tables import table
 from verse3d.cli.terminal import (
     EXIT_PARTIAL,
     MORE_SETTINGS,
     DataArgument,
+    JsonOption,
     SetOption,
     app,
     bars,
@@ -40,6 +42,7 @@ def prepare(
     ] = None,
     list_: Annotated[bool, typer.Option("--list", help="Show what is prepared, and prepare nothing.")] = False,
     prune: Annotated[bool, typer.Option("--prune", help="Remove what the index cannot use any more.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Carry the cases to the network grid once, for all trainings, e.g. [bold]verse3d prepare cases.jsonl[/].
 
@@ -51,12 +54,18 @@ def prepare(
         raise ConfigError("--list and --prune exclude each other")
     if list_ or prune:
         states = api.prune(data, store=store) if prune else api.prepared(data, store=store)
-        print_stored(out_console, states, removed=prune)
+        if json:
+            print_json(out_console, states)
+        else:
+            print_stored(out_console, states, removed=prune)
         return
     overrides = merged_overrides(set_, context)
     with bars() as progress:
         result = api.prepare(data, config=config, overrides=overrides, store=store, workers=workers, progress=progress)
-    print_preparation(out_console, result)
+    if json:
+        print_json(out_console, result)
+    else:
+        print_preparation(out_console, result)
     if result.failures:
         raise typer.Exit(EXIT_PARTIAL)
 

@@ -29,21 +29,36 @@ _SLICE_COLUMNS = {
 
 
 def print_scores(out: Console, result: "Evaluation") -> None:
-    """One row per case and label, then the means."""
+    """One row per case and label, then mean and sd of each label, then what is to be known about them."""
     rows = table("case", "label", *_COLUMNS.values())
     for case in result.cases:
         for name, score in case.labels.items():
             rows.add_row(case.case, name, *(_number(getattr(score, metric), metric) for metric in _COLUMNS))
-    rows.add_section()
     for name, summary in result.summary.items():
-        rows.add_row("mean ± sd", name, *(_mean_sd(summary[metric], metric) for metric in _COLUMNS))
+        rows.add_section()
+        for statistic in ("mean", "sd", "undefined"):
+            if cells := _statistics(summary, statistic):
+                rows.add_row(statistic, name, *cells)
     out.print(rows, soft_wrap=False)
     if result.cases:
         _print_slices(out, result)
         _print_identification(out, result)
     for case_name, reason in result.failures:
         out.print(f"{one_line(case_name)} was not scored: {in_flags(reason)}")
+    for note in result.notes:
+        out.print(f"note: {in_flags(note)}", style="yellow")
     out.print(" ".join(str(path) for path in result.written))
+
+
+def _statistics(summary: Any, statistic: str) -> list[str]:  # noqa: ANN401 - a dict of numbers per metric
+    """The cells of a row of the summary; none where the row would say nothing."""
+    of_metrics = [(summary[metric], metric) for metric in _COLUMNS]
+    if statistic == "undefined":
+        counts = [one["undefined"] for one, _ in of_metrics]
+        return [str(count) for count in counts] if any(counts) else []
+    if statistic == "sd" and all(one["n"] < 2 for one, _ in of_metrics):
+        return []
+    return [_number(one[statistic], metric) if one["n"] else "undefined" for one, metric in of_metrics]
 
 
 def _print_identification(out: Console, result: "Evaluation") -> None:
@@ -58,25 +73,24 @@ def _print_identification(out: Console, result: "Evaluation") -> None:
         found = card.identification
         lists = (found.missed, found.extra, card.bones.mixed_bones)
         missed, extra, mixed = (" ".join(names(ids)) or "-" for ids in lists)
-        rate, distance = f"{len(found.identified)} of {found.true}", f"{found.d_mean_mm:.2f}"
+        rate, distance = f"{len(found.identified)} of {found.true}", _number(found.d_mean_mm, "mm")
         shift = f"{found.shift:+d}" if found.shift else "-"
         rows.add_row(case, rate, distance, missed, extra, shift, mixed, _number(card.bones.union_dice_in_span, "dice"))
     out.print(rows, soft_wrap=False)
 
 
 def _print_slices(out: Console, result: "Evaluation") -> None:
-    """Volume Dice beside slice-wise Dice of all vertebrae together, so that one sees how much the second flatters."""
-    # Side by side: slice by slice an empty slice counts as right, which flatters.
-    volume = {case.case: case.labels["vertebrae"].dice for case in result.cases}
-    title = "all vertebrae together, by volume and slice by slice (sagittal)"
-    rows = table("case", "volume Dice", *_SLICE_COLUMNS.values(), "slices without vertebrae", title=title)
-    for case, scores in result.slices.items():
-        numbers = (_number(getattr(scores, metric), "dice") for metric in _SLICE_COLUMNS)
-        empty = f"{scores.slices_without_truth} of {scores.slices}"
-        rows.add_row(case, _number(volume[case], "dice"), *numbers, empty)
-    rows.add_section()
-    means = (_mean_sd(result.slice_summary[metric], "dice") for metric in _SLICE_COLUMNS)
-    rows.add_row("mean ± sd", _mean_sd(result.summary["vertebrae"]["dice"], "dice"), *means, "")
+    """Volume Dice above slice-wise Dice of all vertebrae together, so that one sees how much the second flatters."""
+    count = len(result.cases)
+    title = f"all vertebrae, sagittal slices, {'1 case' if count == 1 else f'{count} cases'}"
+    rows = table("", "mean ± sd", title=title)
+    rows.add_row("volume Dice", _mean_sd(result.summary["vertebrae"]["dice"], "dice"))
+    for metric, name in _SLICE_COLUMNS.items():
+        rows.add_row(name, _mean_sd(result.slice_summary[metric], "dice"))
+    empty, slices = (
+        sum(getattr(one, of) for one in result.slices.values()) for of in ("slices_without_truth", "slices")
+    )
+    rows.add_row("slices without vertebrae", f"{empty} of {slices}")
     out.print(rows, soft_wrap=False)
 
 

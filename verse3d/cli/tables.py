@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from verse3d.data.quality.findings import Finding
     from verse3d.downloads.job import DownloadReport
     from verse3d.inference.records import PredictionRecord, PredictionReport
+    from verse3d.report.dataset_stats import SplitSummary
     from verse3d.training.fit import FitResult
 
 
@@ -134,26 +135,11 @@ def print_conversion(out: Console, result: "Conversion") -> None:
 
 
 def print_stats(out: Console, result: "StatsResult") -> None:
-    """A row per split, then the cases that could not be used, then what was written."""
-    rows = table(
-        "split",
-        "scans",
-        "subjects",
-        "masks",
-        "vertebrae",
-        "levels",
-        "in-plane mm",
-        "through-plane mm",
-        "height mm",
-        "HU inside",
-        title="medians of spacing, height of the field of view, and HU inside of the masks",
-    )
-    for each in result.summary:
-        if each.split == "all":
-            rows.add_section()
-        counts = (str(number) for number in (each.scans, each.subjects, each.masks, each.vertebrae))
-        medians = (_median(each.in_plane_mm, 2), _median(each.through_plane_mm, 2), _median(each.height_mm, 0))
-        rows.add_row(each.split, *counts, each.levels, *medians, _median(each.inside_hu, 0))
+    """A column per split, then the cases that could not be used, then what was written."""
+    # Ten facts of at most five splits: lying on its side the table fits a terminal of 80 characters.
+    rows = table("", *(each.split for each in result.summary))
+    for what, value in _STATS_ROWS.items():
+        rows.add_row(what, *(value(each) for each in result.summary))
     out.print(rows, soft_wrap=False)
     for case, reason in result.failures:
         out.print(f"{one_line(case)} could not be used: {in_flags(reason)}")
@@ -165,18 +151,36 @@ def _median(value: float, digits: int) -> str:
     return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
+_STATS_ROWS: "Mapping[str, Callable[[SplitSummary], str]]" = {
+    "scans": lambda split: str(split.scans),
+    "subjects": lambda split: str(split.subjects),
+    "masks": lambda split: str(split.masks),
+    "vertebrae": lambda split: str(split.vertebrae),
+    "levels": lambda split: split.levels,
+    "in-plane mm, median": lambda split: _median(split.in_plane_mm, 2),
+    "through-plane mm, median": lambda split: _median(split.through_plane_mm, 2),
+    "height of the scan mm, median": lambda split: _median(split.height_mm, 0),
+    "HU inside of masks, median": lambda split: _median(split.inside_hu, 0),
+}
+
+
 def print_training(out: Console, result: "FitResult", fold: int | None = None) -> None:
     """How the run stands and where its files are."""
     validated = not math.isnan(result.best_dice)
     best = f"best validation Dice {result.best_dice:.4f} at epoch {result.best_epoch}, " if validated else ""
     model = result.best if result.best.exists() else "no best.pt yet"
     head = "" if fold is None else f"fold {fold}: "
-    out.print(f"{head}{result.stopped} after epoch {result.epochs}: {best}{model}")
+    when = f"after epoch {result.epochs}" if result.epochs else "in the first epoch"
+    out.print(f"{head}{_ENDED.get(result.stopped, result.stopped)} {when}: {best}{model}")
     if result.cost is not None:
         out.print(f"cost: {result.cost}")
     for case, reason in result.failures:
         out.print(f"left out {one_line(case)}: {in_flags(reason)}")
     out.print(f"watch: tensorboard --logdir {result.folder / 'tensorboard'}")
+
+
+_ENDED = {"time": "out of time", "epochs": "stopped as asked"}
+"""How a run ended, where the word of ``FitResult.stopped`` alone would be a riddle."""
 
 
 def print_predictions(out: Console, report: "PredictionReport", *, details: bool = False) -> None:

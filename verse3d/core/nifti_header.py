@@ -34,7 +34,8 @@ def open_nifti(path: Path) -> nib.Nifti1Image:
     Raises:
         DataError: missing, not NIfTI, or RGB or complex voxels.
     """
-    nifti_stem(path)
+    if path.exists():  # of what is missing its name is the lesser problem
+        nifti_stem(path)
     if not path.is_file():
         raise not_a_file(path)
     try:

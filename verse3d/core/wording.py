@@ -1,6 +1,7 @@
 """Values in error messages, however large or strange they are: a bounded piece of them, in bounded time."""
 
 import reprlib
+from collections.abc import Sequence
 
 _MOST_CHARACTERS = 120
 _WIDEST_NUMBER_BITS = 256
@@ -53,3 +54,14 @@ def clipped(text: str, most: int = _MOST_CHARACTERS) -> str:
         return text
     ahead = (most - 3) * 2 // 3
     return f"{text[:ahead]}...{text[ahead + 3 - most :]}"
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """The first names with commas in between, and how many more there are.
+
+    Example:
+        >>> listed(["a", "b", "c"], most=2)
+        'a, b and 1 more'
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

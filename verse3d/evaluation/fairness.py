@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from verse3d.core.errors import ConfigError
-from verse3d.core.files import PathOrText, is_file, resolved, sha256_of
+from verse3d.core.files import PathOrText
+from verse3d.core.wording import listed
 from verse3d.data.cases import SPLITS, Case, CaseIndex, Split
 from verse3d.data.splits import held_out
+from verse3d.evaluation.seen_cases import seen_in
 from verse3d.model.locate import named_path
 from verse3d.training.runfolder import fold_folders, setting_differences
 from verse3d.training.trained import TrainedModel, load_trained
@@ -108,13 +110,13 @@ def cases_of(member: Member, cases: Sequence[Case], *, folds: bool) -> tuple[Cas
 
 def leaks(contestants: Sequence[Contestant], cases: Sequence[Case], *, folds: bool) -> list[str]:
     """Every run that was trained on a case it would be scored on, or on another scan of the same subject."""
-    return [f"{name} was trained on {_listed(seen)}" for name, seen in _seen(contestants, cases, "train", folds=folds)]
+    return [f"{name} was trained on {listed(seen)}" for name, seen in _seen(contestants, cases, "train", folds=folds)]
 
 
 def chosen_by(contestants: Sequence[Contestant], cases: Sequence[Case], *, folds: bool) -> list[str]:
     """Every run whose best epoch was chosen by cases it would be scored on: its scores flatter a little."""
     seen_by = _seen(contestants, cases, "validation", folds=folds)
-    return [f"the epoch of {name} was chosen by cases it is scored on: {_listed(seen)}" for name, seen in seen_by]
+    return [f"the epoch of {name} was chosen by cases it is scored on: {listed(seen)}" for name, seen in seen_by]
 
 
 def _seen(
@@ -123,31 +125,8 @@ def _seen(
     for contestant, member in _everyone(contestants):
         index = member.model.cases or CaseIndex(())
         own = cases_of(member, cases, folds=folds)
-        if seen := [case.case for case in own if _is_in(case, index, split)]:
+        if seen := [case.case for case in seen_in(own, index, split)]:
             yield contestant.full_name(member), seen
-
-
-def _is_in(case: Case, index: CaseIndex, split: Split) -> bool:
-    """Whether the scan, or another one of its subject, stands in a split.
-
-    Names count unless the index gives the case's name to another scan: then it lists another data set, in which the
-    same names mean other people.
-    """
-    among = index.in_split(split)
-    # The same file is the same scan, whatever either index calls it.
-    image = resolved(case.image_path())
-    if any(resolved(other.image_path()) == image for other in among):
-        return True
-    # Both call something sub-01, and it is not the same: names of another data set.
-    if any(other.case == case.case and _other_scan(case, other) for other in index if other.image):
-        return False
-    return any(case.case == other.case or case.subject == other.subject for other in among)
-
-
-def _other_scan(one: Case, other: Case) -> bool:
-    """Both files are there and differ; a scan that is no longer there may be the same."""
-    first, second = one.image_path(), other.image_path()
-    return is_file(first) and is_file(second) and sha256_of(first) != sha256_of(second)
 
 
 def differences(contestants: Sequence[Contestant], *, folds: bool) -> list[str]:
@@ -177,7 +156,7 @@ def _split_differences(contestants: Sequence[Contestant], *, folds: bool) -> Ite
     unknown = [contestant.full_name(member) for contestant, member in everyone if member.model.cases is None]
     if unknown:
         yield (
-            f"split: unknown for {_listed(unknown)} (no cases.jsonl beside the checkpoint), "
+            f"split: unknown for {listed(unknown)} (no cases.jsonl beside the checkpoint), "
             "so that it may have been trained on the very cases"
         )
         return
@@ -188,7 +167,7 @@ def _split_differences(contestants: Sequence[Contestant], *, folds: bool) -> Ite
             for contestant in contestants
         }
         if len(set(signatures.values())) > 1:
-            yield f"split: the folds of {_listed(list(signatures))} are not the same"
+            yield f"split: the folds of {listed(list(signatures))} are not the same"
         return
     for split in SPLITS:
         names = {contestant.full_name(member): _names(member, split) for contestant, member in everyone}
@@ -200,7 +179,7 @@ def _only_in_one(names: Mapping[str, Sequence[str]]) -> str:
     """Who has which names that not all others have, too; "" if all have the same."""
     shared = set.intersection(*map(set, names.values()))
     only = {who: [name for name in found if name not in shared] for who, found in names.items()}
-    return "; ".join(f"only {who}: {_listed(found)}" for who, found in only.items() if found)
+    return "; ".join(f"only {who}: {listed(found)}" for who, found in only.items() if found)
 
 
 def _signature(member: Member) -> str:
@@ -232,11 +211,6 @@ def _by_value(values: Mapping[str, str]) -> str:
     for name, value in values.items():
         owners.setdefault(value, []).append(name)
     return "; ".join(f"{', '.join(names)}: {value}" for value, names in owners.items())
-
-
-def _listed(names: Sequence[str], most: int = 8) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _lines(parts: Iterable[str]) -> str:

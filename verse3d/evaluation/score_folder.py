@@ -27,6 +27,7 @@ from verse3d.evaluation.scorecard import (
     summarise_cards,
     write_table,
 )
+from verse3d.evaluation.seen_cases import notes_on_seen_cases
 from verse3d.metrics.scores import (
     CSV_COLUMNS,
     CaseScores,
@@ -60,6 +61,7 @@ class Evaluation:
         failures: (case, reason) of every case with a truth that could not be scored.
         written: the JSON and the CSV file, and with single vertebrae the table to paste.
         cards: VerSe's scorecard by case; empty for "binary".
+        notes: whether a model has seen these cases in its training; empty if none has, or nobody knows.
     """
 
     scheme: str
@@ -68,6 +70,7 @@ class Evaluation:
     failures: tuple[tuple[str, str], ...]
     written: tuple[Path, ...]
     cards: Mapping[str, CaseCard] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def summary(self) -> Summary:
@@ -126,11 +129,9 @@ def evaluate_folder(
         raise ConfigError(
             f"{out} is where the {what} goes", hint=f"pass `out={out.with_suffix('.json')}`", option="out"
         )
-    listed_scheme, status_of = _manifest(predictions)
+    listed_scheme, records = _manifest(predictions)
     cases = [
-        case
-        for case in truth
-        if case.mask and (case.case in status_of or find_mask(predictions, case.case, MASK_SUFFIX))
+        case for case in truth if case.mask and (case.case in records or find_mask(predictions, case.case, MASK_SUFFIX))
     ]
     if not cases:
         raise DataError(
@@ -144,11 +145,7 @@ def evaluate_folder(
     for number, case in enumerate(cases):
         progress("cases", number, len(cases))
         try:
-            # A mask that lies there although its latest prediction failed is an old one, or another scan's.
-            if status_of.get(case.case) == "failed":
-                raise DataError(
-                    f"the prediction of {case.case} failed", hint="`verse3d.predict(overwrite=True)` makes it again"
-                )
+            _require_made(case, records)
             # A mask that is listed and not there is looked for by our own name, and found missing.
             path = find_mask(predictions, case.case, MASK_SUFFIX) or mask_path(predictions, case.case)
             scores, slices[case.case], card = _score(case, path, scheme, label_map)
@@ -160,13 +157,14 @@ def evaluate_folder(
             failures.append((case.case, reason_of(error)))
     progress("cases", len(cases), len(cases))
     written = [out.with_suffix(suffix) for suffix in ((".csv", ".md") if cards else (".csv",))]
-    result = Evaluation(scheme, tuple(scored), slices, tuple(failures), (out, *written), cards)
+    notes = notes_on_seen_cases([case for case in cases if case.case in slices], records)
+    result = Evaluation(scheme, tuple(scored), slices, tuple(failures), (out, *written), cards, notes)
     _write(out, result)
     return result
 
 
-def _manifest(predictions: Path) -> tuple[str, dict[str, str]]:
-    """What ``predictions.json`` says, if it is there: the scheme, and the status of each case."""
+def _manifest(predictions: Path) -> tuple[str, Mapping[str, Mapping[str, Any]]]:
+    """What ``predictions.json`` says, if it is there: the scheme, and the record of each case."""
     if not predictions.is_dir():
         raise DataError(
             f"there is no folder {predictions}",
@@ -174,7 +172,15 @@ def _manifest(predictions: Path) -> tuple[str, dict[str, str]]:
             option="pred",
         )
     listed = read_predictions(predictions)
-    return listed.about.get("scheme", ""), {case: record["status"] for case, record in listed.records.items()}
+    return listed.about.get("scheme", ""), listed.records
+
+
+def _require_made(case: Case, records: Mapping[str, Mapping[str, Any]]) -> None:
+    """A mask that lies there although its latest prediction failed is an old one, or another scan's."""
+    if records.get(case.case, {}).get("status") == "failed":
+        raise DataError(
+            f"the prediction of {case.case} failed", hint="`verse3d.predict(overwrite=True)` makes it again"
+        )
 
 
 def _guess_scheme(predictions: Path, cases: Sequence[Case]) -> str:
@@ -237,7 +243,8 @@ def _write(out: Path, result: Evaluation) -> None:
     listed = [{"case": case, **asdict(scores)} for case, scores in result.slices.items()]
     by_slice = {"plane": PLANE, "cases": listed, "summary": result.slice_summary}
     failed = [{"case": case, "error": error} for case, error in result.failures]
-    content = {**scores_to_json_dict(result.cases), "slices": without_nan(by_slice), "failures": failed}
+    about = {"failures": failed, "notes": result.notes}
+    content = {**scores_to_json_dict(result.cases), "slices": without_nan(by_slice), **about}
     write_json(out, {"scheme": result.scheme, **content, **_write_cards(out, result)})
     rows = [(*row, *_slice_cells(row, result.slices)) for row in csv_rows(result.cases)]
     write_text(out.with_suffix(".csv"), csv_table([(*CSV_COLUMNS, *SLICE_METRICS), *rows]))

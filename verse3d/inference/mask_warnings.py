@@ -8,7 +8,6 @@ from scipy import ndimage
 
 from verse3d.core.geometry import Geometry
 
-EMPTY_MASK = "no vertebra was found: the mask is empty"
 _COARSE_MM = 3.0
 _LEAST_ML = 3.0
 """The smallest vertebra, C1 of a slight adult, has about 6 ml."""
@@ -19,6 +18,7 @@ _OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
 _NAMED_PIECES = 3
 _MOST_PLACED = 100
 """So many pieces, the largest, are asked where they lie; a spine has a quarter of it, and noise is small all over."""
+_LEAST_SHOWN_ML = 0.1
 
 
 def mask_warnings(labels: NDArray[np.uint8], geometry: Geometry) -> tuple[str, ...]:
@@ -29,8 +29,23 @@ def mask_warnings(labels: NDArray[np.uint8], geometry: Geometry) -> tuple[str, .
         geometry: the grid of ``labels``.
     """
     sides = [_SIDES[code] for code, plane in _faces(labels, geometry) if plane.any()]
-    cut = (f"the mask touches the {' and '.join(sides)} end of the scan: vertebrae are cut there",) if sides else ()
+    cut = (f"the mask touches the {_ends(sides)} of the scan: vertebrae are cut there",) if sides else ()
     return (*cut, *_odd_pieces(labels, geometry))
+
+
+def empty_mask_warning(*, all_cut: bool) -> str:
+    """What is said of a mask that holds nothing.
+
+    Args:
+        all_cut: whether vertebrae were found, and all of them left out because the scan cuts them.
+    """
+    return f"no {'whole ' if all_cut else ''}vertebra was found: the mask is empty"
+
+
+def _ends(sides: list[str]) -> str:
+    """``upper end``, ``lower and upper ends``, ``back, lower and upper ends``."""
+    *others, last = sides
+    return f"{', '.join(others)} and {last} ends" if others else f"{last} end"
 
 
 def _faces(labels: NDArray[np.uint8], geometry: Geometry) -> Iterator[tuple[str, NDArray[np.uint8]]]:
@@ -83,8 +98,11 @@ def _told(odd: list[tuple[float, NDArray[np.float64]]]) -> str:
     # The largest first: small crumbs are what a reader minds least.
     odd.sort(key=lambda piece: -piece[0])
     listed = "; ".join(
-        f"{volume:.1f} ml at {','.join(f'{place:.0f}' for place in centre)} mm"
-        for volume, centre in odd[:_NAMED_PIECES]
+        f"{_ml(volume)} at {','.join(f'{place:.0f}' for place in centre)} mm" for volume, centre in odd[:_NAMED_PIECES]
     )
     what = "1 piece looks" if len(odd) == 1 else f"{len(odd)} pieces look"
     return f"{what} like no vertebra: {listed}{' ...' if len(odd) > _NAMED_PIECES else ''}"
+
+
+def _ml(volume: float) -> str:
+    return f"{volume:.1f} ml" if volume >= _LEAST_SHOWN_ML else f"less than {_LEAST_SHOWN_ML} ml"

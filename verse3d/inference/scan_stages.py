@@ -39,7 +39,7 @@ from verse3d.inference.guards import (
     require_maker,
     require_mask_of,
 )
-from verse3d.inference.mask_warnings import EMPTY_MASK, mask_warnings
+from verse3d.inference.mask_warnings import empty_mask_warning, mask_warnings
 from verse3d.inference.memory_plan import Plan
 from verse3d.inference.naming import centroids_in_mask, naming_record
 from verse3d.inference.predictor import Look, Predictor
@@ -193,7 +193,7 @@ class ScanStages:
         if scouting:
             seconds_of["scout"] = round(scouting, 3)
         if look.crop.why:
-            _log.info("%s: all of the scan is looked at: %s", opened.record.case, look.crop.why)
+            _log.info("%s: searching the whole scan: %s", opened.record.case, look.crop.why)
         return SegmentedScan(opened, scan.plan, answer, look, seconds_of, scan.warnings)
 
     def write(self, scan: SegmentedScan) -> PredictionRecord:
@@ -209,7 +209,7 @@ class ScanStages:
         if named is not None:
             centroids = centroid_path(self.out, opened.record.case)
             write_centroids(centroids, centroids_in_mask(named), opened.stored.geometry)
-        record = _written(scan, seconds_of, labels, self.predictor)
+        record = _written(scan, seconds_of, labels, self.predictor, all_cut=bool(named and named.vertebrae))
         if named is None:
             return record
         return replace(record, **naming_record(named), warnings=(*record.warnings, *named.notes))
@@ -274,11 +274,11 @@ def _identity(path: Path) -> tuple[int, ...]:
 
 
 def _written(
-    scan: SegmentedScan, seconds_of: dict[str, float], labels: NDArray[np.uint8], predictor: Predictor
+    scan: SegmentedScan, seconds_of: dict[str, float], labels: NDArray[np.uint8], predictor: Predictor, *, all_cut: bool
 ) -> PredictionRecord:
     voxels = label_counts(labels)
     names = tuple(label.name for label in predictor.scheme.labels if voxels[label.id])
-    odd = mask_warnings(labels, scan.opened.stored.geometry) if names else (EMPTY_MASK,)
+    odd = mask_warnings(labels, scan.opened.stored.geometry) if names else (empty_mask_warning(all_cut=all_cut),)
     return replace(
         scan.opened.record,
         status="written",

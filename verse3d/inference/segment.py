@@ -9,7 +9,7 @@ from verse3d.core.logs import Progress, no_progress
 from verse3d.core.volume import StoredVoxels, Volume
 from verse3d.data.samples.grid import network_geometry
 from verse3d.inference.budget import Budget
-from verse3d.inference.mask_warnings import EMPTY_MASK, mask_warnings
+from verse3d.inference.mask_warnings import empty_mask_warning, mask_warnings
 from verse3d.inference.scan_warnings import scan_warnings, tissue_warnings
 from verse3d.labelling.vertebrae import NamedBones
 
@@ -53,5 +53,6 @@ def segment_volume(budget: Budget, volume: Volume, progress: Progress = no_progr
     del image
     labels = answer.mask()
     named = predictor.finish(labels, geometry, look.levels)
-    odd = mask_warnings(labels, geometry) if labels.any() else (EMPTY_MASK,)
+    all_cut = bool(named and named.vertebrae)
+    odd = mask_warnings(labels, geometry) if labels.any() else (empty_mask_warning(all_cut=all_cut),)
     return SegmentedVolume(labels, named, (*odd, *warnings, *(named.notes if named else ())))

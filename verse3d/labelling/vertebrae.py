@@ -188,8 +188,11 @@ def _notes(
     notes = []
     if not levels.seen:
         notes.append("no network has seen the whole scan: names follow from distances alone")
-    if spine.ambiguous:
-        notes.append(_ambiguity(spine))
+    if spine.ambiguous and len(spine.readings) > 1:
+        first, second = (_span(tuple(reading.names.values())) for reading in spine.readings[:2])
+        notes.append(f"the names are ambiguous: {first} or {second}")
+    elif spine.ambiguous:
+        notes.append("the names are ambiguous")
     if spine.upside_down:
         notes.append("the head lies lower than the feet: the header may be wrong")
     if spine.missed:
@@ -204,12 +207,7 @@ def _notes(
     return tuple(notes)
 
 
-def _ambiguity(spine: NamedSpine) -> str:
-    # The two likeliest readings are enough to see what is meant: "T10-L3 or T11-L4".
-    spans = []
-    for reading in spine.readings[:2]:
-        names = tuple(reading.names.values())
-        spans.append(f"{names[0]}-{names[-1]}" if names else "no vertebra")
-    if len(spans) < 2:
-        return "the names are ambiguous"
-    return f"the names are ambiguous: {spans[0]} or {spans[1]} (look at readings)"
+def _span(names: Sequence[str]) -> str:
+    if len(names) < 2:
+        return names[0] if names else "no vertebra"
+    return f"{names[0]}-{names[-1]}"

@@ -1,7 +1,7 @@
 """Where the names of vertebrae stand in a slice: beside their bone, never on one another, never on a mask."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -43,6 +43,8 @@ def place_names(
 ) -> tuple[PlacedName, ...]:
     """Where to write the name of each label in a slice, from top to bottom.
 
+    Names never reach beyond the margin: where there is no room beside the bone, they stand on it.
+
     A name stands at the height of a large piece of its label (in a sagittal slice the body, not the spinous
     process), moved up or down just as much as its neighbours need. It stands on the other side if there is no room on
     the wanted one, or only far away behind other bones. If there are more labels than lines, the smallest have no name.
@@ -71,7 +73,7 @@ def place_names(
         limits = (letter_mm, mask.size_mm[1], margin_mm)
         # The other side is taken only if it saves a longer way than a name is wide, or a name that is cut off.
         costs = [_cost_mm(options[0], *limits), _cost_mm(options[1], *limits) + _LOYALTY_LETTERS * letter_mm]
-        placed.append(options[int(np.argmin(costs))])
+        placed.append(_inside(options[int(np.argmin(costs))], *limits))
     return tuple(placed)
 
 
@@ -135,6 +137,14 @@ def _edges(
     outermost, beyond = (np.min, 0) if side == "left" else (np.max, 1)
     bone = float(outermost(at_row) + beyond) * pixel_width, (row + 0.5) * pixel_height
     return float(outermost(columns) + beyond) * pixel_width, bone
+
+
+def _inside(placed: PlacedName, letter_mm: float, width_mm: float, margin_mm: float) -> PlacedName:
+    """The name moved onto its bone as far as the margin demands: a name that is cut off tells nothing."""
+    length = letter_mm * len(placed.name)
+    if placed.side == "left":
+        return replace(placed, x_mm=max(placed.x_mm, length - margin_mm))
+    return replace(placed, x_mm=min(placed.x_mm, width_mm + margin_mm - length))
 
 
 def _cost_mm(placed: PlacedName, letter_mm: float, width_mm: float, margin_mm: float) -> float:

@@ -335,6 +335,18 @@ def dicom(path: Path, series: str) -> Path:
     return path
 
 
+def test_dicom_beside_nifti_scans_is_told_of_and_left(files, tmp_path, caplog):
+    files("a_ct.nii.gz", "notes.txt", root="scan")
+    files("b_ct.nii.gz", "README", root="other")
+    dicom(tmp_path / "scan" / "series" / "IM0001", "1.2.3")
+    dicom(tmp_path / "scan" / "series" / "1.2.840.2", "1.2.3")
+    dicom(tmp_path / "scan" / "a.DCM", "1.2.4")
+    assert len(discover([tmp_path / "scan", tmp_path / "other"])) == 2
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path / 'scan'} also holds 3 DICOM files of 2 series: DICOM is not read, convert it to NIfTI first"
+    ]
+
+
 def test_a_folder_of_dicom_says_how_many_files_and_series_and_what_to_do(tmp_path):
     for number in range(7):
         dicom(tmp_path / "scan" / f"series{number % 2}" / f"IM{number}", f"1.2.{number % 2}3")

@@ -25,7 +25,7 @@ from verse3d.data.cases import Case, CaseIndex, read_index
 from verse3d.data.index.archives import is_archive, list_members
 from verse3d.data.index.file_roles import FoundFile, found_file, is_junk, is_nifti, looks_like_mask
 from verse3d.data.index.group import group_files, unique_names
-from verse3d.data.index.other_files import no_scan_found
+from verse3d.data.index.other_files import dicom_beside, no_scan_found
 from verse3d.data.predictions import is_predictions_file, read_predictions
 
 _log = logger(__name__)
@@ -80,6 +80,8 @@ def find_cases(roots: Sequence[Path], *, without: Iterable[Path] = ()) -> tuple[
             found.setdefault(file.path, file)
     if not any(file.role != "centroids" for file in found.values()):
         raise no_scan_found(roots)
+    for folder, files in dicom_beside(roots):
+        _log.warning("%s also holds %s: DICOM is not read, convert it to NIfTI first", folder, files)
     return group_files(found.values())
 
 

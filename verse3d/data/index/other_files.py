@@ -1,6 +1,7 @@
 """What lies in a folder that holds no NIfTI scan, in words: usually a DICOM series."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +12,9 @@ from verse3d.data.index.file_roles import is_junk
 
 _MOST_FILES = 20_000
 """Are looked into; who points at a whole archive need not wait for all of it."""
+_ANY_NAME = re.compile(".*", re.DOTALL)
+_DICOM_NAME = re.compile(r"[^.]+|.*\.(dcm|ima|[0-9]+)", re.IGNORECASE | re.DOTALL)
+"""``IM0001``, ``a.dcm``, ``1.2.840.113``"""
 
 
 def no_scan_found(roots: Sequence[Path]) -> DataError:
@@ -27,11 +31,23 @@ def no_scan_found(roots: Sequence[Path]) -> DataError:
     return DataError(f"{places} holds {' and '.join(found)}, but no NIfTI scan (.nii or .nii.gz)", hint=hint)
 
 
-def _counted(roots: Sequence[Path]) -> tuple[Counter[FileKind], set[str]]:
+def dicom_beside(roots: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    """The roots that hold DICOM files beside what is read, and how many: "40 DICOM files of 1 series".
+
+    Only files that are named like DICOM are looked into: a data set of ten thousand NIfTI files costs nothing.
+    """
+    for root in roots:
+        counts, series = _counted([root], only=_DICOM_NAME)
+        if counts[DICOM]:
+            yield root, _in_words(DICOM, counts[DICOM], len(series))
+
+
+def _counted(roots: Sequence[Path], only: re.Pattern[str] = _ANY_NAME) -> tuple[Counter[FileKind], set[str]]:
     """How many images of other kinds there are, and the series that the DICOM files among them belong to."""
     counts: Counter[FileKind] = Counter()
     series: set[str] = set()
-    for number, path in enumerate(_files(roots)):
+    named_so = (path for path in _files(roots) if only.fullmatch(path.name))
+    for number, path in enumerate(named_so):
         if number == _MOST_FILES:
             break
         kind = kind_of(path)

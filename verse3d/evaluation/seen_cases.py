@@ -1,0 +1,76 @@
+"""Which of the scored cases a model knows from its training: their scores say little about other scans."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from verse3d.core.errors import Verse3dError
+from verse3d.core.files import is_file, resolved, sha256_of
+from verse3d.core.wording import listed
+from verse3d.data.cases import Case, CaseIndex, Split, read_index
+
+_WHAT_IT_MEANS: Mapping[Split, str] = {
+    "train": "{model} was trained on {cases}: such scores say only that it has learnt them",
+    "validation": "the epoch of {model} was chosen by {cases}: such scores flatter",
+}
+
+
+def seen_in(cases: Sequence[Case], index: CaseIndex, split: Split) -> list[Case]:
+    """The cases whose scan, or another one of whose subject, stands in a split of ``index``.
+
+    Names count unless the index gives the case's name to another scan: then it lists another data set, in which the
+    same names mean other people.
+    """
+    among = index.in_split(split)
+    images = {resolved(other.image) for other in among if other.image}
+    names = {other.case for other in among}
+    subjects = {other.subject for other in among}
+    listed = {other.case: other for other in index if other.image}
+
+    def is_seen(case: Case) -> bool:
+        # The same file is the same scan, whatever either index calls it.
+        if case.image and resolved(case.image) in images:
+            return True
+        # Both call something sub-01, and it is not the same: names of another data set.
+        if case.image and case.case in listed and _other_scan(case, listed[case.case]):
+            return False
+        return case.case in names or case.subject in subjects
+
+    return [case for case in cases if is_seen(case)]
+
+
+def _other_scan(one: Case, other: Case) -> bool:
+    """Both files are there and differ; a scan that is no longer there may be the same."""
+    first, second = one.image_path(), other.image_path()
+    if resolved(first) == resolved(second):
+        return False
+    return is_file(first) and is_file(second) and sha256_of(first) != sha256_of(second)
+
+
+def notes_on_seen_cases(cases: Sequence[Case], records: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """A sentence for each model that has learnt from cases whose masks it made, or whose best epoch was chosen by them.
+
+    Args:
+        cases: what is scored.
+        records: by case, what ``predictions.json`` says, as ``inference.records.PredictionRecord`` holds it.
+    """
+    by_model: dict[str, list[Case]] = defaultdict(list)
+    for case in cases:
+        for model in records.get(case.case, {}).get("models", ()):
+            by_model[str(model)].append(case)
+    return tuple(note for model, made in by_model.items() for note in _notes_on_model(Path(model), made))
+
+
+def _notes_on_model(model: Path, made: Sequence[Case]) -> Iterator[str]:
+    beside = model.with_name("cases.jsonl")
+    if not is_file(beside):
+        return  # a model file by itself does not say what it has learnt from
+    try:
+        index = read_index(beside)
+    except Verse3dError as error:
+        yield f"whether {model} has seen these cases is unknown: {error.message}"
+        return
+    for split, sentence in _WHAT_IT_MEANS.items():
+        if seen := [case.case for case in seen_in(made, index, split)]:
+            yield sentence.format(model=model, cases=listed(seen))
