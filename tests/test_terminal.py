@@ -130,6 +130,16 @@ class TestPredict:
         [record] = json.loads(capsys.readouterr().out)
         assert record["status"] == "written" and record["labelled_ml"] > 0
 
+    def test_says_of_kept_masks_what_is_in_them(self, tmp_path, model, capsys):
+        spine().write(tmp_path / "a.nii.gz")
+        words = ["predict", str(tmp_path / "a.nii.gz"), "--model", str(model), "--out", str(tmp_path / "out")]
+        rows = []
+        for _ in range(2):
+            assert main([*words, "--no-preview", "--device", "cpu"]) == 0
+            rows.append(capsys.readouterr().out.splitlines()[1].split())
+        assert [row[1] for row in rows] == ["written", "skipped"]
+        assert rows[1][2:6] == rows[0][2:6] and float(rows[1][5]) > 0
+
     def test_a_mask_without_a_preview_is_no_failure(self, tmp_path, model, monkeypatch):
         spine().write(tmp_path / "a.nii.gz")
 

@@ -272,6 +272,7 @@ def test_masks_of_another_model_are_neither_kept_in_silence_nor_lost(tmp_path, b
     assert manifest(out)["cases"][0]["status"] == "failed", "whoever scores the folder now is told"
     (kept,) = predicted(batch[:1], predictor(cut=0.35), out, model=one).records
     assert kept.status == "skipped" and not kept.warnings
+    assert (kept.levels, kept.labelled_ml) == (("vertebrae",), record["labelled_ml"]), "told again of a kept mask"
     assert {**manifest(out)["cases"][0], "finished": 0} == {**record, "finished": 0}
     (replaced,) = predicted(batch[:1], predictor(cut=0.35), out, model=two, overwrite=True).records
     assert replaced.status == "written"

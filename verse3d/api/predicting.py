@@ -115,6 +115,8 @@ def draw_previews(report: PredictionReport, progress: Progress = no_progress) ->
         The pictures.
     """
     written = [record for record in report.records if record.status == "written"]
+    if not written:
+        return []
     pictures = []
     for number, record in enumerate(written):
         progress("previews", number, len(written))

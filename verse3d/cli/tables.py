@@ -194,7 +194,7 @@ def print_predictions(out: Console, report: "PredictionReport", *, details: bool
     rows = table("case", "status", "vertebrae", "volume ml", "warnings", *(_DETAILS if details else ()))
     for record in report.records:
         cells = [record.case, record.status, "", "", str(len(record.warnings) or "")]
-        if record.status == "written":
+        if record.status == "written" or (record.status == "skipped" and record.voxels):
             cells[2:4] = _found(record), f"{record.labelled_ml:.0f}"
         rows.add_row(*cells, *(_details(report, record) if details else ()))
     out.print(rows, soft_wrap=False)

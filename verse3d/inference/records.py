@@ -89,6 +89,15 @@ class PredictionReport:
         return tuple(record for record in self.records if record.status == "failed")
 
 
+def contents_told_by(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record that was read back says is in its mask; nothing where an older version wrote it."""
+    numbers = {name: record.get(name) for name in ("voxels", "labelled_voxels", "labelled_ml")}
+    levels = record.get("levels")
+    if not isinstance(levels, list | tuple) or not all(isinstance(number, int | float) for number in numbers.values()):
+        return {}
+    return {**numbers, "levels": tuple(map(str, levels))}
+
+
 def log_record(record: PredictionRecord) -> None:
     """Tell that a scan is done. Why it failed and what is doubtful stands in the report, which is shown at the end."""
     if record.status == "failed":

@@ -43,7 +43,7 @@ from verse3d.inference.mask_warnings import empty_mask_warning, mask_warnings
 from verse3d.inference.memory_plan import Plan
 from verse3d.inference.naming import centroids_in_mask, naming_record
 from verse3d.inference.predictor import Look, Predictor
-from verse3d.inference.records import PredictionRecord, RecordList
+from verse3d.inference.records import PredictionRecord, RecordList, contents_told_by
 from verse3d.inference.scan_warnings import scan_warnings, tissue_warnings
 
 _log = logger(__name__)
@@ -218,7 +218,8 @@ class ScanStages:
         """The record of a scan whose mask is kept, or cannot be had."""
         record = self._record(case)
         if isinstance(error, MaskIsKeptError):
-            return replace(record, status="skipped", warnings=error.args, model_sha256="", models=(), settings={})
+            kept = replace(record, status="skipped", warnings=error.args, model_sha256="", models=(), settings={})
+            return replace(kept, **contents_told_by(self.records.previous(case.case)))
         _log.debug("%s", case.case, exc_info=True)
         mask_of = self.records.previous(case.case) if isinstance(error, OtherMaskError) else {}
         return replace(record, error=reason_of(error), mask_of=mask_of)

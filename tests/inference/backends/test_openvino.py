@@ -33,6 +33,7 @@ from verse3d.inference.backends import TorchBackend, cache, openvino
 from verse3d.inference.backends.cache import MANIFEST, content_sha256
 from verse3d.inference.backends.openvino import OpenVinoBackend
 from verse3d.model.checkpoint import save_checkpoint
+from verse3d.model.starter import starter_file
 
 needs("openvino")
 
@@ -237,6 +238,12 @@ def read_only(model, monkeypatch, tmp_path):
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != model.path.parent and access(path, mode))
     monkeypatch.setattr(cache, "user_cache_path", lambda *_, **__: tmp_path / "cache")
     return tmp_path / "cache"
+
+
+def test_the_models_of_the_starter_weights_never_go_into_the_installed_package(monkeypatch, tmp_path):
+    monkeypatch.setattr(cache, "user_cache_path", lambda *_, **__: tmp_path / "cache")
+    assert cache.ModelCache.folder_for(starter_file()).parent == tmp_path / "cache" / "openvino"
+    assert cache.ModelCache.folder_for(tmp_path / "best.pt") == tmp_path / "best.openvino"
 
 
 def test_beside_a_model_in_a_read_only_folder_nothing_is_written_and_the_users_cache_keeps_it(model, caplog, read_only):

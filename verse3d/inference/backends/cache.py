@@ -2,7 +2,8 @@
 
 ``best.pt`` gets a folder ``best.openvino`` with one folder per key: a hash of the weights, the config, the shape of a
 piece and all versions. Of a checkpoint that was replaced nothing is used, and its folders are removed. Where the
-checkpoint's folder cannot be written to, that folder lies in the user's cache, e.g. ``~/.cache/verse3d/openvino``.
+checkpoint's folder cannot be written to, and for the starter weights, that folder lies in the user's cache, e.g.
+``~/.cache/verse3d/openvino``: an installed package is not the place for files that its uninstaller does not know.
 """
 
 import contextlib
@@ -28,6 +29,7 @@ from verse3d.core.readers import Record, Text, read_record
 from verse3d.inference.backends.engine import WEIGHTS, XML
 from verse3d.inference.backends.parity import Parity
 from verse3d.model.checkpoint import Checkpoint
+from verse3d.model.starter import starter_folder
 from verse3d.version import __version__
 
 FORMAT, FORMAT_VERSION = "verse3d openvino cache", 1
@@ -77,7 +79,8 @@ class ModelCache:
     def folder_for(path: Path) -> Path:
         """Where the models of the checkpoint at ``path`` are kept: beside it, or in the user's cache."""
         beside = path.with_suffix(".openvino")
-        if os.access(beside if beside.is_dir() else path.absolute().parent, os.W_OK):
+        installed = path.resolve().parent == starter_folder().resolve()
+        if not installed and os.access(beside if beside.is_dir() else path.absolute().parent, os.W_OK):
             return beside
         # Checkpoints of the same name in different folders get folders of their own.
         place = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
