@@ -6,13 +6,12 @@ block sizes that it plans for this patch, its sample of foreground locations), a
 
 import argparse
 from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
-from loader_scans import count
+from loader_scans import count, side_options
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
@@ -23,14 +22,7 @@ _LABELS = list(range(1, 29))
 
 def main() -> None:
     """Prepare what is not prepared, and count patches."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--side", required=True)
-    for name in ("scans", "prepared", "note"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    for name in ("cases", "workers", "patch"):
-        parser.add_argument(f"--{name}", type=int, required=True)
-    parser.add_argument("--seconds", type=float, required=True)
-    options = parser.parse_args()
+    options = side_options(__doc__, ("nnunet",))
     options.prepared.mkdir(parents=True, exist_ok=True)
     for number in range(options.cases):
         prepare(options, f"{number:03d}")

@@ -1,5 +1,6 @@
 """Used by the benchmarks of loading: scans that are about as hard to compress as real ones, and counting of patches."""
 
+import argparse
 import json
 import multiprocessing
 import os
@@ -43,6 +44,18 @@ def _scan(random: np.random.Generator, shape: tuple[int, int, int]) -> tuple[Any
         level = np.where(body, _TISSUE, _AIR) + np.where(ids[:, :, plane] > 0, _BONE, 0)
         hu[:, :, plane] = level + 20 * noise
     return hu, ids
+
+
+def side_options(about: str | None, sides: Sequence[str]) -> argparse.Namespace:
+    """What loader.py tells each side that it starts: where scans, prepared cases and the note lie, and how much."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--side", choices=sides, required=True)
+    for name in ("scans", "prepared", "note"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    for name in ("cases", "workers", "patch"):
+        parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--seconds", type=float, required=True)
+    return parser.parse_args()
 
 
 def count(batches: Iterator[int], seconds: float, note: Path, prepared: Path) -> None:

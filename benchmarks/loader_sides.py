@@ -4,10 +4,9 @@ import argparse
 import itertools
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from loader_scans import count
+from loader_scans import count, side_options
 from torch.utils.data import DataLoader
 
 SAMPLES = 4
@@ -15,14 +14,7 @@ SAMPLES = 4
 
 def main() -> None:
     """Run one side and write its note."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--side", choices=("ours", "monai", "cache"), required=True)
-    for name in ("scans", "prepared", "note"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    for name in ("cases", "workers", "patch"):
-        parser.add_argument(f"--{name}", type=int, required=True)
-    parser.add_argument("--seconds", type=float, required=True)
-    options = parser.parse_args()
+    options = side_options(__doc__, ("ours", "monai", "cache"))
     batches = ours(options) if options.side == "ours" else monai(options)
     if batches is not None:
         count(batches, options.seconds, options.note, options.prepared)

@@ -38,8 +38,8 @@ from verse3d.core.threads import thread_count
 from verse3d.core.volume import Volume, read_image, write_labels
 from verse3d.data.samples.grid import network_geometry, prepare_image_float16
 from verse3d.inference.aggregator import MulticlassAggregator
+from verse3d.inference.open_sums import FinishedPlanes
 from verse3d.inference.postprocess import clean_up
-from verse3d.inference.sliding_window import FinishedPlanes
 from verse3d.phantoms import make_case
 
 SPACING_MM = (0.8, 0.8, 1.0)

@@ -11,7 +11,7 @@ from measuring import Outcome, described, record_of, run_program
 from monai_stock import POSTFIX
 from scans import make_scan
 
-from verse3d.core.volume import nifti_stem
+from verse3d.core.nifti_header import nifti_stem
 
 TINY = "64x64x48"
 

@@ -318,6 +318,7 @@ class TestDemo:
             run(tmp_path / "demo", against=tmp_path / "wrong.yaml")
         assert not (tmp_path / "demo").exists()
 
+    @pytest.mark.slow  # two demos
     def test_is_made_again_only_if_wanted(self, run, tmp_path):
         run(tmp_path / "demo")
         with pytest.raises(DataError, match="already holds a demo"):

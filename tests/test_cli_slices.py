@@ -6,7 +6,7 @@ from tests import scans
 from tests.scans import tiny_config
 from verse3d.cli import main
 from verse3d.cli.terminal import Plane
-from verse3d.core.config import PlaneName
+from verse3d.core.setting_types import PlaneName
 from verse3d.data.cases import write_index
 
 

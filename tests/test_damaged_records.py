@@ -15,7 +15,7 @@ from verse3d.data.converted import _origins
 from verse3d.data.index.overrides import read_overrides
 from verse3d.data.nnunet_labels import _corrections
 from verse3d.data.predictions import read_predictions
-from verse3d.downloads.job import LOCK_FILE, Locked, _read_lock
+from verse3d.downloads.lock import LOCK_FILE, Locked, read_lock
 from verse3d.downloads.parts import Origin, _read_note
 from verse3d.inference.backends.cache import ModelCache
 from verse3d.inference.backends.parity import Parity
@@ -87,11 +87,11 @@ def test_a_list_of_downloads_is_whole_or_refused_with_what_to_do(tmp_path):
     content = {"version": 1, "files": [row, row | {"file": "b.zip"}]}
     path = tmp_path / LOCK_FILE
     path.write_text(json.dumps(content))
-    assert _read_lock(path) == {"a.zip": Locked(**row), "b.zip": Locked(**row | {"file": "b.zip"})}
+    assert read_lock(path) == {"a.zip": Locked(**row), "b.zip": Locked(**row | {"file": "b.zip"})}
     for mutant in each_mutant(content):
         path.write_bytes(mutant)
         try:
-            locked = _read_lock(path)
+            locked = read_lock(path)
         except DataError as error:
             assert LOCK_FILE in error.message and "move it away" in error.hint
             continue

@@ -20,7 +20,7 @@ from tests.scans import spine, tiny_config, write_nifti
 from verse3d import api
 from verse3d.api.journey import DemoResult
 from verse3d.api.pictures import StatsResult
-from verse3d.cli import app, main, program, tables, terminal
+from verse3d.cli import app, main, program, score_tables, tables, terminal
 from verse3d.cli.json_output import print_json
 from verse3d.cli.program import PANELS, as_typed_today
 from verse3d.core.errors import ConfigError
@@ -248,7 +248,7 @@ def test_scores_fit_a_terminal_of_80_characters_and_tell_undefined_ones_by_count
         found = spine(number).mask * (number == 0)  # of the second nothing was found
         write_nifti(tmp_path / f"sub-verse50{number}_seg-vert_msk.nii.gz", found, scans.PIR.affine)
     result = evaluate_folder(tmp_path, CaseIndex(tuple(index)), tmp_path / "s.json", scheme="binary")
-    tables.print_scores(narrow, replace(result, notes=("best.pt was trained on sub-verse500",)))
+    score_tables.print_scores(narrow, replace(result, notes=("best.pt was trained on sub-verse500",)))
     assert {"sub-verse500", "vertebrae", "undefined", "difference", "mean", "sd", "0.707"} <= words_of(narrow)
     shown = narrow.file.getvalue()
     assert re.search(r"undefined +│ vertebrae │ 0 +│ 1 +│ 1 +│ 0", shown)

@@ -73,7 +73,7 @@ class Predict(_Commands):
 
     def _predict(self, scans_: list[str], out: Path) -> int:
         arguments = ["--model", str(self.model), "--out", str(out), "--device", "cpu", "--backend", "torch"]
-        return main(["-q", "predict", *scans_, *arguments, "--max-ram-gb", "2"])
+        return main(["-q", "predict", *scans_, *arguments, "--no-preview", "--max-ram-gb", "2"])
 
     @staticmethod
     def _voxels(folder: Path, case: str) -> np.ndarray[Any, Any]:
@@ -155,7 +155,7 @@ class AbsurdModels(_Commands):
     def read(self, room: Room, made: Input) -> None:
         images = [str(image) for image, _ in self.good.values()]
         arguments = ["--model", str(room.inputs / "best.pt"), "--out", str(room.outputs), "--device", "cpu"]
-        code = main(["-q", "predict", *images, *arguments, "--backend", "torch", "--max-ram-gb", "1"])
+        code = main(["-q", "predict", *images, *arguments, "--backend", "torch", "--no-preview", "--max-ram-gb", "1"])
         require(code in {*_EXITS, *_MODEL_EXITS}, f"exit code {code}")
         require(not made.expected or code == 0, "the undamaged model is refused")
         masks = [mask_path(room.outputs, name) for name in self.good]

@@ -151,6 +151,8 @@ class Nifti(Target):
         volume = read_image(path)
         oracle = nib.load(path)
         voxels = np.asanyarray(oracle.dataobj)
+        if voxels.ndim > 3 and set(voxels.shape[3:]) == {1}:  # one volume, although the header counts more axes
+            voxels = voxels.reshape(voxels.shape[:3])
         require(not probed.problem, f"read, although the probe says {probed.problem!r}")
         require(volume.array.shape == voxels.shape, f"shape {volume.array.shape}, nibabel {voxels.shape}")
         require(np.array_equal(geometry.affine, oracle.affine), "another affine than nibabel's")

@@ -8,7 +8,8 @@ import torch
 
 from tests.core.grids import SHAPE, TILT_DEGREES, affine, file_bytes, hounsfield, label_map, save_scan, stored_header
 from verse3d.core.errors import DataError, GeometryError
-from verse3d.core.volume import nifti_stem, read_geometry, read_image, read_labels
+from verse3d.core.nifti_header import nifti_stem
+from verse3d.core.volume import read_geometry, read_image, read_labels
 
 MATRIX = affine("PIR", degrees=TILT_DEGREES)
 READERS = [read_geometry, read_image, read_labels]

@@ -17,7 +17,8 @@ from tests.data.fileserver import Served, serving
 from verse3d.cli import main
 from verse3d.core.errors import ConfigError, DataError, OutputError
 from verse3d.downloads import transfer
-from verse3d.downloads.job import LOCK_FILE, download_archives, is_archive
+from verse3d.downloads.job import download_archives, is_archive
+from verse3d.downloads.lock import LOCK_FILE
 from verse3d.downloads.mirrors import MIRRORS, Archive, Source, archives, by_hand, sources
 from verse3d.downloads.parts import Origin, Part
 from verse3d.downloads.transfer import Patience

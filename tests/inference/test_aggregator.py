@@ -17,7 +17,8 @@ from verse3d.inference.aggregator import BinaryAggregator, MulticlassAggregator
 from verse3d.inference.best_channel import best_channel
 from verse3d.inference.label_interpolation import mixed_cells
 from verse3d.inference.memory_plan import CARRYING_MB
-from verse3d.inference.sliding_window import FinishedPlanes, StreamSettings, segment
+from verse3d.inference.open_sums import FinishedPlanes
+from verse3d.inference.sliding_window import StreamSettings, segment
 from verse3d.model.tilings import SliceTiling, WindowTiling
 
 TIE = 1e-4
@@ -211,7 +212,7 @@ from verse3d.core.geometry import Geometry
 from verse3d.core.peak_memory import MemoryWatch
 from verse3d.core.runtime import rss_mb
 from verse3d.inference.aggregator import MulticlassAggregator
-from verse3d.inference.sliding_window import FinishedPlanes
+from verse3d.inference.open_sums import FinishedPlanes
 from verse3d.inference import label_interpolation
 label_interpolation._MOSTLY_MIXED = {mostly_mixed}
 shape = (160, 160, 40)

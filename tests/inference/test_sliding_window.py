@@ -15,7 +15,8 @@ from verse3d.core.geometry import Geometry
 from verse3d.core.logs import no_progress
 from verse3d.inference.ensemble import Ensemble
 from verse3d.inference.oom_fallback import Placement
-from verse3d.inference.sliding_window import FinishedPlanes, StreamSettings, _Sweep, batches, open_planes
+from verse3d.inference.open_sums import FinishedPlanes
+from verse3d.inference.sliding_window import StreamSettings, _Sweep, batches, open_planes
 from verse3d.model.tilings import SliceTiling, WindowTiling
 
 TIE = 1e-5

@@ -230,3 +230,9 @@ def test_the_same_is_said_in_memory_as_on_disk(tmp_path, monkeypatch):
     assert any("HU + 1024" in warning for warning in record.warnings)
     found = verse3d.load_model(model, device="cpu")
     assert found.segment(scan).warnings == found.segment(nib.load(scan)).warnings == record.warnings
+
+
+def test_a_mask_of_noise_is_told_of_at_once_whatever_the_number_of_its_pieces():
+    noise = (np.random.default_rng(0).random((120, 120, 120)) > 0.97).astype(np.uint8)
+    *_, told = mask_warnings(noise, Geometry(noise.shape, np.diag([3.0, 3.0, 3.0, 1.0])))
+    assert int(told.split(maxsplit=1)[0]) > 5000 and "look like no vertebra" in told and len(told) < 200

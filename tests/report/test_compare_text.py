@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from tests.scans import tiny_config
-from verse3d.cli.tables import print_comparison
+from verse3d.cli.score_tables import print_comparison
 from verse3d.evaluation.comparison import METRICS, Comparison, Standing
 from verse3d.evaluation.fairness import Contestant, Member
 from verse3d.evaluation.paired_tests import paired_difference
@@ -137,7 +137,9 @@ def test_the_terminal_shows_scores_and_verdict():
     assert "0.850 ± 0.071" in shown and "0.700 (1 undefined)" in shown and "too few cases" in shown
 
 
-@pytest.mark.parametrize("count", [1, 2, 8, 9, 100])
+@pytest.mark.parametrize(
+    "count", [1, 8, 9, pytest.param(2, marks=pytest.mark.slow), pytest.param(100, marks=pytest.mark.slow)]
+)
 def test_the_figure_has_a_line_per_case_and_the_truth_beside_the_consistency(count):
     random = np.random.default_rng(count)
     metrics = ("dice", "hd95_mm", "consistency", "consistency_of_truth")

@@ -11,6 +11,7 @@ from PIL import Image
 
 import verse3d
 from tests import scans
+from tests.pace import first_quickly
 from tests.scans import PIR, orientation, spine, turned
 from verse3d.cli import main
 from verse3d.core.labels import VERTEBRAE, vertebra
@@ -211,7 +212,7 @@ SETS = {
 }
 
 
-@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("name", first_quickly(SETS, 3))
 def test_every_chart_is_drawn_of_any_set_without_texts_on_each_other(name):
     figures = draw_charts(SETS[name])
     assert set(figures) == CHARTS

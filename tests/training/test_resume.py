@@ -260,9 +260,9 @@ def test_a_full_disk_ends_the_run_says_so_and_keeps_what_was_saved(dataset, tmp_
             raise OSError(errno.ENOSPC, "No space left on device")
         flush(path)
 
-    flush = files._flush_to_disk
+    flush = files.flush_file
     with monkeypatch.context() as patched:
-        patched.setattr(files, "_flush_to_disk", full)
+        patched.setattr(files, "flush_file", full)
         with pytest.raises(OutputError, match=name) as caught:
             train(dataset, tmp_path)
     assert "disk is full" in caught.value.hint
@@ -317,8 +317,8 @@ def test_that_the_bad_batch_cannot_be_kept_hides_no_bad_loss(dataset, tmp_path, 
             raise OSError(errno.ENOSPC, "No space left on device")
         flush(path)
 
-    flush = files._flush_to_disk
-    monkeypatch.setattr(files, "_flush_to_disk", full)
+    flush = files.flush_file
+    monkeypatch.setattr(files, "flush_file", full)
     sick_at(monkeypatch, 1)
     with pytest.raises(TrainingError, match=r"loss became nan in epoch 1, step 1 .*could not be kept: .*No space left"):
         train(dataset, tmp_path)

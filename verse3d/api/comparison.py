@@ -62,6 +62,7 @@ def compare(
         raise ConfigError(f"`pictures` must be at least 0, got {pictures}", option="pictures")
     choose_device(device)  # refuses a GPU that is not there before anything is read
     contestants = load_contestants(runs, folds=folds)
+    # Everything that may be refused is refused before the first scan is predicted, which may take hours.
     cases = _cases(Path(data), None if folds else split or "test")
     check_fairness(contestants, cases, allow_different=allow_different, folds=folds)
     options = CompareOptions(

@@ -8,7 +8,7 @@ from typing import Literal
 from verse3d.core.errors import ConfigError
 from verse3d.core.files import PathOrText, write_json
 from verse3d.core.logs import Progress, no_progress
-from verse3d.core.volume import NIFTI_SUFFIXES
+from verse3d.core.nifti_header import NIFTI_SUFFIXES
 from verse3d.data.cases import Split, write_index
 from verse3d.data.convert import Conversion, convert_cases, nnunet_format, verse_format
 from verse3d.data.index.archives import ARCHIVE_SUFFIX
@@ -88,6 +88,7 @@ def download(
             "base_url and mirrors exclude each other", hint="a base address is asked instead of the mirrors"
         )
     wanted = archives(years, splits)
+    # All addresses are made before the first is asked, so a wrong mirror is told at once.
     where = {archive: sources(archive, base_url, mirrors or MIRRORS) for archive in wanted}
     return download_archives(
         wanted, Path(out), where.__getitem__, verify=verify, overwrite=overwrite, progress=progress
@@ -150,6 +151,7 @@ def index(
 
 def _refuse_data_name(out: Path, source: Path | None = None) -> None:
     """A list must not take the place of a scan, a zip or the index that it was made from."""
+    # By file, not by name: "./cases.jsonl" and a link to it are the same one.
     is_source = source is not None and out.exists() and source.exists() and out.samefile(source)
     if is_source or out.name.lower().endswith((*NIFTI_SUFFIXES, ARCHIVE_SUFFIX)):
         raise ConfigError(f"{out} is the name of data, and would be replaced", hint="choose another name for the list")
@@ -183,10 +185,12 @@ def check(
     """
     source = Path(data)
     if json is not None:
+        # Before anything is read: a check of a large data set takes hours.
         _refuse_data_name(Path(json), source)
     if fixes is not None:
         require_no_table(Path(fixes))
     cases = load_cases(source)
+    # A folder may be read-only, or somebody else's: only beside an index is anything kept.
     kept = cache_path(source) if cache and is_index(source) else None
     report = check_cases(cases, progress, workers=workers, cache=kept)
     if json is not None:

@@ -90,6 +90,7 @@ def doctor(*, model: PathOrText | None = None, self_test: bool = True, progress:
 
 
 def _about(model: PathOrText) -> str:
+    # The starter model has a card of its own; of any other model its file knows what there is to know.
     path = model_file(model)
     return model_card() if path == starter_file() else _described(load_checkpoint(path))
 
@@ -161,6 +162,7 @@ def _tight() -> list[Advice]:
 
 def _unused_gpu() -> list[Advice]:
     """A GPU that its driver shows and PyTorch does not see."""
+    # nvidia-smi comes with the driver, so it tells that there should be a GPU.
     if torch.cuda.is_available() or shutil.which("nvidia-smi") is None:
         return []
     built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for CPUs only"
@@ -179,10 +181,12 @@ def _tried(progress: Progress) -> tuple[str, list[Advice]]:
         try:
             dice = _segment_phantom(Path(folder), progress)
         except Exception as error:  # whatever a broken installation raises is what the report must say
-            reason = _without(folder, str(error) or type(error).__name__)
+            # It may be shown to others: no path of the temporary folder, nor of the user's own.
+            reason = (str(error) or type(error).__name__).replace(folder, "...").replace(str(Path.home()), "...")
             return f"failed: {type(error).__name__}", [Advice(f"the self-test failed: {reason}", _REPORT, serious=True)]
     words = f"a synthetic scan was made, segmented and scored in {time.monotonic() - started:.0f} s: Dice {dice:.2f}"
     if dice < _LEAST_DICE:
+        # It ran, and its mask is wrong: worse than an error, because nobody would see it.
         return f"failed: {words}", [
             Advice(f"the mask of the self-test is wrong (Dice {dice:.2f})", _REPORT, serious=True)
         ]
@@ -198,8 +202,3 @@ def _segment_phantom(folder: Path, progress: Progress) -> float:
             raise Verse3dError(record.error)
     scored = evaluate(pred=folder / "masks", truth=folder / "scans", out=folder / "scores.json", progress=progress)
     return scored.cases[0].labels["vertebrae"].dice
-
-
-def _without(folder: str, text: str) -> str:
-    """A message without the path of the temporary folder, or of the user's own."""
-    return text.replace(folder, "...").replace(str(Path.home()), "...")

@@ -45,6 +45,7 @@ def evaluate(
     ids = read_label_map(label_map) if label_map else None
     result = evaluate_folder(Path(pred), chosen, Path(out), scheme=scheme, label_map=ids, progress=progress)
     if pictures is not None:
+        # matplotlib takes a second to load, and most evaluations draw nothing.
         from verse3d.report.pictures import draw_evaluation
 
         draw_evaluation(result, chosen, Path(pred), make_folder(Path(pictures)))

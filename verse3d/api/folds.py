@@ -75,6 +75,7 @@ def train_folds(
         _require_free(folder, folds)
     results: dict[int, FitResult] = {}
     for fold in folds:
+        # A fold that was stopped goes on, one that never began begins: both by the same call.
         run = fold_folder(folder, fold)
         results[fold] = train(
             data=data,
@@ -85,6 +86,7 @@ def train_folds(
             max_minutes=max_minutes,
             max_epochs=max_epochs,
             fold=fold,
+            # One store: every fold trains on cases that another one validates on, so each is prepared once.
             store=store if store is not None else store_beside(Path(data)),
             device=device,
             progress=_named(progress, fold, len(folds)),
@@ -116,6 +118,7 @@ def _settings(
     resume: bool,
 ) -> Config:
     """One config for all folds; that of the first fold if they are gone on with."""
+    # Folds that differ in a setting are no cross-validation: all take the config of the first that was begun.
     begun = [run for fold in folds if RunFolder(run := fold_folder(folder, fold)).last.is_file()]
     if resume and not begun and config is None:
         raise DataError(f"{folder} holds no fold to resume", hint="start the folds without resuming")

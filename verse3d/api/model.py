@@ -15,8 +15,9 @@ from verse3d.core.files import PathOrText
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import Label, LabelScheme, label_counts
 from verse3d.core.logs import Progress, no_progress
+from verse3d.core.nifti_header import spatial_shape
 from verse3d.core.runtime import DeviceName, choose_device, rss_mb
-from verse3d.core.volume import Volume, as_grey_values, read_image, spatial_shape, stored_voxels, write_labels
+from verse3d.core.volume import Volume, as_grey_values, read_image, stored_voxels, write_labels
 from verse3d.inference.backends import BackendName
 from verse3d.inference.budget import Budget
 from verse3d.inference.loading import open_predictor
@@ -65,6 +66,7 @@ class Segmentation:
             OutputError: the file system refuses.
         """
         target = Path(path)
+        # As it came, (i, j, k, 1) perhaps; the mask has the three axes of its grid.
         labels = self.labels.reshape(spatial_shape(self.labels.shape))
         write_labels(target, labels, like=self._header, scheme=self._scheme.name)
         return target
@@ -117,6 +119,7 @@ class Model:
         """
         volume, shape = _volume(scan, affine)
         limit = Limit.of(self._max_ram_gb)
+        # Measured anew for each scan: what the caller holds now was not there when the model was opened.
         budget = replace(self._budget, limit=limit, held_mb=rss_mb())
         segmented = segment_volume(budget, volume, progress)
         voxels = label_counts(segmented.labels)
@@ -198,6 +201,7 @@ def _of_array(
 
 def _header(geometry: Geometry, image: nib.spatialimages.SpatialImage | None) -> nib.Nifti1Header:
     """A NIfTI image's own header if it places the voxels where the image does, else a plain one on the same grid."""
+    # An image that was turned in memory carries the header of the file that it came from.
     if isinstance(image, nib.Nifti1Image) and np.allclose(image.header.get_best_affine(), image.affine):
         return image.header.copy()
     return nib.Nifti1Image(np.broadcast_to(np.uint8(0), geometry.shape), geometry.affine).header

@@ -7,8 +7,9 @@ from pathlib import Path
 from verse3d.core.errors import ConfigError, DataError, GeometryError, OutputError
 from verse3d.core.files import PathOrText, make_folder
 from verse3d.core.logs import Progress, no_progress
+from verse3d.core.nifti_header import NIFTI_SUFFIXES
 from verse3d.core.preview import Preview, read_preview
-from verse3d.core.volume import NIFTI_SUFFIXES, Volume
+from verse3d.core.volume import Volume
 from verse3d.data.cases import Case, CaseIndex
 from verse3d.data.index.discover import is_index, load_cases
 from verse3d.data.pairs import relabelled, require_same_grid
@@ -99,10 +100,12 @@ def look(
         raise ConfigError("`at` and `level` exclude each other", option="level")
     case = _named(Path(scan), str(scan), data)
     if mask is not None:
+        # A mask that is named stands for itself: corrections of the case belong to the case's own mask.
         case = replace(case, mask=Path(mask), relabel=())
     shown = read_preview(case.image or case.mask_path())
     marked, alone = _labels(case, shown)
     labelled = case.mask or case.image
+    # Marks come from the list of predictions beside the mask, if it is there.
     doubts = doubts_about(labelled) if labelled is not None else Doubts()
     drawn = look_figure(
         shown,
@@ -169,10 +172,12 @@ def _title(path: Path) -> str:
 
 
 def _find(cases: CaseIndex, name: str, data: Path) -> Case:
+    # A subject with a single case is as good as the name of the case.
     by_subject = [case for case in cases if case.subject == name]
     found = [case for case in cases if case.case == name] or by_subject
     if len(found) == 1:
         return found[0]
+    # Of too many the ones that were meant; of none the ones that there are.
     names = [case.case for case in found or cases]
     if found:
         raise DataError(f"subject {name} has {len(found)} cases: {', '.join(names)}", hint="name one of them")
@@ -190,6 +195,7 @@ def _labels(case: Case, shown: Preview) -> tuple[Volume | None, bool]:
         return (_corrected(case, shown), True) if alone else (None, False)
     mask = read_preview(case.mask)
     try:
+        # Checked here, where the hint can name both files.
         require_same_grid(shown.volume, mask.volume)
     except GeometryError as error:
         raise GeometryError(
@@ -235,6 +241,7 @@ def stats(
     write_table(folder / STATS_TABLE, measured)
     figures = []
     for name, figure in draw_charts(measured).items():
+        # One after the other, so that only one figure is held.
         figures.append(folder / f"{name}.png")
         save_figure(figure, figures[-1], dpi=_CHART_DPI)
     failures = tuple((each.case.case, each.problem) for each in measured if each.problem)

@@ -10,9 +10,9 @@ from verse3d.core.errors import ConfigError, DataError
 from verse3d.core.files import PathOrText, is_file, make_folder
 from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.core.nifti_errors import not_a_file
+from verse3d.core.nifti_header import NIFTI_SUFFIXES
 from verse3d.core.paths import path_below
 from verse3d.core.runtime import DeviceName, choose_device
-from verse3d.core.volume import NIFTI_SUFFIXES
 from verse3d.data.cases import Case, Split
 from verse3d.data.index.discover import load_cases
 from verse3d.data.index.file_roles import scan_name
@@ -82,6 +82,7 @@ def predict(
     _refuse_options(parts, part, max_ram_gb)
     if partial not in ("drop", "keep"):
         raise ConfigError(f"`partial` must be drop or keep, got {partial!r}", option="partial")
+    # Options, models, scans: what costs nothing to look at is looked at first.
     models = model_files(model)
     cases = _cases_to_predict([Path(scan) for scan in scans], split)
     _require_any_scan(cases)
@@ -98,6 +99,7 @@ def predict(
         options=PredictOptions(overwrite, part, parts, max_ram_gb, overlap=not one_by_one),
         progress=progress,
     )
+    # Last: it belongs to masks, and there may be none.
     write_label_description(folder / LABEL_FILE, predictor.scheme.labels)
     if preview:
         draw_previews(report, progress)
@@ -143,6 +145,7 @@ def _cases_to_predict(scans: Sequence[Path], split: Split | None) -> list[Case]:
             if case.image is None or (split and case.split != split):
                 lone_masks += case.image is None
                 continue
+            # The same scan twice is one scan; two scans of one name would write over each other's mask.
             if case.case in cases and cases[case.case].image != case.image:
                 raise DataError(
                     f"two scans would get the same mask name {case.case}: {cases[case.case].image} and {case.image}",

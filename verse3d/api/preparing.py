@@ -49,6 +49,7 @@ def prepare(
     settings = load_config(Path(config), overrides)
     cases = load_cases(source)
     place = _store(source, store)
+    # What killed preparations have left is in nobody's way, but takes room.
     place.tidy()
     wanted = [case for case in cases if case.image and case.mask and case.split != "test"]
     jobs = [Job.of(place, settings.grid, case) for case in wanted]

@@ -55,7 +55,9 @@ def run_verse3d(arguments: Sequence[str], watch: Callable[[], None]) -> tuple[in
         KeyboardInterrupt: it was interrupted.
     """
     package = str(Path(__file__).absolute().parents[2])
+    # The program must be this very checkout, whatever is installed and whatever folder it starts in.
     path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+    # A file, not a pipe: a program that complains a lot would fill a pipe and wait for ever.
     with TemporaryFile() as complaints:
         try:
             process = subprocess.Popen(
@@ -70,6 +72,7 @@ def run_verse3d(arguments: Sequence[str], watch: Callable[[], None]) -> tuple[in
         code = _wait(process, watch)
         complaints.seek(0)
         complaint = complaints.read().decode(errors="replace").strip()
+    # It was interrupted by the same Ctrl-C, which reaches all programs of a terminal.
     if code == 130:
         raise KeyboardInterrupt
     return code, complaint
@@ -77,12 +80,14 @@ def run_verse3d(arguments: Sequence[str], watch: Callable[[], None]) -> tuple[in
 
 def _wait(process: "subprocess.Popen[bytes]", watch: Callable[[], None]) -> int:
     try:
+        # Waits in short turns, so that ``watch`` can tell how far it is.
         while True:
             try:
                 return process.wait(_POLL_SECONDS)
             except subprocess.TimeoutExpired:
                 watch()
     finally:
+        # Whatever ends the waiting ends the program as well: no orphan goes on writing masks.
         if process.poll() is None:
             process.kill()
             process.wait()

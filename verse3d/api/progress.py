@@ -32,6 +32,7 @@ def progress_bars(console: Console | None = None, *, enabled: bool = True) -> It
         tasks: dict[str, Any] = {}
 
         def show(what: str, done: int, total: int) -> None:
+            # "epoch 3 of 100" and "epoch 4 of 100" are one bar with another text.
             first = what.split(maxsplit=1)[0]
             kind = first if first in _ONE_BAR else what
             if kind not in tasks:

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from verse3d.api.models import divided
-from verse3d.core.config import PlaneName, load_config
+from verse3d.core.config import load_config
 from verse3d.core.errors import DataError
 from verse3d.core.files import PathOrText
 from verse3d.core.logs import Progress, no_progress
+from verse3d.core.setting_types import PlaneName
 from verse3d.data.cases import Split
 from verse3d.data.samples.slice_writer import SliceReport, write_slices
 
@@ -49,6 +50,7 @@ def slices(
         DataError: there is no case with a scan and a mask, or ``out`` holds something else.
         OutputError: the folder cannot be written to.
     """
+    # Options are settings under another name, so that what is written beside the slices is one config.
     chosen = {"slices.plane": plane, "slices.size_pixels": size}
     settings = load_config(Path(config), [*overrides, *(f"{key}={value}" for key, value in chosen.items() if value)])
     cases = [case for case in divided(Path(data), settings.runtime.seed) if case.image and case.mask and case.split]

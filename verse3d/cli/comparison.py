@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from verse3d.cli import tables
+from verse3d.cli import score_tables
 from verse3d.cli.json_output import print_json
 from verse3d.cli.terminal import (
     EXIT_PARTIAL,
@@ -57,6 +57,6 @@ def compare(
     if json:
         print_json(out_console, result)
     else:
-        tables.print_comparison(out_console, result)
+        score_tables.print_comparison(out_console, result)
     if result.left_out:
         raise typer.Exit(EXIT_PARTIAL)

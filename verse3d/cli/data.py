@@ -11,6 +11,7 @@ from verse3d.cli.index_tables import print_index
 from verse3d.cli.json_output import print_json
 from verse3d.cli.terminal import (
     EXIT_PARTIAL,
+    DataArgument,
     JsonOption,
     LayoutName,
     MirrorName,
@@ -150,7 +151,7 @@ def _assignments(texts: Sequence[str]) -> dict[str, Any]:
 
 @app.command()
 def check(
-    data: Annotated[Path, typer.Argument(help="An index (cases.jsonl) or a folder.")],
+    data: DataArgument,
     json: Annotated[Path | None, typer.Option("--json", help="File for all findings; - for stdout.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 3 also for warnings.")] = False,
     fixes: Annotated[
@@ -183,7 +184,7 @@ def check(
 
 @app.command()
 def convert(
-    data: Annotated[Path, typer.Argument(help="An index (cases.jsonl) or a folder.")],
+    data: DataArgument,
     to: Annotated[LayoutName, typer.Option(help="nnU-Net v2 raw data, or VerSe's subject-based tree.")],
     out: Annotated[Path, typer.Option(help="Folder; nnU-Net's Dataset001_VerSe is made in it.")],
     links: Annotated[bool, typer.Option("--links/--copy", help="Link to unchanged files, or copy.")] = True,

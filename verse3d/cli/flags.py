@@ -56,6 +56,7 @@ class Speech:
 
     def say(self, text: str) -> str:
         """``text`` with flags instead of options, settings and jobs in backticks."""
+        # "raise `max_ram_gb`" -> "raise --max-ram-gb"; what cannot be said stays as it is, backticks and all
         return _IN_BACKTICKS.sub(lambda found: self._said(found[1]) or found[0], text)
 
     def flag(self, option: str) -> str:
@@ -64,6 +65,7 @@ class Speech:
 
     def _said(self, words: str) -> str:
         parameters = self._commands.get(self._command, ())
+        # Three ways to be in backticks: an option, a setting of the config, a call of a function.
         if option := _OPTION.fullmatch(words):
             return _flag(parameters, option[1], option[2])
         if _SETTING.fullmatch(words):
@@ -79,6 +81,7 @@ def _flag(parameters: Sequence[Parameter], option: str, value: str | None) -> st
     parameter = by_name.get(option) or by_name.get(_OTHER_NAMES.get(option, ""))
     if parameter is None or not parameter.opts[0].startswith("-"):
         return ""
+    # Off is typed with the flag of the opposite, where there is one.
     if value == "False" and parameter.secondary_opts:
         return parameter.secondary_opts[0]
     return parameter.opts[0] if value in (None, "True") else f"{parameter.opts[0]} {value}"
@@ -87,6 +90,7 @@ def _flag(parameters: Sequence[Parameter], option: str, value: str | None) -> st
 def _command_line(commands: Mapping[str, Sequence[Parameter]], command: str, words: str) -> str:
     """``verse3d.index(DATA, folds=5)`` as a command; "" if it does not parse or names an option that is none."""
     try:
+        # Parsed as Python, because that is what it is: values may hold commas, quotes and brackets.
         call = ast.parse(words, mode="eval").body
     except SyntaxError:
         return ""

@@ -44,6 +44,7 @@ def _print_release(out: Console, report: "IndexReport") -> None:
     for part in report.release:
         numbers = (part.scans, part.expected_scans, part.subjects, part.expected_subjects)
         totals = [total + number for total, number in zip(totals, numbers, strict=True)]
+        # Of a part that nobody fetched nothing is missing by mistake.
         missing = str(len(part.missing)) if part.scans else "not found"
         rows.add_row(part.part, *map(str, numbers), missing, str(len(part.without_mask)))
     rows.add_section()
@@ -57,6 +58,7 @@ def _print_splits(out: Console, report: "IndexReport", path: Path) -> None:
     for split in _SPLITS:
         chosen = [case for case in report.cases if case.split == split]
         if chosen:
+            # Who trains needs both; a scan alone can only be predicted.
             complete = sum(bool(case.image and case.mask) for case in chosen)
             rows.add_row(
                 split or "(none)", str(len(chosen)), str(len({case.subject for case in chosen})), str(complete)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from verse3d.cli import tables
+from verse3d.cli import score_tables, tables
 from verse3d.cli.json_output import print_json
 from verse3d.cli.terminal import (
     EXIT_INTERRUPTED,
@@ -86,6 +86,7 @@ def train(
     with exits_when_terminated(), bars() as progress:
         options |= {"data": data, "out": out, "progress": progress}
         trained = list(api.train_folds(**options).folds.items()) if folds else [(None, api.train(**options, fold=fold))]
+    # Of several processes that share a run one speaks for all.
     if is_first_process():
         for number, result in trained:
             tables.print_training(out_console, result, fold=number)
@@ -97,6 +98,7 @@ def _as_options(options: Mapping[str, Any]) -> list[str]:
     """What was given, as it is written on a command line."""
     words: list[str] = []
     for name, value in options.items():
+        # Python reserves ``from``, so the function calls it otherwise.
         flag = "--from" if name == "from_model" else f"--{name.replace('_', '-')}"
         if name == "overrides":
             words += [word for override in value for word in ("--set", override)]
@@ -209,7 +211,7 @@ def evaluate(
     if json:
         print_json(out_console, result)
     else:
-        tables.print_scores(out_console, result)
+        score_tables.print_scores(out_console, result)
     if result.failures:
         raise typer.Exit(EXIT_PARTIAL)
 
@@ -255,9 +257,9 @@ def _print_demo(result: "DemoResult") -> None:
     tables.print_check(out_console, result.findings)
     tables.print_training(out_console, result.training)
     tables.print_predictions(out_console, result.predictions)
-    tables.print_scores(out_console, result.evaluation)
+    score_tables.print_scores(out_console, result.evaluation)
     if result.comparison:
-        tables.print_comparison(out_console, result.comparison)
+        score_tables.print_comparison(out_console, result.comparison)
     out_console.print(f"run folder   {result.training.folder}", highlight=False)
     out_console.print(f"masks        {result.predictions.folder}", highlight=False)
     out_console.print(f"label file   {result.label_file}", highlight=False)

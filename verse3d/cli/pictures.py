@@ -7,7 +7,7 @@ import typer
 
 from verse3d.cli import tables
 from verse3d.cli.json_output import print_json
-from verse3d.cli.terminal import EXIT_PARTIAL, JsonOption, OverwriteOption, app, bars, out_console
+from verse3d.cli.terminal import EXIT_PARTIAL, DataArgument, JsonOption, OverwriteOption, app, bars, out_console
 from verse3d.core.errors import ConfigError
 
 
@@ -47,7 +47,7 @@ def look(
 
 @app.command()
 def stats(
-    data: Annotated[Path, typer.Argument(help="An index (cases.jsonl) or a folder.")],
+    data: DataArgument,
     out: Annotated[Path, typer.Option(help="Folder for stats.csv and the figures.")],
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that read; by default what cores and memory allow.")

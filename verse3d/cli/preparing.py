@@ -11,6 +11,7 @@ from verse3d.cli.tables import table
 from verse3d.cli.terminal import (
     EXIT_PARTIAL,
     MORE_SETTINGS,
+    DataArgument,
     JsonOption,
     SetOption,
     app,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 @app.command(context_settings=MORE_SETTINGS)
 def prepare(
     context: typer.Context,
-    data: Annotated[Path, typer.Argument(help="An index (cases.jsonl) or a folder.")],
+    data: DataArgument,
     config: Annotated[
         str, typer.Option(help="Config of the training: YAML file, or the name of a shipped one.")
     ] = "unet3d",
@@ -73,6 +74,7 @@ def print_preparation(out: Console, result: "Preparation") -> None:
     """What was done, on stdout; what cannot be done, on stderr."""
     for case, reason in result.failures:
         err_console.print(f"{case}: {in_flags(reason)}", style="red", soft_wrap=True)
+    # Repaired ones are among those that were made.
     repaired = f" ({len(result.repaired)} of them were damaged)" if result.repaired else ""
     out.print(
         f"{len(result.made)} prepared{repaired}, {len(result.kept)} were there, {len(result.failures)} failed; "

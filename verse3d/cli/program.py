@@ -42,6 +42,7 @@ def as_typed_today(words: Sequence[str]) -> list[str]:
 
     ``predict a --num-parts=2 -v`` becomes ``-v predict a --parts=2``. What follows ``--`` is left alone.
     """
+    # After "--" everything is a name: a scan may be called "-v".
     end = list(words).index("--") if "--" in words else len(words)
     moved = [word for word in words[:end] if word in _EVERYWHERE]
     others = [_today(word) for word in words[:end] if word not in _EVERYWHERE]
@@ -72,6 +73,7 @@ def in_order_of_use(program: typer.Typer) -> None:
     for command in program.registered_commands:
         command.cls = Command
         command.rich_help_panel = place.get(name_of(command), ("More", 0))[0]
+    # Typer shows commands in the order of registration, which is that of imports.
     program.registered_commands.sort(
         key=lambda command: order.index(name_of(command)) if name_of(command) in place else len(order)
     )

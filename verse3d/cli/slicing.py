@@ -11,6 +11,7 @@ from verse3d.cli.tables import table
 from verse3d.cli.terminal import (
     EXIT_PARTIAL,
     MORE_SETTINGS,
+    DataArgument,
     JsonOption,
     OverwriteOption,
     Plane,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 @app.command(context_settings=MORE_SETTINGS)
 def slices(
     context: typer.Context,
-    data: Annotated[Path, typer.Argument(help="An index (cases.jsonl) or a folder.")],
+    data: DataArgument,
     out: Annotated[Path, typer.Option(help="Folder for the PNGs.")],
     plane: Annotated[
         Plane | None, typer.Option(help="Else that of the config; as-stored: across the third axis of each file.")

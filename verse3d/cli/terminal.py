@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -55,6 +56,7 @@ class SafeConsole(Console):
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Escape whatever came another way; codes that rich makes itself (styles, the moves of bars) are kept apart."""
         for segment in super().render(renderable, options):
+            # A control segment is a code that rich made; one in a text came from a file name.
             yield segment if segment.control else Segment(visible(segment.text), segment.style)
 
 
@@ -92,6 +94,7 @@ class MirrorName(enum.StrEnum):
     osf = "osf"
 
 
+DataArgument = Annotated[Path, typer.Argument(help="An index (cases.jsonl) or a folder.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes a GPU if there is one.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
@@ -176,6 +179,7 @@ FAREWELLS = {
 
 def say_goodbye() -> None:
     """After Ctrl-C: what is done, and how to go on."""
+    # Only commands that leave something behind say more.
     more = FAREWELLS.get(_speech.command, "nothing is left half-written")
     err_console.print(f"interrupted: {more}", style="yellow", soft_wrap=True)
 
@@ -220,6 +224,7 @@ def merged_overrides(first: list[str] | None, context: typer.Context) -> list[st
     Raises:
         ConfigError: an argument is no setting.
     """
+    # Extra arguments are settings only behind a --set; anything else is a typing error.
     wrong = [text for text in context.args if not first or "=" not in text]
     if wrong:
         raise ConfigError(

@@ -52,6 +52,7 @@ def keep_or_raise(error: Exception) -> None:
 
     Where only the name of this one file is at fault (too long, not of that file system), it is the case's own.
     """
+    # The errno is the system's own word; ours only repeats it.
     cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
     if isinstance(error, OutputError) and getattr(cause, "errno", None) not in _NAMES_FAULT:
         raise error

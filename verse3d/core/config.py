@@ -11,8 +11,6 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
-    AfterValidator,
-    BeforeValidator,
     Field,
     ValidationError,
     ValidationInfo,
@@ -25,47 +23,18 @@ from verse3d.core.errors import ConfigError
 from verse3d.core.labelling import LabelsConfig
 from verse3d.core.scouting import ScoutConfig
 from verse3d.core.section import Section as _Section
+from verse3d.core.setting_types import (
+    ChannelCount,
+    Fraction,
+    Margin,
+    Patch,
+    Picture,
+    PlaneName,
+    Positive,
+    Spacing,
+    VoxelCount,
+)
 from verse3d.core.yaml12 import parse_yaml
-
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-VoxelCount = Annotated[int, Field(ge=1, le=1024)]
-"""Along an axis of what a network sees at once; also the most samples in a batch."""
-_ChannelCount = Annotated[int, Field(ge=1, le=4096)]
-_SpacingMm = Annotated[float, Field(ge=0.05, le=50.0)]
-"""Finer than 0.05 mm a spine takes terabytes, coarser than 50 mm no vertebra is left."""
-_MOST_PATCH_VOXELS = 2**28
-"""One patch of them, in float32, takes a gigabyte before any network has seen it."""
-
-
-def _same_for_all_axes(value: Any) -> Any:  # noqa: ANN401 - not checked yet
-    """One number stands for three equal ones."""
-    return (value,) * 3 if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
-def _of_bearable_size(patch: tuple[int, int, int]) -> tuple[int, int, int]:
-    if math.prod(patch) > _MOST_PATCH_VOXELS:
-        raise ValueError(f"must have at most {_MOST_PATCH_VOXELS:,} voxels, got {list(patch)}")
-    return patch
-
-
-Spacing = Annotated[tuple[_SpacingMm, _SpacingMm, _SpacingMm], BeforeValidator(_same_for_all_axes)]
-Patch = Annotated[
-    tuple[VoxelCount, VoxelCount, VoxelCount], BeforeValidator(_same_for_all_axes), AfterValidator(_of_bearable_size)
-]
-
-
-def _square(value: Any) -> Any:  # noqa: ANN401 - not checked yet
-    """One number stands for two equal ones."""
-    return (value,) * 2 if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
-_PixelCount = Annotated[int, Field(ge=1, le=8192)]
-Picture = Annotated[tuple[_PixelCount, _PixelCount], BeforeValidator(_square)]
-PlaneName = Literal["sagittal", "coronal", "axial", "as-stored"]
-
-_NotNegative = Annotated[int, Field(ge=0, le=1024)]
-Margin = Annotated[tuple[_NotNegative, _NotNegative, _NotNegative], BeforeValidator(_same_for_all_axes)]
 
 
 class GridConfig(_Section):
@@ -87,7 +56,7 @@ class NetworkConfig(_Section):
     """The network. Every level but the first halves the resolution."""
 
     name: Literal["unet", "dynunet", "segresnet", "classic"] = "unet"
-    channels: Annotated[tuple[_ChannelCount, ...], Field(min_length=2, max_length=7)] = (16, 32, 64, 128, 256)
+    channels: Annotated[tuple[ChannelCount, ...], Field(min_length=2, max_length=7)] = (16, 32, 64, 128, 256)
     residual_units: Annotated[int, Field(ge=0, le=8)] = 2
     norm: Literal["instance", "batch"] = "instance"
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0

@@ -1,7 +1,7 @@
 """The text of a config: where it lies, what is set on top of it, and what is wrong with it in words."""
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,11 @@ def find_config(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     if is_file(path):
         return path
-    shipped = {file.stem: file for folder in _config_folders() for file in sorted(folder.glob("*.yaml"))}
+    # Inside the installed package, or beside it in a source checkout.
+    package = Path(str(resources.files("verse3d")))
+    folders = (package / "configs", package.parent / "configs")
+    shipped = {file.stem: file for folder in folders for file in sorted(folder.glob("*.yaml"))}
+    # A name, not a path: "configs/unet3d" that is missing must not turn into the shipped one.
     if path.name == str(name_or_path) and path.name.removesuffix(".yaml") in shipped:
         return shipped[path.name.removesuffix(".yaml")]
     nearest = _nearest(path.stem, shipped)
@@ -34,12 +38,6 @@ def find_config(name_or_path: str | Path) -> Path:
         f"config {brief(str(name_or_path))} is neither a file nor one of {', '.join(sorted(shipped))}",
         hint=f"did you mean {nearest!r}?" if nearest else "",
     )
-
-
-def _config_folders() -> Iterator[Path]:
-    """Inside the installed package, or beside it in a source checkout."""
-    package = Path(str(resources.files("verse3d")))
-    yield from (folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir())
 
 
 def read_config(path: Path) -> str:
@@ -58,6 +56,7 @@ def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> list[st
     """Set dotted keys in ``values``; returns what was wrong."""
     problems = []
     for override in overrides:
+        # "a.b=c=d" sets a.b to "c=d": only the first "=" parts them.
         key, equals, text = override.partition("=")
         *sections, last = key.strip().split(".")
         if not (equals and last and all(sections)) or len(sections) > MAX_DEPTH:

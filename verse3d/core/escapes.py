@@ -46,6 +46,7 @@ def visible(text: str) -> str:
 
 
 def _escape(character: str) -> str:
+    # All of these lie below 0x10000, so four digits are enough.
     code = ord(character)
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 

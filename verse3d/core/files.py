@@ -88,6 +88,7 @@ def make_folder(path: Path) -> Path:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
+        # Tried, not asked: permissions do not tell about quotas, read-only disks or network folders.
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
@@ -118,6 +119,7 @@ def whole_file(path: Path) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             flush_file(temporary)
+            # Flushed before: a name must never come to the disk earlier than what it stands for.
             temporary.replace(path)
         finally:
             # After a failure only: a finished file has moved to its final name.
@@ -180,6 +182,7 @@ class FileBatch:
             if isinstance(error, OSError) and not isinstance(error, OutputError):
                 raise output_error(path, error) from error
             raise
+        # Written, not named yet: names are given when the whole batch has come to the disk.
         self._ready[path] = temporary
         self._bytes += size
         if len(self._ready) >= self.MOST_FILES or self._bytes >= self.MOST_BYTES:
@@ -218,6 +221,7 @@ def _temporary_path(path: Path) -> Path:
 
 def _kept_short(path: Path) -> str:
     """The file's name, or a hash with its suffixes where the name is so long that nothing could be put before it."""
+    # In bytes, as file systems count: a name in Chinese takes three times its letters.
     encoded = path.name.encode("utf-8", "surrogatepass")
     if len(encoded) <= LONGEST_NAME_BYTES - _ROOM_FOR_PREFIX:
         return path.name
@@ -229,6 +233,7 @@ def remove_leftovers(folder: Path) -> None:
     for temporary in folder.glob(f"{TEMPORARY_PREFIX}*"):
         name = temporary.name.removeprefix(TEMPORARY_PREFIX).partition("-")[0]
         with contextlib.suppress(OSError):
+            # A file that only looks like ours belongs to somebody else.
             if OWNER.fullmatch(name) and temporary.is_file() and not is_alive(name, temporary):
                 temporary.unlink()
 

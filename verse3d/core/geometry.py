@@ -88,6 +88,7 @@ class Geometry:
 
     def corners_mm(self) -> NDArray[np.float64]:
         """World mm (8, 3) of the centres of the corner voxels."""
+        # Two affine maps differ most at a corner, so eight points tell about all voxels.
         ends = np.array(self.shape) - 1
         return self.world_from_index([[i, j, k] for i in (0, ends[0]) for j in (0, ends[1]) for k in (0, ends[2])])
 

@@ -46,6 +46,7 @@ def log_to_terminal(console: Console, level: int, reword: Callable[[str], str] =
         reword: makes of a record what is shown, e.g. with flags for the names of options.
     """
     root = logging.getLogger(_LOGGER)
+    # Or a notebook that calls it twice would show each record twice.
     for handler in [handler for handler in root.handlers if isinstance(handler, RichHandler)]:
         root.removeHandler(handler)
     shown = RichHandler(level, console, show_path=False, show_time=False, markup=False, rich_tracebacks=False)

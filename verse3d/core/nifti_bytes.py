@@ -78,7 +78,9 @@ def read_voxels(path: Path, stored: ArrayProxy) -> NDArray[Any]:
     """
     if is_scaled(stored) or (stored.dtype.kind == "f" and stored.dtype.itemsize != 4):
         return _converted(path, stored)
-    return _native(read_stored(path, stored.shape, stored.dtype, stored.offset))
+    array = read_stored(path, stored.shape, stored.dtype, stored.offset)
+    # PyTorch refuses the other byte order. Turned in place: a scan may be too large to be there twice.
+    return array if array.dtype.isnative else array.byteswap(inplace=True).view(array.dtype.newbyteorder("="))
 
 
 def read_stored(
@@ -189,11 +191,6 @@ def to_the_end(handle: BufferedIOBase) -> None:
     """Read what follows the voxels, and with it the checksum of a packed file."""
     while handle.read(_PIECE_BYTES):
         pass
-
-
-def _native(array: NDArray[Any]) -> NDArray[Any]:
-    """The same values in this machine's byte order, turned in place: PyTorch refuses the other one."""
-    return array if array.dtype.isnative else array.byteswap(inplace=True).view(array.dtype.newbyteorder("="))
 
 
 def write_bytes(path: Path, head: bytes, array: NDArray[np.uint8]) -> None:

@@ -78,6 +78,7 @@ def name_problem(name: str) -> str:
 
 def _bytes_problem(name: str) -> str:
     try:
+        # File systems count bytes, not letters.
         length = len(os.fsencode(name))
     except UnicodeEncodeError:
         return "holds half of a character (a lone surrogate)"

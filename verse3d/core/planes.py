@@ -68,7 +68,9 @@ def plane_slice(array: NDArray[Any], geometry: Geometry, plane: PlaneName, centr
     view, grid = nib.apply_orientation(array, nib.io_orientation(geometry.affine)), geometry.reoriented("RAS")
     across = PLANES.index(plane)
     across_to, up = [axis for axis in range(3) if axis != across]
-    number = _nearest_index(grid, centre_mm)[across]
+    index = np.rint(grid.index_from_world(np.reshape(centre_mm, (1, 3)))[0]).astype(int)
+    # A point outside gives the nearest slice at the border.
+    number = int(np.clip(index[across], 0, grid.shape[across] - 1))
     middle = (np.array(grid.shape) - 1) / 2
     middle[across] = number
     return PlaneSlice(
@@ -85,9 +87,3 @@ def plane_slice(array: NDArray[Any], geometry: Geometry, plane: PlaneName, centr
         top="RAS"[up],
         bottom=_OPPOSITE["RAS"[up]],
     )
-
-
-def _nearest_index(geometry: Geometry, point_mm: ArrayLike) -> tuple[int, ...]:
-    index = np.rint(geometry.index_from_world(np.reshape(point_mm, (1, 3)))[0]).astype(int)
-    # A point outside gives the nearest voxel at the border.
-    return tuple(np.clip(index, 0, np.array(geometry.shape) - 1).tolist())

@@ -21,7 +21,8 @@ from verse3d.core.limits import require_whole_file, voxel_count
 from verse3d.core.memory import require_memory
 from verse3d.core.nifti_bytes import READ_ERRORS, read_stored
 from verse3d.core.nifti_errors import unreadable
-from verse3d.core.volume import Volume, open_nifti, stored_header
+from verse3d.core.nifti_header import open_nifti, stored_header
+from verse3d.core.volume import Volume
 
 
 @dataclass(frozen=True, eq=False)

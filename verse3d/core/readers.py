@@ -127,8 +127,9 @@ def checked(value: object, kind: type[T], place: str, *, hint: str = "") -> T:
     Raises:
         DataError: names ``place``, the field, what was expected there, and what was found.
     """
+    adapter: TypeAdapter[T] = _adapters.setdefault(kind, _adapters.get(kind) or TypeAdapter(kind))
     try:
-        value_of_kind: T = _adapter(kind).validate_python(value)
+        value_of_kind = adapter.validate_python(value)
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False)
         listed = "; ".join(_described(problem) for problem in found[:_SHOWN_PROBLEMS])
@@ -139,10 +140,6 @@ def checked(value: object, kind: type[T], place: str, *, hint: str = "") -> T:
 
 _adapters: dict[object, TypeAdapter[Any]] = {}
 """Kept, because building one takes milliseconds and an index has thousands of lines."""
-
-
-def _adapter(kind: type[T]) -> TypeAdapter[T]:
-    return _adapters.setdefault(kind, _adapters.get(kind) or TypeAdapter(kind))
 
 
 def _described(problem: Mapping[str, Any]) -> str:

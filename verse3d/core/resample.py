@@ -224,7 +224,9 @@ def _vote(near: NDArray[np.uint8], maps: Sequence[AxisMap], best: NDArray[np.uin
     near = np.ascontiguousarray(near)
     share_of_best = np.zeros(best.shape, np.float32)
     share_of_background = np.ones(best.shape, np.float32)
-    for label, source_box in enumerate(_label_boxes(near), start=1):
+    # One label at a time, within the box that it can reach, so that no grid holds labels x voxels.
+    boxes: Sequence[Box | None] = find_objects(near)
+    for label, source_box in enumerate(boxes, start=1):
         if source_box is None:
             continue
         box = target_box(maps, source_box)
@@ -243,11 +245,6 @@ def _vote(near: NDArray[np.uint8], maps: Sequence[AxisMap], best: NDArray[np.uin
     if undecided:
         # All labels together hold 1 - background, so they outweigh it below one half.
         best[none_wins & (2 * share_of_background < 1 + _SHARE_TOLERANCE)] = undecided
-
-
-def _label_boxes(view: NDArray[np.uint8]) -> Sequence[Box | None]:
-    boxes: Sequence[Box | None] = find_objects(view)
-    return boxes
 
 
 def _share(view: NDArray[np.uint8], label: int, maps: Sequence[AxisMap], box: Box) -> NDArray[np.float32]:

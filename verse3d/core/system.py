@@ -33,6 +33,7 @@ def lock(file: int | IO[Any], *, wait: bool) -> bool:
     if fcntl is None:
         return False
     try:
+        # Given back by the system when the file is closed, and so when the process is killed.
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         raise
@@ -86,6 +87,7 @@ def peak_memory_bytes() -> int:
     if resource is None:
         return int(_psutil().Process().memory_info().peak_wset)
     peak = int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    # macOS counts bytes, Linux kilobytes.
     return peak if os.uname().sysname == "Darwin" else peak * 1024
 
 

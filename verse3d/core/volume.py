@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verse3d.core.errors import DataError, GeometryError, OutputError
-from verse3d.core.filekinds import kind_of
 from verse3d.core.files import whole_file
 from verse3d.core.geometry import Geometry
 from verse3d.core.label_values import all_labels, as_labels, refuse_not_finite
@@ -27,13 +26,12 @@ from verse3d.core.nifti_bytes import (
     voxel_pieces,
     write_bytes,
 )
-from verse3d.core.nifti_errors import not_a_file, not_nifti
+from verse3d.core.nifti_header import image_geometry, nifti_stem, open_nifti, spatial_shape, stored_header
 from verse3d.version import __version__
 
 LABEL_DESCRIPTION = b"verse3d"
 """The header text of every mask that verse3d writes begins so."""
 _SCHEME = re.compile(rb"; scheme (binary|vertebrae)\0*$")
-NIFTI_SUFFIXES = (".nii.gz", ".nii")
 GEOMETRY_FIELDS = (
     *("dim", "dim_info", "pixdim", "xyzt_units", "qform_code", "sform_code"),
     *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
@@ -65,21 +63,6 @@ class Volume:
     path: Path
 
 
-def nifti_stem(path: Path) -> str:
-    """The file name without ".nii" or ".nii.gz".
-
-    Raises:
-        DataError: the name ends otherwise.
-    """
-    for suffix in NIFTI_SUFFIXES:
-        if path.name.lower().endswith(suffix):
-            return path.name[: -len(suffix)]
-    kind = kind_of(path) if path.exists() else None
-    if kind is not None and kind.hint:
-        raise DataError(f"{path} is {kind.name}, not NIfTI", hint=kind.hint)
-    raise DataError(f"{path} is not a NIfTI file: its name ends neither with .nii nor with .nii.gz")
-
-
 def read_geometry(path: Path) -> tuple[Geometry, nib.Nifti1Header]:
     """Read only the header.
 
@@ -88,7 +71,7 @@ def read_geometry(path: Path) -> tuple[Geometry, nib.Nifti1Header]:
         GeometryError: the affine is singular or not finite.
     """
     image = open_nifti(path)
-    return _geometry(image, path), stored_header(image)
+    return image_geometry(image, path), stored_header(image)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +97,7 @@ def stored_voxels(path: Path) -> StoredVoxels:
         GeometryError: as for ``read_geometry``.
     """
     image = open_nifti(path)
-    geometry = _geometry(image, path)
+    geometry = image_geometry(image, path)
     with refusing(path):
         require_whole_file(path, image.dataobj)
     return StoredVoxels(geometry, stored_header(image), _bytes_in_memory(image))
@@ -144,7 +127,7 @@ def read_image(path: Path) -> Volume:
         MemoryLimitError: it would not fit into the memory that is free.
     """
     image = open_nifti(path)
-    geometry = _geometry(image, path)
+    geometry = image_geometry(image, path)
     _require_room(image, path, _bytes_in_memory(image))
     with refusing(path):
         array = read_voxels(path, image.dataobj)
@@ -164,7 +147,7 @@ def read_labels(path: Path) -> Volume:
         MemoryLimitError: it would not fit into the memory that is free.
     """
     image = open_nifti(path)
-    geometry = _geometry(image, path)
+    geometry = image_geometry(image, path)
     _require_room(image, path, 1)
     with refusing(path):
         plain = image.dataobj.dtype == np.uint8 and not is_scaled(image.dataobj)
@@ -270,54 +253,3 @@ def _compare_geometry(part: Path, like: nib.Nifti1Header, path: Path) -> None:
     different = [name for name in GEOMETRY_FIELDS if stored[name].tobytes() != like[name].tobytes()]
     if different:
         raise OutputError(f"{path}: header fields {different} changed while writing", hint=_DISK_HINT)
-
-
-def open_nifti(path: Path) -> nib.Nifti1Image:
-    """Open a single-file NIfTI image of real grey values without reading its voxels.
-
-    Raises:
-        DataError: missing, not NIfTI, or RGB or complex voxels.
-    """
-    if path.exists():  # of what is missing its name is the lesser problem
-        nifti_stem(path)
-    if not path.is_file():
-        raise not_a_file(path)
-    try:
-        path.open("rb").close()  # nibabel would take a file that it may not read for one of unknown type
-        image = nib.load(path)
-    except READ_ERRORS as error:
-        raise not_nifti(path, error) from error
-    if not isinstance(image, nib.Nifti1Image):  # Nifti2Image is a subclass
-        raise DataError(f"{path} is not a single-file NIfTI image but {type(image).__name__}")
-    dtype = image.header.get_data_dtype()
-    if dtype.fields is not None or dtype.kind not in "iuf":
-        what = f"colours ({', '.join(dtype.names)})" if dtype.names else str(dtype)
-        raise DataError(f"{path}: voxels are {what}, expected one grey value each", hint="RGB and complex are no CT")
-    return image
-
-
-def stored_header(image: nib.Nifti1Image) -> nib.Nifti1Header:
-    """The header without the repairs that nibabel makes while loading: a mask must carry the scan's own bytes."""
-    with image.file_map["image"].get_prepare_fileobj() as handle:
-        return type(image.header).from_fileobj(handle, check=False)
-
-
-def spatial_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A shape without the axes of length 1 that follow the first three: some programs write (i, j, k, 1)."""
-    used = len(shape)
-    while used > 3 and shape[used - 1] == 1:
-        used -= 1
-    return tuple(int(size) for size in shape[:used])
-
-
-def _geometry(image: nib.Nifti1Image, path: Path) -> Geometry:
-    shape = spatial_shape(image.shape)
-    if len(shape) != 3:
-        raise DataError(
-            f"{path} has {len(shape)} axes {shape}, expected 3 (one volume)",
-            hint="store each volume as a 3D file of its own",
-        )
-    try:
-        return Geometry(shape, image.affine)
-    except GeometryError as error:
-        raise GeometryError(f"{path}: {error.message}", hint=error.hint) from error

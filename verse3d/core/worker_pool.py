@@ -93,7 +93,8 @@ def each_in_processes(
                 yield from _hear(worker, running)
                 if worker.ready and worker.task is None and tasks and worker in running:
                     worker.task = tasks.popleft()
-                    _send(worker, (worker.task, items[worker.task]))
+                    with contextlib.suppress(OSError):  # it has just died: the next round hears of it
+                        worker.connection.send((worker.task, items[worker.task]))
     finally:
         for worker in running:
             _end(worker)
@@ -123,11 +124,6 @@ def _hear(worker: _Worker, running: list[_Worker]) -> Iterator[tuple[int, Any]]:
     if message is not None:
         worker.task = None
         yield message
-
-
-def _send(worker: _Worker, message: object) -> None:
-    with contextlib.suppress(OSError):  # it has just died: the next round hears of it
-        worker.connection.send(message)
 
 
 def _ending(process: BaseProcess) -> str:

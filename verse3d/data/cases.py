@@ -95,6 +95,7 @@ class CaseIndex:
         splits: dict[str, set[Split | None]] = {}
         for case in self.cases:
             splits.setdefault(case.subject, set()).add(case.split)
+        # A subject on both sides of a split would be recognised, not segmented.
         torn = sorted(subject for subject, found in splits.items() if len(found) > 1)
         if torn:
             raise DataError(
@@ -120,6 +121,7 @@ def write_index(path: Path, index: CaseIndex) -> None:
         OutputError: the file cannot be written.
     """
     folder = Path(os.path.abspath(path)).parent  # noqa: PTH100 - the folder as the user sees it, and what it links to
+    # Both: a scan may be named through the link that the index is reached by, or past it.
     folders = (folder, folder.resolve())
     write_text(path, "".join(json.dumps(_row(case, folders)) + "\n" for case in index))
 
@@ -188,9 +190,13 @@ class _Line(Record):
 
 def _case(line: str, base: Path, place: str) -> Case:
     row = parsed(line, _Line, place, hint=_LINE_HINT)
-    name = _case_name(row.case, place)
+    name = row.case
+    # Masks are named after the case, so the name must be one of a file. How long one may be depends on the disk.
+    if not name or name in (".", "..") or set(name) & _NEVER_IN_A_NAME or not _is_encodable(name):
+        raise DataError(f"{place}: {brief(name)} is no name for a case; it must work as a file name")
     if not (row.image or row.mask):
         raise DataError(f"{place}: case {name} has neither an 'image' nor a 'mask'")
+    # An absolute path stays what it is: joined to a folder it replaces the folder.
     paths = [base / stored if stored else None for stored in (row.image, row.mask, row.centroids)]
     return Case(
         name,
@@ -206,13 +212,6 @@ def _case(line: str, base: Path, place: str) -> Case:
         relabel=row.relabel,
         notes=row.notes,
     )
-
-
-def _case_name(name: str, place: str) -> str:
-    """Masks are named after the case, so the name must be one of a file. How long one may be depends on the disk."""
-    if not name or name in (".", "..") or set(name) & _NEVER_IN_A_NAME or not _is_encodable(name):
-        raise DataError(f"{place}: {brief(name)} is no name for a case; it must work as a file name")
-    return name
 
 
 def _is_encodable(name: str) -> bool:

@@ -170,6 +170,7 @@ def world_from_voxels(points: ArrayLike, direction: str, geometry: Geometry) -> 
 
 def world_from_miccai(points: ArrayLike, convention: CentroidFormat, geometry: Geometry) -> NDArray[np.float64]:
     """World mm (N, 3) of indices (N, 3) into the copy with 1 mm voxels, whose edges are those of the scan."""
+    # indices of the copy -> mm from its edge -> indices of the turned scan -> world
     turned = geometry.reoriented(MICCAI_AXES[convention])
     # The 1 mm copy shares the scan's edges, not its first voxel centre:
     #
@@ -193,6 +194,7 @@ def _fitting(
     # Within the volume up to the edges of the outermost voxels, half a voxel beyond their centres.
     index = geometry.index_from_world(world_mm)
     within = ((index > -0.5) & (index < np.array(geometry.shape) - 0.5)).all(axis=1)
+    # -1 is no label, so a point outside of the volume never hits.
     hits = 0 if mask is None else sum(map(int.__eq__, labels, [found or -1 for found in labels_at(world_mm, mask)]))
     return hits, int(within.sum())
 
@@ -209,6 +211,7 @@ def write_centroids(path: Path, centroids_mm: Mapping[int, NDArray[np.float64]],
     """
     rows: list[dict[str, Any]] = [{"direction": list(geometry.axis_codes)}]
     for label, centroid in centroids_mm.items():
+        # One decimal, as the annotators wrote it: a tenth of a voxel is finer than anybody can point.
         x, y, z = (round(float(value), 1) for value in geometry.index_from_world(centroid[None])[0])
         rows.append({"label": label, "X": x, "Y": y, "Z": z})
     write_json(path, rows)

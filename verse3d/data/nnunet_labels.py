@@ -73,6 +73,7 @@ def _named(labels: Mapping[str, int | str]) -> dict[int, str]:
 
 def numbered(labels: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
     """(number, name) of every label, neither of them checked; v1 wrote {"1": "C1"}, v2 writes {"C1": 1}."""
+    # Whichever of the two looks like a number is the number.
     return ((key, value) if _NUMBER.match(key) else (value, key) for key, value in labels.items())
 
 

@@ -42,6 +42,7 @@ def relabelled(mask: Volume, relabel: Sequence[tuple[int, int]]) -> Volume:
             f"{mask.path}: the correction {wrong[0][0]}>{wrong[0][1]} is impossible: ids lie between 0 and 255",
             hint="correct 'relabel' of the case in the index, or the overrides that it came from",
         )
+    # One look-up for all pairs at once: ids that are swapped do not meet.
     table = np.arange(np.iinfo(mask.array.dtype).max + 1).astype(mask.array.dtype)
     for stored, right in relabel:
         if stored < table.size:  # else no voxel can have it
@@ -68,6 +69,7 @@ def _same_box(mask: Geometry, image: Geometry) -> bool:
     spacings = np.array([mask.spacing_mm, image.spacing_mm])
     if np.allclose(spacings[0], spacings[1], rtol=0.01, atol=0):
         return False  # a voxel more or less is no other spacing
+    # Edges of the outermost voxels, half a voxel beyond their centres: these are what both grids share.
     ends = np.array(mask.shape) - 0.5
     edges = [[i, j, k] for i in (-0.5, ends[0]) for j in (-0.5, ends[1]) for k in (-0.5, ends[2])]
     expected = np.where(np.array(edges) < 0, -0.5, np.array(image.shape) - 0.5)
@@ -84,6 +86,7 @@ def carried_over(mask: Volume, grid: Geometry) -> NDArray[np.unsignedinteger[Any
     how = placement(mask.geometry, grid)
     if how == "apart":
         raise GeometryError(f"{mask.path} and its scan do not cover the same box", hint="export the mask again")
+    # The same voxels in another order: each goes to exactly one place.
     if how != "scaled":
         return resample_nearest(mask.array, mask.geometry, grid)
     if mask.array.dtype != np.uint8:

@@ -9,7 +9,6 @@
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +76,7 @@ def _no_atlas(mask: Volume) -> str:
     inside: NDArray[np.bool_] = mask.array == 1
     box = ndimage.find_objects(inside.view(np.uint8))[0]
     part = inside[box]
-    heights = _heights_mm(mask, part.shape)
+    heights = np.arange(part.shape[_height_axis(mask)]) * _step_mm(mask)
     reach = float(np.ptp(heights)) + _step_mm(mask)
     if reach > LARGEST_C1_MM:
         return f"it reaches over {reach:.0f} mm from top to bottom, more than a C1"
@@ -104,7 +103,3 @@ def _height_axis(mask: Volume) -> int:
 
 def _step_mm(mask: Volume) -> float:
     return mask.geometry.spacing_mm[_height_axis(mask)]
-
-
-def _heights_mm(mask: Volume, shape: tuple[Any, ...]) -> NDArray[np.float64]:
-    return np.arange(shape[_height_axis(mask)]) * _step_mm(mask)

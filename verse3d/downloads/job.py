@@ -6,53 +6,24 @@ Nothing here runs unless ``download`` is called.
 import hashlib
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Literal
 
 import requests
-from pydantic import ConfigDict, Field
 
 from verse3d.core.errors import DataError, OutputError
-from verse3d.core.files import make_folder, output_error, write_json
+from verse3d.core.files import make_folder, output_error
 from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.core.paths import path_below
-from verse3d.core.readers import MEGABYTE, RECORD_CONFIG, Record, Whole, checked, read_record
 from verse3d.core.zips import opened_zip
+from verse3d.downloads.lock import LOCK_FILE, Locked, read_lock, write_lock
 from verse3d.downloads.mirrors import Archive, Source
 from verse3d.downloads.parts import NoAnswerError, Part, TransferError, remove_part
 from verse3d.downloads.transfer import Patience, fetch
 
-LOCK_FILE = "verse3d-downloads.lock.json"
-_LOCK_VERSION = 1
-_LOCK_BYTES = 4 * MEGABYTE
 _log = logger(__name__)
-
-
-@dataclass(frozen=True)
-class Locked:
-    """What the list says about an archive.
-
-    Attributes:
-        file: its name.
-        bytes: its length.
-        sha256: its hash, in hex.
-        url: where it came from; empty if it was there already.
-        etag: the server's name for its bytes, if any.
-        recorded: when (UTC).
-        mtime_ns: its time of modification: if that and the length are the same, the hash is not computed again.
-    """
-
-    __pydantic_config__: ClassVar[ConfigDict] = RECORD_CONFIG
-
-    file: str
-    bytes: Annotated[int, Field(ge=0)]
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    url: str
-    etag: str
-    recorded: str
-    mtime_ns: int
 
 
 @dataclass(frozen=True)
@@ -113,7 +84,8 @@ def download_archives(
         OutputError: the folder cannot be written to, or the disk is too small for what is missing.
     """
     make_folder(folder)
-    keeper = _Keeper(folder, _read_lock(folder / LOCK_FILE), verify=verify, overwrite=overwrite)
+    keeper = _Keeper(folder, read_lock(folder / LOCK_FILE), verify=verify, overwrite=overwrite)
+    # look -> fetch what is missing -> one record each, in the order in which they were wanted
     present = {archive: record for archive in wanted if (record := keeper.look(archive)) is not None}
     missing = [archive for archive in wanted if archive not in present]
     patience = patience or Patience()
@@ -140,6 +112,8 @@ class _Keeper:
         if not path.exists():
             return None
         try:
+            # length and time as in the list?   yes: kept, nothing is read
+            #                                   no:  hash it; as in the list: kept, else refused
             reason = self._judge(path)
         except OSError as error:
             reason = f"{path} cannot be read: {error.strerror or error}"
@@ -169,8 +143,7 @@ class _Keeper:
     def record(self, path: Path, locked: Locked) -> Locked:
         """Put an archive into the list, with its present time of modification."""
         self.locked[path.name] = replace(locked, mtime_ns=path.stat().st_mtime_ns)
-        files = [asdict(self.locked[name]) for name in sorted(self.locked)]
-        write_json(self.folder / LOCK_FILE, {"version": _LOCK_VERSION, "files": files})
+        write_lock(self.folder / LOCK_FILE, self.locked)
         return self.locked[path.name]
 
 
@@ -189,6 +162,7 @@ def _fetch_archive(
     """Ask one mirror after the other."""
     reasons: list[str] = []
     for source in sources:
+        # A mirror that was silent may have come back, but it is not waited for again.
         ours = replace(patience, attempts=1) if source.mirror in keeper.deaf else patience
         try:
             locked = _fetch_from(source, archive, keeper, ours, progress)
@@ -202,6 +176,7 @@ def _fetch_archive(
             return DownloadRecord(archive, "failed", reasons=(*reasons, wrapped.message), hint=wrapped.hint)
         else:
             for other in sources:
+                # What other mirrors had begun is of no use any more.
                 remove_part(_part_path(keeper.folder, archive, other))
             return DownloadRecord(archive, "downloaded", locked)
     return DownloadRecord(archive, "failed", reasons=tuple(reasons))
@@ -220,6 +195,7 @@ def _fetch_from(source: Source, archive: Archive, keeper: _Keeper, patience: Pat
         fetch(source.url, part, patience=patience, has_room=has_room, is_whole=is_archive)
         origin, sha256 = part.origin, part.digest.hexdigest()
         _require_trust(part, source, sha256, keeper.locked.get(path.name))
+        # Renamed only now that it is whole and trusted: under its own name there is never half an archive.
         part.path.replace(path)
         part.remove()
     etag = origin.etag if origin else ""
@@ -249,6 +225,7 @@ def _require_room(
     """Refuse before anything is fetched if all that is missing does not fit."""
     coming, deaf = 0, set[str]()
     for archive in missing:
+        # Asked before anything is fetched: an answer costs a second, a full disk an hour.
         first = sources_of(archive)[0]
         length = None if first.mirror in deaf or not first.steady else _length(first.url, patience)
         if length is None:
@@ -277,29 +254,6 @@ def _refuse_if_full(folder: Path, coming: int, what: str) -> None:
             hint="free some space, choose another folder, or fetch less with `years` and `splits`; "
             "unpacking needs as much again",
         )
-
-
-class _Lock(Record):
-    version: Whole
-    files: list[dict[str, Any]]
-
-
-def _read_lock(path: Path) -> dict[str, Locked]:
-    if not path.exists():
-        return {}
-    hint = "move it away: archives that are there are then taken into a new list without downloading them"
-    try:
-        content = read_record(path, _Lock, max_bytes=_LOCK_BYTES)
-        if content.version != _LOCK_VERSION:
-            raise DataError(f"its version is {content.version}, not {_LOCK_VERSION}")
-        rows = checked(content.files, list[Locked], str(path))
-        if len({row.file for row in rows}) < len(rows):
-            raise DataError("it names a file twice")
-    except DataError as error:
-        raise DataError(
-            f"{path} is damaged, so nothing in the folder can be verified: {error.message}", hint=hint
-        ) from error
-    return {row.file: row for row in rows}
 
 
 def _sha256(path: Path) -> str:

@@ -50,6 +50,7 @@ class Origin:
 
     def is_same(self, other: "Origin") -> bool:
         """Whether nothing that both know differs, and there is something that both know."""
+        # What one of both does not know is not compared; if nothing is left, they are not known to be the same.
         pairs = [(self.etag, other.etag), (self.last_modified, other.last_modified), (self.total, other.total)]
         known = [mine == theirs for mine, theirs in pairs if mine and theirs]
         return self.url == other.url and bool(known) and all(known)
@@ -57,6 +58,7 @@ class Origin:
     @property
     def condition(self) -> str:
         """The value of If-Range: a server that knows the header sends everything anew if its file has changed."""
+        # A weak ETag (W/) promises the same meaning, not the same bytes.
         return self.etag if self.etag and not self.etag.startswith("W/") else self.last_modified
 
 
@@ -79,6 +81,7 @@ class Part:
         try:
             self._file = path.open("r+b" if path.exists() else "w+b")
             _keep_for_us(self._file, path)
+            # What is there is hashed once; what comes is hashed as it comes.
             self.digest = hashlib.file_digest(self._file, "sha256")
             self.size = self._file.tell()
         except OutputError:
@@ -119,9 +122,11 @@ class Part:
         self._on_bytes(self.size, self.origin.total if self.origin else None)
 
     def _start(self, origin: Origin, data: bytes) -> None:
+        # The first piece may be shorter than four bytes, so the shorter one is compared.
         if not _ZIP_STARTS_WITH.startswith(data[: len(_ZIP_STARTS_WITH)]):
             raise TransferError(f"{origin.url} sent something else than a zip file; it begins {data[:24]!r}")
         self._file.seek(0)
+        # Only here do old bytes go: the new ones are known to begin a zip.
         self._file.truncate()
         self.digest, self.size = hashlib.sha256(), 0
         self.origin, self._fresh = origin, None

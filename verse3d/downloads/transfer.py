@@ -91,6 +91,7 @@ def fetch(
             if _is_hopeless(error):
                 raise TransferError(f"{url}: {reason}") from error
         heard = heard or attempt.response is not None
+        # Whoever gets further, however slowly, is asked again for ever; only standing still counts.
         failures = 1 if part.size > furthest else failures + 1
         furthest = max(furthest, part.size)
         if failures >= patience.attempts:
@@ -129,6 +130,7 @@ class _Attempt:
         self._require_everything()
 
     def _headers(self, *, resume: bool) -> dict[str, str]:
+        # identity: a compressed answer would have other lengths and other ranges.
         headers = {"Accept-Encoding": "identity", "User-Agent": f"verse3d/{__version__}"}
         origin = self.part.origin
         if resume and self.part.size and origin is not None:
@@ -141,6 +143,7 @@ class _Attempt:
         """Decide what an answer means before any of its body is read."""
         continues = "Range" in response.request.headers
         said = _origin(self.url, response)
+        # 416: nothing behind this byte; 206: the rest; 200: all of it, whatever was asked for.
         if response.status_code == 416 and continues:
             self._judge_end(said)
         response.raise_for_status()
@@ -166,6 +169,7 @@ class _Attempt:
         origin = self.part.origin
         if self.part.waits_for_bytes or origin is None:
             raise TransferError(f"{self.url} sent an empty file")
+        # Without a length the end of the answer proves nothing: it may have broken off.
         whole = self.is_whole(self.part.path) if origin.total is None else self.part.size >= origin.total
         if not whole:
             raise exceptions.ChunkedEncodingError
@@ -173,6 +177,7 @@ class _Attempt:
 
 def _origin(url: str, response: requests.Response) -> Origin:
     length = response.headers.get("Content-Length", "")
+    # "bytes 100-199/200" or "bytes */200": the length of the whole file stands behind the slash.
     ranged = re.fullmatch(r"bytes (?:\d+-\d+|\*)/(\d+)", response.headers.get("Content-Range", "").strip())
     total = int(ranged[1]) if ranged else int(length) if length.isdigit() and response.status_code == 200 else None
     return Origin(url, response.headers.get("ETag", ""), response.headers.get("Last-Modified", ""), total)
@@ -204,6 +209,7 @@ def _reason(error: exceptions.RequestException) -> str:
         return "it fell silent"
     if isinstance(error, exceptions.ChunkedEncodingError) or "IncompleteRead" in str(error):
         return "the transfer broke off"
+    # requests wraps these twice and keeps only their text.
     if "Failed to resolve" in str(error) or "Network is unreachable" in str(error):
         return NO_NETWORK
     return f"there is no connection ({error})"

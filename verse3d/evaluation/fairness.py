@@ -55,8 +55,7 @@ def load_contestants(runs: Sequence[PathOrText], *, folds: bool = False) -> tupl
     parsed = [_parse(str(run)) for run in runs]
     if len(parsed) < 2:
         raise ConfigError("a comparison needs at least two runs", hint="verse3d compare runs/3d runs/2d ...")
-    twice = [name for name, count in Counter(name for name, _ in parsed).items() if count > 1]
-    if twice:
+    if twice := _repeated([name for name, _ in parsed]):
         raise ConfigError(
             f"several runs would be called {', '.join(twice)}", hint="give them names: 3d=runs/a/model 2d=runs/b/model"
         )
@@ -86,10 +85,14 @@ def _run_name(path: Path) -> str:
 
 def _members(paths: Sequence[Path]) -> tuple[Member, ...]:
     names = [_run_name(path) for path in paths]
-    several = [name for name, count in Counter(names).items() if count > 1]
+    several = _repeated(names)
     # The names become folders, so seeds in a/run, b/run, c/run are 1-run, 2-run, 3-run.
     unique = [f"{number}-{name}" if name in several else name for number, name in enumerate(names, 1)]
     return tuple(Member(name, load_trained(path)) for name, path in zip(unique, paths, strict=True))
+
+
+def _repeated(names: Sequence[str]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1]
 
 
 def cases_of(member: Member, cases: Sequence[Case], *, folds: bool) -> tuple[Case, ...]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from verse3d.core.caseerrors import CASE_ERRORS, reason_of
 from verse3d.core.errors import ConfigError, DataError, GeometryError
@@ -189,16 +188,16 @@ def _guess_scheme(predictions: Path, cases: Sequence[Case]) -> str:
     for case in cases:
         try:
             path = find_mask(predictions, case.case, MASK_SUFFIX)
-            if path and not _may_be_binary(read_foreign_mask(path)):
+            if not path:
+                continue
+            mask = read_foreign_mask(path)
+            stored = stored_scheme(mask.header)
+            # A mask that says nothing, and holds nothing above 1, may be either: the others decide.
+            if stored == "vertebrae" or (stored is None and int(mask.array.max()) > 1):
                 return "vertebrae"
         except CASE_ERRORS:
             continue  # it will be listed as a failure
     return "binary"
-
-
-def _may_be_binary(mask: Volume) -> bool:
-    stored = stored_scheme(mask.header)
-    return stored == "binary" or (stored is None and int(mask.array.max()) <= 1)
 
 
 def _score(
@@ -214,8 +213,8 @@ def _score(
     _require_same_grid(prediction, truth)
     geometry = truth.geometry
     binary = label_scheme("binary")
-    predicted, true = _united(prediction.array), binary.network_from_verse(truth.array)
     # Spine against background first, which every scheme can be scored on.
+    predicted, true = (prediction.array > 0).astype(np.uint8), binary.network_from_verse(truth.array)
     united = score_case(predicted, true, geometry, binary.labels)
     slices = score_slices(predicted, true, geometry, PLANE)
     if scheme == "binary":
@@ -227,10 +226,6 @@ def _score(
     by_level = score_case(known_prediction, known_truth, geometry, VERTEBRAE)
     card = score_card(known_prediction, known_truth, geometry)
     return CaseScores(case.case, {**by_level, **united}), slices, card
-
-
-def _united(labels: NDArray[np.integer]) -> NDArray[np.uint8]:
-    return (labels > 0).astype(np.uint8)
 
 
 def _require_same_grid(prediction: Volume, truth: Volume) -> None:

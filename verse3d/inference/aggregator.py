@@ -20,7 +20,7 @@ from verse3d.core.geometry import Geometry
 from verse3d.core.resample import resample_above
 from verse3d.inference.best_channel import best_channel
 from verse3d.inference.label_interpolation import LabelInterpolation
-from verse3d.inference.sliding_window import FinishedPlanes
+from verse3d.inference.open_sums import FinishedPlanes
 
 _VOXELS_AT_ONCE = 2**15
 """Whose scores become probabilities at once."""
@@ -56,17 +56,19 @@ class BinaryAggregator:
         self.seconds_resample = 0.0
 
     def take(self, planes: FinishedPlanes) -> None:
-        """See ``Answer``."""
+        """Keep the probabilities of these planes, float32; where no piece spoke it is 0."""
         probability = _once(self.probability)
         mean = planes.scores[0].float() / planes.weights
+        # 0 / 0 is NaN where no piece was looked at, so that is background and not a guess.
         spoken = planes.weights > 0
         values = torch.where(spoken, torch.sigmoid(mean) if planes.are_logits else mean, 0.0)
         probability[planes.place] = values.cpu().numpy()
 
     def mask(self) -> NDArray[np.uint8]:
-        """See ``Answer``."""
+        """The label where the probability exceeds 0.5, uint8 (I, J, K) on the grid of the scan. Once, at the end."""
         probability, self.probability = _once(self.probability), None
         start = time.perf_counter()
+        # Interpolated first and compared afterwards: so a surface may lie anywhere between two voxels.
         mask = resample_above(probability, self._grid, self._source, 0.5)
         if self._label != 1:
             mask *= np.uint8(self._label)
@@ -98,7 +100,7 @@ class MulticlassAggregator:
         self.seconds_resample = 0.0
 
     def take(self, planes: FinishedPlanes) -> None:
-        """See ``Answer``."""
+        """Label the voxels of the scan up to the last of these planes, all of which need no later one."""
         if planes.first < self._reached:
             raise ValueError(f"plane {planes.first} comes after plane {self._reached - 1}")
         known = _Planes.of(planes, self._turn, self._along)
@@ -109,7 +111,7 @@ class MulticlassAggregator:
         self.seconds_resample += time.perf_counter() - start
 
     def mask(self) -> NDArray[np.uint8]:
-        """See ``Answer``."""
+        """The ids, uint8 (I, J, K) on the grid of the scan; behind the last plane is background. Once, at the end."""
         start = time.perf_counter()
         self._pass_over(self._shape[self._axis])
         mask, self._mask = _once(self._mask), None
@@ -171,6 +173,7 @@ class _Planes:
 
     def last(self) -> "_Planes":
         """The last plane, in memory of its own."""
+        # Cloned: the planes' own memory is used again as soon as they are taken.
         at = self.count - 1
         labels, weights = self.labels.take([at], self.along), self.weights.narrow(self.along, at, 1).clone()
         return _Planes(labels, self.scores.narrow(1 + self.along, at, 1).clone(), weights, self.are_logits, self.along)
@@ -182,7 +185,9 @@ class _Planes:
         | e |  | 0 | 1 | 2 | ...
           ^------------^           a box may span both: planes 0 ... 2, counted from e
         """
+        # Each part in its own planes' numbers; both as (channels, a, b, c), joined along the stack.
         parts = []
+        # The box, cut at the seam between ``before`` and these planes.
         for planes, moved in ((before, 0), (self, before.count)):
             start = max(0, box[self.along].start - moved)
             stop = min(planes.count, box[self.along].stop - moved)
@@ -192,6 +197,7 @@ class _Planes:
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1 + self.along)
 
     def _box(self, box: Box) -> torch.Tensor:
+        # The weighted mean of what was said about each voxel, then probabilities: as MONAI blends logits.
         scores = self.scores[(slice(None), *box)].float() / self.weights[box]
         known = torch.softmax(scores, 0) if self.are_logits else scores
         silent = known.sum(0).isnan()  # so are 0 / 0, and what a network spoils
@@ -203,6 +209,7 @@ class _Planes:
     def at_points(self, before: "_Planes", places: Sequence[NDArray[np.intp]]) -> torch.Tensor:
         """Float32 (n, channels) on the CPU at places counted from the first plane of ``before``, which these follow."""
         found = torch.empty(len(places[0]), len(self.scores))
+        # Points are in no order, so those of each lot of planes are picked, a bounded number at a time.
         behind = places[self.along] >= before.count
         for planes, here, moved in ((before, ~behind, 0), (self, behind, before.count)):
             for some in np.array_split(numbers := np.flatnonzero(here), 1 + numbers.size // _VOXELS_AT_ONCE):

@@ -16,6 +16,7 @@ def best_channel(scores: torch.Tensor) -> torch.Tensor:
     Of equal ones the first. Where a score is NaN it is 0.
     """
     result = torch.empty(scores.shape[1:], dtype=torch.uint8, device=scores.device)
+    # Rows along I: a few, so that a part of (channels, rows, J, K) fits the cache.
     rows = max(1, _VOXELS_AT_ONCE // max(1, scores.shape[2] * scores.shape[3]))
     if scores.device.type != "cpu":
         # Of equal ones a GPU takes any, unless it is asked who has the largest score; and NaN is larger than all.
@@ -23,6 +24,7 @@ def best_channel(scores: torch.Tensor) -> torch.Tensor:
             part = scores[:, start : start + 16 * rows]
             result[start : start + 16 * rows] = (part == part.amax(0)).to(torch.uint8).argmax(0)
         return result
+    # Channels lie side by side in memory, so each voxel is one short run: PyTorch's own maximum is quick at these.
     if scores.stride(0) == 1:
         for start in range(0, scores.shape[1], 16 * rows):
             part = scores[:, start : start + 16 * rows]

@@ -39,7 +39,12 @@ class Body:
         """Find the patient in a prepared image (I, J, K), 0 ... 1 on the network grid."""
         i, j, k = (max(1, round(_BLOCK_MM / spacing)) for spacing in grid.spacing_mm)
         voxels = i, j, k
-        dense = ndimage.binary_fill_holes(_shares(image > _tissue_value(grid), voxels) >= 0.5, _IN_AXIAL_PLANE)
+        # -300 HU on the scale of the prepared image; where that window begins higher, its lower end.
+        low, high = grid.window_hu
+        tissue = max(0.0, (_TISSUE_HU - low) / (high - low))
+        # Lungs are air within the patient: in axial planes holes are filled. Eroded by a block, so that the table,
+        # which touches the back, falls off.
+        dense = ndimage.binary_fill_holes(_shares(image > tissue, voxels) >= 0.5, _IN_AXIAL_PLANE)
         parts, count = ndimage.label(ndimage.binary_erosion(dense, border_value=1))
         block_ml = float(np.prod(voxels) * np.prod(grid.spacing_mm)) / 1000
         large = np.bincount(parts.ravel(), minlength=count + 1) * block_ml >= _SMALLEST_ML
@@ -55,12 +60,6 @@ class Body:
         """Whether a part of the volume holds a voxel of these blocks."""
         spans = zip(region, self.voxels, strict=True)
         return bool(self.blocks[tuple(slice(span.start // edge, -(-span.stop // edge)) for span, edge in spans)].any())
-
-
-def _tissue_value(grid: GridConfig) -> float:
-    """-300 HU on the scale of the prepared image; where that window begins higher, its lower end."""
-    low, high = grid.window_hu
-    return max(0.0, (_TISSUE_HU - low) / (high - low))
 
 
 def _shares(mask: NDArray[np.bool_], voxels: tuple[int, int, int]) -> NDArray[np.float32]:

@@ -48,6 +48,7 @@ class Budget:
             MemoryLimitError: program and model, or they and a single piece, do not fit.
         """
         limit = Limit.of(max_ram_gb)
+        # Twice, so that the message says whether program and model alone are too much, or only with a window.
         for more_mb, what in ((0.0, "alone"), (predictor.least_piece_mb(), "with one of its windows")):
             _require_room(rss_mb() + more_mb, limit, f"the program and the model {what}")
         return cls(predictor, limit, held_mb=rss_mb(), piece_mb=0.0)
@@ -76,6 +77,7 @@ class Budget:
         """Whether the largest scans may be read, segmented and written at the same time."""
         demands = [self._demand(stored) for stored in scans]
         settings = self.predictor.settings
+        # The worst moment is when three large scans are each in another stage.
         peak_mb = (
             self.held_mb
             + max((demand.reading_mb for demand in demands), default=0.0)

@@ -93,8 +93,10 @@ class TidyChunk:
         _, lines, length = whole.shape
         runs = Runs.of(whole)
         number, component = connected(runs.touching(lines, length), runs.line.size)
+        # Runs are in the order of lines, so those of the chunk itself stand before those of the plane that follows.
         own = int(np.searchsorted(runs.line, count * lines))
         voxels, label = np.zeros(number, np.int64), np.zeros(number, np.uint8)
+        # Only voxels of the chunk: those of the plane that follows are counted by the next chunk.
         np.add.at(voxels, component[:own], (runs.stop - runs.first)[:own])
         label[component] = runs.label
         first, ahead = (runs.drawn(component, whole.shape, plane) for plane in (0, count))
@@ -133,6 +135,7 @@ class NoisyChunk:
         own = components[:count]
         voxels = np.bincount(own.reshape(-1), minlength=number + 1)
         label = np.zeros(number + 1, np.uint8)
+        # Every voxel writes the label of its own component; they all agree.
         label[components] = whole
         kept = voxels >= too_small
         for plane in (components[0], components[count:]):
@@ -190,6 +193,7 @@ class Runs:
         """Those of (planes, lines, voxels)."""
         length = planes.shape[2]
         flat = np.ascontiguousarray(planes).reshape(-1)
+        # [0 2 2 2 0 0 5]   changes at 1, 4, 6   runs [0,1) [1,4) [4,6) [6,7)   without those of 0: [1,4) [6,7)
         changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
         first, stop = np.concatenate([[0], changes]), np.append(changes, flat.size)
         labelled = flat[first] > 0
@@ -209,11 +213,16 @@ class Runs:
         pairs = [np.zeros((2, 0), np.intp)]
         for plane, beside in _NEXT_LINES:
             away = (plane * lines + beside) * step
+            # In the line beside it, the runs that touch (over corners, too) are those between two places:
+            #
+            #     this      . . # # # .          they stop at or behind its first voxel,
+            #     beside    # # . . . # #        and begin at or before the one behind its last
             low, high = np.searchsorted(stop, first + away, "left"), np.searchsorted(first, stop + away, "right")
             inside = self.line % lines + beside
             count = np.where((inside >= 0) & (inside < lines), np.maximum(high - low, 0), 0)
             one = np.repeat(np.arange(count.size), count)
             other = low[one] + _counted(count)
+            # Runs of different labels may touch and stay apart.
             alike = self.label[one] == self.label[other]
             pairs.append(np.stack([one[alike], other[alike]]))
         return np.concatenate(pairs, axis=1)
@@ -228,6 +237,7 @@ class Runs:
         planes, lines, length = shape
         if plane >= planes:
             return np.zeros((0, length), np.int32)
+        # The component of each run, repeated for each of its voxels.
         here = (self.line >= plane * lines) & (self.line < (plane + 1) * lines)
         voxels, sizes = self.voxels(here, length)
         drawn = np.full(lines * length, NO_COMPONENT, np.int32)
@@ -237,6 +247,7 @@ class Runs:
 
 def connected(pairs: NDArray[np.intp], size: int) -> tuple[int, NDArray[np.int32]]:
     """How many components a graph has, and the one of each of its ``size`` nodes."""
+    # Runs are nodes, touching is an edge; a pair that is named twice is one edge.
     graph = coo_array((np.ones(pairs.shape[1], bool), pairs), shape=(size, size))
     count, component = connected_components(graph, directed=False)
     return int(count), component

@@ -33,11 +33,13 @@ def fill_densely(
     """
     planes, rows, columns = maps
     device = probabilities.device
+    # (C, a, b, c) @ (c, K) -> (C, a, b, K)
     across = probabilities @ _matrix(columns, probabilities.shape[3]).to(device)
     down = _matrix(rows, probabilities.shape[2]).T.contiguous().to(device)
     carried = torch.empty((len(ids), rows.size, columns.size), device=device)
     ready: dict[int, torch.Tensor] = {}
     for number, (lower, upper) in enumerate(zip(planes.lower.tolist(), planes.upper.tolist(), strict=True)):
+        # (J, b) @ (C, b, K) -> (C, J, K), for the two planes around; one of them is usually there already
         ready = {at: ready[at] if at in ready else down @ across[:, at] for at in (lower, upper)}
         torch.lerp(ready[lower], ready[upper], float(planes.weight[number]), out=carried)
         target[number] = ids[best_channel(carried[:, :, None])[:, 0].cpu().numpy()]

@@ -46,6 +46,7 @@ class Ensemble:
         """Logits as the backend gives them or float32 probabilities, (B, channels, *spatial) of (B, n, *spatial)."""
         if not self.give_probabilities:
             return self.backends[0](pieces)
+        # The first answer becomes the sum, in its own shape and memory; all others are added to it.
         mean = torch.zeros(())
         for backend in self.backends:
             mean = _added(mean, _probabilities(backend(pieces)))
@@ -61,5 +62,6 @@ def _added(total: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
 def _probabilities(logits: torch.Tensor) -> torch.Tensor:
     """Of the one foreground label, or of all channels; NaN where a logit is infinite, which it would hide."""
     values = logits.float()
+    # x - x is 0 for a number and NaN for an infinity, which a sigmoid would turn into an innocent 0 or 1.
     known = torch.sigmoid(values) if logits.shape[1] == 1 else torch.softmax(values, 1)
     return known.add_(values - values)

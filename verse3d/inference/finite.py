@@ -27,6 +27,7 @@ class FiniteCheck:
 
     def note(self, numbers: Sequence[int], scores: torch.Tensor) -> None:
         """Remember the sums of scores (B, channels, ...) of the pieces with these numbers."""
+        # Not looked at yet: that would make this program wait for the GPU after every piece.
         self._unseen.append((list(numbers), _sums(scores)))
 
     def suspects(self) -> list[int]:
@@ -47,6 +48,7 @@ class FiniteCheck:
         Raises:
             NotFiniteError: some are NaN or infinite, or were the first time.
         """
+        # (1, channels, ...) -> (1, ...): a voxel is bad if any of its channels is
         bad = ~torch.isfinite(scores).all(1)
         if not bool(bad.any()) and not bool(torch.isfinite(_sums(scores)).all()):
             return

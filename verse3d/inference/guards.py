@@ -60,6 +60,7 @@ def refuse_own_output(target: Path, case: Case) -> None:
     Raises:
         DataError: it would.
     """
+    # By file, not by name: links and other spellings lead to the same one.
     own = [path for path in (case.image, case.mask) if path is not None]
     if target.exists() and any(target.samefile(path) for path in own if path.exists()):
         raise DataError(
@@ -125,6 +126,7 @@ def require_maker(target: Path, made_by: Maker, now: Maker) -> None:
         raise OtherMaskError(
             f"{target} was made by {made_by}, not by {now}", hint=_ANOTHER_OR_REPLACE, option="overwrite"
         )
+    # An older version knew fewer settings; those that it did not write down cannot be compared.
     common = [key for key in now.settings if key in made_by.settings]
     different = [key for key in common if made_by.settings[key] != now.settings[key]]
     if different:

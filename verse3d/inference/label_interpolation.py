@@ -70,6 +70,7 @@ class LabelInterpolation:
         spans = tuple(axis.within(used) for axis, used in zip(maps, box, strict=True))
         if any(span.start == span.stop for span in spans) or not self.labels[box].any():
             return
+        # Indices into the scores are counted from the box that is looked at, not from the whole.
         into = [axis.part(span).moved(-used.start) for axis, span, used in zip(maps, spans, box, strict=True)]
         if self._filled(target[spans], into, box):
             return
@@ -79,6 +80,7 @@ class LabelInterpolation:
     def _filled(self, target: NDArray[np.uint8], maps: Sequence[AxisMap], box: Box) -> bool:
         """Fill what lies in a box, unless that is too much at once and the box can be halved."""
         labels = self.labels[box]
+        # Few mixed cells: gather their corners. Many: interpolate whole planes. Too much for either: halve the box.
         may_halve = max(labels.shape) > _SMALLEST_BOX
         if labels.size > _BOX_VOXELS and may_halve:
             return False
@@ -96,6 +98,7 @@ class LabelInterpolation:
         if corners.size * self.ids.size > _BOX_NUMBERS and may_halve:
             return False
         places = np.unravel_index(corners, labels.shape)
+        # (corners, channels): only these voxels' probabilities are ever needed
         known = self.at_points([place + used.start for place, used in zip(places, box, strict=True)])
         _Border(labels, cells, corners, known, self.ids).fill(target, maps)
         return True
@@ -114,9 +117,11 @@ class _Border:
     ) -> None:
         self._codes = ids[labels]
         self._codes[cells] = _UNDECIDED
+        # Where a corner's probabilities stand in ``known``; 0 for all that is no corner, and is never asked.
         row_of = np.zeros(labels.shape, np.int32)
         row_of.reshape(-1)[corners] = np.arange(corners.size, dtype=np.int32)
         self._row_of = torch.from_numpy(row_of)
+        # A channel that is small everywhere wins nowhere: fewer numbers for each point, the same winner.
         able = _able(known.amax(0), ids.size) if len(known) else torch.ones(ids.size, dtype=torch.bool)
         self._ids = torch.from_numpy(ids)[able]
         self._known = known if bool(able.all()) else known[:, able]
@@ -128,16 +133,19 @@ class _Border:
         planes = max(1, _TARGET_VOXELS // (rows.size * columns.size))
         for start in range(0, deep.size, planes):
             lower = deep.lower[start : start + planes]
+            # The label of the cell that a target voxel lies in, or "undecided", plane by plane of the target.
             codes = self._codes.take(columns.lower, 2).take(rows.lower, 1).take(lower, 0)
             flat = torch.from_numpy(codes.reshape(-1))
             undecided = torch.from_numpy(np.flatnonzero(flat.numpy() == _UNDECIDED))
             for places in torch.split(undecided, _POINTS):
-                flat[places] = self._decided(*around(places, start))
+                # (points, 8) rows of known corners, each with its share in the point: summed to (points, channels) at
+                # once, without the (points, 8, channels) in between; the largest wins.
+                neighbours, shares = around(places, start)
+                carried = torch.nn.functional.embedding_bag(
+                    neighbours, self._known, per_sample_weights=shares, mode="sum"
+                )
+                flat[places] = self._ids[carried.argmax(1)]
             target[start : start + planes] = codes
-
-    def _decided(self, rows: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
-        carried = torch.nn.functional.embedding_bag(rows, self._known, per_sample_weights=shares, mode="sum")
-        return self._ids[carried.argmax(1)]
 
 
 class _Around:
@@ -168,6 +176,7 @@ class _Around:
         values = torch.empty(len(places), 8, dtype=self._values.dtype)
         shares = torch.empty(len(places), 8)
         for number, corner in enumerate(product((0, 1), repeat=3)):
+            # corner (1, 0, 1): one step up along i and k; its share is w_i * (1 - w_j) * w_k
             at, share = lower, torch.ones(len(places))
             for upper, step, weight in zip(corner, steps, weights, strict=True):
                 at = at + step if upper else at
@@ -187,6 +196,9 @@ def _able(largest: torch.Tensor, channels: int) -> torch.Tensor:
 
 def mixed_cells(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Whether a voxel and its (up to seven) neighbours towards higher indices have different labels."""
+    # Smallest and largest of 2 x 2 x 2, one axis after the other: they differ where a cell is mixed.
+    #
+    #     labels   1 1 1 2 2        mixed   0 0 1 0 0      (along one axis)
     low = high = labels
     for axis in range(3):
         low, high = _with_next(np.minimum, low, axis), _with_next(np.maximum, high, axis)
@@ -203,6 +215,9 @@ def _with_next(choose: np.ufunc, values: NDArray[np.uint8], axis: int) -> NDArra
 
 def _corners(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The voxels at the corners of cells."""
+    # A cell is named after its lowest corner; its others lie one step on along each axis:
+    #
+    #     cells   0 0 1 0 0        corners   0 0 1 1 0
     corners = cells.copy()
     for axis in range(3):
         here, following = _pairs(axis)
@@ -217,6 +232,7 @@ def _pairs(axis: int) -> tuple[Box, Box]:
 
 def _halves(box: Box) -> tuple[Box, Box]:
     """Two boxes that share a plane of voxels across the longest axis."""
+    # They share the plane in the middle, or the cells between the two halves would belong to neither.
     axis = max(range(3), key=lambda number: box[number].stop - box[number].start)
     first, stop = box[axis].start, box[axis].stop
     middle = (first + stop) // 2

@@ -51,6 +51,7 @@ def open_predictor(
         CheckpointError: a file is damaged, unsafe, of another version, or not a model.
         ConfigError: the models cannot judge together, the mirror image is the same, or the backend cannot be had.
     """
+    # Windows come and go by the hundred; memory given back after each is asked for again at once.
     if device.type == "cpu":
         keep_freed_memory()
     checkpoints = [load_checkpoint(path) for path in paths]
@@ -87,6 +88,7 @@ def open_scouts(checkpoints: Sequence[Checkpoint], paths: Sequence[Path], device
         if stored is None:
             return Scouts(absence=f"{path.name} holds no scout")
         if stored.scores.get(USABLE) != 1.0:
+            # One that has missed a spine in its validation would hide vertebrae from the network.
             return Scouts(absence=f"the scout in {path.name} was not found to be reliable")
         network = build(stored.config)
         load_weights(network, stored.network, path)
@@ -113,12 +115,11 @@ def open_naming(
 
 
 def _opened(checkpoint: Checkpoint, path: Path, device: torch.device, backend: str) -> Backend:
-    return open_backend(backend, checkpoint, path, device, choose_precision(_amp_on(checkpoint.config, device), device))
-
-
-def _amp_on(config: Config, device: torch.device) -> str:
-    """The run's precision where the device has it; a model trained in fp16 on a GPU also runs on a CPU."""
-    return "auto" if config.runtime.amp == "fp16" and device.type == "cpu" else config.runtime.amp
+    # The run's precision where the device has it; a model trained in fp16 on a GPU also runs on a CPU.
+    amp = checkpoint.config.runtime.amp
+    if amp == "fp16" and device.type == "cpu":
+        amp = "auto"
+    return open_backend(backend, checkpoint, path, device, choose_precision(amp, device))
 
 
 def _require_same_work(one: Config, other: Config, one_path: Path, other_path: Path) -> None:
@@ -129,6 +130,7 @@ def _require_same_work(one: Config, other: Config, one_path: Path, other_path: P
     """
     here, there = _work(one), _work(other)
     common = [key for key in here if key in there]  # windows and slices have settings of their own
+    # All at once, as for a config: the user should not meet them one by one.
     different = [f"  - {key}: {here[key]} and {there[key]}" for key in common if here[key] != there[key]]
     if different:
         raise ConfigError(

@@ -16,6 +16,8 @@ _NEIGHBOURHOOD_MM = 60.0
 _SIDES = {"R": "right", "L": "left", "A": "front", "P": "back", "S": "upper", "I": "lower"}
 _OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
 _NAMED_PIECES = 3
+_MOST_PLACED = 100
+"""So many pieces, the largest, are asked where they lie; a spine has a quarter of it, and noise is small all over."""
 _LEAST_SHOWN_ML = 0.1
 
 
@@ -61,25 +63,29 @@ def _odd_pieces(labels: NDArray[np.uint8], geometry: Geometry) -> Iterator[str]:
     """
     steps = [max(1, int(_COARSE_MM / spacing)) for spacing in geometry.spacing_mm]
     coarse = labels[tuple(slice(None, None, step) for step in steps)] > 0
+    # Over corners, too: what is thinned out must not fall apart.
     pieces, count = ndimage.label(coarse, np.ones((3, 3, 3)))
     if count < 2:
         return
     places = np.argwhere(pieces)
     piece = pieces[pieces > 0]
     world = geometry.world_from_index(places * steps)
-    volume_ml = np.bincount(piece, minlength=count + 1) * geometry.voxel_ml * np.prod(steps)
+    # Everything by piece number, 0 being the background: noise has a hundred thousand pieces.
+    voxels = np.bincount(piece, minlength=count + 1)
+    volume_ml = voxels * geometry.voxel_ml * np.prod(steps)
+    sums = [np.bincount(piece, world[:, axis], count + 1) for axis in range(3)]
+    centres = np.stack(sums, axis=1) / np.maximum(voxels, 1)[:, None]
+    # A piece at the edge may be the rest of a vertebra that the scan cuts.
     at_edge = np.any((places == 0) | (places == np.array(coarse.shape) - 1), axis=1)
-    odd = []
-    for number in range(1, count + 1):
-        own = piece == number
-        centre = world[own].mean(axis=0)
-        whole = not at_edge[own].any()
+    is_whole = np.bincount(piece, at_edge, count + 1) == 0
+    is_odd = is_whole & (volume_ml < _LEAST_ML)
+    for number in np.argsort(-volume_ml)[:_MOST_PLACED].tolist():
         # A bone says nothing about where a spine ten times its size should be.
-        others = world[~own & (volume_ml[piece] >= volume_ml[number] / 2)]
-        if (whole and volume_ml[number] < _LEAST_ML) or _beside_mm(centre, others) > _FAR_MM:
-            odd.append((volume_ml[number], centre))
-    if odd:
-        yield _told(odd)
+        others = world[(piece != number) & (volume_ml[piece] >= volume_ml[number] / 2)]
+        is_odd[number] |= _beside_mm(centres[number], others) > _FAR_MM
+    is_odd[0] = False
+    if is_odd.any():
+        yield _told([(volume_ml[number], centres[number]) for number in np.flatnonzero(is_odd)])
 
 
 def _beside_mm(centre: NDArray[np.float64], others: NDArray[np.float64]) -> float:
@@ -89,6 +95,7 @@ def _beside_mm(centre: NDArray[np.float64], others: NDArray[np.float64]) -> floa
 
 
 def _told(odd: list[tuple[float, NDArray[np.float64]]]) -> str:
+    # The largest first: small crumbs are what a reader minds least.
     odd.sort(key=lambda piece: -piece[0])
     listed = "; ".join(
         f"{_ml(volume)} at {','.join(f'{place:.0f}' for place in centre)} mm" for volume, centre in odd[:_NAMED_PIECES]

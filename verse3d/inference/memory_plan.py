@@ -78,6 +78,7 @@ class Demand:
 
     def network_mb(self, settings: StreamSettings) -> float:
         """While the network looks at it: the prepared volume, the answer so far, the open planes, one batch."""
+        # Labels are carried to the scan's grid while the network works, a single label's probability afterwards.
         carrying_mb = CARRYING_MB + self._plane_mb(settings) if self.channels > 1 else 0.0
         return (
             self._image_mb
@@ -106,19 +107,15 @@ class Demand:
         return voxel_count(self.tiling.shape) * 4 / 1e6 if self.channels == 1 else self.source_voxels / 1e6
 
     def _sums_mb(self, settings: StreamSettings) -> float:
-        return self._open_planes(settings.pieces_per_batch) * self._plane_mb(settings)
+        """At most, without a walk over the windows: a header may promise more of them than memory could list."""
+        # ``batches`` never lets one span more planes than its thickest piece, or than it has pieces.
+        most = max(self.tiling.thickness, settings.pieces_per_batch)
+        return min(most, self.tiling.shape[self.tiling.axis]) * self._plane_mb(settings)
 
     def _plane_mb(self, settings: StreamSettings) -> float:
         """The sums of a plane, and their weights."""
         voxels = voxel_count(self.tiling.shape) // self.tiling.shape[self.tiling.axis]
         return voxels * (settings.sums_dtype.itemsize * self.channels + 4) / 1e6
-
-    def _open_planes(self, pieces_per_batch: int) -> int:
-        """How many ``streaming.open_planes`` finds at most, without a walk over the windows.
-
-        A batch spans no more planes than its thickest piece, or than it has pieces, see ``streaming.batches``.
-        """
-        return min(max(self.tiling.thickness, pieces_per_batch), self.tiling.shape[self.tiling.axis])
 
 
 @dataclass(frozen=True)
@@ -162,6 +159,7 @@ def make_plan(demand: Demand, limit: Limit, held_mb: float) -> Plan:
     Raises:
         MemoryLimitError: the smallest plan does not fit either; says what would.
     """
+    # float32: 4, 2, 1 windows; then float16: 4, 2, 1. The first that fits is taken.
     smallest = None
     for dtype in _SUMS_DTYPES:
         batch = demand.pieces_per_batch
@@ -186,6 +184,7 @@ def _plan(demand: Demand, settings: StreamSettings, limit: Limit, held_mb: float
 
 
 def _does_not_fit(plan: Plan, limit: Limit) -> MemoryLimitError:
+    # Stages follow each other, so the largest one decides.
     stage, mb = max(plan.stages_mb.items(), key=lambda item: item[1])
     allowed = f"`max_ram_gb={limit.mb / 1000:g}` allows" if limit.asked_for else "is free"
     needed = plan.peak_mb / 1000

@@ -62,6 +62,7 @@ class SequenceNaming:
         if not self.networks:
             return 0.0
         i, j, k = grid.resampled((SCOUT_MM,) * 3).shape
+        # Two at most: the sum so far and the map that is added to it.
         maps = i * j * k * CHANNELS * _MAP_BYTES * min(2, len(self.networks)) / 1e6
         return scout_megabytes(grid) + maps
 
@@ -91,6 +92,7 @@ class SequenceNaming:
             geometry: that grid.
             levels: what ``look`` gave.
         """
+        # parts -> bones -> what is known of each -> names of all at once -> ids, written over the parts
         bones = group_bones(labels, geometry)
         if levels is None:
             evidence = without_a_look(len(bones.bones))
@@ -124,6 +126,7 @@ def without_partial(named: NamedBones) -> NamedBones:
         return named
     vertebrae = tuple(replace(each, in_mask=not each.is_partial) for each in named.vertebrae)
     names = ", ".join(label.name for label in VERTEBRAE if label.id in partial)
+    # By its number a bone that is cut gets 0, so it is background; the list keeps it.
     ids = np.where(np.isin(named.ids, list(partial)), 0, named.ids).astype(np.uint8)
     note = f"{names}: cut by the end of the scan, and left out of the mask"
     return replace(named, vertebrae=vertebrae, ids=ids, notes=(*named.notes, note))

@@ -38,6 +38,7 @@ class Placement:
         Raises:
             torch.OutOfMemoryError: there is no smaller step.
         """
+        # many pieces -> fewer -> one -> sums on the CPU -> network on the CPU -> give up
         if asked > 1:
             self.pieces_at_once = asked // 2
             _log.warning("the GPU's memory does not suffice: going on with %d windows at once", self.pieces_at_once)
@@ -48,6 +49,7 @@ class Placement:
             _log.warning("the GPU's memory does not suffice for one window: going on with the CPU")
         else:
             raise error
+        # PyTorch keeps freed blocks for itself; what comes next needs them in other sizes.
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

@@ -51,9 +51,11 @@ def overlapped(
 ) -> Generator[_Result, None, None]:
     """The results in the order of the items, see above. Closing it early waits for what is being written."""
     with _threads() as (reader, writer):
+        # At most one future in each list: one item is read, one is worked on, one is written.
         writing: list[Future[_Way]] = []
         reading = [reader.submit(_Way(item, stages).through, stages.read) for item in items[:1]]
         for number in range(len(items)):
+            # The next one is read while this one is worked on ...
             way = reading.pop().result()
             reading += [
                 reader.submit(_Way(item, stages).through, stages.read) for item in items[number + 1 : number + 2]
@@ -61,6 +63,7 @@ def overlapped(
             way.through(stages.work)
             while writing:
                 yield writing.pop().result().state
+            # ... and written while the next one is worked on.
             writing.append(writer.submit(way.through, stages.write))
         while writing:
             yield writing.pop().result().state

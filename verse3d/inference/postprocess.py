@@ -57,6 +57,10 @@ class _Cleaning:
 
     def __init__(self, view: NDArray[np.uint8], too_small: float) -> None:
         self._view = view
+        # Chunks of planes, found on all cores; neighbours share the first plane of the following one:
+        #
+        #     chunk 0   | p0 p1 p2 | p3 |
+        #     chunk 1              | p3 p4 p5 | p6 |
         planes = max(1, _CHUNK_VOXELS // max(1, view[0].size))
         self._starts = range(0, len(view), planes)
         self._stops = [min(start + planes, len(view)) for start in self._starts]
@@ -81,12 +85,14 @@ class _Cleaning:
     def _join(self) -> list[NDArray[np.int32]]:
         """Number the components across all chunks; for each chunk the new numbers of its own."""
         sizes = [chunk.sizes for chunk in self._chunks]
+        # Components are numbered from 0 in every chunk; ``before`` makes these numbers unique, seams make them one.
         before = np.cumsum([0, *(one.voxels.size for one in sizes)])
         seams = [
             _seam(one, following) + before[at : at + 2, None] for at, (one, following) in enumerate(pairwise(sizes))
         ]
         count, joined = connected(np.concatenate([np.zeros((2, 0), np.intp), *seams], axis=1), int(before[-1]))
         self.voxels, self.label = np.zeros(count, np.int64), np.zeros(count, np.uint8)
+        # add.at, because several parts of one component add to the same number.
         np.add.at(self.voxels, joined, np.concatenate([one.voxels for one in sizes]))
         self.label[joined] = np.concatenate([one.label for one in sizes])
         return [joined[start:stop] for start, stop in pairwise(before)]
@@ -100,6 +106,7 @@ class _Cleaning:
         most = np.zeros(256, np.int64)
         np.maximum.at(most, self.label, self.voxels)
         largest = self.voxels == most[self.label]
+        # Of two equally large ones the first in the map's own order, whatever order it was walked in.
         first = self._first_voxels(largest, order)
         earliest = np.full(256, np.iinfo(np.int64).max)
         np.minimum.at(earliest, self.label[largest], first[largest])
@@ -109,6 +116,7 @@ class _Cleaning:
     def _first_voxels(self, wanted: NDArray[np.bool_], order: list[int]) -> NDArray[np.int64]:
         """Where the first voxel of each wanted component stands in the map (last axis fastest)."""
         shape = np.array(self._view.shape)[np.argsort(order)]
+        # How far apart neighbours are in the map if it lay with its last axis fastest; in the order of the view.
         strides = np.array([shape[1] * shape[2], shape[2], 1])[order]
         first = np.full(wanted.size, np.iinfo(np.int64).max)
         for number, (chunk, component_of) in enumerate(zip(self._chunks, self._component_of, strict=True)):
@@ -136,6 +144,7 @@ class _Cleaning:
 def _seam(one: Sizes, following: Sizes) -> NDArray[np.intp]:
     """The pairs (2, n) of components of a chunk and of the next that share voxels of the plane that both have seen."""
     ahead, beside = one.ahead.reshape(-1), following.first.reshape(-1)
+    # -1 is background. A pair in one number of 64 bit: ``unique`` is many times faster on numbers than on rows.
     both = (ahead >= 0) & (beside >= 0)
     pairs = np.unique(ahead[both].astype(np.int64) << 32 | beside[both])
     return np.stack([pairs >> 32, pairs & (2**32 - 1)])

@@ -72,25 +72,28 @@ def predict_cases(
     """
     options = options or PredictOptions()
     own = list(cases[options.part :: options.parts])
-    make_folder(out)
-    remove_leftovers(out)
     budget = Budget.unopened(predictor, options.max_ram_gb)
     limit_mb = round(budget.limit.mb, 1)
     records = RecordList(out / predictions_file(options.part, options.parts), lambda: {**about(), "limit_mb": limit_mb})
     maker = Maker(model_sha256, tuple(about().get("models", ())), predictor.mask_settings)
     done: list[PredictionRecord] = []
     progress("scans", 0, len(own))
-    with records, MemoryWatch() as watch:
+    with MemoryWatch() as watch:
         before = ScanStages(predictor, out, maker, options.overwrite, budget, records, watch, progress)
         ahead = _read_while_opening(own[:1] if options.overlap else [], before)
-        scan = replace(before, budget=budget.opened(besides_mb=_megabytes(ahead)))
+        # Scans that were read meanwhile are in memory as well; those that failed hold nothing.
+        whole = [future.result() for future in ahead.values() if future.exception() is None]
+        read_mb = sum(one.image.nbytes / 1e6 for one in whole)
+        scan = replace(before, budget=budget.opened(besides_mb=read_mb))
 
         def read(case: Case) -> PreparedScan:
             return scan.replanned(ahead.pop(case.case).result()) if case.case in ahead else scan.read(case)
 
         in_turn = overlapped if options.overlap and _fits_overlapped(own, scan.budget) else one_by_one
         stages = Stages(read, scan.segment, scan.write, scan.ended, (MaskIsKeptError, *CASE_ERRORS))
-        with contextlib.closing(in_turn(own, stages)) as finished:
+        make_folder(out)  # not before the model is known to work
+        remove_leftovers(out)
+        with records, contextlib.closing(in_turn(own, stages)) as finished:
             for record in finished:
                 done.append(record)
                 records.add(record)
@@ -111,11 +114,6 @@ def _read_while_opening(cases: Sequence[Case], stages: ScanStages) -> dict[str, 
         ahead = {case.case: reader.submit(stages.read, case) for case in cases}
         stages.predictor.make_ready()
     return ahead
-
-
-def _megabytes(ahead: dict[str, Future[PreparedScan]]) -> float:
-    """What the scans hold that were read."""
-    return sum(future.result().image.nbytes / 1e6 for future in ahead.values() if future.exception() is None)
 
 
 def _fits_overlapped(cases: Sequence[Case], budget: Budget) -> bool:

@@ -169,7 +169,10 @@ class Predictor:
         levels = self.naming.look(image, grid) if self.naming else None
         spine = self.scouts.find(image, grid)
         scouting = time.perf_counter() - started if self.scouts.networks or self.naming else 0.0
-        part = Part.whole(grid, source) if spine is None else self._part(spine, grid, source)
+        part = Part.whole(grid, source)
+        if spine is not None:
+            sampling = self.config.sampling
+            part = Part.of(spine.crop(grid.shape, sampling.patch_voxels, sampling.margin_voxels), grid, source)
         image, tiling = image[part.box], self.tiling(part.grid.shape, source)
         wanted = self._wanted(image, tiling, part, spine)
         self.placement.start_volume()
@@ -184,22 +187,16 @@ class Predictor:
         if part.source.shape != source.shape:
             answer = PastedAnswer(answer, source.shape, part.source_box)
         skipped = 1.0 - covered_share((tiling.regions[number] for number in wanted), part.box, grid.shape)
+        why = ""
+        if spine is None and self.skip_air:
+            why = "no spine was found at 4 mm" if self.scouts.networks else self.scouts.absence
         crop = CropRecord(
             box=[(along.start, along.stop) for along in part.box] if spine is not None else (),
-            why=self._why_everywhere(spine),
+            why=why,
             skipped=skipped,
             seconds=scouting,
         )
         return answer, Look(len(wanted), len(self.tiling(grid.shape, source).regions), seconds, crop, levels)
-
-    def _part(self, spine: SpineRegion, grid: Geometry, source: Geometry) -> Part:
-        sampling = self.config.sampling
-        return Part.of(spine.crop(grid.shape, sampling.patch_voxels, sampling.margin_voxels), grid, source)
-
-    def _why_everywhere(self, spine: SpineRegion | None) -> str:
-        if spine is not None or not self.skip_air:
-            return ""
-        return "no spine was found at 4 mm" if self.scouts.networks else self.scouts.absence
 
     @property
     def _network_ids(self) -> NDArray[np.uint8]:

@@ -124,6 +124,8 @@ class RecordList:
             DataError: what is there is damaged.
         """
         self._path, self._about = path, about
+        # predictions.json               the list, read and replaced as a whole
+        #     + logs, one per process    a line per scan, appended; so nothing is lost by a kill
         self._own = PredictionLog(path)
         self._seen = self._what_is_there()
         self._earlier = read_predictions(path.parent).records
@@ -155,6 +157,7 @@ class RecordList:
         content: Mapping[str, Any] = asdict(record)
         if record.status == "skipped" and record.case in self._earlier:
             content = self.previous(record.case)
+            # The list says so already: to write it again would only make it look newer.
             if content is self._earlier[record.case]:
                 return
         self._own.append(self._about(), {**content, "finished": round(time.time(), 3)})
@@ -175,6 +178,7 @@ class RecordList:
     def _fold(self) -> None:
         """Move what the logs hold into the list. Where folders cannot be locked, the logs stay and are read as well."""
         with _locked(self._path.parent) as is_locked:
+            # Of living processes the logs are theirs; of dead ones nobody will add to them.
             logs = [path for path in (*abandoned_logs(self._path), self._own.path) if path.exists()]
             if not is_locked or not logs:
                 return
@@ -183,6 +187,7 @@ class RecordList:
             for log in map(read_log, logs):
                 about, records = _joined(about, records, log)
             write_prediction_list(self._path, Predictions(about, records))
+            # Last: whoever is killed before this finds the same records twice, and takes the newest.
             for path in logs:
                 path.unlink()
 

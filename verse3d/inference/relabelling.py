@@ -171,6 +171,7 @@ def _changed(
     record: Mapping[str, Any], moved: Mapping[int, int], past: list[_Correction], ids: set[int]
 ) -> dict[str, Any]:
     """The record with its names moved."""
+    # Only names and ids move: centres and volumes are those of the same bones.
     vertebrae = []
     for one in record.get("vertebrae", ()):
         label = vertebra(one["name"])

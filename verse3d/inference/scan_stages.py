@@ -145,7 +145,8 @@ class ScanStages:
         """
         image, target, peak = case.image_path(), mask_path(self.out, case.case), self.watch.peak()
         self._refuse_or_keep(case, target)
-        before, stored = _identity(image), stored_voxels(image)
+        # Before and after reading: a download that still runs would give half a scan.
+        stored, before = stored_voxels(image), _identity(image)
         with _naming(image):
             plan = self.budget.plan(stored)
         grid = network_geometry(stored.geometry, self.predictor.config.grid)
@@ -174,12 +175,19 @@ class ScanStages:
     def segment(self, scan: PreparedScan) -> SegmentedScan:
         """What the network says about it."""
         opened = scan.opened
-        _log_plan(opened, scan.plan)
+        _log.info(
+            "%s: %s voxels, expecting a peak of %.2f GB (%.1f may be used)",
+            opened.record.case,
+            " x ".join(map(str, opened.stored.geometry.shape)),
+            scan.plan.peak_mb / 1000,
+            scan.plan.limit_mb / 1000,
+        )
         start = time.perf_counter()
         answer, look = self.predictor.segment(
             scan.image, opened.grid, opened.stored.geometry, scan.plan.settings, progress=self.progress
         )
         whole, network, scouting = time.perf_counter() - start, look.seconds, look.crop.seconds
+        # What is left: cutting pieces out, and adding their scores up.
         stitching = whole - network - answer.seconds_resample - scouting
         seconds_of = {**scan.seconds_of, "network": round(network, 3), "stitch": round(stitching, 3)}
         if scouting:
@@ -258,16 +266,6 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except DataError as error:
         raise type(error)(f"{path}: {error.message}", hint=error.hint) from error
-
-
-def _log_plan(opened: OpenedScan, plan: Plan) -> None:
-    _log.info(
-        "%s: %s voxels, expecting a peak of %.2f GB (%.1f may be used)",
-        opened.record.case,
-        " x ".join(map(str, opened.stored.geometry.shape)),
-        plan.peak_mb / 1000,
-        plan.limit_mb / 1000,
-    )
 
 
 def _identity(path: Path) -> tuple[int, ...]:

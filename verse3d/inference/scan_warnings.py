@@ -58,6 +58,7 @@ def tissue_warnings(
     """
     if trained_on is None:
         return ()
+    # Every so many voxels: grey values of a tissue do not depend on all of them.
     steps = tuple(slice(None, None, max(1, round(SAMPLED_MM / spacing))) for spacing in grid.spacing_mm)
     found = tissue_measures(image[steps], window_hu)
     return tuple(
@@ -68,6 +69,7 @@ def tissue_warnings(
 
 
 def _findings(volume: Volume) -> Iterator[str]:
+    # An empty scan would meet every other finding as well; this one says it all.
     low, high = volume.array.min(), volume.array.max()
     if low == high:
         yield f"all voxels of the scan have the value {float(low):g}"
@@ -85,6 +87,7 @@ def _unlike(geometry: Geometry, trained_on: TrainedOn | None) -> Iterator[str]:
     for name, (words, number, factor) in _WORDS.items():
         if name in trained_on.ranges:
             low, high = trained_on.ranges[name]
+            # A factor, not a difference: 0.5 mm more is much for thin slices and little for thick ones.
             if not low / factor <= found[name] <= high * factor:
                 yield f"{words.format(found[name])}, in the training's scans {_range(trained_on, name, number)}"
 

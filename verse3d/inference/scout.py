@@ -51,6 +51,7 @@ def look(network: ScoutNetwork, image: NDArray[np.floating], geometry: Geometry)
         image: (I, J, K) grey values 0 ... 1 on the network grid.
         geometry: that grid (RAS).
     """
+    # The share of each window is multiplied in at once, so overlapping windows need no second volume.
     coarse, grid = at_scout_spacing(image, geometry)
     probabilities = np.zeros((CHANNELS, *grid.shape), np.float32)
     for planes, share, found in _shown(network, coarse):
@@ -100,6 +101,7 @@ def _shown(network: ScoutNetwork, coarse: FloatArray) -> Iterator[tuple[slice, F
         window = np.ascontiguousarray(coarse[None, None, :, :, first : first + share.size], np.float32)
         with torch.inference_mode():
             features = network.features(channels_last(torch.from_numpy(window).to(device)))
+            # features of the whole window -> head (27 channels) -> softmax, for some planes at a time
             for start in range(0, share.size, _PLANES_AT_ONCE):
                 part = slice(start, min(start + _PLANES_AT_ONCE, share.size))
                 found = torch.softmax(network.head(features[..., part]).float(), 1)[0].cpu().numpy()
@@ -114,12 +116,14 @@ def _window_shares(size: int) -> list[tuple[int, FloatArray]]:
         [1 1 1 1 1 1 .8 .6 .4 .2]
                     [.2 .4 .6 .8 1 1 1 1 1 1]
     """
+    # As few windows as cover all planes with at least so many shared; they are spread evenly.
     count = 1 + max(0, -(-(size - _PLANES) // (_PLANES - _SHARED_PLANES)))
     starts = np.linspace(0, max(0, size - _PLANES), count).astype(int).tolist()
     windows = [(first, min(_PLANES, size - first)) for first in starts]
     total, weighted = np.zeros(size, np.float32), []
     for first, length in windows:
         plane = np.arange(length)
+        # 1 2 3 ... 32 32 32 ... 3 2 1, then divided by the sum of all windows at each plane
         weight = np.minimum(np.minimum(plane, length - 1 - plane) + 1, _SHARED_PLANES).astype(np.float32)
         total[first : first + length] += weight
         weighted.append((first, weight))

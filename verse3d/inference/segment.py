@@ -49,6 +49,7 @@ def segment_volume(budget: Budget, volume: Volume, progress: Progress = no_progr
     image, _ = predictor.prepare(volume)
     warnings += tissue_warnings(image, grid, predictor.config.grid.window_hu, predictor.trained_on)
     answer, look = predictor.segment(image, grid, geometry, plan.settings, progress=progress)
+    # The mask needs the room; the caller still holds the scan itself.
     del image
     labels = answer.mask()
     named = predictor.finish(labels, geometry, look.levels)

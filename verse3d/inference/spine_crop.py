@@ -22,6 +22,7 @@ from verse3d.core.axismaps import Box, axis_maps, box_of
 from verse3d.core.geometry import Geometry, Shape
 from verse3d.core.logs import logger
 from verse3d.inference.aggregator import Answer
+from verse3d.inference.open_sums import FinishedPlanes
 from verse3d.inference.scout import (
     MARGIN_MM,
     SPINE_THRESHOLD,
@@ -30,7 +31,6 @@ from verse3d.inference.scout import (
     look_for_spine,
     scout_megabytes,
 )
-from verse3d.inference.sliding_window import FinishedPlanes
 from verse3d.model.scout import SCOUT_MM, ScoutNetwork
 from verse3d.model.tilings import Region
 
@@ -190,12 +190,12 @@ class PastedAnswer:
         self.seconds_resample = 0.0
 
     def take(self, planes: FinishedPlanes) -> None:
-        """See ``Answer``."""
+        """Hand planes of the part on, whose indices are those of the part's own grid."""
         self._inner.take(planes)
         self.seconds_resample = self._inner.seconds_resample
 
     def mask(self) -> NDArray[np.uint8]:
-        """See ``Answer``."""
+        """The labels of the whole scan, uint8 (I, J, K): those of the part in its place, 0 elsewhere. Once."""
         part = self._inner.mask()
         self.seconds_resample = self._inner.seconds_resample
         whole = np.zeros(self._shape[::-1], np.uint8).T

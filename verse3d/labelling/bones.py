@@ -85,12 +85,14 @@ class CoarseGrid:
         """About ``COARSE_MM``, and never finer than the grid itself."""
         # 0.25: a spacing of 0.7 mm takes every voxel, one of 0.65 mm every second.
         i, j, k = (max(1, int(COARSE_MM / mm + 0.25)) for mm in geometry.spacing_mm)
+        # (i, j, k) are voxels, not mm: thick slices are taken as they are, thin ones every so many.
         x, y, z = geometry.spacing_mm
         return cls((i, j, k), (i * x, j * y, k * z), i * j * k * geometry.voxel_ml)
 
     def taken(self, fine: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The voxels of a fine map (or box) that are on the coarse grid."""
         i, j, k = self.step
+        # In memory of its own, because it is walked over several times.
         return np.ascontiguousarray(fine[::i, ::j, ::k])
 
     def hand_out(
@@ -137,6 +139,7 @@ def measured_bones(
 
 def _body_index(bone: NDArray[np.bool_], spacing_mm: Sequence[float]) -> NDArray[np.float64]:
     """The middle of the thickest part of a bone, an index (1, 3): of a vertebra, the middle of its body."""
+    # Padded, so that the edge of the box counts as the bone's surface and not as more of it.
     depth = ndimage.distance_transform_edt(np.pad(bone, 1), sampling=spacing_mm)[1:-1, 1:-1, 1:-1]
     # A vertebra is 25 mm thick in its body and 10 mm in its processes.
     deep = np.argwhere(depth >= _BODY_DEPTH * depth.max())

@@ -36,6 +36,7 @@ class Judged:
 
 def fold_of(subject: str, folds: int = FOLDS) -> int:
     """The fold of a patient, from a hash of the name: the same for all scans of the patient, on every machine."""
+    # Python's own hash of a text is another one in every process.
     return int(hashlib.sha256(subject.encode()).hexdigest(), 16) % folds
 
 
@@ -71,6 +72,7 @@ def scores_by_folds(judged: Sequence[Sequence[Judged]], share: float = AMBIGUOUS
     """Scores of all scans, each fold with the threshold that the other folds ask for."""
     scores = []
     for fold, held_out in enumerate(judged):
+        # The threshold is a number that is fitted, too, so it may not see the scans that it is judged on.
         others = [each for number, fold_judged in enumerate(judged) if number != fold for each in fold_judged]
         scores += [each.score(threshold(others, share)) for each in held_out]
     return scores

@@ -59,6 +59,7 @@ def detections(
     scores = _rows(regions, "regions")
     if len(scores) != len(centres):
         raise DataError(f"{len(centres)} centres have {len(scores)} rows of region scores; expected one row each")
+    # NaN passes both comparisons: a score may be unknown.
     if np.any((scores < 0) | (scores > 1)):
         raise DataError("region scores must lie between 0 and 1", hint="pass probabilities, not logits")
     return Detections(centres, scores, left, right)
@@ -73,9 +74,10 @@ def region_logits(regions: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _points(values: ArrayLike, name: str) -> NDArray[np.float64]:
     points = _rows(values, name)
-    if not np.isfinite(points).all():
+    bad = np.flatnonzero(~np.isfinite(points).all(axis=1))
+    if bad.size:
         raise DataError(
-            f"{name} holds a position that is not a number, in row {_first_bad(points)}",
+            f"{name} holds a position that is not a number, in row {bad[0]}",
             hint="leave out what was not found; a score may be NaN, a position may not",
         )
     return points
@@ -93,13 +95,13 @@ def _rows(values: ArrayLike, name: str) -> NDArray[np.float64]:
     return array
 
 
-def _first_bad(points: NDArray[np.float64]) -> int:
-    return int(np.flatnonzero(~np.isfinite(points).all(axis=1))[0])
-
-
 def mirrored(found: Detections) -> Detections:
     """The same spine with left and right exchanged."""
     flip = np.array([-1.0, 1.0, 1.0])
     return Detections(
-        found.centres_mm * flip, found.regions, found.right_pedicles_mm * flip, found.left_pedicles_mm * flip
+        # Left pedicles become right ones.
+        found.centres_mm * flip,
+        found.regions,
+        found.right_pedicles_mm * flip,
+        found.left_pedicles_mm * flip,
     )

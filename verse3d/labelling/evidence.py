@@ -55,6 +55,7 @@ class LevelEvidence:
     def regions(self) -> NDArray[np.float64]:
         """Probability of cervical, thoracic and lumbar, (N, 3); NaN where no network has looked."""
         if not self.seen:
+            # NaN, not a third each: nobody has looked, which is not the same as doubt.
             return np.full((self.real.size, len(REGIONS)), np.nan)
         # (N, 26) -> (N, 3), by the letter of each name
         shares = np.exp(self.levels)
@@ -64,6 +65,7 @@ class LevelEvidence:
         """The same for the path search, for these rows in order from head to feet, with their centres (n, 3)."""
         levels, real = self.levels[rows], self.real[rows]
         looks = np.empty((len(rows), len(LEVELS)))
+        # The likeliest level has 0, as in ``Priors.looks``: a bone between two names is no worse a vertebra for it.
         looks[:, : len(VERTEBRAE)] = WEIGHT * (levels - levels.max(axis=1, keepdims=True))
         # The sacrum is background to whoever has learnt from VerSe: bone that is none of its vertebrae.
         looks[:, LEVEL_INDEX[SACRUM]] = np.log1p(-real) - np.log(real)
@@ -95,11 +97,13 @@ def level_evidence(
     # seen: for each bone (27, n), what the network says at its voxels
     seen = [_seen_at(points, probabilities, coarse) for points in _points_of(bones, grid)]
     known = np.array([here.size > 0 and bool(np.isfinite(here).all()) for here in seen], bool)
+    # A bone outside of the coarse grid, or one where the network gave NaN, stays as if nobody had looked.
     unseen = without_a_look(len(seen))
     if not known.any():
         return unseen
     levels, real = unseen.levels.copy(), unseen.real.copy()
     for row in np.flatnonzero(known):
+        # (27, n) -> (26,): among vertebrae only; whether it is one at all is told apart below.
         mean = seen[row][1:].mean(axis=1)
         levels[row] = np.log(np.maximum(mean / max(mean.sum(), 1e-9), _LEAST))
         # The surface of a bone is half background on a grid of 4 mm; its inside says whether it is one.
@@ -120,6 +124,7 @@ def _points_of(bones: BoneMap, grid: Geometry) -> list[NDArray[np.float64]]:
 
 def _seen_at(points_mm: ArrayLike, probabilities: NDArray[np.floating], coarse: Geometry) -> NDArray[np.float64]:
     """Probabilities (27, n) at the voxels nearest to those of the points (m, 3) that lie on the grid."""
+    # points (m, 3) mm -> index (m, 3) on the coarse grid -> probabilities (27, n), n <= m: some lie outside
     nearest = np.rint(coarse.index_from_world(points_mm)).astype(int)
     inside = ((nearest >= 0) & (nearest < coarse.shape)).all(axis=1)
     seen: NDArray[np.float64] = probabilities[(slice(None), *nearest[inside].T)].astype(np.float64)

@@ -30,6 +30,8 @@ def describe(found: Detections) -> NDArray[np.float64]:
     logits = region_logits(found.regions) / 4.0
     present = np.ones((count, 1))
     pedicles = _pedicles(found)
+    # Each column says the same for a child and for a giant, standing or lying: scores, counts, and lengths beside
+    # what is usual (a step of 25 mm becomes 0).
     columns = [
         _window(np.hstack([logits, present]), REACH),
         _window(pedicles, 1),
@@ -54,6 +56,9 @@ def tangents(points_mm: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _window(rows: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
     """Each row beside its neighbours, (N, (2 reach + 1) columns); zeros beyond the ends."""
+    # rows, reach 1:   a       0 a b
+    #                  b  ->   a b c
+    #                  c       b c 0
     padded = np.pad(rows, ((reach, reach), (0, 0)))
     return np.hstack([padded[shift : shift + len(rows)] for shift in range(2 * reach + 1)])
 
@@ -70,6 +75,11 @@ def _kinks(points_mm: NDArray[np.float64]) -> NDArray[np.float64]:
     """How far each detection lies beside the line between its neighbours, (N, 1), in 20 mm and at most 3."""
     kinks = np.zeros((len(points_mm), 1))
     if len(points_mm) > 2:
+        #      o upper
+        #      |  \
+        #      |---o    how far it lies beside the chord from its upper to its lower neighbour
+        #      |  /
+        #      o lower
         chord = points_mm[2:] - points_mm[:-2]
         unit = chord / np.maximum(np.linalg.norm(chord, axis=1, keepdims=True), 1e-6)
         offset = points_mm[1:-1] - points_mm[:-2]

@@ -69,6 +69,7 @@ def fit_priors(spines: Sequence[Spine], recipe: Recipe | None = None, certain: f
         raise DataError(f"{len(ordered)} spines with detections are too few to fit priors; at least {_LEAST_SEEN}")
     features = np.concatenate([describe(each.found) for each in ordered])
     is_vertebra = np.concatenate([each.levels for each in ordered]) != UNKNOWN
+    # 0.1 more: a column that is nearly always the same must not become huge where it is not.
     mean, spread = features.mean(axis=0), features.std(axis=0) + 0.1
     log_step_mm, step_sd = _steps(spines)
     real, real_bias = logistic((features - mean) / spread, is_vertebra)
@@ -98,6 +99,7 @@ def _steps(spines: Sequence[Spine]) -> tuple[NDArray[np.float64], float]:
     for step, log_mm, _ in _true_steps(spines):
         seen[step].append(log_mm)
     means = {step: float(np.mean(values)) for step, values in seen.items() if len(values) >= _LEAST_SEEN}
+    # 35 mm, a lumbar step, where even the step that it resembles was not seen often enough.
     for step, like in _LIKE.items():
         means.setdefault(step, means.get(like, float(np.log(35.0))))
     overall = float(np.mean(list(means.values())))
@@ -105,6 +107,7 @@ def _steps(spines: Sequence[Spine]) -> tuple[NDArray[np.float64], float]:
     residuals: dict[int, list[float]] = {}
     for step, log_mm, number in _true_steps(spines):
         residuals.setdefault(number, []).append(log_mm - means.get(step, overall))
+    # Less each patient's own median, which is the size; from three steps or fewer no size can be told.
     centred = np.concatenate([np.array(each) - np.median(each) for each in residuals.values() if len(each) > 3])
     # the median absolute deviation looks past the tails, which the score has of its own
     return log_step_mm, float(1.4826 * np.median(np.abs(centred))) + 0.01
@@ -139,8 +142,10 @@ def _part(each: _Ordered, random: np.random.Generator, recipe: Recipe) -> _Order
     length = int(random.integers(min(3, count), count + 1))
     start = int(random.integers(0, count - length + 1))
     kept = np.arange(start, start + length)
+    # o o o o o o o  ->  . . o o x o .     a stretch, in which some detections are missed (x)
     kept = kept[random.random(length) >= recipe.lost]
     found = each.found.taken(kept)
+    # The log of the size is normal, so twice as large is as rare as half as large.
     size = np.exp(random.normal(0.0, recipe.size_sd))
     shaken = (found.centres_mm + random.normal(0.0, recipe.shaken_mm, found.centres_mm.shape)) * size
     moved = Detections(shaken, found.regions, found.left_pedicles_mm * size, found.right_pedicles_mm * size)

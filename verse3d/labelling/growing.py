@@ -10,7 +10,7 @@ is the front alone: it is an array of voxel numbers, sorted into buckets by dist
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ FREE = 255
 """Foreground that belongs to nobody yet."""
 
 _UNITS_PER_STEP = 4
+_AT_ONCE = 2**21
 _Front = tuple[NDArray[np.integer], NDArray[np.uint8]]
 
 
@@ -35,13 +36,18 @@ def grow(owners: NDArray[np.uint8], spacing_mm: Sequence[float]) -> None:
     numbers = np.int32 if flat.size < 2**31 else np.int64
     # Whole units let distances be keys: a quarter of the shortest step is fine enough for any spacing.
     units = np.maximum(1, np.rint(_UNITS_PER_STEP * np.array(spacing_mm) / min(spacing_mm))).astype(int).tolist()
+    # A step along an axis is a step of one number in the flat map: +- stride; the planes of 0 around stop it.
     strides = (owners.shape[1] * owners.shape[2], owners.shape[2], 1)
     steps = [(sign * stride, unit) for stride, unit in zip(strides, units, strict=True) for sign in (1, -1)]
     waiting: dict[int, list[_Front]] = defaultdict(list)
-    for found in _occupied(flat):
-        voxels: NDArray[np.integer] = found.astype(numbers)
+    # The first front is all that has an owner. Some at a time: numbers of voxels take 4 to 8 times as much as owners.
+    for start in range(0, flat.size, _AT_ONCE):
+        piece = flat[start : start + _AT_ONCE]
+        owned = np.flatnonzero((piece > 0) & (piece < FREE)) + start
+        voxels: NDArray[np.integer] = owned.astype(numbers)
         _advance(flat, (voxels, flat[voxels]), 0, steps, waiting)
     while waiting:
+        # Nearest first, so whoever takes a voxel could not have reached it on a shorter way.
         distance = min(waiting)
         for voxels, own in waiting.pop(distance):
             # Each front names a voxel once, so after this none of them is taken twice.
@@ -49,13 +55,6 @@ def grow(owners: NDArray[np.uint8], spacing_mm: Sequence[float]) -> None:
             taken = voxels[still], own[still]
             flat[taken[0]] = taken[1]
             _advance(flat, taken, distance, steps, waiting)
-
-
-def _occupied(flat: NDArray[np.uint8], at_once: int = 2**21) -> Iterator[NDArray[np.intp]]:
-    """Numbers of the voxels that have an owner, some at a time."""
-    for start in range(0, flat.size, at_once):
-        piece = flat[start : start + at_once]
-        yield np.flatnonzero((piece > 0) & (piece < FREE)) + start
 
 
 def _advance(

@@ -59,16 +59,21 @@ def group_bones(parts: NDArray[np.uint8], geometry: Geometry) -> BoneMap:
     inside = parts[box]
     if int(inside.max()) > CORE:
         raise DataError(f"a map of parts holds 0, 1 and 2, this one also {int(inside.max())}")
+    # Asked before anything is allocated: noise is not worth a copy of the box.
     foreground_ml = geometry.voxel_ml * float(np.count_nonzero(inside))
     if foreground_ml > MOST_FOREGROUND_ML:
         return BoneMap(np.zeros((0, 0, 0), np.uint8), (0, 0, 0), (), dropped_ml=foreground_ml)
     i, j, k = inside.shape
     owners = np.zeros((i + 2, j + 2, k + 2), np.uint8)
+    # Plane by plane: a comparison of the whole box at once would be one more copy of it.
     for target, plane in zip(owners[1:-1, 1:-1, 1:-1], inside, strict=True):
         target[plane > 0] = FREE
     # parts -> seeds (coarse) -> owners of cores -> owners of all that can be reached -> numbers
     coarse = CoarseGrid.of(geometry)
-    seeds = _seeds(inside, coarse)
+    labelled, count = ndimage.label(coarse.taken(inside) == CORE)
+    labelled, _ = _largest_first(labelled, count, LEAST_CORE_ML / coarse.voxel_ml)
+    # Cores that look like two are parted: vertebrae whose cores touch would else be one bone.
+    seeds = _parted(labelled.astype(np.uint8), coarse.spacing_mm)
     coarse.hand_out(seeds, owners, cores=inside)
     grow(owners, geometry.spacing_mm)
     joined, left_out = _settle_fragments(owners, coarse, int(seeds.max(initial=0)), geometry)
@@ -79,17 +84,11 @@ def group_bones(parts: NDArray[np.uint8], geometry: Geometry) -> BoneMap:
     return BoneMap(numbers, (start[0], start[1], start[2]), found, joined, dropped)
 
 
-def _seeds(parts: NDArray[np.uint8], coarse: CoarseGrid) -> NDArray[np.uint8]:
-    """Numbered cores on the coarse grid, uint8, the largest first; those that look like two are parted."""
-    labelled, count = ndimage.label(coarse.taken(parts) == CORE)
-    labelled, _ = _largest_first(labelled, count, LEAST_CORE_ML / coarse.voxel_ml)
-    return _parted(labelled.astype(np.uint8), coarse.spacing_mm)
-
-
 def _foreground_box(parts: NDArray[np.uint8]) -> tuple[slice, slice, slice] | None:
     """The smallest box that holds everything but 0."""
     sides = []
     for axis in range(3):
+        # Projected onto one axis after the other: (I, J, K) -> (I,), (J,), (K,).
         others = tuple(number for number in range(3) if number != axis)
         filled = np.flatnonzero(parts.any(axis=others))
         if not filled.size:
@@ -105,6 +104,7 @@ def _largest_first(labelled: NDArray[np.int32], count: int, least_voxels: float)
     order = np.argsort(-sizes, kind="stable")[:MOST_BONES]
     order = order[sizes[order] >= least_voxels]
     number_of = np.zeros(count + 1, np.int32)
+    # A table old number -> new number, 0 for what is too small; then one look-up per voxel.
     number_of[1 + order] = np.arange(1, order.size + 1)
     return number_of[labelled], int(order.size)
 
@@ -119,6 +119,7 @@ def _parted(seeds: NDArray[np.uint8], spacing_mm: Sequence[float]) -> NDArray[np
     for number in range(1, len(boxes) + 1):
         nearest = np.argsort(np.linalg.norm(middles - middles[number - 1], axis=1))[1:5]
         volume_ml = sizes[number - 1] * float(np.prod(spacing_mm)) / 1000.0
+        # Nothing to compare with; or so large that it is noise, which has no waist worth looking for.
         if nearest.size < 2 or volume_ml > _MOST_PARTED_ML:
             continue
         if sizes[number - 1] < _TOO_LARGE * np.median(sizes[nearest]):
@@ -190,6 +191,9 @@ def _join_near(
     own: NDArray[np.uint8], sampled: NDArray[np.uint8], fragments: NDArray[np.int32], coarse: CoarseGrid
 ) -> int:
     """Give fragments that are no bones of their own to the nearest bone, if that is near; how many coarse voxels."""
+    # Of a fragment that voxel decides which lies nearest to any bone:
+    #
+    #     1 1 . f f f . . . 2      one voxel from 1, three from 2: it joins 1, if one voxel is near enough
     bones = np.where(sampled == FREE, 0, sampled)
     if not bones.any():
         return 0
@@ -218,5 +222,6 @@ def _drop_small(owners: NDArray[np.uint8], voxel_ml: float) -> float:
         kept = np.arange(256, dtype=np.uint8)
         kept[small] = 0
         for plane in owners:
+            # Plane by plane: NumPy widens indices to 64 bit.
             plane[...] = kept[plane]
     return float(volumes[small].sum())

@@ -54,6 +54,7 @@ def read_keypoints(path: Path) -> list[Spine]:
         raise DataError(
             f"cannot read {path}: {error}", hint="expected JSON lines, plain or packed with gzip"
         ) from error
+    # Numbered as an editor counts, so that an error leads to its line.
     lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
     return [_spine(line, f"{path}, line {number}") for number, line in lines]
 
@@ -104,6 +105,7 @@ def _level(name: object) -> str:
 
 def subject_of(source: str) -> str:
     """The patient behind a path of VID: VerSe's subject, the patient folder of COLONOG, else the path itself."""
+    # Scans of one patient must not stand in two folds.
     if verse := re.search(r"sub-[a-z]+\d+", source):
         return verse.group(0)
     parts = source.split("/")

@@ -60,6 +60,7 @@ class Edges:
 @cache
 def edges() -> Edges:
     """The edges of the graph above, in a fixed order."""
+    # T11 ... L1 is there twice or more: by way of T12, of T12 and T13, or at once.
     ways = [way for level in range(len(LEVELS)) for way in _ways_from((level,)) if len(way) > 1]
     arriving = [[number for number, way in enumerate(ways) if way[-1] == level] for level in range(len(LEVELS))]
     into = np.full((len(LEVELS), max(map(len, arriving))), -1)
@@ -77,6 +78,7 @@ def edges() -> Edges:
 
 def anomalies_on(way: tuple[int, ...]) -> NDArray[np.float64]:
     """Which anomalies a way along neighbouring levels passes: 0 or 1 for each of ``ANOMALIES``."""
+    # T11 -> L1 is the step that means "no T12"; most steps mean nothing ("").
     met = {STEPS[LEVELS[a], LEVELS[b]] for a, b in pairwise(way)}
     # a way that begins or ends inside an anomaly has met it, too
     met |= {name for name in ("T13", "L6") if LEVEL_INDEX[name] in way}
@@ -86,6 +88,7 @@ def anomalies_on(way: tuple[int, ...]) -> NDArray[np.float64]:
 def _ways_from(way: tuple[int, ...]) -> list[tuple[int, ...]]:
     """The way itself and all that go on from it."""
     found = [way]
+    # Two ends and at most so many between them.
     if len(way) < MOST_MISSED + 2:
         for above, below in STEPS:
             if LEVEL_INDEX[above] == way[-1]:

@@ -97,6 +97,7 @@ def name_spines(
 def _named(found: Detections, rows: NDArray[np.intp], priors: Priors, levels: LevelEvidence | None) -> NamedSpine:
     paths = _paths(found, rows, priors, levels)
     upside_down = False
+    # Read both ways only where the regions ask for it: each way is a search of its own.
     if _reversed(found.taken(rows)):
         other = _paths(found, rows[::-1], priors, levels)
         if upside_down := other[0].score > paths[0].score:
@@ -119,8 +120,10 @@ def _reversed(found: Detections) -> bool:
     known = np.nan_to_num(found.regions, nan=0.0)
     if len(found) < 3 or not known.any():
         return False
+    # cervical 0, thoracic 1, lumbar 2: the mean region of each detection, which grows from head to feet
     region = known @ np.arange(len(REGIONS)) / np.maximum(known.sum(axis=1), 1e-6)
     place = np.arange(len(found)) - (len(found) - 1) / 2.0
+    # Correlation of region and place in the row; clearly negative: the row begins at the feet.
     size = np.linalg.norm(place) * np.linalg.norm(region - region.mean())
     return bool(size > 0.3 and place @ (region - region.mean()) / size < _CLEARLY_REVERSED)
 
@@ -132,6 +135,7 @@ def _readings(paths: Sequence[Path], rows: NDArray[np.intp]) -> tuple[Reading, .
     but contradicts L6: whether the lowest vertebra is L6 or the sacrum is a question worth asking.
     """
     scores = np.array([path.score for path in paths])
+    # Less the largest, so that exp overflows nowhere; the shares add up to 1.
     shares = np.exp(scores - scores.max())
     shares /= shares.sum()
     sums: list[tuple[dict[int, str], float]] = []
@@ -166,6 +170,8 @@ def _missed(names: dict[int, str], centres_mm: NDArray[np.float64]) -> dict[str,
     steps = np.linalg.norm(np.diff(list(found.values()), axis=0), axis=1)
     missed: dict[str, tuple[float, float, float]] = {}
     for (upper, above), (lower, below), step in zip(found.items(), list(found.items())[1:], steps, strict=False):
+        # found       T10 - - - - - - - - - - L1
+        # between          T11       T12           evenly on the line from one centre to the next
         between = fitting[0][fitting[0].index(upper) + 1 : fitting[0].index(lower)]
         if between == ("T12",) and step <= _GAP * np.median(steps):
             continue
@@ -178,5 +184,6 @@ def _missed(names: dict[int, str], centres_mm: NDArray[np.float64]) -> dict[str,
 @cache
 def _spine_names() -> tuple[tuple[str, ...], ...]:
     """The nine spines by names, the plainest first."""
+    # Of spines with equally many anomalies always the same one comes first.
     ranked = sorted(whole_spines(), key=lambda spine: (anomalies_on(spine).sum(), spine))
     return tuple(tuple(LEVELS[level] for level in spine) for spine in ranked)

@@ -68,6 +68,7 @@ def _fit_member(material: Sequence[Sequence[Readings]], start: Priors, recipe: R
     weights = _fresh(start, recipe, random)
     descent = _Descent(weights, recipe, steps=recipe.epochs * -(-len(material) // recipe.batch))
     for _ in range(recipe.epochs):
+        # Each epoch shows each spine once: whole, or one of its parts.
         shown = [_pick(each, random, recipe.whole) for each in material]
         for batch in _batches(shown, start, random, recipe.batch):
             descent.step(_gradient(batch, weights, random, recipe))
@@ -83,6 +84,7 @@ def _pick(readings: Sequence[Readings], random: np.random.Generator, whole: floa
 def _fresh(start: Priors, recipe: Recipe, random: np.random.Generator) -> Weights:
     features, levels, units = len(start.mean), len(LEVELS), recipe.units
     return {
+        # Looks say nothing at first, so distances decide; the hidden part is random, or its units would stay alike.
         "linear": np.zeros((features, levels)),
         "bias": np.zeros(levels),
         "hidden": random.normal(0.0, 1.0 / np.sqrt(features), (features, units)),
@@ -122,6 +124,9 @@ def _batches(shown: Sequence[Readings], priors: Priors, random: np.random.Genera
 
 
 def _batch(spines: Sequence[Readings], priors: Priors) -> _Batch:
+    # spine 0: 2 readings of 3 detections      rows     0 1 2 | 0 1 2 | 3 4 | 3 4 | 3 4
+    # spine 1: 3 readings of 2 detections      reading  0 0 0 | 1 1 1 | 2 2 | 3 3 | 4 4
+    #                                          starts   0               2
     first_row = np.cumsum([0, *(len(spine.features) for spine in spines)])
     starts = np.cumsum([0, *(len(spine.levels) for spine in spines)])
     rows, reading = [], []
@@ -143,6 +148,11 @@ def _batch(spines: Sequence[Readings], priors: Priors) -> _Batch:
 
 def _gradient(batch: _Batch, weights: Weights, random: np.random.Generator, recipe: Recipe) -> Weights:
     """The gradient of the mean bounded loss ``bound (1 - exp(-nll / bound))`` by hand: the network is tiny."""
+    # Forward, as ``Priors.looks`` but with dropout; then the same ways back:
+    #
+    #     features (R, F) -- linear ---------------------+--> looks (R, 27) -> scores of readings (Q,)
+    #              |                                     |
+    #              +-- hidden --> (R, units) -- output --+
     kept = 1.0 - recipe.dropout
     inputs = batch.features * (random.random(batch.features.shape) < kept) / kept
     raw = batch.features @ weights["hidden"] + weights["hidden_bias"]
@@ -151,6 +161,7 @@ def _gradient(batch: _Batch, weights: Weights, random: np.random.Generator, reci
     looks = as_t12(inputs @ weights["linear"] + weights["bias"] + hidden @ weights["output"])
     towards = _reading_gradient(batch, looks, weights["anomalies"], recipe.bound)
     count = len(LEVELS)
+    # A look takes part in many readings: what they ask of it is added up, (T,) -> (R x 27,).
     flat = np.bincount(batch.rows * count + batch.levels, towards[batch.reading], minlength=len(looks) * count)
     by_look = flat.reshape(len(looks), count)
     # the score of T13 was that of T12, so its gradient belongs there, too
@@ -176,12 +187,14 @@ def _reading_gradient(
     sums = np.bincount(batch.reading, looks[batch.rows, batch.levels], minlength=len(batch.fixed))
     scores: NDArray[np.float64] = sums + batch.fixed + batch.anomalies @ anomalies
     spine = np.zeros(len(scores), dtype=np.intp)
+    # Which spine each reading is of: 1 at each first reading, added up: 0 0 0 1 1 2 2 2 2
     spine[batch.starts[1:]] = 1
     spine = np.cumsum(spine)
     scores -= np.maximum.reduceat(scores, batch.starts)[spine]
     totals = np.add.reduceat(np.exp(scores), batch.starts)
     chances = np.exp(scores) / totals[spine]
     loss = np.log(totals) - scores[batch.truth]
+    # The gradient of a softmax with cross-entropy: chances, less 1 at the truth.
     chances[batch.truth] -= 1.0
     gradient: NDArray[np.float64] = chances * (np.exp(-loss / bound) / len(batch.starts))[spine]
     return gradient
@@ -202,8 +215,10 @@ class _Descent:
         for name in self.weights:
             self.first[name] = 0.9 * self.first[name] + 0.1 * gradient[name]
             self.second[name] = 0.999 * self.second[name] + 0.001 * gradient[name] ** 2
+            # Both running means begin at 0 and are too small at first.
             mean = self.first[name] / (1.0 - 0.9**self.done)
             size = np.sqrt(self.second[name] / (1.0 - 0.999**self.done)) + 1e-8
+            # Weights decay towards 0, which for a log prior would mean "as common as not".
             if name != "anomalies":
                 self.weights[name] *= 1.0 - rate * self.recipe.decay
             self.weights[name] -= rate * mean / size
@@ -221,11 +236,13 @@ def logistic(
     """Logistic regression with a ridge by Newton's method: weights (F,) and bias."""
     clipped = np.column_stack([np.clip(features, -4.0, 4.0), np.ones(len(features))])
     penalty = np.full(clipped.shape[1], ridge)
+    # The bias is free: the ridge must not pull the share of real detections towards a half.
     penalty[-1] = 0.0
     weights = np.zeros(clipped.shape[1])
     for _ in range(rounds):
         chance = 1.0 / (1.0 + np.exp(-np.clip(clipped @ weights, -30.0, 30.0)))
         slope = clipped.T @ (chance - truth) + penalty * weights
+        # (F + 1, F + 1): small enough to be solved exactly, so a dozen rounds suffice
         curvature = (clipped * (chance * (1.0 - chance))[:, None]).T @ clipped + np.diag(penalty + 1e-6)
         weights = weights - np.linalg.solve(curvature, slope)
     return weights[:-1], float(weights[-1])

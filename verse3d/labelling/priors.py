@@ -74,6 +74,7 @@ class Priors:
         The likeliest level has 0: a detection between two names that look alike is no worse a vertebra for it.
         """
         scaled = standardised(features, self.mean, self.spread)
+        # m networks with a hidden layer each, (N, F) -> (m, N, h) -> (m, N, 27), beside a linear part; then the mean
         hidden = np.maximum(np.einsum("nf,mfh->mnh", scaled, self.hidden) + self.hidden_bias[:, None], 0.0)
         scores = np.einsum("nf,mfl->mnl", scaled, self.linear) + self.bias[:, None] + hidden @ self.output
         tied = as_t12(scores.mean(axis=0))
@@ -88,12 +89,14 @@ class Priors:
     def ways_mm(self) -> NDArray[np.float64]:
         """The expected log distance of each edge of the graph, (E,): the sum of its steps."""
         steps = dict(zip(STEPS, np.exp(self.log_step_mm), strict=True))
+        # Millimetres add up along a way, logs do not: sums first, logs last.
         sums = [sum(steps[LEVELS[a], LEVELS[b]] for a, b in pairwise(way)) for way in edges().ways]
         expected: NDArray[np.float64] = np.log(np.array(sums))
         return expected
 
     def distance_scores(self, log_ratio: NDArray[np.float64]) -> NDArray[np.float64]:
         """The score of log(distance / expected), any shape; 0 for a distance just as expected."""
+        # Student's t, whose tails forgive a single centre that slipped; a Gaussian's would not.
         surprise: NDArray[np.float64] = np.log1p((log_ratio / self.step_sd[0]) ** 2 / _TAIL)
         return -0.5 * (_TAIL + 1.0) * float(self.step_weight[0]) * surprise
 
@@ -137,6 +140,7 @@ def save_priors(priors: Priors, path: Path) -> None:
     Raises:
         OutputError: it cannot be written.
     """
+    # Fine enough for numbers that come out of a fit, and half the file.
     arrays = {field.name: getattr(priors, field.name).astype(np.float32) for field in fields(Priors)}
     with whole_file(path) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, provenance=np.array(PROVENANCE), **arrays)
@@ -152,6 +156,7 @@ def load_priors(path: Path) -> Priors:
     try:
         if path.stat().st_size > _LARGEST_BYTES:
             raise DataError(f"{path} is larger than any file of priors", hint=hint)
+        # A file of arrays never needs pickle, and pickle could run anything.
         with np.load(path, allow_pickle=False) as stored:
             arrays = {field.name: np.asarray(stored[field.name], dtype=np.float64) for field in fields(Priors)}
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:

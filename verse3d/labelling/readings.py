@@ -52,6 +52,7 @@ def true_levels(spine: Spine, found: Detections) -> NDArray[np.intp]:
     if not len(found) or not spine.levels:
         return levels
     distances = cdist(spine.centres_mm, found.centres_mm)
+    # The surest first: where two truths claim one detection, the one farther away goes without.
     for row in np.argsort(distances.min(axis=1)):
         nearest = int(distances[row].argmin())
         if distances[row, nearest] <= MATCH_MM and levels[nearest] == UNKNOWN:
@@ -64,6 +65,9 @@ def _name_the_ends(levels: NDArray[np.intp], centres_mm: NDArray[np.float64], sp
     known = np.flatnonzero(levels != UNKNOWN)
     if not len(known):
         return
+    # found     o   o   o   o   o
+    # truth         L3  L4  L5              VerSe labels no S1 and nothing that is cut:
+    # levels    L2  L3  L4  L5  S1          the neighbours of the ends are named by the graph
     first, last = int(known[0]), int(known[-1])
     if last + 1 < len(levels) and LEVELS[levels[last]] == spine.levels[-1] and _is_next(centres_mm, last, last + 1):
         levels[last + 1] = _BELOW[int(levels[last])]
@@ -101,6 +105,7 @@ def _places(spine: Spine, known: NDArray[np.intp]) -> NDArray[np.intp]:
     """The place of each known level in this patient's spine, counted from the first: T11, L1 are neighbours if T12 is
     missing there."""
     names = {*spine.levels, *(LEVELS[level] for level in known)}
+    # Rare levels count as places only where this patient has them.
     lacks = {"T13", "L6"} - names
     if {"T11", "L1"} <= names and "T12" not in names:
         lacks.add("T12")
@@ -115,6 +120,8 @@ def _all_readings(places: NDArray[np.intp]) -> dict[tuple[int, ...], tuple[int, 
     listed: dict[tuple[int, ...], tuple[int, ...]] = {}
     for whole in whole_spines():
         for start in range(len(whole) - int(places[-1])):
+            # whole spine   C1 C2 ... T11 T12 L1 L2 ... S1
+            # way                     [start ..........]          as long as from the first to the last detection
             way = whole[start : start + int(places[-1]) + 1]
             key = tuple(way[place] for place in places)
             if key not in listed or anomalies_on(way).sum() < anomalies_on(listed[key]).sum():
@@ -128,6 +135,7 @@ def _distance_scores(
     """Log likelihood of the steps under each reading, (Q,), the size of the patient summed out."""
     if len(centres_mm) < 2:
         return np.zeros(len(ways))
+    # observed (n - 1,), expected (Q, n - 1); against every size of the patient: ratios (Q, S, n - 1) -> scores (Q,)
     observed = np.log(np.maximum(np.linalg.norm(np.diff(centres_mm, axis=0), axis=1), 1e-3))
     steps = {(LEVEL_INDEX[a], LEVEL_INDEX[b]): mm for (a, b), mm in zip(STEPS, np.exp(priors.log_step_mm), strict=True)}
     along = np.array([np.cumsum([0.0, *(steps[a, b] for a, b in pairwise(way))]) for way in ways])

@@ -30,14 +30,12 @@ class ScanScore:
 
 def score_names(spine: Spine, named: Sequence[NamedSpine]) -> ScanScore:
     """Score the best readings of one scan against its truth; missed vertebrae count where they should lie."""
-    named_rows = [(spine.found.centres_mm[row], name) for each in named for row, name in each.names.items()]
-    inferred = [(np.array(centre), name) for each in named for name, centre in each.missed.items()]
-    outputs = named_rows + inferred
-    centres = np.reshape([centre for centre, _ in outputs], (-1, 3))
-    right = [
-        _name_nearest(centre, centres, [name for _, name in outputs]) == level
-        for centre, level in zip(spine.centres_mm, spine.levels, strict=True)
-    ]
+    centres, names = _outputs(spine, named)
+    right = []
+    for centre, level in zip(spine.centres_mm, spine.levels, strict=True):
+        # Beyond 20 mm nothing speaks about this vertebra, however near the next output is.
+        spoken = _nearest_mm(centre, centres) <= MATCH_MM
+        right.append(spoken and names[int(np.linalg.norm(centres - centre, axis=1).argmin())] == level)
     found = [_nearest_mm(centre, spine.found.centres_mm) <= MATCH_MM for centre in spine.centres_mm]
     return ScanScore(
         vertebrae=len(spine.levels),
@@ -61,11 +59,13 @@ def summarise_names(scores: Sequence[ScanScore]) -> dict[str, float | int]:
     }
 
 
+def _outputs(spine: Spine, named: Sequence[NamedSpine]) -> tuple[NDArray[np.float64], list[str]]:
+    """Where (N, 3), world mm, something has which name: the detections first, then what was inferred between them."""
+    found = [(spine.found.centres_mm[row], name) for each in named for row, name in each.names.items()]
+    inferred = [(np.array(centre), name) for each in named for name, centre in each.missed.items()]
+    outputs = found + inferred
+    return np.reshape([centre for centre, _ in outputs], (-1, 3)), [name for _, name in outputs]
+
+
 def _nearest_mm(point: NDArray[np.float64], centres_mm: NDArray[np.float64]) -> float:
     return float(np.linalg.norm(centres_mm - point, axis=1).min()) if len(centres_mm) else np.inf
-
-
-def _name_nearest(point: NDArray[np.float64], centres_mm: NDArray[np.float64], names: Sequence[str]) -> str | None:
-    if _nearest_mm(point, centres_mm) > MATCH_MM:
-        return None
-    return names[int(np.linalg.norm(centres_mm - point, axis=1).argmin())]

@@ -71,6 +71,7 @@ class Path:
 
 def weigh(features: NDArray[np.float64], centres_mm: NDArray[np.float64], priors: Priors) -> Evidence:
     """What features (N, F) and centres (N, 3) of ordered detections say under these priors."""
+    # log p and log (1 - p) from log odds, exact for odds of any size
     odds = priors.realness(features)
     real, false = -np.logaddexp(0.0, -odds), -np.logaddexp(0.0, odds)
     return Evidence(priors.looks(features), real, false + priors.skipped[0], cdist(centres_mm, centres_mm))
@@ -88,6 +89,7 @@ def best_paths(evidence: Evidence, priors: Priors, count: int = 8) -> list[Path]
     found: dict[tuple[tuple[int, ...], tuple[int, ...]], float] = {((), ()): path_score((), (), evidence, costs)}
     if len(evidence):
         lattice = _searched(evidence, costs, count)
+        # More than are wanted: summing over sizes may change their order, and several entries are one path.
         for rows, levels in lattice.traced(4 * count):
             if (rows, levels) not in found:
                 found[rows, levels] = path_score(rows, levels, evidence, costs)
@@ -119,12 +121,14 @@ def step_costs(priors: Priors) -> StepCosts:
 
 def path_score(rows: tuple[int, ...], levels: tuple[int, ...], evidence: Evidence, costs: StepCosts) -> float:
     """The score of one path with the patient's size summed out; the best way is taken where several lead on."""
+    # Detections that the path picks count as vertebrae, all others as passed over.
     picked = np.isin(np.arange(len(evidence)), rows)
     total = evidence.false[~picked].sum() + evidence.real[picked].sum()
     total += sum(evidence.looks[row, level] for row, level in zip(rows, levels, strict=True))
     by_scale = scale_scores()
     for upper, lower, a, b in zip(rows, rows[1:], levels, levels[1:], strict=False):
         ways = np.flatnonzero((edges().start == a) & (edges().end == b))
+        # (S, ways): each way at each size of the patient
         scores = costs.scores(evidence.distances_mm[upper, lower], SCALES)[:, ways]
         by_scale = by_scale + (scores.max(axis=1) if len(ways) else _NOTHING)
     return float(total + logsumexp(by_scale))
@@ -150,6 +154,7 @@ class _Lattice:
         while row >= 0:
             rows.append(row)
             levels.append(level)
+            # The size stays: it is the patient's, the same for the whole path.
             row, level, rank = (int(value) for value in self.origin[row, scale, level, rank])
         return tuple(rows[::-1]), tuple(levels[::-1])
 
@@ -161,6 +166,8 @@ def _searched(evidence: Evidence, costs: StepCosts, count: int) -> _Lattice:
     scores = np.full((rows, scales, levels, count), _NOTHING)
     origin = np.full((rows, scales, levels, count, 3), -1, dtype=np.int32)
     for row in range(rows):
+        # detections    0   1   2   3  row
+        #               x   o   x   x   o      come from 1: pass over 2 and 3; or begin here: pass over 0 to 3
         first = np.full((scales, levels, 1), passed[row]) + scale_scores(_SEARCH_SCALES)[:, None, None]
         sources = [(first, np.full((levels, 1, 3), -1, dtype=np.int32))]
         for above in range(max(0, row - MOST_SKIPPED - 1), row):
@@ -169,6 +176,7 @@ def _searched(evidence: Evidence, costs: StepCosts, count: int) -> _Lattice:
             sources.append(_arrivals(scores[above] + skipped, steps, above))
         reached = np.concatenate([source for source, _ in sources], axis=2)
         came_from = np.concatenate([came for _, came in sources], axis=1)
+        # All that may come before, side by side: reached (S, 27, many), of which k are kept for each size and level.
         own = evidence.looks[row] + evidence.real[row]
         _keep_best(reached, came_from, own, scores[row], origin[row])
     return _Lattice(scores, origin, passed[-1] - passed[1:])
@@ -180,6 +188,7 @@ def _arrivals(
     """Scores (S, 27, W k) of coming from ``row`` along each edge into each level, and where they come from."""
     graph = edges()
     count = above.shape[2]
+    # above (S, 27, k) -> along each edge (S, E, k) -> gathered by its end (S, 27, W, k); -1 in ``into`` is no edge
     along = above[:, graph.start] + steps[:, :, None]
     into = np.where(graph.into[None, :, :, None] >= 0, along[:, graph.into], _NOTHING)
     scales, levels, width, _ = into.shape
@@ -200,6 +209,7 @@ def _keep_best(
     """Write the best k of ``reached`` (S, 27, many) into ``scores`` (S, 27, k) and ``origin``, with their own score."""
     count = min(scores.shape[2], reached.shape[2])
     if reached.shape[2] > count:
+        # The best k, in no order: they are sorted once, at the end.
         best = np.argpartition(-reached, count - 1, axis=2)[:, :, :count]
     else:
         best = np.broadcast_to(np.arange(count), (*reached.shape[:2], count))

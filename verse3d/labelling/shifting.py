@@ -31,6 +31,7 @@ def shifted_ids(present: Collection[int], shift: int) -> dict[int, int]:
         raise ConfigError(f"`shift` must be 1 to {MOST_PLACES} places, or as many up, got {shift}", option="shift")
     if not present:
         raise DataError("there is no vertebra whose name could be moved")
+    # present T11 L1, shift 1:   places ... T10 T11 L1 L2 ...     T11 -> L1, L1 -> L2, as this patient has no T12
     places = _places({vertebra(label).id for label in present})
     moved = {}
     for label in sorted(present, key=places.index):
@@ -46,6 +47,7 @@ def shifted_ids(present: Collection[int], shift: int) -> dict[int, int]:
 
 
 def _places(present: set[int]) -> list[int]:
+    # As in ``readings._places``, but L6 stays: a name may move down to it.
     lacking = {_ID["T13"]} - present
     if {_ID["T11"], _ID["L1"]} <= present and _ID["T12"] not in present:
         lacking.add(_ID["T12"])

@@ -36,6 +36,7 @@ def split_spines(found: Detections) -> list[NDArray[np.intp]]:
         return []
     distances = cdist(found.centres_mm, found.centres_mm)
     height = np.abs(found.centres_mm[:, None, 2] - found.centres_mm[None, :, 2])
+    # A cone above and below each point: 0.8 is the cosine of 37 degrees.
     upright = (height >= _UPRIGHT_COSINE * distances) & (distances <= LINK_UPRIGHT_MM)
     near = (distances <= LINK_MM) | upright
     count, group = connected_components(near, directed=False)
@@ -54,6 +55,7 @@ def order_along(points_mm: NDArray[np.float64]) -> NDArray[np.intp]:
     backbone = _backbone(points_mm)
     places = np.array([_place_on(point, points_mm[backbone]) for point in points_mm])
     places[backbone] = np.arange(len(backbone))
+    # places   0   1   1.6   2   3      a side branch between its neighbours on the backbone
     order = np.argsort(places, kind="stable")
     top, bottom = points_mm[backbone[0], 2], points_mm[backbone[-1], 2]
     return order if top >= bottom else order[::-1]
@@ -80,6 +82,7 @@ def _place_on(point: NDArray[np.float64], backbone_mm: NDArray[np.float64]) -> f
     """Where the foot of a point lies on the backbone: 2.5 is halfway between its third and fourth point."""
     along = np.diff(backbone_mm, axis=0)
     squared = np.maximum((along**2).sum(axis=1), _LEAST_MM)
+    # Onto every stretch between two points, (n - 1,); the foot stays on the stretch.
     share = np.clip(((point - backbone_mm[:-1]) * along).sum(axis=1) / squared, 0.0, 1.0)
     feet = backbone_mm[:-1] + share[:, None] * along
     nearest = int(np.argmin(np.linalg.norm(feet - point, axis=1)))

@@ -50,7 +50,8 @@ def surface_points_mm(mask: NDArray[np.bool_], geometry: Geometry) -> NDArray[np
     if mask.shape != geometry.shape:
         raise GeometryError(f"a mask of shape {mask.shape} does not lie on a grid of shape {geometry.shape}")
     # A vertebra fills a hundredth of a scan: all that follows happens in its box.
-    box = _bounding_box(mask)
+    i, j, k = (_extent(mask, axis) for axis in range(3))
+    box = (i, j, k)
     inside = mask[box] != 0
     # Erosion takes away what has a neighbour outside (through a face), so the rest of the mask is the surface:
     #
@@ -103,12 +104,6 @@ def _nearest_mm(points: NDArray[np.float64], others: NDArray[np.float64]) -> NDA
     # Each tree is asked once, so the time goes into building it: an unbalanced one is built much faster.
     distances, _ = cKDTree(others, balanced_tree=False, compact_nodes=False).query(points, workers=-1)
     return np.asarray(distances, dtype=np.float64)
-
-
-def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
-    """The smallest box around the mask's voxels; an empty box if there are none."""
-    i, j, k = (_extent(mask, axis) for axis in range(3))
-    return i, j, k
 
 
 def _extent(mask: NDArray[np.bool_], axis: int) -> slice:

@@ -215,9 +215,11 @@ def _require_ours(content: object, path: Path) -> None:
     version = content.get("format_version")
     if type(version) is not int or version not in READABLE_VERSIONS:
         known = " and ".join(map(str, READABLE_VERSIONS))
+        versions = content.get("versions")
+        writer = str(versions.get("verse3d", "unknown"))[:40] if isinstance(versions, dict) else "unknown"
         raise CheckpointError(
             f"{path} has format version {str(version)[:40]}, this verse3d {__version__} reads versions {known}",
-            hint="install the verse3d version that wrote it: " + _written_by(content),
+            hint="install the verse3d version that wrote it: " + writer,
         )
 
 
@@ -259,11 +261,6 @@ def _config(part: StoredPart, source: str) -> Config:
         scheme = f"{config.labels.scheme}, named {config.labels.naming}"
         raise ValueError(f"the labels are not those of the scheme {scheme} in {source}")
     return config
-
-
-def _written_by(content: Mapping[str, Any]) -> str:
-    versions = content.get("versions")
-    return str(versions.get("verse3d", "unknown"))[:40] if isinstance(versions, dict) else "unknown"
 
 
 def installed_versions() -> dict[str, str]:

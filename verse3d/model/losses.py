@@ -95,6 +95,7 @@ class JointLoss(nn.Module):
             truth = (label == ids).to(share.dtype)
         else:
             share, truth = logits.sigmoid(), label.to(logits.dtype)
+        # All axes but the channels: overlap and size are (labels,), both in one message between processes.
         voxels = [0, *range(2, logits.dim())]
         overlap, size = self._add_up(torch.stack([(share * truth).sum(voxels), (share + truth).sum(voxels)]))
         dice_loss: torch.Tensor = (1 - (2 * overlap + _SMOOTH) / (size + _SMOOTH)).mean()

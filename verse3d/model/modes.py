@@ -88,6 +88,7 @@ def _slice_problems(config: Config) -> list[str]:
 
 def _cut_without(problems: list[str], config: Config) -> Cut:
     if problems:
+        # All problems at once, each with its setting.
         raise ConfigError("\n".join([f"the config does not suit mode {config.mode}:", *(f"  - {p}" for p in problems)]))
     return SliceCut(config)
 

@@ -127,13 +127,6 @@ _SPINE_WEIGHT = 5.0
 _LEVEL_WEIGHT = 0.2
 
 
-def _levels_by_id() -> torch.Tensor:
-    """(256,) channel - 1 of each VerSe id, -1 for all that is no level."""
-    table = torch.full((256,), -1)
-    table[list(LEVEL_IDS)] = torch.arange(len(LEVEL_IDS))
-    return table
-
-
 def _soft_targets() -> torch.Tensor:
     """(26, 26): what each level's target looks like, rows sum to 1."""
     count = len(LEVEL_IDS)
@@ -145,7 +138,9 @@ def _soft_targets() -> torch.Tensor:
     return targets / targets.sum(1, keepdim=True)
 
 
-_LEVEL_OF_ID = _levels_by_id()
+_LEVEL_OF_ID = torch.full((256,), -1)
+"""The channel - 1 of each VerSe id; -1 for all that is no level."""
+_LEVEL_OF_ID[list(LEVEL_IDS)] = torch.arange(len(LEVEL_IDS))
 _SOFT_TARGETS = _soft_targets()
 
 

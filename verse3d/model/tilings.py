@@ -132,6 +132,7 @@ class WindowTiling:
     def spread(self, scores: torch.Tensor, number: int) -> torch.Tensor:
         """The part of the scores (channels, *window) that lies in the volume."""
         start = self.starts[number]
+        # A view: nothing is copied where a window lies within the volume.
         return scores[(slice(None), *_moved(self._inside(start), start))]
 
     def weights(self, number: int) -> torch.Tensor | None:
@@ -177,6 +178,7 @@ def _starts(along: Sequence[Sequence[int]], axis: int) -> Computed[Shape]:
     With ``axis`` 2 and counts (2, 3, 5), number 17 is layer 2 (17 = 2 * 6 + 5), row 1, column 2.
     """
     row, column = (other for other in range(3) if other != axis)
+    # Counted, not listed: a header may promise more windows than memory could hold.
     columns, layer_size = len(along[column]), len(along[row]) * len(along[column])
 
     def start(number: int) -> Shape:

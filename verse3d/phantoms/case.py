@@ -63,6 +63,8 @@ def make_case(seed: int, index: int = 0, *, anomaly: Anomaly | None = None) -> P
     """
     if seed < 0 or index < 0:
         raise DataError(f"seed and index must not be negative, got seed {seed} and index {index}")
+    # person -> view -> body on the grid of the view -> scanner; each stage draws from a generator of its own, so
+    # a change in one leaves the draws of the others as they were
     spine, aimed_at, chosen = _person(seed, index, anomaly)
     view = choose_view(_rng(seed, index, _VIEW_STAGE), spine, aimed_at)
     hu, bones = _drawn(seed, index, spine, view.geometry, chosen if anomaly == "screw" else ())
@@ -79,6 +81,7 @@ def _rng(seed: int, index: int, stage: int) -> np.random.Generator:
 def _person(seed: int, index: int, anomaly: Anomaly | None) -> tuple[Spine, tuple[str, ...], tuple[str, ...]]:
     """The spine, the names that the scan aims at, and the names that the anomaly strikes."""
     rng = _rng(seed, index, _BODY_STAGE)
+    # Built twice from the same draws: its names are needed to choose what collapses.
     names = build_spine(_rng(seed, index, _BODY_STAGE), anomaly).names()
     aimed_at = levels_in_view(rng, index, names, anomaly)
     struck = [name for name in aimed_at[1:-1] if name not in ("C1", "C2")]
@@ -101,6 +104,7 @@ def _drawn(seed: int, index: int, spine: Spine, geometry: Geometry, screwed: tup
     hu = draw_soft_tissue(spine, profile, geometry, rng)
     bones = draw_vertebrae(spine, geometry, density)
     _compose_others(hu, spine, profile, bones, geometry=geometry, density=density)
+    # Mixed by share: a voxel that is half bone is half as dense as bone, as in a scanner.
     hu *= 1.0 - bones.share
     hu += bones.hu
     add_screws(hu, geometry, [spine.named(name) for name in screwed])
@@ -112,6 +116,7 @@ def _compose_others(
 ) -> None:
     """Put the other bones in (in place), a joint space away from every vertebra; thick slices are sampled finely."""
     fine = Block(np.zeros(3, np.int64), np.array(geometry.shape), slice_refinement(geometry))
+    # In thick slices thin ribs would come and go, so these bones are drawn on finer samples and averaged.
     distance = bones.distance
     for axis, factor in enumerate(fine.refine.tolist()):
         distance = np.repeat(distance, factor, axis) if factor > 1 else distance
@@ -129,6 +134,7 @@ def _centroids(spine: Spine, bones: Bones, geometry: Geometry) -> dict[int, Cent
     found: dict[int, Centroid] = {}
     for name in bones.labelled:
         posed = spine.named(name)
+        # At the shape's own anchor, which lies inside of the bone; a centre of mass may lie in the canal.
         i, j, k = geometry.index_from_world(posed.pose.with_centre(posed.shape.anchor).centre[None])[0].tolist()
         found[label_of(name).id] = (i, j, k)
     return found

@@ -40,6 +40,7 @@ class Block:
 
     def points(self, geometry: Geometry, pose: Pose = WORLD, every: int = 1) -> Points:
         """The samples' coordinates (mm) in the frame of ``pose``, or of one sample in ``every`` along each axis."""
+        # index -> world -> frame of the pose, as one matrix; the rotation is orthonormal, so its transpose turns back.
         matrix = pose.rotation.T @ geometry.affine[:3, :3]
         origin = pose.rotation.T @ (geometry.affine[:3, 3] - pose.centre)
         axes = [self._indices(axis, every) for axis in range(3)]
@@ -48,6 +49,8 @@ class Block:
         return Points(*rows)
 
     def _indices(self, axis: int, every: int) -> NDArray[np.float64]:
+        # refine 2:   voxel   |   0   |   1   |        samples at -0.25, 0.25, 0.75, 1.25
+        #             sample    0   1   2   3
         samples = np.arange(min(every // 2, self.shape[axis] - 1), self.shape[axis], every)
         return np.asarray(self.start[axis] + (samples + 0.5) / self.refine[axis] - 0.5)
 
@@ -60,6 +63,7 @@ class Block:
 
     def averaged(self, samples: Array) -> Array:
         """Mean of each voxel's samples: (refined shape) to (voxel shape)."""
+        # (I f, J g, K h) -> (I, f, J, g, K, h) -> mean over f, g, h
         split = [n for size, f in zip(self.stop - self.start, self.refine, strict=True) for n in (int(size), int(f))]
         return np.asarray(samples.reshape(split).mean(axis=(1, 3, 5), dtype=np.float32))
 
@@ -67,6 +71,7 @@ class Block:
 def _row(
     factors: NDArray[np.float64], origin: float, i: NDArray[np.float64], j: NDArray[np.float64], k: NDArray[np.float64]
 ) -> Array:
+    # x of all points is a sum of three axes: (I, 1, 1) + (1, J, 1) + (1, 1, K), broadcast only at the end
     plane = (factors[0] * i + (factors[1] * j + origin)).astype(np.float32)
     return np.asarray(plane + (factors[2] * k).astype(np.float32))
 
@@ -92,6 +97,7 @@ def block_around(geometry: Geometry, cloud_mm: ArrayLike, pad_mm: float, refine:
     pad = pad_mm / np.array(geometry.spacing_mm)
     start = np.floor(indices.min(axis=0) - pad).astype(np.int64)
     stop = np.ceil(indices.max(axis=0) + pad).astype(np.int64) + 1
+    # Clipped on both sides, so a shape beside the grid gives a block that ends before it begins.
     return Block(np.maximum(start, 0), np.minimum(stop, geometry.shape), np.asarray(refine, dtype=np.int64))
 
 

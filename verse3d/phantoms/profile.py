@@ -62,10 +62,14 @@ def profile_of(spine: Spine, rng: np.random.Generator) -> Profile:
     """Tables for one person; girth and fat vary between persons."""
     chain = spine.vertebrae[::-1]
     sizes = [vertebra.shape.size for vertebra in chain]
+    # From the sacrum up: np.interp wants heights that grow.
     bodies = np.array([spine.sacrum.centre, *(vertebra.pose.centre for vertebra in chain)])
     canals = np.array([vertebra.pose.with_centre((0.0, vertebra.shape.canal_y, 0.0)).centre for vertebra in chain])
     rows = np.arange(bodies[0, 2] - _BEYOND_MM, bodies[-1, 2] + _BEYOND_MM, _STEP_MM)
-    position = _extended(rows, bodies[:, 2], np.array([SACRUM, *(vertebra.position for vertebra in chain)]))
+    inside = np.interp(rows, bodies[:, 2], np.array([SACRUM, *(vertebra.position for vertebra in chain)]))
+    # Beyond the ends the level axis goes on at 30 mm per level.
+    beyond = np.maximum(bodies[0, 2] - rows, 0) - np.maximum(rows - bodies[-1, 2], 0)
+    position = np.asarray(inside + beyond / 30.0)
     heights = [vertebra.pose.centre[2] for vertebra in chain]
     columns = {
         "position": position,
@@ -86,14 +90,6 @@ def _soft_sizes(
 ) -> dict[str, NDArray[np.float64]]:
     found = {name: scale * np.interp(position, at, sizes) for name, (at, sizes) in _SIZES.items()}
     fat = found["fat"] * rng.uniform(0.6, 1.6)
+    # Who has more fat is wider all around by as much.
     girth = fat - found["fat"]
     return found | {"fat": fat} | {name: found[name] + girth for name in ("skin_x", "skin_front", "skin_rear")}
-
-
-def _extended(
-    rows: NDArray[np.float64], heights: NDArray[np.float64], positions: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Positions at all rows; beyond the ends the level axis goes on at 30 mm per level."""
-    inside = np.interp(rows, heights, positions)
-    beyond = np.maximum(heights[0] - rows, 0) - np.maximum(rows - heights[-1], 0)
-    return np.asarray(inside + beyond / 30.0)

@@ -61,18 +61,14 @@ def draw_vertebrae(spine: Spine, geometry: Geometry, density: Density) -> Bones:
     for upper, lower in pairwise(drawn):
         if upper is not None and lower is not None:
             _open_joint(upper, lower, density.joint_mm)
-    bones = _no_bones(geometry)
+    zeros = np.zeros(geometry.shape, np.float32)
+    far = np.full(geometry.shape, FAR_MM, np.float32)
+    bones = Bones(zeros, zeros.copy(), np.zeros(geometry.shape, np.uint8), far)
     best = np.zeros(geometry.shape, np.float32)
     for item in drawn:
         if item is not None:
             _add(bones, best, item, geometry, density)
     return bones
-
-
-def _no_bones(geometry: Geometry) -> Bones:
-    zeros = np.zeros(geometry.shape, np.float32)
-    far = np.full(geometry.shape, FAR_MM, np.float32)
-    return Bones(zeros, zeros.copy(), np.zeros(geometry.shape, np.uint8), far)
 
 
 def _drawn(vertebra: PosedVertebra, geometry: Geometry) -> _Drawn | None:
@@ -82,6 +78,7 @@ def _drawn(vertebra: PosedVertebra, geometry: Geometry) -> _Drawn | None:
 
 def _evaluate(vertebra: PosedVertebra, geometry: Geometry, block: Block) -> Distances:
     """Distances on all samples of the block: exact near and in the bone, ``FAR_MM`` elsewhere."""
+    # Most of a block is far from the bone: there it only has to be known that it is far.
     near = _near(vertebra, geometry, block)
     points = block.points(geometry, vertebra.pose)
     found = vertebra_sdf(vertebra.shape, Points(*(axis[near] for axis in points)))
@@ -108,12 +105,16 @@ def _open_joint(a: _Drawn, b: _Drawn, gap_mm: float) -> None:
     if np.any(stop <= start):
         return
     first, second = (_window(item, start, stop) for item in (a, b))
+    # first - second is 0 half-way between both bones; within gap / 2 of that surface there is none:
+    #
+    #      first  ###|   |###  second
     half = (first - second) * 0.5
     np.maximum(first, half + 0.5 * gap_mm, out=first)
     np.maximum(second, 0.5 * gap_mm - half, out=second)
 
 
 def _window(item: _Drawn, start: NDArray[np.int64], stop: NDArray[np.int64]) -> Array:
+    # The common block in the samples of each, which are finer than voxels.
     low, high = (start - item.block.start) * item.block.refine, (stop - item.block.start) * item.block.refine
     return item.sdf.bone[tuple(slice(int(i), int(j)) for i, j in zip(low, high, strict=True))]
 
@@ -131,6 +132,7 @@ def _add(bones: Bones, best: Array, item: _Drawn, geometry: Geometry, density: D
     bones.share[where] += share
     bones.hu[where] += hu
     np.minimum(bones.distance[where], item.block.averaged(item.sdf.bone), out=bones.distance[where])
+    # Where two bones meet in a voxel it belongs to the one that fills more of it.
     mine = (share >= 0.5) & (share > best[where])
     best[where] = np.maximum(best[where], share)
     bones.mask[where][mine] = label_of(item.vertebra.name).id if wholly else 0
@@ -138,6 +140,7 @@ def _add(bones: Bones, best: Array, item: _Drawn, geometry: Geometry, density: D
 
 def _crumbs(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """What a carved joint may have cut off: all voxels that do not hang together with the largest part."""
+    # Without ``sizes[0] = 0`` the background would be the largest part.
     parts, _ = label(inside)
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0
@@ -157,6 +160,7 @@ def _touches_border(share: Array, block: Block, geometry: Geometry) -> bool:
 
 def _bone_hu(item: _Drawn, geometry: Geometry, density: Density) -> Array:
     """Dense shell around a spongy core; the processes have a thicker shell and a denser core than the body."""
+    # 0 in the body, 1 from about 3 mm outside of it
     process = np.clip(item.sdf.body * 0.3, 0.0, 1.0)
     core = density.core_hu * (1.0 + _texture(item, geometry)) + process * 90.0
     shell = np.clip(0.5 + (item.sdf.bone + density.shell_mm * (1.0 + 0.5 * process)) * 1.25, 0.0, 1.0)

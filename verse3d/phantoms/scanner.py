@@ -35,6 +35,7 @@ def scanned(hu: Array, geometry: Geometry, protocol: Protocol, rng: np.random.Ge
     for axis, spacing in enumerate(geometry.spacing_mm):
         sigma = max(protocol.blur_mm / spacing, 0.3)  # the slice profile
         blurred = gaussian_filter1d(blurred, sigma, axis=axis, truncate=3.0, mode="nearest")
+    # Noise after the blur: a scanner blurs the body, its noise has a grain of its own.
     noisy = blurred + _noise(hu.shape, protocol, rng)
     return np.asarray(np.clip(np.rint(noisy), _LOWEST_HU, _HIGHEST_HU), dtype=np.int16)
 
@@ -42,6 +43,7 @@ def scanned(hu: Array, geometry: Geometry, protocol: Protocol, rng: np.random.Ge
 def _noise(shape: tuple[int, ...], protocol: Protocol, rng: np.random.Generator) -> Array:
     grain = rng.standard_normal(shape, dtype=np.float32)
     for axis in range(3):
+        # Blurred, and then scaled back, because blurring takes most of the noise away.
         grain = gaussian_filter1d(grain, protocol.grain_voxels, axis=axis, truncate=2.0, mode="wrap")
     return np.asarray(grain * (protocol.noise_hu / float(grain.std(dtype=np.float64))), dtype=np.float32)
 
@@ -55,6 +57,7 @@ def add_screws(hu: Array, geometry: Geometry, holders: list[PosedVertebra]) -> N
 
 def _screw(hu: Array, geometry: Geometry, vertebra: PosedVertebra, side: float) -> None:
     v, pose = vertebra.shape, vertebra.pose
+    # From behind through the pedicle into the body, as a surgeon puts it.
     head = (side * (v.pillar_x + 3.0), v.rear_y - 9.0, v.pedicle_z + 1.0)
     tip = (side * 0.18 * v.size.width, 0.22 * v.size.depth, v.pedicle_z)
     block = block_around(geometry, pose.to_world(np.array([head, tip])), 10.0)
@@ -74,5 +77,6 @@ def _streaks(hu: Array, geometry: Geometry, vertebra: PosedVertebra, centre: tup
     """Dark and bright rays that fade with the distance from the metal, only at its height."""
     p = whole(geometry).points(geometry, vertebra.pose.with_centre(centre))
     distance = np.sqrt(p.x * p.x + p.y * p.y) + 4.0
+    # Nine bright and nine dark rays around the screw
     rays = np.cos(np.arctan2(p.y, p.x) * 9.0)
     hu += 900.0 * rays / distance * np.exp(-(p.z * p.z) * (1.0 / 30.0)) * (hu > -700)

@@ -37,6 +37,10 @@ class Plate(NamedTuple):
 
     def sdf(self, points: Points) -> Array:
         """Distance (mm) of the points to the surface."""
+        #         up  ^     _______________
+        #             |    /               \
+        #       start o---|----------------|---> along, to end      n: out of the page
+        #                  \_____________/
         start, along = np.array(self.start), np.subtract(self.end, self.start)
         length = float(np.linalg.norm(along))
         along = along / length
@@ -64,6 +68,7 @@ def _blend(ends: tuple[float, float], part: Array) -> Array | float:
 def radial(x: Array, y: Array, half_x: float | Array, half_y: float | Array, power: float = 2.0) -> tuple[Array, Array]:
     """Superellipse in the plane: the scaled radius rho (1 on the rim) and the distance from the centre (mm)."""
     u, v = np.abs(x) / half_x, np.abs(y) / half_y
+    # power 2 is a circle, more is squarer; both branches, because a general power is slow.
     rho = np.sqrt(u * u + v * v) if power == 2.0 else np.power(np.power(u, power) + np.power(v, power), 1.0 / power)
     return np.maximum(rho, 1e-3), np.sqrt(x * x + y * y)
 
@@ -83,6 +88,7 @@ def ellipsoid(points: Points, centre: Vec, half: Vec) -> Array:
 
 def union(a: Array, b: Array, smooth_mm: float) -> Array:
     """Both shapes, with a fillet of about ``smooth_mm`` where they meet."""
+    # Only where both surfaces are about equally near; elsewhere it is the plain minimum.
     share = np.maximum(smooth_mm - np.abs(a - b), 0.0)
     return np.asarray(np.minimum(a, b) - share * share * (0.25 / smooth_mm))
 

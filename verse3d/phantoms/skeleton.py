@@ -36,6 +36,7 @@ def _parts(spine: Spine, profile: Profile) -> Iterator[tuple[Pose, Iterable[Plat
 
 def _stamp(field: Array, geometry: Geometry, pose: Pose, plate: Plate) -> None:
     """Draw one plate into the field, touching only the voxels around it."""
+    # A few mm more, so that distances are right just outside of the surface, too.
     reach = max(plate.radius) + max(plate.half_height) + 3.0
     block = block_around(geometry, pose.to_world(np.array([plate.start, plate.end])), reach)
     if not block.empty:
@@ -98,7 +99,12 @@ def _sacrum_and_hips(field: Array, geometry: Geometry, spine: Spine) -> None:
         return
     points = Points(*(axis * (1.0 / k) for axis in block.points(geometry, spine.sacrum)))
     sacrum = _sacrum(points)
-    hips = np.maximum(_hips(points.mirrored()), 2.2 - sacrum)
+    # One side is drawn, at x >= 0; mirrored points make it both.
+    side = points.mirrored()
+    wing = Plate((54.0, -46.0, -12.0), (104.0, 42.0, 4.0), (6.0, 4.0), (26.0, 30.0)).sdf(side)
+    root = Plate((58.0, -34.0, -50.0), (86.0, 24.0, -92.0), (9.0, 14.0), (10.0, 10.0)).sdf(side)
+    # Nearer than 2.2 (mm, in a spine of average size) to the sacrum there is a joint, no bone.
+    hips = np.maximum(union(wing, root, 8.0), 2.2 - sacrum)
     np.minimum(field[block.slices], np.minimum(sacrum, hips) * k, out=field[block.slices])
 
 
@@ -117,12 +123,6 @@ def _sacrum(p: Points) -> Array:
     for part in rest:
         bodies = union(bodies, part, 4.0)
     return bodies
-
-
-def _hips(p: Points) -> Array:
-    wing = Plate((54.0, -46.0, -12.0), (104.0, 42.0, 4.0), (6.0, 4.0), (26.0, 30.0)).sdf(p)
-    root = Plate((58.0, -34.0, -50.0), (86.0, 24.0, -92.0), (9.0, 14.0), (10.0, 10.0)).sdf(p)
-    return union(wing, root, 8.0)
 
 
 def _skull(field: Array, geometry: Geometry, spine: Spine) -> None:

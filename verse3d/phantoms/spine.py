@@ -90,13 +90,13 @@ class Posture:
     def rotation(self, position: float, jitter_deg: Vector) -> Vector:
         """Rotation matrix of a vertebra at that position; ``jitter_deg`` (3,) adds to the three angles."""
         sideways = 0.5 * self.cobb_deg * np.sin((position - self.apex) * 2 * np.pi / 15.0)
+        # The sacrum stands straight; the bend grows over four levels above it.
         fade = np.clip((SACRUM - position) / 4.0, 0.0, 1.0)
-        angles = np.array([self._lean(position), sideways * fade, self.turn * sideways * fade]) + jitter_deg
+        mean_lean = float(np.interp(position, list(_LEAN_DEG), list(_LEAN_DEG.values())))
+        # The mean spine's lean, more or less curved in the chest (levels 10 to 14) and at the bottom (21).
+        curved = np.interp(position, [10, 14, 18, 21], [self.kyphosis, self.kyphosis, 1.0, self.lordosis])
+        angles = np.array([mean_lean * float(curved), sideways * fade, self.turn * sideways * fade]) + jitter_deg
         return rotation_matrix(*angles)
-
-    def _lean(self, position: float) -> float:
-        base = float(np.interp(position, list(_LEAN_DEG), list(_LEAN_DEG.values())))
-        return base * float(np.interp(position, [10, 14, 18, 21], [self.kyphosis, self.kyphosis, 1.0, self.lordosis]))
 
 
 def rotation_matrix(lean_deg: float, sideways_deg: float, turn_deg: float) -> Vector:

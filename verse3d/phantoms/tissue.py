@@ -67,7 +67,9 @@ def draw_soft_tissue(spine: Spine, profile: Profile, geometry: Geometry, rng: np
     _skin_and_muscle(body, contrast, rng)
     _trunk(body, contrast, spine.scale, rng)
     _neck(body, spine)
-    _marble(body, rng)
+    # Slow differences of some HU inside all tissue (not in air or lung).
+    tissue = np.clip((body.hu + 300.0) * 0.01, 0.0, 1.0)
+    body.hu += tissue * 6.0 * _waves(body.world, rng, 4, 16.0)
     _beside_the_spine(body, contrast)
     for above, below in pairwise(spine.vertebrae):
         _disc(body, geometry, above, below.pose, contrast.disc)
@@ -87,9 +89,11 @@ def _body(profile: Profile, geometry: Geometry) -> _Body:
 def _skin_and_muscle(body: _Body, contrast: Contrast, rng: np.random.Generator) -> None:
     front, rear = body.at("skin_front"), body.at("skin_rear")
     middle, half = (front - rear) * 0.5, (front + rear) * 0.5
+    # A scoliosis bends the spine more than the skin.
     across = body.p.x * 0.6 + body.world.x * 0.4
     outline = ellipse(across, body.p.y - middle, body.at("skin_x"), half, 2.4)
     body.paint(outline, contrast.fat)
+    # skin: a shell of 2.4 mm, 1 mm below the surface; then fat down to the muscle
     body.paint(np.abs(outline + 1.0) - 1.2, 20.0)
     body.paint(outline + body.at("fat"), contrast.muscle)
     x, rear_y = np.abs(body.p.x), -body.at("rear")
@@ -169,6 +173,7 @@ def _beside_the_spine(body: _Body, contrast: Contrast) -> None:
     u, v = body.world.x - body.at("canal_x"), body.world.y - body.at("canal_y")
     body.paint(ellipse(u, v, depth * 1.25, depth), -20.0)
     body.paint(ellipse(u, v, depth * 1.08, depth * 0.86), 14.0)
+    # The cord ends at L1; below it there are only its roots.
     cord = np.where(body.at("position") < 20.0, 0.72, 0.3).astype(np.float32)
     body.paint(ellipse(u, v, depth * 0.8 * cord, depth * 0.62 * cord), 40.0)
 
@@ -190,12 +195,6 @@ def _disc(body: _Body, geometry: Geometry, above: PosedVertebra, below: Pose, va
     density = value + 25.0 * np.clip(1.0 + rim / 6.0, 0.0, 1.0)
     part = body.hu[block.slices]
     part += coverage(disc, body.softness) * (density - part)
-
-
-def _marble(body: _Body, rng: np.random.Generator) -> None:
-    """Slow differences of some HU inside all tissue (not in air or lung)."""
-    tissue = np.clip((body.hu + 300.0) * 0.01, 0.0, 1.0)
-    body.hu += tissue * 6.0 * _waves(body.world, rng, 4, 16.0)
 
 
 def _table(body: _Body, rng: np.random.Generator) -> None:

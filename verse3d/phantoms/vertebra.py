@@ -97,7 +97,10 @@ def vertebra_sdf(vertebra: Vertebra, points: Points) -> Distances:
         body = union(body, _dens(vertebra).sdf(points), 5.0)
     bone = _joined([body, *(plate.sdf(points.mirrored()) for plate in _paired(vertebra))])
     bone = union(bone, _spinous(vertebra).sdf(points), _FILLET_MM)
-    bone = carved(bone, _canal(vertebra, points), 1.5)
+    # Carved last, so that neither arch nor fillets reach into the canal.
+    size = vertebra.size
+    canal = ellipse(points.x, points.y - vertebra.canal_y, size.canal_width / 2, size.canal_depth / 2, 2.2)
+    bone = carved(bone, canal, 1.5)
     return Distances(_with_foramen(vertebra, points.mirrored(), bone), body)
 
 
@@ -127,11 +130,6 @@ def _body(vertebra: Vertebra, p: Points) -> Array:
     if s.region == "cervical":
         end -= np.where(p.z > 0, 2.5 * np.clip(np.abs(p.x) * (2.0 / s.width), 0.0, 1.0) ** 4, 0.0)
     return common(side, end, 3.0)
-
-
-def _canal(vertebra: Vertebra, p: Points) -> Array:
-    s = vertebra.size
-    return ellipse(p.x, p.y - vertebra.canal_y, s.canal_width / 2, s.canal_depth / 2, 2.2)
 
 
 def _paired(vertebra: Vertebra) -> list[Plate]:

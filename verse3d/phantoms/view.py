@@ -60,7 +60,9 @@ def levels_in_view(rng: np.random.Generator, index: int, names: list[str], anoma
 
 def choose_view(rng: np.random.Generator, spine: Spine, aimed_at: tuple[str, ...]) -> View:
     """A random scan of those vertebrae."""
-    frame = _tilt(rng)
+    # Directions (3, 3) of right, front and up for this scan: half of all scans are tilted by up to 12 degrees.
+    angles = rng.uniform(-1.0, 1.0, 3) * np.array([11.0, 5.0, 5.0])
+    frame = rotation_matrix(*angles) if rng.random() < 0.5 else np.eye(3)
     targets = [spine.named(name) for name in aimed_at]
     low, high = _extent(rng, targets, frame)
     codes = str(rng.choice([code for code, _ in _ORDERS], p=[share for _, share in _ORDERS]))
@@ -68,14 +70,9 @@ def choose_view(rng: np.random.Generator, spine: Spine, aimed_at: tuple[str, ...
     return View(_geometry(low, high, frame, codes, spacing), aimed_at, _headers(rng))
 
 
-def _tilt(rng: np.random.Generator) -> Vector:
-    """Directions (3, 3) of right, front and up for this scan: half of all scans are tilted by up to 12 degrees."""
-    angles = rng.uniform(-1.0, 1.0, 3) * np.array([11.0, 5.0, 5.0])
-    return rotation_matrix(*angles) if rng.random() < 0.5 else np.eye(3)
-
-
 def _extent(rng: np.random.Generator, targets: list[PosedVertebra], frame: Vector) -> tuple[Vector, Vector]:
     """Bounds (mm) of the scan along the frame's axes."""
+    # Points of the vertebrae in the scan's own frame, so a tilted scan has tilted ends.
     cloud = np.concatenate([vertebra.cloud_mm() for vertebra in targets]) @ frame
     low, high = cloud.min(axis=0), cloud.max(axis=0)
     wide = rng.random() < 0.35
@@ -94,6 +91,7 @@ def _spacing(rng: np.random.Generator, codes: str, extent: Vector) -> Vector:
     spacing = np.full(3, rng.uniform(0.8, 1.3))
     thick = {"R": 0, "L": 0, "A": 1, "P": 1}.get(codes[2], 2)
     spacing[thick] = max(rng.choice([1.0, 1.25, 1.5, 2.0, 2.5, 3.0], p=[0.25, 0.15, 0.2, 0.25, 0.1, 0.05]), spacing[0])
+    # Too many: coarser by the same factor along all axes, so the field of view stays.
     voxels = float(np.prod(extent / spacing))
     return np.asarray(np.round(spacing * max(voxels / _MAX_VOXELS, 1.0) ** (1 / 3), 4))
 
@@ -104,6 +102,7 @@ def _geometry(low: Vector, high: Vector, frame: Vector, codes: str, spacing: Vec
         axis = {"R": 0, "L": 0, "A": 1, "P": 1}.get(code, 2)
         sign = 1.0 if code in "RAS" else -1.0
         affine[:3, column] = sign * spacing[axis] * frame[:, axis]
+        # The first voxel lies at the low end of an axis that grows to R, A or S, else at the high end.
         origin[axis] = low[axis] if sign > 0 else high[axis]
         shape.append(int(np.ceil((high[axis] - low[axis]) / spacing[axis])) + 1)
     affine[:3, 3] = frame @ origin

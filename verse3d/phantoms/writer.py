@@ -47,10 +47,11 @@ def write_phantom(
         raise DataError(f"cases must be 1 to {_MOST_CASES}, got {cases}", hint="ask for 6 cases to try things out")
     _refuse_to_overwrite(out)
     make_folder(out)  # before the first case is drawn, which takes seconds
+    known: tuple[Anomaly, ...] = get_args(Anomaly)
     written = []
     for index, split in enumerate(splits(cases)):
         name = f"sub-verse{_FIRST_SUBJECT + index}"
-        case = make_case(seed, index, anomaly=_anomaly(index) if anomalies else None)
+        case = make_case(seed, index, anomaly=known[index % len(known)] if anomalies else None)
         written.append(_write_case(path_below(out, split), name, case))
         if on_case is not None:
             on_case(name)
@@ -62,11 +63,6 @@ def splits(cases: int) -> list[str]:
     test = max(1, round(0.3 * cases)) if cases > 1 else 0
     validation = max(1, round(0.15 * cases)) if cases > 2 else 0
     return [_TRAINING] * (cases - test - validation) + [_VALIDATION] * validation + [_TEST] * test
-
-
-def _anomaly(index: int) -> Anomaly:
-    known: tuple[Anomaly, ...] = get_args(Anomaly)
-    return known[index % len(known)]
 
 
 def _refuse_to_overwrite(out: Path) -> None:

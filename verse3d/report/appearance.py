@@ -58,6 +58,7 @@ def has_hounsfield_units(scan: Preview) -> bool:
 
 
 def _look_like_hu(values: NDArray[np.float32]) -> bool:
+    # Not the extremes: a single dead pixel, or a filling of 20,000 HU, would decide.
     low, high = np.percentile(values, [1.0, 99.5])
     return bool(low < -20 and 100 < high < 10_000)
 
@@ -72,6 +73,7 @@ def _sample(scan: Preview) -> NDArray[np.float32]:
 def is_label_map(scan: Preview) -> bool:
     """Whether a file holds labels rather than greys: whole numbers from 0 on, equal in large calm regions."""
     array = scan.volume.array
+    # Whoever stores labels has no reason to scale them.
     if scan.slope != 1 or scan.inter != 0:
         return False
     if array.dtype.kind == "f" and not all(_whole(plane) for plane in np.moveaxis(array, -1, 0)):
@@ -80,6 +82,7 @@ def is_label_map(scan: Preview) -> bool:
         return False
     equal, pairs = 0, 0
     for plane in np.moveaxis(array, -1, 0):
+        # Neighbours inside of labels are nearly always equal, neighbours in a CT hardly ever.
         inside = plane[:-1] > 0
         pairs += int(np.count_nonzero(inside))
         equal += int(np.count_nonzero(inside & (plane[:-1] == plane[1:])))
@@ -95,6 +98,7 @@ def label_table(places: Sequence[LabelPlace], *, binary: bool = False) -> Mappin
 
     The only label 1 is called "vertebrae" in a binary mask, and if it is too tall for a C1.
     """
+    # In VerSe 1 is C1, in a binary mask any vertebra: a C1 of half a metre is none.
     if [place.id for place in places] == [1] and (binary or places[0].extent_mm[2] > LARGEST_C1_MM):
         return {1: label_scheme("binary").labels[0]}
     known = {label.id: label for label in VERTEBRAE}
@@ -103,5 +107,6 @@ def label_table(places: Sequence[LabelPlace], *, binary: bool = False) -> Mappin
 
 def _unknown(number: int, position: int) -> Label:
     """A pale colour that its neighbours in the list do not have, so that it is not taken for a vertebra."""
+    # 0.38: the golden section, so that the next colours lie far apart however many there are
     red, green, blue = colorsys.hsv_to_rgb((position * 0.381966) % 1.0, 0.35, 0.95)
     return Label(number, str(number), (round(red * 255), round(green * 255), round(blue * 255)))

@@ -58,6 +58,7 @@ def mask_notes(
 def heading(title: str, places: Sequence[LabelPlace], table: Mapping[int, Label]) -> str:
     """The title with the levels of the mask."""
     names = {label.name for label in table.values()}
+    # In a mask of vertebrae without names there are no levels to tell.
     levels = [place for place in places if place.id in VERSE_IDS and "vertebrae" not in names]
     if not levels:
         return title
@@ -79,12 +80,14 @@ def write_around(figure: Figure, sheet: Sheet, title: str, words: str, notes: Se
     """The title at the top of a sheet, the caption and the notes at its bottom."""
     title = figure_text(title)
     left = OUTER / sheet.width
+    # 14 points, or as many as let the title fit into the sheet: a letter of 14 points is about 13.8 pixels wide.
     points = min(14.0, 14.0 * (sheet.width - 2 * OUTER) / (13.8 * max(1, len(title))))
     style: dict[str, Any] = {"color": "white", "fontsize": points, "weight": "bold", "va": "center", "gid": "title"}
     figure.text(left, 1 - 26 / sheet.height, title, **style)
     lines = [(line, _FAINT) for line in _wrapped(figure_text(words), sheet.width)]
     warnings = [figure_text(f"! {note[:1].upper()}{note[1:]}.") for note in notes]
     lines += [(line, _ALERT) for warning in warnings for line in _wrapped(warning, sheet.width)]
+    # From the bottom up, because the bottom is what is fixed.
     for number, (line, colour) in enumerate(reversed(lines)):
         y = (OUTER * 0.7 + number * LINE) / sheet.height
         figure.text(left, y, line, color=colour, fontsize=_POINTS, va="bottom", gid="caption")

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from verse3d.core.labels import VERTEBRAE
-from verse3d.report.dataset_stats import WORLD_AXES, CaseStats, bin_edges_hu, splits_of
+from verse3d.report.dataset_stats import WORLD_AXES, CaseStats, bin_edges_hu, splits_of, summarise
 from verse3d.report.histograms import COLOURS, Quantity, draw_values, say_nothing
 
 _INSIDE, _OUTSIDE = "#c0392b", "#5d6d7e"
@@ -82,6 +82,7 @@ def _histograms(cases: Sequence[CaseStats], title: str, quantities: Sequence[Qua
 def _orientation(cases: Sequence[CaseStats]) -> Figure:
     known = [case for case in cases if case.survey.shape is not None]
     figure, (left, right) = _panels("Orientation", _cases(len(known)), 2)
+    # Reversed: horizontal bars are drawn from the bottom, and the most common one belongs at the top.
     order = [code for code, _ in Counter(case.survey.axis_codes for case in known).most_common()][::-1]
     _stacked_bars(left, known, order, lambda case: [case.survey.axis_codes], horizontal=True)
     left.set(xlabel="cases", ylabel="axes i, j, k grow towards")
@@ -122,6 +123,7 @@ def _stacked_bars(
     if not order:
         say_nothing(axes)
         return
+    # Each split stands on the ones before it: ``base`` is where the next one begins.
     places, base = np.arange(len(order)), np.zeros(len(order), dtype=int)
     for split in splits_of(cases):
         counts = Counter(name for case in cases if case.split == split for name in names(case))
@@ -147,6 +149,7 @@ def _grey_values(cases: Sequence[CaseStats]) -> Figure:
     centres = (bin_edges_hu()[:-1] + bin_edges_hu()[1:]) / 2
     parts = (("inside of the masks", _INSIDE, "hu_inside"), ("outside", _OUTSIDE, "hu_outside"))
     for name, colour, field in parts if masked else ():
+        # (cases, 64): every case counts alike, however many voxels it has
         shares = np.array([_shares(getattr(case.survey, field)) for case in masked])
         left.fill_between(centres, *np.percentile(shares, [10, 90], axis=0), color=colour, alpha=0.2, linewidth=0)
         left.plot(centres, shares.mean(axis=0), color=colour, linewidth=1.8, label=name)
@@ -155,6 +158,7 @@ def _grey_values(cases: Sequence[CaseStats]) -> Figure:
     )
     left.set_title("line: mean of the cases, band: 80 % of them" if masked else "", fontsize=10)
     if masked:
+        # Most voxels are air and few are bone: linear below 1 %, logarithmic above.
         left.set_yscale("symlog", linthresh=1, linscale=0.6)
         left.set_yticks([0, 0.5, 1, 2, 5, 10, 20, 50, 100], ["0", "0.5", "1", "2", "5", "10", "20", "50", "100"])
         left.set_ylim(0, 100)
@@ -162,7 +166,10 @@ def _grey_values(cases: Sequence[CaseStats]) -> Figure:
         left.legend(frameon=False)
     else:
         say_nothing(left)
-    draw_values(right, masked, Quantity("median HU inside of the mask", _median_inside))
+    median = Quantity(
+        "median HU inside of the mask", lambda case: None if case.inside is None else case.inside.percentiles_hu[1]
+    )
+    draw_values(right, masked, median)
     _finish(figure, [right], masked)
     return figure
 
@@ -172,23 +179,15 @@ def _shares(counts: Sequence[int]) -> NDArray[np.float64]:
     return np.asarray(100 * found / max(found.sum(), 1.0))
 
 
-def _median_inside(case: CaseStats) -> float | None:
-    return None if case.inside is None else case.inside.percentiles_hu[1]
-
-
 def _splits(cases: Sequence[CaseStats]) -> Figure:
     splits = splits_of(cases)
-    by_split = {split: [case for case in cases if case.split == split] for split in splits}
-    counts = {
-        "scans": [sum(case.case.image is not None for case in group) for group in by_split.values()],
-        "subjects": [len({case.case.subject for case in group}) for group in by_split.values()],
-        "vertebrae": [sum(len(case.survey.label_voxels) for case in group) for group in by_split.values()],
-    }
+    summaries = [summary for summary in summarise(cases) if summary.split in splits]
     folds = Counter(case.case.fold for case in cases if case.case.fold is not None)
     subjects = len({case.case.subject for case in cases})
     subtitle = f"n = {_count(len(cases), 'case')} of {_count(subjects, 'subject')}"
     figure, panels = _panels("Splits", subtitle, 4 if folds else 3)
-    for axes, (name, heights) in zip(panels, counts.items(), strict=False):
+    for axes, name in zip(panels, ("scans", "subjects", "vertebrae"), strict=False):
+        heights = [getattr(summary, name) for summary in summaries]
         _plain_bars(axes, splits, heights, [COLOURS[split] for split in splits])
         axes.set(ylabel=name)
     if folds:
@@ -206,6 +205,7 @@ def _plain_bars(axes: Axes, names: Sequence[str], heights: Sequence[int], colour
     bars = axes.bar(np.arange(len(names)), heights, color=colours, width=0.7)
     axes.bar_label(bars, padding=2)
     axes.set_xticks(np.arange(len(names)), names)
+    # As wide as two at least, or a single bar would fill the panel.
     axes.set_xlim(-0.8, max(len(names), 2) - 0.2)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(0, 1.12 * max(1, *heights))

@@ -29,9 +29,13 @@ def compare_figure(comparison: Comparison) -> Figure:
     for axes, metric in zip(figure.subplots(1, len(_SHOWN)), _SHOWN, strict=True):
         columns = [standing.column(metric) for standing in comparison.standings]
         if metric == "consistency":
+            # As a column of its own: consistency is best where it is like the truth's, not where it is highest.
             columns.append(comparison.standings[0].column("consistency_of_truth"))
         _draw(axes, np.array(columns), named)
-        _widen(axes, _SHOWN[metric])
+        # Tiny differences must look tiny: an axis never shows less than a range that matters.
+        low, high = axes.get_ylim()
+        if high - low < _SHOWN[metric]:
+            axes.set_ylim((low + high - _SHOWN[metric]) / 2, (low + high + _SHOWN[metric]) / 2)
         axes.set_title(_title(metric), fontsize=9)
         axes.set_xticks(range(len(columns)), [*map(figure_text, names), "truth"][: len(columns)], fontsize=8)
     if named:
@@ -48,12 +52,6 @@ def compare_figure(comparison: Comparison) -> Figure:
     return figure
 
 
-def _widen(axes: Axes, least: float) -> None:
-    low, high = axes.get_ylim()
-    if high - low < least:
-        axes.set_ylim((low + high - least) / 2, (low + high + least) / 2)
-
-
 def _title(metric: str) -> str:
     better = {"higher": " (higher is better)", "lower": " (lower is better)", "": " (best: like the truth)"}
     return METRICS[metric].title + "\n" + better[METRICS[metric].better].strip()
@@ -62,6 +60,7 @@ def _title(metric: str) -> str:
 def _draw(axes: Axes, columns: NDArray[np.float64], named: bool) -> None:
     """One line per case over the columns (contestants, cases), and a black bar at each column's mean."""
     places, cases = np.arange(len(columns)), columns.shape[1]
+    # Many lines lie on one another, so each is fainter.
     alpha = 0.9 if named else float(np.clip(12 / cases, 0.25, 0.8))
     for number in range(cases):
         colour = f"C{number}" if named else "tab:blue"

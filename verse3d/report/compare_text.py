@@ -42,7 +42,12 @@ def markdown(comparison: Comparison) -> str:
         *map(_said, verdicts(comparison)),
         _circumstances(comparison),
     ]
-    parts += ["## Scores", _score_table(comparison)]
+    head = ["mean ± sd over the cases", *names]
+    rows = [
+        [metric.title, *(score_cell(standing, key) for standing in comparison.standings)]
+        for key, metric in METRICS.items()
+    ]
+    parts += ["## Scores", _table(head, rows)]
     for name, pairs in comparison.pairs.items():
         parts += [f"## {markdown_text(name)} minus {markdown_text(names[0])}, in pairs", _pair_table(pairs)]
     parts += ["## What it took", _cost_table(comparison), "## Case by case", _case_table(comparison)]
@@ -69,18 +74,9 @@ def _circumstances(comparison: Comparison) -> str:
         lines.append(f"{markdown_text(standing.contestant.name)} predicted on: {devices}.")
     lines += [f"**Not equal** — {markdown_text(difference)}." for difference in comparison.differences]
     lines += [f"**Flatters** — {markdown_text(note)}." for note in comparison.notes]
-    left_out = [(markdown_text(case), markdown_text(_one_line(reason))) for case, reason in comparison.left_out]
+    left_out = [(markdown_text(case), markdown_text(" ".join(reason.split()))) for case, reason in comparison.left_out]
     lines += [f"**Left out** — {case}: {reason}" for case, reason in left_out]
     return "\n".join(f"- {line}" for line in lines)
-
-
-def _score_table(comparison: Comparison) -> str:
-    head = ["mean ± sd over the cases", *(standing.contestant.name for standing in comparison.standings)]
-    rows = [
-        [metric.title, *(score_cell(standing, key) for standing in comparison.standings)]
-        for key, metric in METRICS.items()
-    ]
-    return _table(head, rows)
 
 
 def score_cell(standing: Standing, metric: str) -> str:
@@ -97,6 +93,7 @@ def score_cell(standing: Standing, metric: str) -> str:
 def _pair_table(pairs: Mapping[str, PairedDifference]) -> str:
     head = ["", "pairs", "mean difference", "95 % interval", "p", "larger / equal / smaller"]
     rows = []
+    # What is the same for everybody has no differences to tell.
     for key, pair in ((key, pair) for key, pair in pairs.items() if key not in _OF_TRUTH):
         digits = METRICS[key].digits
         interval = "–" if math.isnan(pair.low) else interval_text(key, pair)
@@ -121,6 +118,7 @@ def _cost_table(comparison: Comparison) -> str:
 
 def _cost(cost: Callable[[TrainedModel], float], models: Sequence[TrainedModel]) -> str:
     """The mean over the runs; unknown if it is for one of them."""
+    # NaN of one run makes the mean NaN, which is what "unknown" means here.
     values = [float(cost(model)) for model in models]
     return _count(math.fsum(values) / len(values))
 
@@ -148,6 +146,7 @@ def csv_text(comparison: Comparison) -> str:
         for metric in METRICS:
             base = first.values[case][metric]
             values = [standing.values[case][metric] for standing in comparison.standings]
+            # NaN minus anything is NaN: where one is undefined the pair is, too.
             minus = [other.values[case][metric] - base for other in others]
             rows.append([case, metric, *("" if math.isnan(value) else repr(value) for value in [*values, *minus])])
     return csv_table(rows)
@@ -205,10 +204,7 @@ def _same(values: set[str]) -> str:
     return ", ".join(sorted(values))
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    # Each cell is escaped by itself, so a name with "|" in it makes no column.
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(markdown_text(cell) for cell in line) + " |" for line in lines)

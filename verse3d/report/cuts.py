@@ -101,8 +101,13 @@ def cut_through(places: Sequence[LabelPlace], geometry: Geometry) -> NDArray[np.
     if not places:
         return grid.world_from_index((np.array([grid.shape]) - 1) / 2).reshape(3)
     if len(places) == 1:
-        index = (places[0].middle[0], _coronal_index(places), _fullest_axial(places[0], grid.spacing_mm[2]))
+        # Of a column of vertebrae the fullest plane near the middle is a body with its arch, and no disc.
+        only, reach = places[0], int(_VERTEBRA_HALF_HEIGHT_MM / grid.spacing_mm[2])
+        first = max(0, int(only.middle[2]) - reach)
+        axial = first + int(np.argmax(only.axial_voxels[first : int(only.middle[2]) + reach + 1]))
+        index = (only.middle[0], _coronal_index(places), axial)
         return grid.world_from_index(np.rint([index])).reshape(3)
+    # Medians: one label that a network invented far away does not pull the planes off.
     centres = np.array([place.centre for place in places])
     heights = np.sort(centres[:, 2])
     index = (np.median(centres[:, 0]), _coronal_index(places), heights[len(heights) // 2])
@@ -125,6 +130,7 @@ def cut_through_bone(scan: Preview) -> NDArray[np.float64] | None:
     bone = (near > _BONE_HU[0]) & (near < _BONE_HU[1])
     if not bone.any():
         return None
+    # Smoothed over three planes, so that a single noisy one does not win.
     depth = int(np.argmax(ndimage.uniform_filter1d(np.count_nonzero(bone, axis=(0, 2)).astype(float), 3)))
     across = np.count_nonzero(bone[:, max(0, depth - 4) : depth + 5], axis=(1, 2))
     x = first + step[0] * np.average(np.arange(len(across)), weights=across)
@@ -133,16 +139,11 @@ def cut_through_bone(scan: Preview) -> NDArray[np.float64] | None:
 
 def _coronal_index(places: Sequence[LabelPlace]) -> int:
     """The plane that cuts most labels near their largest section, which is that of the body; of those the fullest."""
+    # (labels, J): voxels of each label in each coronal plane
     voxels = np.array([place.coronal_voxels for place in places])
     cut = np.count_nonzero(voxels >= _BODY_SHARE * voxels.max(axis=1, keepdims=True), axis=0)
+    # By how many labels a plane cuts well, among equals by how many voxels: lexsort takes its last key first.
     return int(np.lexsort((voxels.sum(axis=0), cut))[-1])
-
-
-def _fullest_axial(place: LabelPlace, spacing_mm: float) -> int:
-    """The axial plane near the middle with most of a label: of a column of vertebrae a body with its arch, no disc."""
-    reach = int(_VERTEBRA_HALF_HEIGHT_MM / spacing_mm)
-    first = max(0, int(place.middle[2]) - reach)
-    return first + int(np.argmax(place.axial_voxels[first : int(place.middle[2]) + reach + 1]))
 
 
 def level_place(places: Sequence[LabelPlace], name: str) -> LabelPlace:

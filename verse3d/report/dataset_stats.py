@@ -66,6 +66,7 @@ class CaseStats:
         if self.survey.spacing_mm is None:
             return None
         low, middle, high = sorted(self.survey.spacing_mm)
+        # 0.4 0.4 1.0: thick slices, 1.0 through the plane;   0.4 0.9 0.9: thin ones, 0.4
         thick = high - middle >= middle - low
         return ((low + middle) / 2, high) if thick else ((middle + high) / 2, low)
 
@@ -127,6 +128,7 @@ def summed_up(counts: Sequence[int]) -> GreyValues | None:
 
 def _percentile(weights: NDArray[np.float64], percent: float) -> float:
     """The value below which so many percent of a histogram lie, voxels spread evenly within their bin."""
+    # below: 0 | voxels up to the first edge | up to the second ...; the target lies in one bin, part of the way
     below = np.concatenate([[0.0], np.cumsum(weights)])
     target = percent / 100 * below[-1]
     position = int(np.searchsorted(below[1:], target))
@@ -147,6 +149,7 @@ def splits_of(cases: Iterable[CaseStats]) -> list[str]:
 def summarise(cases: Sequence[CaseStats]) -> list[SplitSummary]:
     """A summary per split, and one of all cases if there are several splits."""
     splits = splits_of(cases)
+    # A summary of all would only repeat that of a single split.
     found = [_summary(split, [case for case in cases if case.split == split]) for split in splits]
     return found if len(splits) == 1 else [*found, _summary("all", cases)]
 
@@ -154,15 +157,17 @@ def summarise(cases: Sequence[CaseStats]) -> list[SplitSummary]:
 def _summary(name: str, cases: Sequence[CaseStats]) -> SplitSummary:
     surveys = [case.survey for case in cases]
     spacings = [case.plane_spacing_mm for case in cases if case.plane_spacing_mm is not None]
+    # (cases, 2) -> the two columns; reshaped first, because of no cases there would be no columns either
+    in_plane_mm, through_plane_mm = np.reshape(spacings, (-1, 2)).T
     return SplitSummary(
         split=name,
         scans=sum(case.case.image is not None for case in cases),
         subjects=len({case.case.subject for case in cases}),
         masks=sum(survey.has_mask for survey in surveys),
         vertebrae=sum(len(survey.label_voxels) for survey in surveys),
-        levels=levels_text({label for survey in surveys for label in survey.label_voxels}),
-        in_plane_mm=_median(spacing[0] for spacing in spacings),
-        through_plane_mm=_median(spacing[1] for spacing in spacings),
+        levels=levels_text(set().union(*(survey.label_voxels for survey in surveys))),
+        in_plane_mm=_median(in_plane_mm),
+        through_plane_mm=_median(through_plane_mm),
         height_mm=_median(survey.extent_mm[2] for survey in surveys if survey.extent_mm is not None),
         inside_hu=_median(case.inside.percentiles_hu[1] for case in cases if case.inside is not None),
     )
@@ -179,6 +184,7 @@ def write_table(path: Path, cases: Sequence[CaseStats]) -> None:
     Raises:
         OutputError: it cannot be written.
     """
+    # The header comes from a case of which nothing is known, so it is there without any case.
     rows = [_row(case) for case in cases]
     write_text(path, csv_table([list(_row(_EMPTY)), *(list(row.values()) for row in rows)]))
 

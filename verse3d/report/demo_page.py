@@ -50,6 +50,7 @@ def data_section(report: CheckReport, splits: Mapping[str, int]) -> Section:
 
 def training_section(history: Sequence[Mapping[str, float]], best_epoch: int, best_dice: float, loss: Path) -> Section:
     """How long the network learnt, and how the loss fell."""
+    # A run that was stopped in its first epoch has no row yet.
     last = history[-1] if history else {}
     length = f"{len(history)} epoch{'s' if len(history) != 1 else ''} in {last.get('minutes', math.nan):.1f} minutes"
     chosen = "" if math.isnan(best_dice) else f" Epoch {best_epoch} is kept: validation Dice {best_dice:.3f}."

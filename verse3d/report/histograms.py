@@ -34,6 +34,7 @@ def draw_values(axes: Axes, cases: Sequence[CaseStats], quantity: Quantity) -> N
         say_nothing(axes)
         return
     (_dots if len(everything) <= _MOST_DOTS else _bars)(axes, values, whole=quantity.whole)
+    # A median, because a few whole-body scans would pull a mean along.
     median = float(np.median(everything))
     axes.axvline(median, color="#222222", linewidth=1.2, linestyle="--")
     axes.set_title(f"dashed line: median {median:.3g}", fontsize=10, color="#222222")
@@ -60,6 +61,7 @@ def _dots(axes: Axes, values: Mapping[str, Sequence[float]], *, whole: bool) -> 
     heights = np.zeros(len(places))
     for split, group in values.items():
         for value in sorted(group):
+            # The last edge belongs to the last column.
             column = min(int(np.searchsorted(edges, value, side="right")) - 1, len(places) - 1)
             axes.plot(value, heights[column] + 0.5, "o", color=COLOURS[split], markersize=9, markeredgecolor="white")
             heights[column] += 1
@@ -79,8 +81,10 @@ def nice_edges(values: Sequence[float], *, whole: bool = False) -> NDArray[np.fl
         whole: the values are counts, so that a bin is not narrower than 1.
     """
     low, high = min(values), max(values)
+    # All values alike: a bin as wide as a twentieth of them; all 0: one of width 1.
     least = (high - low) / _MOST_BINS or abs(high) / 20 or 1.0
     power = 10.0 ** np.floor(np.log10(least))
+    # 1 - 1e-9: a width that is just right must not fall to the next larger one by rounding.
     step = next(factor * power for factor in (*_STEPS, 10.0) if factor * power >= least * (1 - 1e-9))
     step = max(step, 1.0) if whole else step
     first = np.floor(low / step) * step if high > low else low - step / 2

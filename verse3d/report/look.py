@@ -90,6 +90,7 @@ def look_figure(
     words = caption(scan, shown)
     notes = (*scan.notes, *mask_notes(mask, places, table, scheme), *remarks)
     unknown = [place for place in places if place.id not in VERSE_IDS]
+    # Room for the legend is part of the layout, so nothing is drawn over the planes.
     below = unknown_lines(unknown)
     sheet = arrange(panel_sizes(geometry), lambda width: lines(words, notes, width) + below)
     figure = empty_figure(sheet)
@@ -117,5 +118,6 @@ def _centre(
         return np.asarray(at_mm, dtype=float)
     if level is not None:
         return cut_through([level_place(places, level)], geometry)
+    # Without a mask, and with HU, bone shows where the spine is; else the middle has to do.
     in_bone = None if places or not has_hounsfield_units(scan) else cut_through_bone(scan)
     return cut_through(places, geometry) if in_bone is None else in_bone

@@ -91,6 +91,9 @@ def spread(wanted: ArrayLike, gap: float, low: float, high: float) -> NDArray[np
         [8.0, 13.0, 30.0]
     """
     steps = gap * np.arange(np.size(wanted))
+    # Less what all before it need, positions may fall together, but not cross:
+    #
+    #     wanted 10 11 30, gap 5   ->  10 6 20   ->  never falling, from both ends: 8 8 20   ->  8 13 30
     flat = np.asarray(wanted, dtype=float) - steps
     pushed_down = np.maximum.accumulate(flat)
     pushed_up = np.minimum.accumulate(flat[::-1])[::-1]
@@ -125,9 +128,11 @@ def _edges(
     pixel_height, pixel_width = mask.pixel_mm
     row = min(int(heights_mm[0] / pixel_height), mask.pixels.shape[0] - 1)
     own = mask.pixels == label
+    # A crescent may have nothing at the height of its own middle: then anywhere.
     at_row = np.flatnonzero(own[row] if own[row].any() else own.any(axis=0))
     first = max(0, int((heights_mm[1] - line_mm / 2) / pixel_height))
     last = int((heights_mm[1] + line_mm / 2) / pixel_height) + 1
+    # Beside all bones at the height of the text, not only its own: a name never covers a mask.
     columns = np.concatenate([at_row, np.flatnonzero((mask.pixels[first:last] > 0).any(axis=0))])
     outermost, beyond = (np.min, 0) if side == "left" else (np.max, 1)
     bone = float(outermost(at_row) + beyond) * pixel_width, (row + 0.5) * pixel_height

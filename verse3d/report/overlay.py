@@ -50,6 +50,7 @@ def overlay_figure(
             raise GeometryError(f"the {name} of shape {mask.shape} does not lie on a grid of shape {geometry.shape}")
     places = {name: label_places(mask, geometry) for name, mask in masks.items()}
     centre = cut_through(next(iter(places.values()), ()), geometry) if centre_mm is None else centre_mm
+    # One window for all rows, or the same slice would look different under each mask.
     window = choose_window(scan)
     layers = [Layer(None, {}, "CT")]
     layers += [Layer(mask, label_table(places[name], binary=binary), name) for name, mask in masks.items()]

@@ -55,6 +55,7 @@ def write_page(path: Path, title: str, introduction: str, sections: Sequence[Sec
         DataError: a picture is missing, or larger than 20 MB.
         OutputError: the page cannot be written.
     """
+    # Copied in, like the pictures: a page that is sent by mail must not miss a file.
     style = resources.files("verse3d.report").joinpath("page.css").read_text(encoding="utf-8")
     links = "".join(
         f'<a href="#part{number}">{markup_text(section.title)}</a>' for number, section in enumerate(sections)
@@ -88,6 +89,7 @@ def _table(table: Table) -> str:
 
 def _figure(picture: Picture) -> str:
     """A picture as text inside of the page: data:image/png;base64,iVBORw0K..."""
+    # Base64 makes a third more of it; a page of hundreds of MB opens nowhere.
     file = regular_file(picture.path)
     if file.stat().st_size > _MOST_PICTURE_BYTES:
         raise DataError(f"{picture.path} has {file.stat().st_size / 1e6:.0f} MB, too much for a page")

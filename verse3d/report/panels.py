@@ -93,15 +93,11 @@ def draw_row(
         _draw_surroundings(axes, back, names, sheet)
         _draw_cuts(axes, back, geometry, centre_mm, sheet.scale)
     if layer.name:
-        _name_row(figure, sheet, boxes, layer.name)
-
-
-def _name_row(figure: Figure, sheet: Sheet, boxes: Sequence[tuple[float, float, float, float]], name: str) -> None:
-    """The name of a row, from bottom to top, at the left of what may stand beside its first panel."""
-    left, top, _, height = boxes[0]
-    place = (max(0.6 * OUTER, left - 3 * BESIDE) / sheet.width, 1 - (top + height / 2) / sheet.height)
-    style: dict[str, Any] = {"color": _TEXT, "fontsize": _LETTER_POINTS, "weight": "bold", "gid": "row"}
-    figure.text(*place, name, rotation=90, ha="center", va="center", **style)
+        # From bottom to top, at the left of what may stand beside the first panel.
+        left, top, _, height = boxes[0]
+        place = (max(0.6 * OUTER, left - 3 * BESIDE) / sheet.width, 1 - (top + height / 2) / sheet.height)
+        style: dict[str, Any] = {"color": _TEXT, "fontsize": _LETTER_POINTS, "weight": "bold", "gid": "row"}
+        figure.text(*place, layer.name, rotation=90, ha="center", va="center", **style)
 
 
 def _panel(figure: Figure, sheet: Sheet, back: PlaneSlice, box: tuple[float, float, float, float]) -> Axes:
@@ -112,6 +108,7 @@ def _panel(figure: Figure, sheet: Sheet, back: PlaneSlice, box: tuple[float, flo
         width / sheet.width,
         height / sheet.height,
     )
+    # Pixels from the upper left corner -> fractions from the lower left one, as matplotlib counts.
     axes = figure.add_axes(place, label=back.plane, facecolor="black")
     axes.set(xlim=(0, back.size_mm[1]), ylim=(back.size_mm[0], 0), xticks=[], yticks=[])
     for spine in axes.spines.values():
@@ -122,6 +119,7 @@ def _panel(figure: Figure, sheet: Sheet, back: PlaneSlice, box: tuple[float, flo
 def _draw_greys(axes: Axes, back: PlaneSlice, scan: Preview, window: Window) -> None:
     height, width = back.size_mm
     values = np.ma.masked_invalid(scan.values(back.pixels))
+    # Smoothing would spread a NaN over its neighbours.
     smooth = "nearest" if np.ma.is_masked(values) else "bilinear"
     axes.imshow(
         values,
@@ -138,6 +136,7 @@ def _draw_labels(axes: Axes, mask: PlaneSlice, table: Mapping[int, Label], *, fi
     """The labels as coloured fields with an outline."""
     height, width = mask.size_mm
     ids, numbers = np.unique(mask.pixels, return_inverse=True)
+    # One colour per id that occurs, then one look-up per pixel: (rows, columns) -> (rows, columns, 4).
     colours = np.array([[*table[label].rgb, 255] if label else [0] * 4 for label in ids.tolist()]) / 255.0
     fill = colours * np.array([1, 1, 1, _FILL_ALPHA_ALONE if filled else _FILL_ALPHA])
     shown = fill[numbers.reshape(mask.pixels.shape)]
@@ -160,8 +159,10 @@ def _draw_names(axes: Axes, mask: PlaneSlice, table: Mapping[int, Label], scale:
     sizes: dict[str, float] = {"line_mm": _NAME_LINE / scale, "letter_mm": _NAME_LETTER / scale}
     placed = place_names(mask, names, side=_SIDES[mask.plane], margin_mm=BESIDE / scale, **sizes)
     for name in placed:
-        colour = _light(table[name.id].rgb)
+        # The bone's own colour, mixed with white, to be read on dark ground.
+        colour = tuple(0.55 * value / 255 + 0.45 for value in table[name.id].rgb)
         start = (name.x_mm, name.y_mm)
+        # A line only where the name was moved away from its bone to make room for others.
         far = np.abs(np.subtract(start, name.bone_mm)) > np.array([2 * _NAME_LETTER, 0.6 * _NAME_LINE]) / scale
         if far.any():
             axes.plot(*zip(start, name.bone_mm, strict=True), color=colour, linewidth=0.7, clip_on=False)
@@ -177,15 +178,11 @@ def _leaves(name: PlacedName, back: PlaneSlice, scale: float) -> bool:
     return name.x_mm < length if name.side == "left" else name.x_mm + length > back.size_mm[1]
 
 
-def _light(rgb: tuple[int, int, int]) -> tuple[float, ...]:
-    """The colour mixed with white, to be read on dark ground."""
-    return tuple(0.55 * value / 255 + 0.45 for value in rgb)
-
-
 def _draw_surroundings(axes: Axes, back: PlaneSlice, names: Sequence[PlacedName], sheet: Sheet) -> None:
     """What stands around the slice, so that it covers nothing: the plane's name, the directions, the scale bar."""
     height = back.size_mm[0] * sheet.scale
     outside = [name.y_mm * sheet.scale for name in names if _leaves(name, back, sheet.scale)]
+    # The letters at the sides evade names that stand there.
     side = 1 - _free_height(outside, height) / height
     letters = {
         "left": ((0, side), (-17, 0)),
@@ -239,6 +236,7 @@ def _draw_cuts(axes: Axes, back: PlaneSlice, geometry: Geometry, centre_mm: Arra
     grid = geometry.reoriented("RAS")
     index = np.rint(grid.index_from_world(np.reshape(centre_mm, (1, 3)))[0])
     index = np.clip(index, 0, np.array(grid.shape) - 1)
+    # Pictures run from the far end of each axis: the head, the front, the patient's right.
     from_far_end = (np.array(grid.shape) - index - 0.5) * np.array(grid.spacing_mm)
     across, up = [axis for axis in range(3) if axis != PLANES.index(back.plane)]
     height, width = back.size_mm

@@ -38,6 +38,7 @@ def draw_case(case: Case, mask: Path, picture: Path, *, title: str, scheme: str 
         OutputError: the picture cannot be written.
     """
     scan = read_preview(case.image_path())
+    # Without names all vertebrae have one colour: ids of a binary prediction would be taken for C1.
     binary = scheme != "vertebrae"
     shown = {"truth": read_mask(case), "prediction": read_labels(mask)}
     for volume in shown.values():
@@ -84,6 +85,7 @@ def draw_folder(
         except CASE_ERRORS as error:
             keep_or_raise(error)
             _log.error("%s is not drawn: %s", case.case, reason_of(error))
+    # The run folder may be gone, or be on another machine.
     if model is not None and (history := history_of(model)):
         drawn.append(draw_loss(history, folder / LOSS_PICTURE))
     return tuple(drawn)

@@ -57,6 +57,7 @@ def arrange(sizes_mm: Sequence[tuple[float, float]], lines: Callable[[float], in
     heights, widths = np.array(sizes_mm).T
     room = _WIDTH - 2 * OUTER - 2 * len(widths) * BESIDE
     scale = float(min(room / widths.sum(), tallest / heights.max()))
+    # A thin slab gets a cell in which its letters fit; the others share the rest of the width.
     thin = widths * scale < _NARROWEST
     if thin.any() and not thin.all():
         scale = float(min((room - thin.sum() * _NARROWEST) / widths[~thin].sum(), tallest / heights.max()))

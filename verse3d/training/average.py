@@ -28,6 +28,7 @@ class RunningMean(AveragedModel):
     @torch.no_grad()
     def blend(self, model: nn.Module) -> None:
         """The part that happens on the device, always the same kernels; whole numbers (counts) are copied."""
+        # mean = mean + (1 - decay) * (new - mean), for all weights in one launch; a count cannot be averaged.
         pairs = list(self._pairs(model))
         floating = [pair for pair in pairs if pair[0].is_floating_point()]
         torch._foreach_lerp_([mine for mine, _ in floating], [new for _, new in floating], 1 - self._decay)

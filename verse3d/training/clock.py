@@ -65,8 +65,10 @@ class Clock:
         """
         if self._limit is None or len(self._steps) < 2:
             return total
+        # The mean over the window: one slow step, or a validation, changes it little.
         (first, began), (step, now) = self._steps[0], self._steps[-1]
         minutes_per_step = (now - began) / 60 / (step - first)
+        # A clock that has not moved says nothing about the speed: then the plan holds.
         left = max(0.0, self._limit - self.minutes) / minutes_per_step if minutes_per_step > 0 else total
         return min(float(total), step + left)
 

@@ -38,6 +38,7 @@ def choose_workers(runtime: RuntimeConfig, device: torch.device, sharing: int = 
     """
     if runtime.workers != "auto":
         return runtime.workers
+    # What this process may use, which in a container is less than what the machine has.
     cores = (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) // sharing
     if device.type == "cpu":
         return 0 if cores <= _FEW_CORES else 1
@@ -58,6 +59,7 @@ class _Guarded(Dataset[Box | Verse3dError]):
 
 
 def _pack(boxes: Sequence[Box | Verse3dError]) -> PackedBatch | Verse3dError:
+    # One bad case ends the batch: a batch with a sample less would be another training.
     errors = [box for box in boxes if isinstance(box, Verse3dError)]
     return errors[0] if errors else PackedBatch.of([box for box in boxes if not isinstance(box, Verse3dError)])
 
@@ -89,6 +91,8 @@ class Feed(Iterator[Batch]):
         self._device = device
         self._packed: Iterator[PackedBatch | Verse3dError] | None = None
         self._ahead: tuple[Batch, torch.cuda.Event] | None = None
+        # main stream   | step n        | step n + 1    |
+        # side stream   | batch n + 1 | | batch n + 2 | |
         self._side = side_stream(device) if device.type == "cuda" else None
         self.waiting = GpuWaiting() if device.type == "cuda" else CpuWaiting()
 
@@ -122,6 +126,7 @@ class Feed(Iterator[Batch]):
 
     def _next_packed(self) -> PackedBatch:
         if self._packed is None:
+            # Workers are new programs; without this each would run the user's script once more.
             with without_main():
                 self._packed = iter(self._loader)
         packed = next(self._packed)
@@ -138,6 +143,7 @@ class Feed(Iterator[Batch]):
 
     def _taken(self, batch: Batch, ready: torch.cuda.Event) -> Batch:
         here = torch.cuda.current_stream(self._device)
+        # The step waits on the GPU for the batch, not this program: it goes on launching.
         here.wait_event(ready)
         for tensor in batch.values():
             tensor.record_stream(here)  # so that its memory is not given away while a step still reads it
@@ -180,18 +186,18 @@ class GpuWaiting(CpuWaiting):
         self._gaps: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     def end(self) -> None:
-        """See ``CpuWaiting``."""
+        """The batch is there: mark the moment at which the GPU may go on."""
         if self._step_end is None:  # nothing was launched before, so the time of this program counts
             super().end()
             return
         self._gaps.append((self._step_end, _marked()))
 
     def working(self) -> None:
-        """See ``CpuWaiting``."""
+        """A step was launched: mark the moment at which the GPU has finished it."""
         self._step_end = _marked()
 
     def take(self) -> float:
-        """See ``CpuWaiting``. Waits for the GPU."""
+        """Seconds between the marks since the last call, and those on the CPU. Waits for the GPU."""
         # elapsed_time wants both marks passed; the last one is passed last.
         if self._gaps:
             self._gaps[-1][1].synchronize()

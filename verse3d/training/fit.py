@@ -127,8 +127,12 @@ def _fit(config: Config, index: CaseIndex, folder: RunFolder, options: FitOption
     ranks.from_first(lambda: write_index(folder.cases, index))
     session = _session(config, folder, training, validation, options)
     standing = session.standing
+    # In the order in which the run will want them: | cases of the first epoch | validation | all others |
+    order = [training[number] for number in session.dataset.case_order(standing.epoch + 1)]
+    soon = min(len(order), len(session.dataset))
+    wanted = [*order[:soon], *validation, *order[soon:]]
     # Each process prepares its share ahead; a case that is wanted earlier is prepared by who wants it.
-    with preparing(ranks.share(_wanted_first(session, training, validation)), options.progress):
+    with preparing(ranks.share(wanted), options.progress):
         with signals.at_once():
             _require_training_case(session, training)
         _log_start(session)
@@ -179,13 +183,6 @@ def _consider_validation(config: Config, validation: Sequence[Job]) -> None:
                 hint="give the index one (`verse3d.index(validation=0.2)`), or use `optim.schedule=cosine`",
             )
         _log.warning("there is no validation case: best.pt will be the last epoch")
-
-
-def _wanted_first(session: Session, training: Sequence[Job], validation: Sequence[Job]) -> list[Job]:
-    """All cases in the order in which the run will want them."""
-    order = [training[number] for number in session.dataset.case_order(session.standing.epoch + 1)]
-    soon = min(len(order), len(session.dataset))
-    return [*order[:soon], *validation, *order[soon:]]
 
 
 def _require_training_case(session: Session, training: Sequence[Job]) -> None:

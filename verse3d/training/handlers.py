@@ -45,6 +45,7 @@ class Losses:
     def tell(self, step: int, last_step: float) -> None:
         """Tell how far the run is, and where it will end."""
         standing, optim = self._session.standing, self._session.config.optim
+        # Rounded up: step 1 is in epoch 1, and so is the last step of it.
         epoch = -(-step // optim.steps_per_epoch)  # both count from 1
         loss = f", loss {standing.losses[-1]:.3f}" if standing.losses else ""
         best = "" if math.isnan(standing.best_dice) else f", best Dice {standing.best_dice:.3f}"
@@ -124,6 +125,7 @@ class EpochEnd:
         due = bool(session.validation) and (last or (self.is_planned(epoch) and fits))
         parts = _together(ranks, self._signals, lambda: self._own_part(due=due))
         batches = max(len(part[0]) for part in parts)
+        # Interleaved again: of ranks 0 and 1 batches 0 2 4 and 1 3 become 0 1 2 3 4, as if one had done them all.
         losses = [part[0][number] for number in range(batches) for part in parts if number < len(part[0])]
         loss = math.fsum(losses) / len(losses) if losses else math.nan
         if not due:
@@ -139,7 +141,9 @@ class EpochEnd:
     def _own_part(self, *, due: bool) -> tuple[list[float], ValidationResult | None, float]:
         """This process's share of the patches' losses and, if they are due, of the whole scans; minutes of these."""
         session, ranks = self._session, self._session.options.ranks
-        predictor = self._predictor()
+        learner = session.learner
+        network = best_network(learner).eval()
+        predictor = Predictor.of_network(network, session.config, learner.device, learner.precision)
         batches = ranks.share(list(session.loss_batches))
         losses = validation_losses(predictor, self._loss, session.augment, batches)
         if not due:
@@ -147,11 +151,6 @@ class EpochEnd:
         started = time.monotonic()
         result = validate(predictor, ranks.share(session.validation), session.options.paint)
         return losses, result, (time.monotonic() - started) / 60
-
-    def _predictor(self) -> Predictor:
-        learner = self._session.learner
-        network = best_network(learner).eval()
-        return Predictor.of_network(network, self._session.config, learner.device, learner.precision)
 
     def record(self, epoch: int, validated: Validated) -> dict[str, float]:
         """Show an epoch, or as much of it as was trained, and return its row of the history."""
@@ -164,6 +163,7 @@ class EpochEnd:
         row = {
             "epoch": epoch,
             "step": standing.step,
+            # fsum is exact, so the order in which losses were added does not matter.
             "train_loss": math.fsum(standing.losses) / done,
             "validation_loss": validated.loss,
             "lr": session.learner.schedule.rate,
@@ -231,6 +231,7 @@ def _together(ranks: Ranks, signals: StopSignals, work: Callable[[], _Part]) -> 
         if ranks.count == 1:
             raise
         stop = error
+    # Told before anything is raised: a process that left alone would let the others wait for ever.
     told = ranks.gather((part, stop is not None, isinstance(stop, Terminated)))
     if any(stopped for _, stopped, _ in told):
         raise Terminated if any(terminated for *_, terminated in told) else KeyboardInterrupt

@@ -37,6 +37,7 @@ def save_best(session: Session, epoch: int, validation: ValidationResult | None)
         scores = {"validation_dice": validation.mean_dice}
     else:
         return
+    # Known to all processes, written by one.
     standing.best_epoch = epoch
     if session.options.ranks.is_first:
         weights = best_network(session.learner).state_dict()
@@ -55,6 +56,7 @@ def save_last(session: Session) -> None:
     standing, ranks = session.standing, session.options.ranks
     require_finite(best_network(session.learner))
     require_finite(session.learner.network)
+    # Every process draws from a state of its own; the first one's is part of the learner's.
     _, *others = ranks.gather(random_state())
     if not ranks.is_first:
         return
@@ -85,6 +87,7 @@ def replace_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     kept = f"; {path.name} is still that of before" if path.exists() else ""
     try:
         with whole_file(path) as part:
+            # write beside -> read back -> rename: a run must survive a full disk and a power cut
             checksum = save_checkpoint(part, checkpoint)
             _verify(part, checksum)
     except OutputError as error:

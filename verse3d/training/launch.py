@@ -110,6 +110,7 @@ class Launcher:
     def _replayed(self, recording: _Recording, batch: Batch) -> StepResult:
         learner = self._learner
         lr = learner.schedule.rate
+        # What is not recorded is done here, on the host: schedule and counts.
         loss, grad_norm = recording.replay(batch)
         learner.schedule.after_step()
         if learner.average is not None:
@@ -122,6 +123,7 @@ def on_other_stream(learner: Learner, batch: Batch, network: NetworkCall) -> Ste
     if learner.device.type != "cuda":
         return training_step(learner, batch, network)
     here, there = torch.cuda.current_stream(), side_stream(learner.device)
+    # Two queues of one GPU: each waits for what the other was given before.
     there.wait_stream(here)
     with torch.cuda.stream(there):
         result = training_step(learner, batch, network)
@@ -187,6 +189,7 @@ def largest_batch(learner: Learner, batch: Batch) -> int:
     """
     fits, too_many = 0, len(batch["image"])
     while too_many - fits > 1:
+        # Bisection: ``fits`` does, ``too_many`` does not.
         middle = (fits + too_many) // 2
         if _fits(learner, {key: value[:middle] for key, value in batch.items()}):
             fits = middle
@@ -198,6 +201,7 @@ def largest_batch(learner: Learner, batch: Batch) -> int:
 def _fits(learner: Learner, batch: Batch) -> bool:
     learner.optimizer.zero_grad(set_to_none=True)
     fits = False
+    # The backward pass as well: before it begins only activations are held, not gradients.
     with contextlib.suppress(torch.OutOfMemoryError):
         image, label = batch["image"].to(learner.device), batch["label"].to(learner.device)
         forward(learner, learner.network, image, label).backward()  # type: ignore[no-untyped-call]

@@ -36,6 +36,7 @@ def build_learner(config: Config, device: torch.device, ranks: Ranks = _ALONE) -
     mode = get_mode(config.mode)
     network = mode.network(config).to(device)
     if device.type == "cuda":
+        # Trying which convolution is quickest may choose another one next time, which rounds differently.
         torch.backends.cudnn.benchmark = not config.runtime.deterministic
         torch.backends.cudnn.deterministic = config.runtime.deterministic
     optim, precision = config.optim, choose_precision(config.runtime.amp, device)
@@ -101,6 +102,7 @@ def restore_learner(learner: Learner, state: dict[str, Any]) -> None:
             later.
         KeyError, RuntimeError, TypeError, ValueError: a part is missing, or PyTorch refuses it.
     """
+    # All is looked at before anything is loaded: a state that is half right must leave the learner as it was.
     _require_same_kind(learner_state(learner), state, "the state", skip=("scaler", "random"))
     _require_fitting(learner.optimizer, state["optimizer"]["state"])
     learner.schedule.require_sound(state["schedule"])
@@ -130,6 +132,7 @@ def _require_same_kind(own: object, stored: object, place: str, skip: Sequence[s
 def _require_same_parts(own: object, stored: object, place: str, skip: Sequence[str]) -> None:
     """Compare what mappings and lists hold; other values hold nothing."""
     if isinstance(own, dict) and isinstance(stored, dict):
+        # Keys that only one side has are PyTorch's to judge; of "state" an empty optimizer has none yet.
         for key in own.keys() & stored.keys() - {"state", *skip}:
             _require_same_kind(own[key], stored[key], f"{place}.{key}")
     elif isinstance(own, list | tuple) and isinstance(stored, list | tuple):
@@ -197,6 +200,7 @@ def _require_count(value: object, what: str) -> None:
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Also from another kind of device than the one it was saved on. What the config decides stays as it is."""
+    # A resumed run may have another rate or weight decay: the config decides, not the file.
     kept = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
     for group, own in zip(optimizer.param_groups, kept, strict=True):
@@ -217,5 +221,6 @@ def _move_counts(optimizer: torch.optim.Optimizer) -> None:
 def plain_optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """The state for a checkpoint: the rate as a number, whatever it is while a network learns."""
     state = optimizer.state_dict()
+    # A tensor on a GPU would be read back onto a GPU that need not be there.
     groups = [{**group, "lr": float(group["lr"])} for group in state["param_groups"]]
     return {**state, "param_groups": groups}

@@ -68,6 +68,7 @@ class Loop:
         self.feed = open_feed(session)
         self.losses = Losses(session, monitor)
         self.epoch_end = EpochEnd(session, monitor, signals)
+        # Time and steps of earlier sessions count for the run, but not for the cost of this one.
         self._minutes_before, self._first_step = self.standing.minutes, self.standing.step
         self._seconds = self._waited = 0.0
         self._marked = time.monotonic()
@@ -82,13 +83,13 @@ class Loop:
             self.finish_epoch()
         self._tell_schedule(self.total)
         if self.stop == "finished" and self.standing.epoch < optim.epochs:
-            engine = self._engine()
+            engine = Engine(self._step)
+            engine.logger.setLevel(logging.CRITICAL)  # our own log says what happened
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._after_step)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._after_epoch)
+            # ignite begins in the middle of an epoch, if it is told after which iteration.
             engine.load_state_dict(
-                {
-                    "iteration": self.standing.step,
-                    "max_epochs": optim.epochs,
-                    "epoch_length": self.steps_per_epoch,
-                }
+                {"iteration": self.standing.step, "max_epochs": optim.epochs, "epoch_length": self.steps_per_epoch}
             )
             self._mark()
             engine.run(self.feed, max_epochs=optim.epochs, epoch_length=self.steps_per_epoch)
@@ -100,16 +101,10 @@ class Loop:
         """Of the epoch that is being trained."""
         return self.standing.step - self.standing.epoch * self.steps_per_epoch
 
-    def _engine(self) -> Engine:
-        engine = Engine(self._step)
-        engine.logger.setLevel(logging.CRITICAL)  # our own log says what happened
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._after_step)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._after_epoch)
-        return engine
-
     def _step(self, _: Engine, batch: Batch) -> StepResult:
         too_large = False
         with self.signals.held():
+            # While a step is half done nothing may be saved: weights would be newer than the step that is counted.
             self._in_step = True
             try:
                 result = self.launch(batch)
@@ -149,6 +144,7 @@ class Loop:
             own = [self.signals.received, clock.is_over, clock.save_is_due, clock.last_step(self.total)]
         else:
             own = [self.signals.received, 0, 0, 0]
+        # Beside zeros the first process's word is the largest; a signal counts whoever received it.
         received, over, save_is_due, last_step = ranks.largest(own)
         self._is_over = bool(over)
         if received and ranks.count > 1:  # a process by itself has raised it already
@@ -171,6 +167,7 @@ class Loop:
         self._mark()
         epoch = self.standing.epoch + 1
         self._decide_to_stop(epoch)
+        # The last epoch is always validated, or nothing would be known of the network that is kept.
         last = epoch == self.session.config.optim.epochs or self.stop != "finished"
         validated = self.epoch_end.validated(epoch, self._minutes(), last=last)
         self._agreed()
@@ -250,6 +247,7 @@ class Loop:
     def cost(self) -> Cost:
         """What the session took."""
         samples = (self.standing.step - self._first_step) * self.session.config.sampling.batch_size
+        # NaN, not 0: no step was taken, so nothing is known about waiting.
         share = self._waited / self._seconds if self._seconds else float("nan")
         return Cost(self.clock.minutes, max(0, samples), share, *memory_mb(self.session.learner.device))
 

@@ -57,6 +57,7 @@ class Monitor:
         except OutputError:
             raise
         except OSError as error:
+            # An error is on its way already; this one would take its place.
             if not quietly:
                 raise output_error(self._folder, error) from error
 

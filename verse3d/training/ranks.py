@@ -82,7 +82,9 @@ class Ranks:
                 made = make()
             except Verse3dError as error:
                 failure = error
-        made, failure = self.gather((made, _portable(failure)))[0]
+        # The error without its cause, which need not survive the journey to another process.
+        portable = None if failure is None else type(failure)(failure.message, hint=failure.hint)
+        made, failure = self.gather((made, portable))[0]
         if failure is not None:
             raise failure
         return made  # type: ignore[return-value]  # rank 0 has made it, or has failed
@@ -144,11 +146,6 @@ def _reached(talk: Callable[[], object]) -> None:
             f"another process of this run cannot be reached any more: {str(error).splitlines()[0][:200]}",
             hint="its own message says why it ended; the run can be resumed, also with another number of processes",
         ) from error
-
-
-def _portable(error: Verse3dError | None) -> Verse3dError | None:
-    """The error without its cause, which need not survive the journey to another process."""
-    return None if error is None else type(error)(error.message, hint=error.hint)
 
 
 def started_ranks() -> tuple[int, int, int]:

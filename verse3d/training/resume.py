@@ -31,7 +31,12 @@ def restore(session: Session) -> None:
     """
     path = session.folder.last
     checkpoint = load_checkpoint(path)
-    _require_same_mode(session, checkpoint)
+    if checkpoint.config.mode != session.config.mode:
+        raise CheckpointError(
+            f"{session.folder.last} is a model of mode {checkpoint.config.mode}, "
+            f"the run in {session.folder.path} is of mode {session.config.mode}",
+            hint="was it copied from another run?",
+        )
     if not checkpoint.training:
         raise CheckpointError(
             f"{path} can be predicted with but not trained on", hint="was best.pt copied over last.pt?"
@@ -40,7 +45,12 @@ def restore(session: Session) -> None:
         state = checked(checkpoint.training, StoredRun, f"what {path} says about its training")
     except DataError as error:
         raise CheckpointError(error.message, hint=_START_ANEW) from error
-    _require_same_cases(session, state)
+    for split, names in state.cases.items():
+        if names != session.case_names[split]:
+            raise DataError(
+                f"the run in {session.folder.path} used other {split} cases ({', '.join(names) or 'none'})",
+                hint=f"resume it with the index that it has used: {session.folder.cases}",
+            )
     try:
         _restore_state(session, checkpoint, state)
     except _BAD_STATE as error:  # whatever PyTorch makes of a state that is none
@@ -52,26 +62,9 @@ def restore(session: Session) -> None:
     _tell_changes(session, state, checkpoint.versions)
 
 
-def _require_same_mode(session: Session, checkpoint: Checkpoint) -> None:
-    if checkpoint.config.mode != session.config.mode:
-        raise CheckpointError(
-            f"{session.folder.last} is a model of mode {checkpoint.config.mode}, "
-            f"the run in {session.folder.path} is of mode {session.config.mode}",
-            hint="was it copied from another run?",
-        )
-
-
-def _require_same_cases(session: Session, state: StoredRun) -> None:
-    for split, names in state.cases.items():
-        if names != session.case_names[split]:
-            raise DataError(
-                f"the run in {session.folder.path} used other {split} cases ({', '.join(names) or 'none'})",
-                hint=f"resume it with the index that it has used: {session.folder.cases}",
-            )
-
-
 def _restore_state(session: Session, checkpoint: Checkpoint, state: StoredRun) -> None:
     standing = Standing()
+    # Tried on an empty one first, so that the session is as it was if something does not fit.
     standing.restore(state.standing)
     # Otherwise a run that is not finished could be taken for one that is, or train an epoch twice.
     if standing.epoch != checkpoint.epoch:

@@ -107,6 +107,7 @@ def fold_folder(out: Path, fold: int) -> Path:
 
 def fold_folders(out: Path) -> tuple[Path, ...]:
     """The run folders of a cross-validation, in the order of the folds; nothing if the folder holds none."""
+    # By number: as texts fold10 would come before fold2.
     numbers = [int(run.name.removeprefix("fold")) for run in out.glob("fold*") if _FOLD.fullmatch(run.name)]
     return tuple(fold_folder(out, number) for number in sorted(numbers))
 
@@ -127,8 +128,10 @@ def start_folder(path: Path, config: Config, *, overwrite: bool) -> RunFolder:
         )
     make_folder(path)
     remove_leftovers(path)
+    # Only files of a run: whatever else lies in the folder is not ours.
     for file in (folder.last, folder.best, folder.history, folder.log, folder.bad_batch):
         file.unlink(missing_ok=True)
+    # Curves of the old run would be drawn into those of the new one.
     for made_from_it in (folder.tensorboard, *(model.with_suffix(".openvino") for model in (folder.last, folder.best))):
         shutil.rmtree(made_from_it, ignore_errors=True)
     _write_config(folder, config)

@@ -108,6 +108,7 @@ class WarmupCosine:
 
     def end_at(self, step: float | None) -> None:
         """Reach 0 there rather than at the end of the plan; None forgets it, so that a resumed run follows the plan."""
+        # Forgotten, because a run that is resumed without a limit has all of its plan before it.
         if step is None:
             self._end = self._done = None
             return
@@ -138,9 +139,11 @@ class WarmupCosine:
 
     def _set_rate(self) -> None:
         if self.step < self._warmup:
+            # + 1: the very first step already learns something.
             share = (self.step + 1) / self._warmup
         else:
             done = self._planned() if self._end is None or self._done is None else self._done
+            # 1 at the end of the warm-up, 0.5 half-way, 0 at the end
             share = 0.5 * (1 + math.cos(math.pi * done))
         self.rate = self._optim.lr * share
         _set_rate(self._optimizer, self.rate)
@@ -193,6 +196,9 @@ class WarmupPlateau:
         self._set_rate()
 
     def _set_rate(self) -> None:
+        # warm-up       ____
+        #              /    |____            a factor lower after too many fruitless validations
+        #             /          |____
         risen = min(1.0, (self.step + 1) / max(1, self._optim.warmup_steps))
         self.rate = self._optim.lr * self._share * risen
         _set_rate(self._optimizer, self.rate)

@@ -104,6 +104,7 @@ class ScoutTraining:
         if self._config.runtime.deterministic:
             due = fine_steps % _FINE_STEPS_PER_STEP == 0
         else:
+            # Twice the share at first: early validations want to know whether it may be trusted.
             share = self._config.scout.time_share * (2 if elapsed_seconds < _SHORT_SECONDS else 1)
             due = self.seconds + self._last_step_seconds <= share * elapsed_seconds
         if due:
@@ -122,11 +123,14 @@ class ScoutTraining:
         samples, losses = self._samples.step(self.steps), []
         for sample in samples:
             batch = Augment(sample.size)(PackedBatch.of([sample.box]).on(self._device))
-            loss = scout_loss(self._network(self._laid_out(batch["image"])), batch["label"])
+            # Channels last is what a CPU's convolutions are quick at.
+            image = channels_last(batch["image"]) if self._device.type == "cpu" else batch["image"]
+            loss = scout_loss(self._network(image), batch["label"])
             torch.autograd.backward(loss / len(samples))
             losses.append(loss.detach())
         for group in self._optimizer.param_groups:
             group["lr"] = RATE * min(1.0, (self.steps + 1) / WARMUP_STEPS)
+        # One sample after the other, gradients add up: samples differ in size and make no common batch.
         length = torch.nn.utils.clip_grad_norm_(self._network.parameters(), LONGEST_GRADIENT)
         mean = float(torch.stack(losses).mean())
         if math.isfinite(mean) and math.isfinite(float(length)):
@@ -152,10 +156,14 @@ class ScoutTraining:
             cases += 1
         for number in phantom_numbers_for_validation():
             missed += self._missed(network, *phantom_volumes(self._config.runtime.seed, number, self._config.grid))
+        # A single missed voxel is enough: what the scout leaves out no other network will see.
         usable = cases > 0 and missed == 0
         scores = {USABLE: float(usable), "missed_voxels": float(missed), "validation_cases": float(cases)}
         weights = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
-        self.assessed = TrainedNetwork(self._named_config(), weights, self.steps, scores)
+        # The run's config, but with what the scout tells apart: levels.
+        labels = self._config.labels.model_copy(update={"scheme": "vertebrae"})
+        config = self._config.model_copy(update={"labels": labels})
+        self.assessed = TrainedNetwork(config, weights, self.steps, scores)
         _log.info("scout after %d steps: %d voxels of %d validation spines missed", self.steps, missed, cases)
 
     def to_dict(self) -> dict[str, Any]:
@@ -187,21 +195,15 @@ class ScoutTraining:
 
     def _missed(self, network: ScoutNetwork, image: NDArray[np.float16], ids: NDArray[np.uint8]) -> int:
         """How many labelled voxels at 4 mm lie where ``predict`` would not look."""
+        # Where it is unknown whether there is a vertebra, none can be missed.
         spine = (ids > 0) & (ids != IGNORED)
         region = SpineRegion.of(look_for_spine(network, image.astype(np.float32)), (SCOUT_MM,) * 3)
         return int(np.count_nonzero(spine if region is None else spine & ~region.near))
 
-    def _named_config(self) -> Config:
-        """The run's config, but with what the scout tells apart: levels."""
-        labels = self._config.labels.model_copy(update={"scheme": "vertebrae"})
-        return self._config.model_copy(update={"labels": labels})
-
-    def _laid_out(self, image: torch.Tensor) -> torch.Tensor:
-        return channels_last(image) if self._device.type == "cpu" else image
-
     def _now(self) -> float:
         """The time when all that was asked of the device is done."""
         if self._device.type == "cuda":
+            # Launching takes no time on a GPU; without waiting every step would seem free.
             torch.cuda.synchronize(self._device)
         return time.monotonic()
 

@@ -123,14 +123,13 @@ def field_of_view(image: NDArray[np.float16], ids: NDArray[np.uint8], random: np
         )
         span = min(wanted, largest, length)
         size.append(span)
-        start.append(_start_around(int(centre[axis]), span, length, random))
+        # Anywhere, as long as the span holds the centre and lies in the scan:
+        #
+        #     0 ..... low ===============[centre]............. length
+        #                      span
+        low, high = max(0, int(centre[axis]) - span + 1), min(int(centre[axis]), length - span)
+        start.append(int(random.randint(low, high + 1)))
     return _changed(image, ids, (start[0], start[1], start[2]), (size[0], size[1], size[2]), random)
-
-
-def _start_around(centre: int, span: int, length: int, random: np.random.RandomState) -> int:
-    """The first voxel of a span that holds ``centre`` somewhere."""
-    low, high = max(0, centre - span + 1), min(centre, length - span)
-    return int(random.randint(low, high + 1))
 
 
 def _changed(

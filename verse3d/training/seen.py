@@ -25,6 +25,7 @@ def seen_in(cases: Iterable[StoredCase]) -> TrainedOn | None:
     Grey values are told once all cases are prepared: before, they would depend on how fast that goes.
     """
     used = [case for case in cases if not case.failure]
+    # A case whose file has gone is prepared all the same, but tells nothing about its grid.
     measured = [{**grid, **(case.tissue_hu() or {})} for case in used if (grid := _grid(case.files.image_path()))]
     if not measured:
         return None

@@ -165,6 +165,7 @@ def validation_losses(
     with torch.inference_mode():
         for batch in batches:
             samples = augment(batch.on(device))
+            # Kept on the device, and read once at the end: each reading would wait for a GPU.
             losses.append(loss(predictor.backend(samples["image"]).float(), samples["label"]))
     return [float(one) for one in torch.stack(losses).cpu()] if losses else []
 
@@ -197,6 +198,7 @@ def validate(predictor: Predictor, cases: Sequence[ValidationCase], paint: Paint
         grid = _grid_if_usable(case)
         if grid is None:
             continue
+        # On the grid of the scan, as ``predict`` writes it: Dice on the network grid would flatter.
         image, _ = case.prepared.read((0, 0, 0), grid.shape)
         try:
             ids = predictor.network_ids(image, grid, case.prepared.source)
@@ -208,7 +210,11 @@ def validate(predictor: Predictor, cases: Sequence[ValidationCase], paint: Paint
         truth = case.truth()
         if predictor.config.labels.by_sequence:
             ids = named_by_truth(ids, truth, case.prepared.source)
-        labels_of[case.case] = _label_dice(ids, truth, case.scheme.labels)
+        # Of each label in the truth, by its name: network ids count the labels from 1.
+        labels = case.scheme.labels
+        present = [int(label) for label in np.unique(truth) if label]
+        counts = confusion(ids, truth, present)
+        labels_of[case.case] = {labels[number - 1].name: dice(counts[number]) for number in present}
         dice_of[case.case] = fmean(labels_of[case.case].values()) if labels_of[case.case] else float("nan")
         if paint is not None and case.drawn:
             to_file = case.scheme.file_from_network
@@ -229,10 +235,3 @@ def _grid_if_usable(case: ValidationCase) -> Geometry | None:
     except DataError as error:
         _log.error("%s is left out: %s", case.case, error)
         return None
-
-
-def _label_dice(ids: NDArray[np.uint8], truth: NDArray[np.uint8], labels: Sequence[Label]) -> dict[str, float]:
-    """Of each label in the truth, by its name. Network ids count the ``labels`` from 1."""
-    present = [int(label) for label in np.unique(truth) if label]
-    counts = confusion(ids, truth, present)
-    return {labels[network_id - 1].name: dice(counts[network_id]) for network_id in present}

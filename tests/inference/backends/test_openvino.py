@@ -26,6 +26,7 @@ from tests.inference.backends.models import (
     reference,
     write_model,
 )
+from tests.pace import first_quickly
 from verse3d.core.errors import CheckpointError
 from verse3d.core.runtime import choose_precision
 from verse3d.inference.backends import TorchBackend, cache, openvino
@@ -64,7 +65,7 @@ def assert_right(model, logits, pieces, within=2e-4):
     torch.testing.assert_close(logits.double(), reference(model.network, pieces), rtol=within, atol=within)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=" ".join)
+@pytest.mark.parametrize("kind", first_quickly(KINDS, 2), ids=" ".join)
 def test_every_network_and_mode_computes_what_pytorch_does(tmp_path, kind):
     model = write_model(tmp_path / "best.pt", config_of(*kind))
     backend, pieces = backend_of(model), pieces_of(MODES[kind[0]], 3)
@@ -168,7 +169,7 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", first_quickly(DAMAGES, 3))
 def test_a_damaged_model_is_never_used_but_converted_again(model, caplog, damage):
     pieces = pieces_of(MODES["3d"])
     backend_of(model)(pieces)

@@ -12,6 +12,7 @@ import torch
 
 import verse3d
 from tests.inference.backends.models import KINDS, MODES, config_of, needs, pieces_of, reference, write_model
+from tests.pace import first_quickly
 from tests.scans import PIR, leftovers, spine
 from verse3d.cli import main
 from verse3d.core.errors import CheckpointError, ConfigError, DataError, OutputError, Verse3dError
@@ -46,7 +47,7 @@ def run_example(folder: Path, image: np.ndarray, monkeypatch) -> np.ndarray:
 
 
 @pytest.mark.parametrize("to", FORMATS)
-@pytest.mark.parametrize("kind", KINDS, ids=" ".join)
+@pytest.mark.parametrize("kind", first_quickly(KINDS, 2), ids=" ".join)
 def test_the_readme_of_every_export_shows_how_to_compute_what_pytorch_does(tmp_path, monkeypatch, kind, to):
     needs(*PACKAGES[to])
     mode = kind[0]

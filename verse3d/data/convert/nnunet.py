@@ -7,6 +7,7 @@ with SimpleITK, so a scan that ITK would refuse or place elsewhere gets a correc
 import re
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from string import Template
 
@@ -80,12 +81,9 @@ def _refuse_torn_folds(index: CaseIndex) -> None:
             )
 
 
-def _is_for_training(case: Case) -> bool:
-    return case.mask is not None and case.split != "test"
-
-
 def _plan(case: Case, name: str) -> CasePlan:
-    subset = "Tr" if _is_for_training(case) else "Ts"
+    # A test case never lies beside the training cases, even if it has a mask: nnU-Net trains on all of imagesTr.
+    subset = "Tr" if case.mask is not None and case.split != "test" else "Ts"
     mask = f"labels{subset}/{name}{_ENDING}" if case.mask is not None else None
     return CasePlan(case, name, image=f"images{subset}/{name}_0000{_ENDING}", mask=mask)
 
@@ -154,10 +152,14 @@ def _folds(trained: Sequence[CaseRecord]) -> tuple[list[dict[str, list[str]]], l
     #
     #     [{"train": [...], "val": [...]},      fold 0: validated on the cases of the index's first fold
     #      {"train": [...], "val": [...]}, ...]
-    numbers = sorted({record.fold for record in trained if record.fold is not None})
-    if numbers:
-        numbered = [record for record in trained if record.fold is not None]
-        folds = [_fold(numbered, [record for record in numbered if record.fold == number]) for number in numbers]
+    by_fold: dict[int, list[CaseRecord]] = {}
+    for record in trained:
+        if record.fold is not None:
+            by_fold.setdefault(record.fold, []).append(record)
+    if by_fold:
+        numbers = sorted(by_fold)
+        numbered = list(chain.from_iterable(by_fold.values()))
+        folds = [_fold(numbered, by_fold[number]) for number in numbers]
         notes = [f"fold {place} of {_SPLITS} is fold {n} of the index" for place, n in enumerate(numbers) if place != n]
         if others := len(trained) - len(numbered):
             notes.append(f"{others} training cases are in no fold, so nnU-Net uses them with fold 'all' only")

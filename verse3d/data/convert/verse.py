@@ -38,7 +38,12 @@ def verse_format(index: CaseIndex, out: Path) -> Layout:
     Names follow VerSe's grammar where the case's name, subject or series do, else they are ``sub-<subject>`` with the
     case behind it if the two differ.
     """
-    subjects = _subject_names(index)
+    # Whoever is called "sub-..." already chooses first, and so keeps the name.
+    ordered = sorted({case.subject for case in index}, key=lambda name: (not _SUBJECT.fullmatch(name), name))
+    given: set[str] = set()
+    subjects = {
+        name: unique_name(f"sub-{alphanumeric(name.removeprefix('sub-'))}", given, joint="") for name in ordered
+    }
     taken: set[str] = set()
     return Layout(
         name="verse",
@@ -51,16 +56,12 @@ def verse_format(index: CaseIndex, out: Path) -> Layout:
     )
 
 
-def _subject_names(index: CaseIndex) -> dict[str, str]:
-    """Subject -> "sub-…", different for each; those that are called so already keep their names."""
-    subjects = sorted({case.subject for case in index}, key=lambda name: (not _SUBJECT.fullmatch(name), name))
-    taken: set[str] = set()
-    return {name: unique_name(f"sub-{alphanumeric(name.removeprefix('sub-'))}", taken, joint="") for name in subjects}
-
-
 def _plan(case: Case, subject: str, taken: set[str]) -> CasePlan:
     stem = unique_name(_stem(case, subject), taken, joint="_run-")
-    folder = _split_folder(case)
+    # The part of the release that it came in, if the folder of that name brings the case's split; else a plain one.
+    folder = PARTS.get(case.part, "")
+    if not case.split or split_of_folder(folder) != case.split:
+        folder = _FOLDERS[case.split]
     derived = f"{folder}/derivatives/{subject}/{stem}"
     return CasePlan(
         case,
@@ -69,12 +70,6 @@ def _plan(case: Case, subject: str, taken: set[str]) -> CasePlan:
         mask=f"{derived}_seg-vert_msk.nii.gz" if case.mask else None,
         centroids=f"{derived}_seg-subreg_ctd.json" if case.mask else None,
     )
-
-
-def _split_folder(case: Case) -> str:
-    """The part of the release that it came in, if the folder of that name brings the case's split; else a plain one."""
-    folder = PARTS.get(case.part, "")
-    return folder if case.split and split_of_folder(folder) == case.split else _FOLDERS[case.split]
 
 
 def _stem(case: Case, subject: str) -> str:

@@ -94,7 +94,8 @@ def build_index(roots: Sequence[Path], options: IndexOptions, progress: Progress
     #
     # What was unpacked is found in its folder, and no second time in its zip.
     unpacked, failures = _unpack_all(roots, options.unpack_to, progress)
-    found = find_cases([*roots, *_unpack_folder(options, unpacked)], without=[done.archive for done in unpacked])
+    folders = [options.unpack_to] if options.unpack_to and unpacked else []
+    found = find_cases([*roots, *folders], without=[done.archive for done in unpacked])
     probes = _probe_all(found, progress)
     # By name first: that costs nothing, and leaves fewer scans to be compared by their voxels.
     one_each, copies = merge_series(found, probes)
@@ -117,10 +118,6 @@ def build_index(roots: Sequence[Path], options: IndexOptions, progress: Progress
         unpacked=tuple(unpacked),
         failures=tuple(failures),
     )
-
-
-def _unpack_folder(options: IndexOptions, unpacked: Sequence[Unpacked]) -> list[Path]:
-    return [options.unpack_to] if options.unpack_to and unpacked else []
 
 
 def _unpack_all(

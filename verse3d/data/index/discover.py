@@ -99,7 +99,8 @@ def _files(root: Path, visited: set[str]) -> Iterator[FoundFile]:
         # In place: `os.walk` goes where this list leads.
         subfolders[:] = sorted(name for name in subfolders if not is_junk(name))
         # Masks that verse3d made lie beside their list; only then is it read.
-        predicted = _predicted_masks(Path(folder), names) if _hold_a_list(names) else frozenset()
+        has_list = any(is_predictions_file(name) for name in names)
+        predicted = _predicted_masks(Path(folder), names) if has_list else frozenset()
         for name in sorted(names):
             path = Path(folder) / name
             if is_junk(name) or name in predicted:
@@ -134,10 +135,6 @@ def _packed(archive: Path, root: Path) -> Iterator[FoundFile]:
 def _found(path: Path, root: Path) -> Iterator[FoundFile]:
     if file := found_file(path, root):
         yield file
-
-
-def _hold_a_list(names: Sequence[str]) -> bool:
-    return any(is_predictions_file(name) for name in names)
 
 
 def _predicted_masks(folder: Path, names: Sequence[str]) -> frozenset[str]:

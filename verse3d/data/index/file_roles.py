@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from verse3d.core.logs import logger
-from verse3d.core.volume import NIFTI_SUFFIXES, nifti_stem
+from verse3d.core.nifti_header import NIFTI_SUFFIXES, nifti_stem
 from verse3d.data.index.verse_names import pairing_name
 
 _log = logger(__name__)
@@ -57,7 +57,10 @@ def found_file(path: Path, root: Path) -> FoundFile | None:
     if role is None:
         return None
     name = _bare_name(path, role, root)
-    key = (_neutral_folder(path, root), unicodedata.normalize("NFC", pairing_name(name)))
+    # data/images/a.nii and data/labels/a.nii belong together: parts of a path that only say "image" or "mask" are left
+    # out. The root's own name counts too, so that two roots data/images and data/labels find together.
+    folder = "/".join([str(root.parent), *_neutral(path.relative_to(root.parent).parts[:-1])])
+    key = (folder, unicodedata.normalize("NFC", pairing_name(name)))
     return FoundFile(role, key, name, path)
 
 
@@ -138,12 +141,6 @@ def _bare_name(path: Path, role: Role, root: Path) -> str:
         return name
     neutral = list(_neutral(path.relative_to(root.parent).parts[:-1]))
     return neutral[-1] if neutral else root.parent.name
-
-
-def _neutral_folder(path: Path, root: Path) -> str:
-    """The folder without the parts that only say "image" or "mask"."""
-    # The root's own name counts too, so that the two roots data/images and data/labels find together.
-    return "/".join([str(root.parent), *_neutral(path.relative_to(root.parent).parts[:-1])])
 
 
 def scan_name(path: Path) -> str:

@@ -88,13 +88,10 @@ def apply_overrides(cases: Iterable[Case], overrides: Iterable[Override]) -> App
         names = {case.case for case in hit}
         subjects = {case.subject for case in hit} if override.whole_subject else set()
         changed = {case.case: override.change(case) for case in now if case.case in names or case.subject in subjects}
-        excluded += [name for name, case in changed.items() if case is None]
-        now = [_noted(changed.get(case.case, case), case, override.words) for case in now if _stays(case, changed)]
+        gone = [name for name, case in changed.items() if case is None]
+        excluded += gone
+        now = [_noted(changed.get(case.case, case), case, override.words) for case in now if case.case not in gone]
     return Applied(tuple(now), tuple(excluded), tuple(unmatched))
-
-
-def _stays(case: Case, changed: Mapping[str, Case | None]) -> bool:
-    return changed.get(case.case, case) is not None
 
 
 def _noted(changed: Case | None, before: Case, words: str) -> Case:

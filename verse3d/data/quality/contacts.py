@@ -52,7 +52,11 @@ def measure_contacts(mask: Volume, boxes: Boxes) -> tuple[Contact, ...]:
         face_mm2 = float(np.prod(np.delete(spacing, axis)))
         for lower, upper, plane in _neighbours(labelled, axis):
             places = np.nonzero(lower != upper)
-            pairs = _pair_codes(lower[places], upper[places])
+            here, there = lower[places], upper[places]
+            # One number per pair of labels, the smaller one first, so that (20, 21) and (21, 20) are one contact.
+            smaller = np.minimum(np.minimum(here, there), _IDS - 1).astype(np.intp)
+            larger = np.minimum(np.maximum(here, there), _IDS - 1).astype(np.intp)
+            pairs = smaller * _IDS + larger
             areas += np.bincount(pairs, minlength=_IDS**2).reshape(_IDS, _IDS) * face_mm2
             for pair, position in zip(*np.unique(pairs, return_index=True), strict=True):
                 index = [int(along[position]) + int(begin) for along, begin in zip(places, start, strict=True)]
@@ -69,13 +73,6 @@ def _contacts(areas: NDArray[np.float64], first: dict[int, tuple[int, ...]]) -> 
             # Of the smaller one's surface: a sliver that lies all along a large bone is what is looked for.
             share = float(areas[one, two] / min(surfaces[one], surfaces[two]))
             yield Contact((one, two), float(areas[one, two]), share, (i, j, k))
-
-
-def _pair_codes(lower: _Labels, upper: _Labels) -> NDArray[np.intp]:
-    # One number per pair of labels, the smaller one first, so that (20, 21) and (21, 20) are one contact.
-    smaller = np.minimum(np.minimum(lower, upper), _IDS - 1).astype(np.intp)
-    larger = np.minimum(np.maximum(lower, upper), _IDS - 1).astype(np.intp)
-    return smaller * _IDS + larger
 
 
 def _neighbours(labels: _Labels, axis: int) -> Iterator[tuple[_Labels, _Labels, int]]:

@@ -63,21 +63,18 @@ def check_labels(
             f"{mask.path}: labels are stored as {mask.header.get_data_dtype()}, all are whole numbers: accepted",
         )
     if unknown := unknown_ids(counts):
+        voxels = np.nonzero(mask.array == unknown[0])
+        first = tuple(int(axis[0]) for axis in voxels)
+        where = f"{voxels[0].size} voxels of {unknown[0]}, the first at index {first}"
         yield Finding(
             case,
             "error",
             "mask-labels",
-            f"{mask.path}: label ids {unknown} are unknown ({_where(mask.array, unknown[0])}); VerSe uses 1-25 and 28",
+            f"{mask.path}: label ids {unknown} are unknown ({where}); VerSe uses 1-25 and 28",
             "set those voxels to 0 or to the right vertebra",
         )
     if not counts:
         yield Finding(case, "warning", "mask-empty", f"{mask.path}: no voxel is labelled")
-
-
-def _where(array: NDArray[Any], label: int) -> str:
-    voxels = np.nonzero(array == label)
-    first = tuple(int(axis[0]) for axis in voxels)
-    return f"{voxels[0].size} voxels of {label}, the first at index {first}"
 
 
 def check_pair(case: str, image: Volume, mask: Volume) -> Iterator[Finding]:

@@ -75,20 +75,16 @@ def _check_outside(
         return
     for label, point in outside:
         index = tuple(round(value) for value in mask.geometry.index_from_world(point).tolist())
+        # To the nearest voxel centre of its label. Few points lie outside, so few labels are walked like this.
+        voxels = np.argwhere(mask.array == label)
+        away_mm = float(np.linalg.norm(mask.geometry.world_from_index(voxels) - point, axis=1).min())
         message = (
             f"{case.centroids}: the centroid of {_name(label)} at index {index} of the mask lies "
-            f"{_distance_mm(point, label, mask):.1f} mm outside of its label"
+            f"{away_mm:.1f} mm outside of its label"
         )
         yield Finding(
             case.case, "warning", "centroid-outside", message, "compare mask and centroid; verse3d needs the mask only"
         )
-
-
-def _distance_mm(point: tuple[float, float, float], label: int, mask: Volume) -> float:
-    """From a point to the nearest voxel centre of a label."""
-    # Only for points that lie outside, so few labels are walked like this.
-    voxels = np.argwhere(mask.array == label)
-    return float(np.linalg.norm(mask.geometry.world_from_index(voxels) - point, axis=1).min())
 
 
 def _check_partners(case: Case, centroids: Centroids, vertebrae: tuple[MeasuredVertebra, ...]) -> Iterator[Finding]:

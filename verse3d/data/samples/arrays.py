@@ -143,8 +143,11 @@ class StoredArray:
         Raises:
             DamagedEntryError: they cannot be read, or are not what was written.
         """
+        # Chunks are numbered with the last axis running fastest; a box touches a range of them along each axis.
+        grid = _chunk_grid(self._record.shape)
+        spans = [range(a // CHUNK, (b - 1) // CHUNK + 1) for a, b in zip(start, stop, strict=True)]
         try:
-            self._check(self._touched(start, stop))
+            self._check([(i * grid[1] + j) * grid[2] + k for i, j, k in product(*spans)])
             voxels: NDArray[Any] = self._array[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
         except _READ_ERRORS as error:
             raise _damaged(self._path, error) from error
@@ -178,12 +181,6 @@ class StoredArray:
             self._check(range(len(self._record.chunks)))
         except _READ_ERRORS as error:
             raise _damaged(self._path, error) from error
-
-    def _touched(self, start: Shape, stop: Shape) -> list[int]:
-        # Chunks are numbered with the last axis running fastest; a box touches a range of them along each axis.
-        grid = _chunk_grid(self._record.shape)
-        spans = [range(a // CHUNK, (b - 1) // CHUNK + 1) for a, b in zip(start, stop, strict=True)]
-        return [(i * grid[1] + j) * grid[2] + k for i, j, k in product(*spans)]
 
     def _check(self, numbers: Iterable[int]) -> None:
         for number in numbers:

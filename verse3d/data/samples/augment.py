@@ -101,7 +101,10 @@ def _places(warp: Warp, size: torch.Size, device: torch.device) -> list[torch.Te
 def change_grey_values(image: torch.Tensor, changes: Changes) -> None:
     """Contrast, then the scanner (blur, slices, noise), in place on ``image`` (n, *size) float32."""
     if changes.gamma is not None:
-        _curve(image, changes.gamma)
+        # A power of the grey values between the darkest and the brightest, as MONAI's ``AdjustContrast``.
+        low, high = torch.aminmax(image)  # stay on the device
+        span = high - low
+        image.sub_(low).div_(span + 1e-7).pow_(changes.gamma).mul_(span).add_(low)
     if changes.gain is not None:
         # mean + gain * (image - mean): contrast about the mean, which stays on the device.
         image.lerp_(image.mean().expand_as(image), 1 - changes.gain)
@@ -113,13 +116,6 @@ def change_grey_values(image: torch.Tensor, changes: Changes) -> None:
         image.add_(
             torch.randn(image.shape, generator=source, device=image.device, dtype=image.dtype), alpha=changes.noise_std
         )
-
-
-def _curve(image: torch.Tensor, gamma: float) -> None:
-    """A power of the grey values between the darkest and the brightest, as MONAI's ``AdjustContrast``."""
-    low, high = torch.aminmax(image)  # stay on the device
-    span = high - low
-    image.sub_(low).div_(span + 1e-7).pow_(gamma).mul_(span).add_(low)
 
 
 def _scan_coarsely(image: torch.Tensor, changes: Changes) -> None:

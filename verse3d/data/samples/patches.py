@@ -41,9 +41,10 @@ class PatchDataset(Dataset[Box]):
         return self._length
 
     def __getitem__(self, place: Place) -> Box:
+        source = self.source_of(place)
         # Four words, not one: runs of a million samples would meet a 32-bit seed twice.
         entropy = np.random.SeedSequence((self._seed, *place)).generate_state(4)
-        return self._cut(self.source_of(place), np.random.RandomState(entropy))
+        return self._cut(source, np.random.RandomState(entropy))
 
     def source_of(self, place: Place) -> PatchSource:
         """The case that a sample is cut from."""

@@ -113,14 +113,17 @@ def prepare_or_check(job: Job) -> str | OutputError:
         "made", "kept", "repaired" or "failed" (which is noted in the store); or why the store cannot be written.
     """
     try:
-        if job.is_done:
-            return "kept" if _is_whole(job) else _repaired(job)
+        was_done = job.is_done
+        if was_done and _is_whole(job):
+            return "kept"
+        if was_done:
+            job.store.remove_entry(job.name)
         ensure_prepared(job)
     except OutputError as error:
         return OutputError(error.message, hint=error.hint)  # without its cause, which may not travel
     except DataError:
         return "failed"
-    return "made"
+    return "repaired" if was_done else "made"
 
 
 def _is_whole(job: Job) -> bool:
@@ -133,12 +136,6 @@ def _is_whole(job: Job) -> bool:
         _log.warning("%s; it is made again", error.message)
         return False
     return True
-
-
-def _repaired(job: Job) -> str:
-    job.store.remove_entry(job.name)
-    ensure_prepared(job)
-    return "repaired"
 
 
 @contextmanager

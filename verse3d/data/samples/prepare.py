@@ -130,9 +130,12 @@ def write_entry(case: Case, grid: GridConfig, folder: Path, *, beat: Beat) -> En
     """
     source, _ = read_geometry(case.image_path())
     # It is written in slabs, but whoever validates on it, or predicts, holds it whole.
-    target, coarse = fitting_geometry(source, grid, _BYTES_EACH), network_geometry(source, _coarse(grid))
+    target = fitting_geometry(source, grid, _BYTES_EACH)
+    coarse = network_geometry(source, grid.model_copy(update={"spacing_mm": (COARSE_MM,) * 3}))
     place = _Place(folder, source, {"": target, "-4mm": coarse}, beat)
-    mask = _checked_mask(case, place)
+    mask = read_mask(case)
+    require_same_geometry(source, mask.geometry, case.image_path(), mask.path)
+    require_known_ids(present_ids(mask.array))
     scheme = scheme_of(mask)
     labels, blocks = _write_labels(mask, place)  # the mask first: it is what is wrong, where something is
     del mask  # one of scan and mask is held at a time
@@ -141,10 +144,6 @@ def write_entry(case: Case, grid: GridConfig, folder: Path, *, beat: Beat) -> En
     entry = Entry(case.case, grid, source, target, coarse, {**images, **labels}, blocks, binary)
     (folder / ENTRY_FILE).write_text(entry.to_text(), encoding="utf-8")
     return entry
-
-
-def _coarse(grid: GridConfig) -> GridConfig:
-    return grid.model_copy(update={"spacing_mm": (COARSE_MM,) * 3})
 
 
 @dataclass(frozen=True)
@@ -171,13 +170,6 @@ def _write_images(case: Case, grid: GridConfig, place: _Place) -> dict[str, Arra
             writer.put(part, values)
         written[f"image{suffix}"] = writer.write(place.folder / f"image{suffix}.b2nd")
     return written
-
-
-def _checked_mask(case: Case, place: _Place) -> Volume:
-    mask = read_mask(case)
-    require_same_geometry(place.source, mask.geometry, case.image_path(), mask.path)
-    require_known_ids(present_ids(mask.array))
-    return mask
 
 
 def _write_labels(mask: Volume, place: _Place) -> tuple[dict[str, ArrayRecord], LabelBlocks]:

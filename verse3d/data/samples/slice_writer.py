@@ -124,9 +124,14 @@ def write_slices(
     progress("cases", 0, len(jobs))
     for record in _run(jobs, min(workers, len(jobs))):
         records[record.case] = record
-        _log_record(record)
+        if record.status == "failed":
+            _log.error("%s: %s", record.case, record.error)
+        else:
+            _log.info("%s: %s, %d slices in %s", record.case, record.status, record.slices, record.split)
         progress("cases", len(records), len(jobs))
-    _write_manifest(out, [job for job in jobs if records[job.case.case].status != "failed"])
+    whole = [job for job in jobs if records[job.case.case].status != "failed"]
+    rows = [row for job in whole for row in read_record(job.folder / CASE_FILE, _CaseFile).slices]
+    write_text(out / MANIFEST_FILE, "".join(row.to_json() + "\n" for row in rows))
     return SliceReport(out, tuple(records[case.case] for case in cases))
 
 
@@ -163,13 +168,13 @@ def _run(jobs: Sequence[_Job], workers: int) -> Iterator[SliceRecord]:
         waiting = {pool.submit(_try_case, job): job for job in jobs}
         for future in as_completed(waiting):
             error = future.exception()
-            yield future.result() if error is None else _failed(waiting[future], _died(error))
+            if error is None:
+                yield future.result()
+                continue
+            reason = f"its process ended ({error or type(error).__name__}); too little memory? `workers=1` needs least"
+            yield _failed(waiting[future], reason)
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _died(error: BaseException) -> str:
-    return f"its process ended ({error or type(error).__name__}); too little memory? `workers=1` needs least"
 
 
 def _try_case(job: _Job) -> SliceRecord:
@@ -184,7 +189,9 @@ def _failed(job: _Job, reason: str) -> SliceRecord:
 
 
 def _write_case(job: _Job) -> SliceRecord:
-    _require_files(job.case)
+    for path in (job.case.image_path(), job.case.mask_path()):
+        if not path.is_file():
+            raise DataError(f"{path} does not exist", hint="if the data were moved, make the index again")
     made_from = job.made_from()
     _refuse_other_split(job)
     if job.folder.exists():
@@ -208,12 +215,6 @@ def _write_case(job: _Job) -> SliceRecord:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return SliceRecord(job.case.case, str(job.case.split), "written", len(rows))
-
-
-def _require_files(case: Case) -> None:
-    for path in (case.image_path(), case.mask_path()):
-        if not path.is_file():
-            raise DataError(f"{path} does not exist", hint="if the data were moved, make the index again")
 
 
 def _refuse_other_split(job: _Job) -> None:
@@ -278,15 +279,3 @@ def _write_pngs(case: PreparedCase, job: _Job, config: Config, folder: Path) -> 
         files = f"{place}/{name}.png", f"{place}/{name}_mask.png"
         split, size = str(job.case.split), (int(rows), int(columns))
         yield SliceRow(case.case, split, slices.plane, "RAS"[axis], index, *files, size, int(labelled[index]))
-
-
-def _write_manifest(out: Path, jobs: Sequence[_Job]) -> None:
-    rows = [row for job in jobs for row in read_record(job.folder / CASE_FILE, _CaseFile).slices]
-    write_text(out / MANIFEST_FILE, "".join(row.to_json() + "\n" for row in rows))
-
-
-def _log_record(record: SliceRecord) -> None:
-    if record.status == "failed":
-        _log.error("%s: %s", record.case, record.error)
-    else:
-        _log.info("%s: %s, %d slices in %s", record.case, record.status, record.slices, record.split)

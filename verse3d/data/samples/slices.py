@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
-from verse3d.core.config import Config, PlaneName
-from verse3d.core.geometry import Geometry, Shape
+from verse3d.core.config import Config
+from verse3d.core.geometry import Geometry
+from verse3d.core.setting_types import PlaneName
 from verse3d.data.samples.cut import Box
 from verse3d.data.samples.draws import ChangeDraws
 from verse3d.data.samples.source import PatchSource
@@ -123,14 +124,12 @@ class SliceCut:
             image = np.flip(image, 0 if axis == _LEFT_RIGHT else 2)
             label = label if axis == _LEFT_RIGHT else np.flip(label, 2)
         rows, columns = self.size
-        changes = ChangeDraws(self.augment, self._pixel_mm(source.geometry.shape, axis), mirrors=False)
-        return Box(image, label, ((rows - 1) / 2, (columns - 1) / 2), changes.draw(random))
-
-    def _pixel_mm(self, shape: Shape, axis: int) -> tuple[float, float]:
-        """Height and width of a pixel: the slice was stretched."""
+        # Height and width of a pixel: the slice was stretched to rows x columns.
         across, down = (other for other in range(3) if other != axis)
-        rows, columns = self.size
-        return self.spacing_mm[down] * shape[down] / rows, self.spacing_mm[across] * shape[across] / columns
+        shape, spacing = source.geometry.shape, self.spacing_mm
+        pixel_mm = (spacing[down] * shape[down] / rows, spacing[across] * shape[across] / columns)
+        changes = ChangeDraws(self.augment, pixel_mm, mirrors=False)
+        return Box(image, label, ((rows - 1) / 2, (columns - 1) / 2), changes.draw(random))
 
 
 def cut_slice(

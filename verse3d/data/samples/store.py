@@ -113,7 +113,10 @@ class SampleStore:
             try:
                 temporary.mkdir()
                 yield temporary
-                _flush_folder(temporary)
+                # Before the rename: after a power cut a name must never stand for half an entry.
+                for path in temporary.iterdir():
+                    flush_file(path)
+                flush_folder(temporary)
                 self._publish(temporary, name)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -257,9 +260,3 @@ def _silent_for(path: Path) -> float:
 
 def _computer() -> str:
     return socket.gethostname()
-
-
-def _flush_folder(folder: Path) -> None:
-    for path in folder.iterdir():
-        flush_file(path)
-    flush_folder(folder)

@@ -234,7 +234,12 @@ class StoredCases:
             except DataError as error:
                 _log.debug("%s is left out: %s", self._cases[candidate].case, error)
                 continue
-            self._used(candidate)
+            # The cases used last stay open; of too many the one that has waited longest is closed.
+            self._open[candidate] = None
+            self._open.move_to_end(candidate)
+            if len(self._open) > _OPEN_CASES:
+                oldest, _ = self._open.popitem(last=False)
+                self._cases[oldest].close()
             return self._cases[candidate]
         raise DataError("no case can be prepared", hint="verse3d check says what is wrong with them")
 
@@ -246,10 +251,3 @@ class StoredCases:
         for number in self._open:
             self._cases[number].close()
         return {"_cases": self._cases, "_open": OrderedDict()}
-
-    def _used(self, number: int) -> None:
-        self._open[number] = None
-        self._open.move_to_end(number)
-        if len(self._open) > _OPEN_CASES:
-            oldest, _ = self._open.popitem(last=False)
-            self._cases[oldest].close()

@@ -89,6 +89,7 @@ class ModelCache:
     @property
     def entry(self) -> Path:
         """The folder of this very model."""
+        # Without the processor: a model is the same on all of them, only its parity is not.
         made_by = {name: version for name, version in self.versions.items() if name != "cpu"}
         what = [FORMAT_VERSION, __version__, self.checkpoint_sha256, self.shape, made_by]
         return self.folder / hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]
@@ -99,6 +100,7 @@ class ModelCache:
             return None
         try:
             expected = read_record(self.entry / MANIFEST, _Manifest).sha256
+            # Read once, hashed, and handed on: what was checked is what is used.
             contents = [(self.entry / name).read_bytes() for name in (XML, WEIGHTS)]
             found = [hashlib.sha256(content).hexdigest() for content in contents]
             if found == [expected[XML], expected[WEIGHTS]]:
@@ -126,7 +128,11 @@ class ModelCache:
             write_json(temporary / MANIFEST, self._manifest(temporary))
             for name in (XML, WEIGHTS):
                 _flush_to_disk(temporary / name)
-            self._take_place(temporary)
+            try:
+                temporary.rename(self.entry)
+            except OSError:
+                if not self._is_there():  # else another program was quicker
+                    raise
         except (OSError, Verse3dError, RuntimeError) as error:
             self._say_not_kept(error)
         finally:
@@ -134,15 +140,9 @@ class ModelCache:
         self._sweep()
         return self._is_there()
 
-    def _take_place(self, temporary: Path) -> None:
-        try:
-            temporary.rename(self.entry)
-        except OSError:
-            if not self._is_there():  # else another program was quicker
-                raise
-
     def discard(self) -> None:
         """Remove this model. What cannot be removed is left, and found damaged again next time."""
+        # Renamed first: whoever looks meanwhile finds either all of it or nothing.
         aside = self.folder / f"{TEMPORARY_PREFIX}{os.getpid()}-{time.monotonic_ns()}"
         with contextlib.suppress(OSError):
             self.entry.rename(aside)
@@ -198,6 +198,7 @@ class ModelCache:
 def content_sha256(checkpoint: Checkpoint) -> str:
     """A hash of all that decides what a model computes: its config and its weights, not the file around them."""
     digest = hashlib.sha256(json.dumps(checkpoint.config.to_dict(), sort_keys=True).encode())
+    # Name, type and shape as well: the same bytes under another name are another network.
     for name, weight in sorted(checkpoint.network.items()):
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
         digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
@@ -217,6 +218,7 @@ def _is_stale(path: Path) -> bool:
 
 
 def _is_of_another(path: Path, checkpoint_sha256: str) -> bool:
+    # What holds no list of ours is not ours to remove.
     if path.name.startswith(TEMPORARY_PREFIX) or not (path / MANIFEST).is_file():
         return False
     try:

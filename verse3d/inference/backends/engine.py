@@ -29,6 +29,7 @@ def load_openvino() -> Any:  # noqa: ANN401 - a module without types
 @contextmanager
 def _hidden(package: str) -> Iterator[None]:
     """As if the package were not installed."""
+    # What was loaded before stays loaded afterwards.
     loaded = sys.modules.get(package)
     sys.modules[package] = None  # type: ignore[assignment] # Python's way to say that it cannot be imported
     try:
@@ -66,6 +67,7 @@ def traced(network: nn.Module, shape: Sequence[int]) -> Any:  # noqa: ANN401 - T
 def convert(network: nn.Module, shape: Sequence[int]) -> Any:  # noqa: ANN401 - an openvino.Model
     """The network as an OpenVINO model of "image" (B, *shape) -> "logits", B free, with float32 weights."""
     model = load_openvino().convert_model(traced(network, shape))
+    # -1: any number of pieces; the other sizes are fixed, which makes OpenVINO quicker.
     model.reshape([-1, *shape])
     model.inputs[0].get_tensor().set_names({"image"})
     model.outputs[0].get_tensor().set_names({"logits"})
@@ -131,8 +133,12 @@ class Engine:
 
         They are the caller's own, in the precision of the engine; in memory the channels of a voxel lie together.
         """
+        # OpenVINO reads and writes PyTorch's own memory, piece by piece:
+        #
+        #     pieces (B, n, ...)  -> engine ->  logits (B, ..., channels), viewed as (B, channels, ...)
         inputs = pieces.contiguous().numpy()
         logits = torch.empty(len(pieces), *self._output, dtype=self._dtype)
+        # NumPy knows no bfloat16; the same two bytes go under another name.
         outputs = logits.view(torch.int16 if self._dtype is torch.bfloat16 else self._dtype).numpy()
         for number in range(len(pieces)):
             here = slice(number, number + 1)

@@ -33,7 +33,7 @@ class _Compiled:
 
 @dataclass(eq=False)
 class OpenVinoBackend:
-    """See ``Backend``. A model is converted (or taken from the cache) when the first pieces of a shape arrive.
+    """Runs models in OpenVINO. One is converted (or taken from the cache) when the first pieces of a shape arrive.
 
     It is compared with PyTorch on the first pieces that show something; until then PyTorch computes. If it differs too
     much, or if OpenVINO fails in any way, a warning is logged and PyTorch computes from then on. Not for several
@@ -91,22 +91,22 @@ class OpenVinoBackend:
 
     @property
     def name(self) -> str:
-        """See ``Backend``."""
+        """Either "openvino", or "torch" once OpenVINO was refused."""
         return "torch" if self.refusal else "openvino"
 
     @property
     def precision(self) -> str:
-        """See ``Backend``."""
+        """Number format that OpenVINO and, where it was refused, PyTorch compute in, e.g. "float32"."""
         return str(self.number_format.dtype).removeprefix("torch.")
 
     @property
     def device(self) -> torch.device:
-        """See ``Backend``."""
+        """The CPU: OpenVINO runs nowhere else here."""
         return _CPU
 
     @property
     def has_to_prove_itself(self) -> bool:
-        """See ``Backend``."""
+        """Whether some converted model was not compared with PyTorch yet, and OpenVINO is not refused."""
         unknown = not self._models or any(model.parity is None for model in self._models.values())
         return not self.refusal and unknown
 
@@ -115,7 +115,7 @@ class OpenVinoBackend:
         return self if device.type == "cpu" else torch_backend(self.network, device, self.number_format)
 
     def record(self) -> dict[str, Any]:
-        """See ``Backend``."""
+        """Name, precision, device, how near each model is to PyTorch (by its input's shape), and why it was refused."""
         parities = {
             "x".join(map(str, shape)): model.parity.to_dict() for shape, model in self._models.items() if model.parity
         }
@@ -123,7 +123,7 @@ class OpenVinoBackend:
         return known | ({"refusal": self.refusal} if self.refusal else {})
 
     def __call__(self, pieces: torch.Tensor) -> torch.Tensor:
-        """See ``Backend``."""
+        """Logits (B, channels, ...), float32, of float32 pieces (B, n, ...): OpenVINO's, or PyTorch's in any doubt."""
         if not self.refusal:
             try:
                 logits = self._compute(pieces)
@@ -143,12 +143,14 @@ class OpenVinoBackend:
             self._models[shape] = self._compiled(shape)
         model = self._models[shape]
         if model.parity is None:
+            # A flat window proves nothing, so the proof waits for one that shows something.
             telling = pieces[shows_something(pieces)][:_CHECKED_PIECES]
             if not len(telling):
                 return None
             model.parity = measure_parity(self.network, telling, model.engine(telling), self.number_format)
             model.cache.remember(model.parity)
             _log.debug("OpenVINO against PyTorch: %s", model.parity.figures)
+        # Once too far, always too far: the same model would give the same difference again.
         if not model.parity.passed:
             self._refuse(f"OpenVINO is too far from PyTorch: {model.parity.figures}")
             return None
@@ -164,6 +166,7 @@ class OpenVinoBackend:
             return read_model(*stored)
         _log.info("converting the model for OpenVINO, once for pieces of %s", "x".join(map(str, cache.shape)))
         converted = convert(self.network, cache.shape)
+        # Read back even now, so that the first run uses the very model that later ones will use.
         if cache.store(lambda folder: write_model(converted, folder)) and (stored := cache.load()):
             try:
                 return read_model(*stored)

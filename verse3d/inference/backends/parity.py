@@ -106,6 +106,8 @@ def measure_parity(network: nn.Module, pieces: torch.Tensor, logits: torch.Tenso
         logits: by the backend that is judged, on the CPU.
         precision: its number format.
     """
+    # float32:   |logits - truth|  against a share of the largest logit
+    # bfloat16:  labels that differ from the truth's, against those of PyTorch in bfloat16
     truth = torch_backend(network, _CPU, _FLOAT32)(pieces)
     largest = float(truth.abs().max())
     lower = precision.dtype is not torch.float32

@@ -16,7 +16,7 @@ _ARGUMENTS = 7
 
 @dataclass(frozen=True, eq=False)
 class TorchBackend:
-    """See ``Backend``. Raises ``torch.OutOfMemoryError`` when a batch does not fit on a GPU."""
+    """Runs the network as it is. Raises ``torch.OutOfMemoryError`` when a batch does not fit on a GPU."""
 
     network: nn.Module
     device: torch.device
@@ -24,24 +24,24 @@ class TorchBackend:
 
     @property
     def name(self) -> str:
-        """See ``Backend``."""
+        """Always PyTorch, so "torch"."""
         return "torch"
 
     @property
     def precision(self) -> str:
-        """See ``Backend``."""
+        """Number format of the forward pass, e.g. "bfloat16"."""
         return str(self.number_format.dtype).removeprefix("torch.")
 
     @property
     def has_to_prove_itself(self) -> bool:
-        """See ``Backend``."""
+        """No: PyTorch is what others are compared with."""
         return False
 
     def make_ready(self, shape: Sequence[int]) -> None:
-        """See ``Backend``."""
+        """Nothing to do: the weights are loaded, and PyTorch compiles nothing for a shape."""
 
     def __call__(self, pieces: torch.Tensor) -> torch.Tensor:
-        """See ``Backend``."""
+        """Logits (B, channels, ...) of float32 pieces (B, n, ...), on the device; float16 comes back as float32."""
         with torch.no_grad():  # not inference mode: its tensors could not be changed in place by the caller
             logits = self._on_cpu(pieces) if self.device.type == "cpu" else self._on_gpu(pieces)
             return logits.float() if logits.dtype is torch.float16 else logits
@@ -69,7 +69,7 @@ class TorchBackend:
         return replace(self, network=self.network.to(device), device=device, number_format=kept)
 
     def record(self) -> dict[str, Any]:
-        """See ``Backend``."""
+        """Name, precision and device."""
         return {"name": self.name, "precision": self.precision, "device": str(self.device)}
 
 

@@ -68,9 +68,17 @@ def export_model(model: Path, to: str, out: Path, *, overwrite: bool = False) ->
     with _whole_folder(out) as folder:
         logits = _written_and_run(form, network, pieces, folder)
         parity = measure_parity(network, pieces, logits, _FLOAT32)
-        _require_near(parity, form, model)
+        if not parity.passed:
+            raise Verse3dError(
+                f"the {form.name} export of {model} computes something else than PyTorch: {parity.figures}",
+                hint="nothing was kept; try another format, or other versions of its packages",
+            )
         about = Export(form, checkpoint.config, shape, parity, model.name, checkpoint_sha256, _versions(form))
-        _describe(about, folder)
+        write_json(folder / LABELS, channel_table(about.config))
+        write_text(folder / README, readme(about))
+        # Last, because it holds the hashes of all others.
+        names = (*form.files, LABELS, README)
+        write_json(folder / MANIFEST, _manifest(about, {name: sha256_of(folder / name) for name in names}))
     return ExportResult(out, tuple(sorted(path.name for path in out.iterdir())), shape, parity)
 
 
@@ -88,22 +96,6 @@ def _written_and_run(form: Format, network: torch.nn.Module, pieces: torch.Tenso
             hint="try another format with `to`",
             option="to",
         ) from error
-
-
-def _require_near(parity: Parity, form: Format, model: Path) -> None:
-    if not parity.passed:
-        raise Verse3dError(
-            f"the {form.name} export of {model} computes something else than PyTorch: {parity.figures}",
-            hint="nothing was kept; try another format, or other versions of its packages",
-        )
-
-
-def _describe(export: Export, folder: Path) -> None:
-    """``labels.json``, ``README.md``, and ``export.json`` with the hashes of all others."""
-    write_json(folder / LABELS, channel_table(export.config))
-    write_text(folder / README, readme(export))
-    names = (*export.form.files, LABELS, README)
-    write_json(folder / MANIFEST, _manifest(export, {name: sha256_of(folder / name) for name in names}))
 
 
 def _manifest(export: Export, sha256: dict[str, str]) -> dict[str, Any]:
@@ -169,11 +161,9 @@ def _exported(out: Path) -> set[str]:
         return set()
     if content.format != FORMAT:
         return set()
-    return {MANIFEST, *(name for name, sha256 in content.sha256.items() if _is(out / name, sha256))}
-
-
-def _is(path: Path, sha256: str) -> bool:
-    return is_file(path) and sha256_of(path) == sha256
+    # A file that somebody has changed since is theirs.
+    ours = (name for name, sha256 in content.sha256.items() if is_file(out / name) and sha256_of(out / name) == sha256)
+    return {MANIFEST, *ours}
 
 
 @contextmanager

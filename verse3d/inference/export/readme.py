@@ -66,7 +66,7 @@ The network is in {files} ({form.name}), with float32 weights. `labels.json` nam
 | | name | type | shape |
 |---|---|---|---|
 | input | `image` | float32, 0 ... 1 | B x {_times(export.shape)} |
-| output | `logits` | float32 | B x {_times((_channels(config), *export.shape[1:]))} |
+| output | `logits` | float32 | B x {_times((config.labels.network_scheme.output_channels, *export.shape[1:]))} |
 
 B may be any number; the other sizes are fixed. Logits that are NaN or infinite mean that the network failed (the
 input is not 0 ... 1, or its numbers overflow in the precision chosen): make no mask of them.
@@ -203,10 +203,6 @@ def _origin(export: Export) -> str:
   Of the voxels, {parity.decided_otherwise:.4%} get another label.
 - Versions: {versions}.
 """
-
-
-def _channels(config: Config) -> int:
-    return config.labels.network_scheme.output_channels
 
 
 def _times(sizes: Sequence[int]) -> str:

@@ -1,0 +1,129 @@
+"""The planes of a volume that pieces still touch: weighted sums of scores that move along it.
+
+    along the axis of the tiling:    finished   |==== open ====|   not reached
+                                                first
+
+Only the open planes have memory. Finished ones are given away; the others move to the front, and new ones open behind.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from verse3d.inference.oom_fallback import Placement
+from verse3d.model.tilings import Region, Tiling
+
+
+@dataclass(frozen=True)
+class FinishedPlanes:
+    """Planes of the network grid that no later piece touches. Their memory is used again afterwards.
+
+    Attributes:
+        axis: that they are stacked along.
+        first: index of the first one.
+        scores: (channels, I, J, K) weighted sums, with ``count`` planes along ``axis``; float32 or float16.
+        weights: (I, J, K) what to divide them by, float32; 0 where no piece spoke.
+        are_logits: whether the scores are logits, not probabilities.
+    """
+
+    axis: int
+    first: int
+    scores: torch.Tensor
+    weights: torch.Tensor
+    are_logits: bool
+
+    @property
+    def count(self) -> int:
+        """How many planes there are."""
+        return self.weights.shape[self.axis]
+
+    @property
+    def place(self) -> Region:
+        """Where they are in the volume."""
+        i, j, k = (
+            slice(self.first, self.first + size) if axis == self.axis else slice(0, size)
+            for axis, size in enumerate(self.weights.shape)
+        )
+        return i, j, k
+
+    def on_cpu(self) -> "FinishedPlanes":
+        """The same planes in the CPU's memory."""
+        return replace(self, scores=self.scores.cpu(), weights=self.weights.cpu())
+
+
+class OpenSums:
+    """Weighted sums of scores (channels, ...) in the planes that are open, laid out in memory as the scores are."""
+
+    def __init__(
+        self, tiling: Tiling, planes: slice, dtype: torch.dtype, placement: Placement, *, like: torch.Tensor
+    ) -> None:
+        self._axis, self._first, self._size = tiling.axis, planes.start, tiling.shape[tiling.axis]
+        self._logits = not placement.voices.give_probabilities
+        # As the volume, but along the axis with only as many planes as are open at once.
+        #     volume  |  finished  |==== planes ====|  not reached  |   -> axis
+        opened = planes.stop - planes.start
+        i, j, k = (opened if axis == tiling.axis else size for axis, size in enumerate(tiling.shape))
+        shape = (i, j, k)
+        channels, device = like.shape[1], placement.sums_device
+        if channels > 1 and like.stride(1) == 1:
+            self._sums = torch.zeros((*shape, channels), dtype=dtype, device=device).movedim(-1, 0)
+        else:
+            self._sums = torch.zeros((channels, *shape), dtype=dtype, device=device)
+        self._weights = torch.zeros(shape, device=device)
+
+    def move(self, device: torch.device) -> None:
+        """Go on with the sums on another device."""
+        self._sums = self._sums.to(device)
+        self._weights = self._weights.to(device)
+
+    def taken(self, scores: torch.Tensor) -> torch.Tensor:
+        """Scores as they can be added: on the device of the sums; on a GPU also in their format."""
+        if self._sums.device.type == "cpu":
+            return scores.to(self._sums.device)
+        return scores.to(self._sums.device, self._sums.dtype)
+
+    def add(self, region: Region, scores: torch.Tensor, weights: torch.Tensor | None) -> None:
+        """Count the scores (channels, *region) of a piece."""
+        # Along the axis of the tiling indices count from the first open plane.
+        i, j, k = (
+            slice(along.start - self._first, along.stop - self._first) if axis == self._axis else along
+            for axis, along in enumerate(region)
+        )
+        sums = self._sums[:, i, j, k]
+        if weights is None:
+            sums.add_(scores)
+        else:
+            weights = weights.to(self._sums.device)
+            _add_weighted(sums, scores, weights.to(self._sums.dtype))
+        self._weights[i, j, k] += 1 if weights is None else weights
+
+    def finish(self, until: int) -> Iterator[FinishedPlanes]:
+        """Give the planes before ``until`` and open as many behind the others."""
+        count = min(until - self._first, self._weights.shape[self._axis], self._size - self._first)
+        if count > 0:
+            scores = self._sums.narrow(1 + self._axis, 0, count)
+            weights = self._weights.narrow(self._axis, 0, count)
+            yield FinishedPlanes(self._axis, self._first, scores, weights, self._logits)
+            _drop(self._sums, 1 + self._axis, count)
+            _drop(self._weights, self._axis, count)
+        self._first = max(self._first, until)
+
+
+def _add_weighted(sums: torch.Tensor, scores: torch.Tensor, weights: torch.Tensor) -> None:
+    """``sums += scores * weights``. Scores in another format are converted in pieces that fit the processor's cache."""
+    if scores.dtype is sums.dtype:
+        sums.addcmul_(scores, weights)
+        return
+    slowest = max(range(scores.dim()), key=scores.stride)
+    for number, (into, part) in enumerate(zip(sums.unbind(slowest), scores.unbind(slowest), strict=True)):
+        into.addcmul_(part.to(sums.dtype), weights if slowest == 0 else weights.select(slowest - 1, number))
+
+
+def _drop(planes: torch.Tensor, axis: int, count: int) -> None:
+    """Move all planes ``count`` to the front; those that come in at the end are 0. Within the same memory."""
+    size = planes.shape[axis]
+    for start in range(0, size - count, count):
+        length = min(count, size - count - start)
+        planes.narrow(axis, start, length).copy_(planes.narrow(axis, start + count, length))
+    planes.narrow(axis, size - count, count).zero_()
