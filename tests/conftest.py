@@ -1,6 +1,8 @@
 """Fixtures for tests that run whole commands."""
 
 import logging
+import os
+from pathlib import Path
 
 import pytest
 import yaml
@@ -10,6 +12,16 @@ from tests import scans
 
 settings.register_profile("unhurried", deadline=None)  # a busy machine is no bug
 settings.load_profile("unhurried")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_its_own(tmp_path_factory):
+    """Converted models go where the tests write, not into the user's cache; the processes of a run share them."""
+    base = tmp_path_factory.getbasetemp()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib"))  # whose fonts take long to list
+        patched.setenv("XDG_CACHE_HOME", str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"))
+        yield
 
 
 @pytest.fixture(scope="session")
