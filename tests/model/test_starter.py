@@ -69,7 +69,7 @@ def test_no_model_and_the_word_starter_mean_the_starter_weights_and_say_what_the
     with caplog.at_level(logging.INFO, logger="verse3d"):
         assert model_file(name) == starter_file()
     (line,) = caplog.messages
-    assert "starter weights" in line and "no medical device" in line and "\n" not in line
+    assert "starter weights" in line and "not a medical device" in line and "\n" not in line
 
 
 def test_a_file_or_folder_called_starter_goes_first(tmp_path, monkeypatch):
