@@ -25,7 +25,8 @@ from verse3d.cli.json_output import print_json
 from verse3d.cli.program import PANELS, as_typed_today
 from verse3d.core.errors import ConfigError
 from verse3d.data.cases import Case, CaseIndex
-from verse3d.downloads.transfer import NO_NETWORK
+from verse3d.downloads import job
+from verse3d.downloads.transfer import NO_NETWORK, Patience
 from verse3d.evaluation.score_folder import evaluate_folder
 from verse3d.inference.records import PredictionRecord, PredictionReport
 from verse3d.report.dataset_stats import SplitSummary
@@ -212,7 +213,7 @@ def test_a_download_without_a_network_fails_in_two_lines(tmp_path, monkeypatch, 
 
     monkeypatch.setattr(requests.Session, "request", refuse)
     monkeypatch.setattr(requests.Session, "get", refuse)
-    monkeypatch.setattr("time.sleep", lambda _: None)
+    monkeypatch.setattr(job, "Patience", lambda: Patience(sleep=lambda _: None))
     assert main(["download", "--out", str(tmp_path), "--years", "19", "--splits", "training", "-q"]) == 3
     told = capsys.readouterr()
     assert len(told.err.splitlines()) == 2 and "without a network" in told.err and not told.out

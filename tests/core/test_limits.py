@@ -80,6 +80,7 @@ print(peak_rss_mb() - rss_mb() < 200)
     assert "takes 3.00 GB of memory" in run.stdout and run.stdout.strip().endswith("True")
 
 
+@pytest.mark.slow  # seconds, and what is like it runs quickly
 def test_a_mask_full_of_bad_values_is_explained_without_a_list_of_them(tmp_path):
     """The list of all indices would take 24 bytes a voxel: 240 MB here."""
     path = promising(tmp_path / "a.nii", (250, 200, 200), np.float32, np.full(10_000_000, np.nan, np.float32).tobytes())

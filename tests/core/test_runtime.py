@@ -137,6 +137,7 @@ LINUX = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only 
 
 
 @LINUX
+@pytest.mark.slow  # seconds, and what is like it runs quickly
 def test_peak_memory_is_not_that_of_the_program_that_started_this_one():
     block = np.ones(60_000_000)
     code = "from verse3d.core.runtime import peak_rss_mb; print(peak_rss_mb())"

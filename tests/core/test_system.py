@@ -77,6 +77,7 @@ def test_only_one_module_knows_what_posix_systems_alone_have():
     }
 
 
+@pytest.mark.slow  # seconds, and what is like it runs quickly
 def test_every_command_starts_without_the_modules_that_only_posix_systems_have():
     code = (
         "import json, typer, importlib, pkgutil, verse3d\n"

@@ -95,6 +95,7 @@ def test_a_second_call_keeps_the_masks_and_one_with_a_new_model_remakes_only_its
     assert second.standings[1].column("dice") != first.standings[1].column("dice")
 
 
+@pytest.mark.slow  # seconds, and what is like it runs quickly
 def test_seeds_are_averaged_case_by_case_and_their_spread_is_told(tmp_path, run, listed):
     seeds = [run(f"s{number}", cut) for number, cut in enumerate((0.35, 0.45, 0.55))]
     found = compare(f"three={','.join(seeds)}", run("one", 0.35), data=listed, tmp_path=tmp_path)
@@ -107,6 +108,7 @@ def test_seeds_are_averaged_case_by_case_and_their_spread_is_told(tmp_path, run,
     assert "three: 3 runs (s0, s1, s2)" in (tmp_path / "out" / "compare.md").read_text()
 
 
+@pytest.mark.slow  # seconds, and what is like it runs quickly
 def test_a_run_that_finds_nothing_has_dice_0_and_undefined_distances_that_are_counted(tmp_path, run, listed):
     found = compare(run("good", 0.35), run("blind", 2.0), data=listed, tmp_path=tmp_path)
     blind = found.standings[1]
@@ -120,6 +122,7 @@ def test_a_run_that_finds_nothing_has_dice_0_and_undefined_distances_that_are_co
     assert content["runs"][1]["values"]["case2"]["hd95_mm"] is None
 
 
+@pytest.mark.slow  # seconds, and what is like it runs quickly
 def test_one_seed_that_finds_nothing_is_counted_and_the_others_give_the_value(tmp_path, run, listed):
     pair = f"both={run('good', 0.35)},{run('blind', 2.0)}"
     found = compare(pair, run("good2", 0.35), data=listed, tmp_path=tmp_path)
@@ -186,12 +189,14 @@ def test_a_leak_is_refused_even_where_differences_are_allowed(tmp_path, run, ind
         compare(run("good", 0.35), run("leaky", 0.35, leaky), data=listed, tmp_path=tmp_path, allow_different=True)
 
 
+@pytest.mark.slow  # seconds, and what is like it runs quickly
 def test_cases_that_chose_the_epoch_are_compared_with_a_warning(tmp_path, run, listed):
     found = compare(run("good", 0.35), run("thin", 0.55), data=listed, tmp_path=tmp_path, split="validation")
     assert found.cases == ("case1",) and len(found.notes) == 2
     assert "**Flatters** — the epoch of good" in (tmp_path / "out" / "compare.md").read_text()
 
 
+@pytest.mark.slow  # seconds, and what is like it runs quickly
 def test_folds_are_scored_on_what_each_kept_and_pooled(tmp_path, run, index, listed):
     def folds(name, cut):
         paths = []
@@ -231,6 +236,7 @@ def test_the_tables_hold_every_case_and_metric_and_what_the_training_took(tmp_pa
     assert content["pairs"]["thin"]["dice"]["n"] == 3
 
 
+@pytest.mark.slow  # seconds, and what is like it runs quickly
 def test_of_a_bare_checkpoint_the_training_is_unknown(tmp_path, run, listed):
     shutil.copy(Path(run("good", 0.35), "best.pt"), tmp_path / "bare.pt")
     compare(run("thin", 0.55), str(tmp_path / "bare.pt"), data=listed, tmp_path=tmp_path, allow_different=True)
@@ -238,6 +244,7 @@ def test_of_a_bare_checkpoint_the_training_is_unknown(tmp_path, run, listed):
     assert "| training minutes (whole run) | 2.5 | unknown |" in page and "split: unknown for bare" in page
 
 
+@pytest.mark.slow  # seconds, and what is like it runs quickly
 def test_the_first_cases_are_drawn_for_each_run_beside_its_loss_curve(tmp_path, run, listed):
     found = compare(run("good", 0.35), run("thin", 0.55), data=listed, tmp_path=tmp_path, pictures=2)
     for name in ("good", "thin"):

@@ -200,6 +200,7 @@ def test_training_notes_what_it_saw_and_predict_compares(tmp_path, dataset, tiny
 
 
 class TestPhantoms:
+    @pytest.mark.slow  # seconds, and what is like it runs quickly
     def test_a_synthetic_scan_is_known_by_the_file_beside_it(self, tmp_path):
         [scan] = verse3d.phantom(tmp_path / "p", cases=1)
         assert is_phantom(scan)

@@ -231,6 +231,7 @@ def test_without_t12_the_first_lumbar_vertebra_follows_t11():
     assert np.linalg.norm(centres[18] - centres[20]) < 45
 
 
+@pytest.mark.slow  # seconds, and what is like it runs quickly
 def test_a_collapsed_body_is_lower_than_its_neighbours_and_wedged():
     rng = np.random.default_rng(0)
     spine = build_spine(rng, "collapsed", ("L2",))
@@ -241,6 +242,7 @@ def test_a_collapsed_body_is_lower_than_its_neighbours_and_wedged():
     assert smallest[1] < 0.9 * smallest[0]
 
 
+@pytest.mark.slow  # seconds, and what is like it runs quickly
 def test_screws_are_metal_in_the_pedicles_and_leave_the_mask_alone():
     plain, screwed = make_case(SEED, 0), make_case(SEED, 0, anomaly="screw")
     assert plain.image_hu.max() < 1800 < screwed.image_hu.max()
@@ -248,6 +250,7 @@ def test_screws_are_metal_in_the_pedicles_and_leave_the_mask_alone():
     assert len(np.unique(screwed.mask[screwed.image_hu > 2000])) >= 3  # two vertebrae, and heads outside
 
 
+@pytest.mark.slow  # seconds, and what is like it runs quickly
 def test_anomalies_take_turns(tmp_path):
     image = write_phantom(tmp_path, cases=1, seed=SEED, anomalies=True)[0]
     assert 25 in opened(image)[1]

@@ -84,6 +84,7 @@ def test_cases_that_disagree_show_no_difference():
     assert "in 4 of 8 cases" in details["volume Dice"] and details["volume Dice"].endswith("no difference is shown.")
 
 
+@pytest.mark.slow  # seconds, and what is like it runs quickly
 def test_a_mean_that_an_outlier_turned_round_is_no_win():
     # b is a little better in 19 cases and much worse in one, so that mean and ranks disagree.
     first, second = [0.8] * 20, [0.81 + number / 1e4 for number in range(19)] + [0.1]

@@ -48,7 +48,9 @@ def assert_equal(one, other):
         assert all(torch.equal(a[key], b[key]) for key in ("image", "label"))
 
 
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])  # each starts processes with PyTorch
+@pytest.mark.parametrize(
+    "workers", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
+)
 def test_worker_processes_give_the_same_batches_as_none_over_several_epochs(workers):
     alone = batches(feed_of(), 8)
     assert_equal(alone, batches(feed_of(workers), 8))

@@ -50,6 +50,7 @@ def sees_what_is_bright(network, image):
     return (image > 0.5).astype(np.float32)
 
 
+@pytest.mark.slow  # seconds, and what is like it runs quickly
 def test_it_learns_where_the_spine_is(monkeypatch):
     monkeypatch.setattr(module, "FEWEST_STEPS", 1)
     learner = training()

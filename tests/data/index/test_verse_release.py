@@ -93,6 +93,7 @@ def test_the_miccai_release_is_paired_and_counted_alike(miccai):
     assert {copy.reason.split()[0] for copy in report.left_out} == {"same"}
 
 
+@pytest.mark.slow  # seconds, and what is like it runs quickly
 def test_the_variants_of_miccai_names_find_their_masks_and_centroids(miccai):
     cases = {case.series: case for case in build(miccai).cases}
     for series in ("gl003", "gl017", "gl090", "gl124", "verse600", "verse201"):
@@ -103,6 +104,7 @@ def test_the_variants_of_miccai_names_find_their_masks_and_centroids(miccai):
     assert cases["gl124"].centroids.name == "GL124_CT_ax-iso-ctd.json"
 
 
+@pytest.mark.slow  # seconds, and what is like it runs quickly
 def test_both_releases_together_are_merged_in_favour_of_the_scanner_grid(subject_based, miccai):
     report = build(miccai, subject_based)
     assert counts(report) == EXPECTED
@@ -116,6 +118,7 @@ def test_both_releases_together_are_merged_in_favour_of_the_scanner_grid(subject
     assert all("same series verse201" in note for note in case.notes)
 
 
+@pytest.mark.slow  # seconds, and what is like it runs quickly
 def test_what_is_removed_is_missing_by_name(tmp_path):
     draw = random.Random(7)
     paths = released_paths()

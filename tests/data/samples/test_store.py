@@ -244,6 +244,7 @@ def test_a_scan_that_changes_while_it_is_prepared_is_refused(tmp_path, monkeypat
     assert place.names() == []
 
 
+@pytest.mark.slow  # seconds, and what is like it runs quickly
 def test_two_programs_that_prepare_the_same_cases_at_once_give_one_whole_store(tmp_path):
     cases = [write_case(tmp_path, f"case{number}", geometry=LONG, seed=number) for number in range(4)]
     write_index(tmp_path / "cases.jsonl", CaseIndex(tuple(cases)))

@@ -60,6 +60,7 @@ def test_weights_of_another_network_are_refused(tmp_path, model):
         open_backend("torch", model.checkpoint, model.path, CPU, FLOAT32)
 
 
+@pytest.mark.slow  # seconds, and what is like it runs quickly
 def test_pytorch_never_loads_openvino_and_openvino_never_loads_what_reports_home(model):
     code = (
         "import sys, torch; from pathlib import Path; from verse3d.inference.backends import open_backend;"

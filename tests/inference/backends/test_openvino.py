@@ -99,6 +99,7 @@ def test_batches_of_any_size_and_views_are_taken_and_earlier_results_stay(model)
     assert len(entries(model)) == 1
 
 
+@pytest.mark.slow  # seconds, and what is like it runs quickly
 def test_each_shape_has_its_own_model(model):
     backend = backend_of(model)
     for shape in ((1, 16, 16, 16), (1, 16, 32, 8), (1, 16, 16, 16)):
@@ -108,6 +109,7 @@ def test_each_shape_has_its_own_model(model):
     assert set(backend.record()["parity"]) == {"1x16x16x16", "1x16x32x8"}
 
 
+@pytest.mark.slow  # seconds, and what is like it runs quickly
 def test_pytorch_computes_until_a_piece_shows_something(model):
     backend, flat = backend_of(model), torch.zeros(2, *MODES["3d"])
     assert_right(model, backend(flat), flat, within=1e-3)
@@ -198,6 +200,7 @@ def test_damaged_figures_are_measured_again(model):
         assert backend.name == "openvino" and path.read_text() == content
 
 
+@pytest.mark.slow  # seconds, and what is like it runs quickly
 def test_a_checkpoint_that_takes_the_place_of_another_gets_a_model_of_its_own(model, tmp_path):
     pieces = pieces_of(MODES["3d"])
     before = backend_of(model)(pieces)
@@ -221,6 +224,7 @@ def test_the_key_is_the_content_not_the_file(model):
     assert content_sha256(changed) != content_sha256(model.checkpoint)
 
 
+@pytest.mark.slow  # seconds, and what is like it runs quickly
 def test_a_folder_that_cannot_be_written_to_costs_a_conversion_each_time(model, caplog):
     model.path.with_suffix(".openvino").write_text("a file stands where the folder would be")
     pieces = pieces_of(MODES["3d"])
