@@ -24,6 +24,7 @@ from verse3d.cli import app, main, program, score_tables, tables, terminal
 from verse3d.cli.json_output import print_json
 from verse3d.cli.program import PANELS, as_typed_today
 from verse3d.core.errors import ConfigError
+from verse3d.core.paths import TEMPORARY_PREFIX
 from verse3d.data.cases import Case, CaseIndex
 from verse3d.downloads import job
 from verse3d.downloads.transfer import NO_NETWORK, Patience
@@ -150,6 +151,14 @@ class TestPredict:
         monkeypatch.setattr(api, "look", refuse)
         report = verse3d.predict(tmp_path / "a.nii.gz", model=model, out=tmp_path / "out", preview=True, device="cpu")
         assert not report.failures
+
+    def test_what_a_killed_call_left_among_the_previews_is_removed_by_the_next(self, tmp_path, model):
+        spine().write(tmp_path / "a.nii.gz")
+        left = tmp_path / "out" / "previews" / f"{TEMPORARY_PREFIX}{2**22 + 1}-a.png"  # no process has such a number
+        left.parent.mkdir(parents=True)
+        left.write_bytes(b"half a picture")
+        verse3d.predict(tmp_path / "a.nii.gz", model=model, out=tmp_path / "out", device="cpu")
+        assert not left.exists()
 
     def test_counts_and_names_vertebrae(self, tmp_path, capsys):
         def record(case, *levels):

@@ -7,7 +7,7 @@ from typing import Literal
 from verse3d import api
 from verse3d.core.caseerrors import CASE_ERRORS, reason_of
 from verse3d.core.errors import ConfigError, DataError
-from verse3d.core.files import PathOrText, is_file, make_folder
+from verse3d.core.files import PathOrText, is_file, make_folder, remove_leftovers
 from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.core.nifti_errors import not_a_file
 from verse3d.core.nifti_header import NIFTI_SUFFIXES
@@ -101,6 +101,8 @@ def predict(
     )
     # Last: it belongs to masks, and there may be none.
     write_label_description(folder / LABEL_FILE, predictor.scheme.labels)
+    if (folder / PREVIEWS).is_dir():
+        remove_leftovers(folder / PREVIEWS)  # of calls that were killed while they drew
     if preview:
         draw_previews(report, progress)
     return report
