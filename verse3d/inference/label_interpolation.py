@@ -22,9 +22,9 @@ from verse3d.core.axismaps import AxisMap, Box
 from verse3d.inference.dense_interpolation import fill_densely
 
 _BOX_VOXELS = 2**21
-_BOX_NUMBERS = 2**22
+_BOX_NUMBERS = 2**21
 _TARGET_VOXELS = 2**20
-_POINTS = 2**16
+_POINTS = 2**15
 """Voxels, probabilities, voxels of the target and points near borders that are worked on at once."""
 _MOSTLY_MIXED = 0.15
 """Share of mixed cells from which whole planes cost less than single points. Measured with 27 channels."""
