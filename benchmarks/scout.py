@@ -34,7 +34,7 @@ from verse3d.inference.body_mask import Body
 from verse3d.inference.scout import at_scout_spacing, look_for_spine
 from verse3d.inference.spine_crop import SpineRegion, covered_share, moved
 from verse3d.model.checkpoint import Checkpoint, TrainedNetwork, load_checkpoint, load_weights, save_checkpoint
-from verse3d.model.scout import SCOUT, SCOUT_MM, USABLE, ScoutNetwork, build_scout
+from verse3d.model.scout import SCOUT, SCOUT_MM, USABLE, ScoutNetwork
 from verse3d.model.tilings import WindowTiling
 from verse3d.phantoms.body import make_body
 from verse3d.training.scout import ScoutTraining
@@ -131,7 +131,7 @@ def _coarse(case: Case, config: Config) -> Volumes:
 
 
 def _read(path: Path) -> ScoutNetwork:
-    network = build_scout(parse_config(SETTINGS))
+    network = ScoutNetwork(parse_config(SETTINGS).scout.channels)
     load_weights(network, torch.load(path, weights_only=True), path)
     return network
 
@@ -200,7 +200,7 @@ def _skipped(region: SpineRegion | None, scan: Scan, config: Config) -> float:
     if region is not None:
         box = region.crop(shape, config.sampling.patch_voxels, (0, 0, 0))
     part = scan.image[box]
-    body, regions = Body.of(part, config.grid), WindowTiling.of(config, part.shape).regions
+    body, regions = Body.of(part, config.grid), WindowTiling.of(config.sampling, config.inference, part.shape).regions
     wanted = [one for one in regions if body.touches(one) and (region is None or region.touches(moved(one, box)))]
     return 1 - covered_share(wanted, box, shape)
 

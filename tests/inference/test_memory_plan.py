@@ -23,7 +23,7 @@ def demand(channels=27, pieces=4, source_bytes=2, shape=SHAPE, piece_mb=300.0) -
     return Demand(
         source_voxels=512 * 512 * 500,
         source_bytes=source_bytes,
-        tiling=WindowTiling.of(config, shape),
+        tiling=WindowTiling.of(config.sampling, config.inference, shape),
         channels=channels,
         piece_mb=piece_mb,
         pieces_per_batch=pieces,
@@ -99,7 +99,7 @@ def test_the_limit_is_the_users_or_what_is_free(monkeypatch):
 def test_as_many_planes_are_planned_as_the_streaming_will_open_at_most(pieces, overlap, margin):
     config = tiny_config(sampling={"patch_voxels": [8, 8, 12], "margin_voxels": margin}, inference={"overlap": overlap})
     for shape in ((9, 14, 23), (30, 11, 8), (50, 3, 3)):
-        tiling = WindowTiling.of(config, shape)
+        tiling = WindowTiling.of(config.sampling, config.inference, shape)
         regions, axis = tiling.regions, tiling.axis
         opened = open_planes(regions, axis, batches(regions, axis, range(len(regions)), pieces))
         one = Demand(1000, 2, tiling, 3, 1.0, pieces)

@@ -32,7 +32,7 @@ def tiling(shape, overlap=0.5, blending="gaussian", **sampling) -> WindowTiling:
     config = tiny_config(
         sampling={"patch_voxels": WINDOW, **sampling}, inference={"overlap": overlap, "blending": blending}
     )
-    return WindowTiling.of(config, shape)
+    return WindowTiling.of(config.sampling, config.inference, shape)
 
 
 def picture(shape, seed=0) -> np.ndarray:
@@ -144,7 +144,7 @@ def test_scores_in_bfloat16_are_summed_in_float32(channels, memory_format):
 def test_slices_are_put_together_too(plane, channels, batch):
     shape = (9, 14, 23)
     config = tiny_config("2.5d", slices={"plane": plane, "size_pixels": [20, 16], "neighbours": 1})
-    slices = SliceTiling.of(config, Geometry(shape, np.eye(4)), shape)
+    slices = SliceTiling.of(config.slices, Geometry(shape, np.eye(4)), shape)
     torch.manual_seed(0)
     model = nn.Conv2d(3, channels, 3, padding=1).eval()
     image, placement = picture(shape), placed(model)

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from verse3d.core.config import Config, without_augmentation
 from verse3d.core.errors import DataError, NotFiniteError, OutputError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import Label, LabelScheme
@@ -25,7 +24,7 @@ from verse3d.data.schemes import require_levels
 from verse3d.inference.naming import named_by_truth
 from verse3d.inference.predictor import Predictor
 from verse3d.metrics.overlap import confusion, dice
-from verse3d.model.modes import get_mode
+from verse3d.model.modes import Method
 from verse3d.training.step import LossFunction
 
 _log = logger(__name__)
@@ -128,12 +127,13 @@ class LossBatches:
 
     Args:
         cases: to cut from.
-        config: of the run.
+        method: says what is cut.
+        count: batches to cut.
+        seed: of the run.
     """
 
-    def __init__(self, cases: PatchSources, config: Config) -> None:
-        self._cases = cases
-        self._config = config
+    def __init__(self, cases: PatchSources, method: Method, *, count: int, seed: int) -> None:
+        self._cases, self._method, self._count, self._seed = cases, method, count, seed
         self._batches: list[PackedBatch] | None = None
 
     def __iter__(self) -> Iterator[PackedBatch]:
@@ -142,11 +142,11 @@ class LossBatches:
         return iter(self._batches)
 
     def _cut(self) -> list[PackedBatch]:
-        count, size = self._config.validation.loss_batches, self._config.sampling.batch_size
-        if not len(self._cases) or not count:
+        if not len(self._cases) or not self._count:
             return []
-        cut = get_mode(self._config.mode).cut(without_augmentation(self._config))
-        patches = PatchDataset(self._cases, cut, length=count * size, seed=self._config.runtime.seed)
+        size = self._method.sampling.batch_size
+        cut = self._method.cut(augmented=False)
+        patches = PatchDataset(self._cases, cut, length=self._count * size, seed=self._seed)
         try:
             boxes = list(patches.epoch(0))
         except OutputError:
@@ -208,7 +208,7 @@ def validate(predictor: Predictor, cases: Sequence[ValidationCase], paint: Paint
             not_finite.append(case.case)
             continue
         truth = case.truth()
-        if predictor.config.labels.by_sequence:
+        if predictor.method.by_sequence:
             ids = named_by_truth(ids, truth, case.prepared.source)
         # Of each label in the truth, by its name: network ids count the labels from 1.
         labels = case.scheme.labels
