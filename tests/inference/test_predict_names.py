@@ -90,6 +90,25 @@ def test_a_model_in_memory_names_the_same_vertebrae(place, monkeypatch):
     assert [one.to_dict() for one in segmented.vertebrae] == record["vertebrae"]
 
 
+def test_a_model_in_memory_keeps_vertebrae_that_the_scan_cuts_on_request_only(place, monkeypatch):
+    folder, scan = place
+    let_networks_see(monkeypatch, scan)
+    monkeypatch.setattr(bones, "_CUT_AREA", -1.0)  # every bone counts as cut
+    dropped, kept = (
+        verse3d.load_model(folder / "best.pt", device="cpu", partial=choice).segment(folder / "ct.nii.gz")
+        for choice in ("drop", "keep")
+    )
+    assert (dropped.levels, kept.levels) == ((), tuple(ROW))
+    for found, in_mask in ((dropped, False), (kept, True)):
+        assert [(one.name, one.is_partial, one.in_mask) for one in found.vertebrae] == [
+            (name, True, in_mask) for name in ROW
+        ]
+    out, _, _ = predicted(folder, partial="keep")
+    assert np.array_equal(kept.labels, read_labels(mask_path(out, CASE)).array)
+    with pytest.raises(ConfigError, match="`partial` must be drop or keep"):
+        verse3d.load_model(folder / "best.pt", device="cpu", partial="some")
+
+
 def test_a_shift_found_by_eye_is_corrected_and_taken_back(place, monkeypatch):
     folder, scan = place
     let_networks_see(monkeypatch, scan, shift=-1)

@@ -7,12 +7,13 @@ parts on the grid of the scan  ->  bones  ->  one reading of the spine  ->  ids,
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from verse3d.core.errors import ConfigError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERTEBRAE
 from verse3d.core.logs import logger
@@ -21,6 +22,9 @@ from verse3d.labelling.evidence import level_evidence, without_a_look
 from verse3d.labelling.instances import group_bones
 from verse3d.labelling.vertebrae import NamedBones, name_bones
 from verse3d.model.scout import CHANNELS, SCOUT_MM, ScoutNetwork
+
+PartialVertebrae = Literal["drop", "keep"]
+"""What becomes of vertebrae that the scan cuts: VerSe's masks leave them out."""
 
 _MAP_BYTES = 4
 _LARGEST_NOTED_ML = 5.0
@@ -117,6 +121,17 @@ def _look(network: ScoutNetwork, image: NDArray[np.floating], grid: Geometry) ->
     # Outside of the clause, where what did not fit is free again.
     _log.warning("the GPU's memory does not suffice for the whole scan at 4 mm: naming goes on with the CPU")
     return look(network.cpu(), image, grid)
+
+
+def keeps_partial(partial: str) -> bool:
+    """Whether masks show vertebrae that the scan cuts.
+
+    Raises:
+        ConfigError: ``partial`` is neither drop nor keep.
+    """
+    if partial not in ("drop", "keep"):
+        raise ConfigError(f"`partial` must be drop or keep, got {partial!r}", option="partial")
+    return partial == "keep"
 
 
 def without_partial(named: NamedBones) -> NamedBones:
