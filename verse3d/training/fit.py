@@ -218,9 +218,11 @@ def _session(
     cut = get_mode(config.mode).cut(config)
     length = config.optim.steps_per_epoch * config.sampling.batch_size
     scheme, drawn = label_scheme(config.labels.scheme), config.validation.pictures if options.paint else 0
-    cut_as = config.labels.trained_on
-    whole = StoredCases([] if all(job.failure for job in validation) else validation, cut_as)
-    dataset = PatchDataset(StoredCases(training, cut_as), cut, length=length, seed=config.runtime.seed)
+    cut_as, ignores_cut = config.labels.trained_on, config.labels.ignores_cut
+    usable = [] if all(job.failure for job in validation) else validation
+    whole = StoredCases(usable, cut_as, ignores_cut=ignores_cut)
+    learnt = StoredCases(training, cut_as, ignores_cut=ignores_cut)
+    dataset = PatchDataset(learnt, cut, length=length, seed=config.runtime.seed)
     session = Session(
         config=config,
         folder=folder,
