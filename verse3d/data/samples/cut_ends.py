@@ -60,7 +60,8 @@ def maybe_cut(image: NDArray[np.floating], ids: NDArray[np.uint8], bone: float) 
     """
     labelled = ids > 0
     # Whose half is a label is bone of a labelled vertebra, not of a cut one.
-    unknown = (image >= bone) & ~ndimage.binary_dilation(labelled, _AROUND)
+    beside_label = ndimage.binary_dilation(labelled, _AROUND)
+    unknown = (image >= bone) & ~beside_label
     upper, lower = open_ends(ids)
     found = np.zeros(ids.shape, bool)
     if upper:
@@ -69,7 +70,7 @@ def maybe_cut(image: NDArray[np.floating], ids: NDArray[np.uint8], bone: float) 
         # The same upside down.
         found |= _at_upper_end(unknown[..., ::-1], labelled[..., ::-1], _INTO_LOWER_MM)[..., ::-1]
     # A voxel more on all sides: the rim of a bone is half of something else at 4 mm, and its inside may be dark.
-    return ndimage.binary_dilation(found, _AROUND) & ~ndimage.binary_dilation(labelled, _AROUND)
+    return np.asarray(ndimage.binary_dilation(found, _AROUND) & ~beside_label)
 
 
 def _at_upper_end(unknown: NDArray[np.bool_], labelled: NDArray[np.bool_], into_mm: float) -> NDArray[np.bool_]:
