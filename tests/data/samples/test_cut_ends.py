@@ -14,19 +14,20 @@ from verse3d.core.labels import BONES, IGNORED, vertebra
 from verse3d.data.cases import Case
 from verse3d.data.samples.augment import Augment
 from verse3d.data.samples.cut import PatchCut
-from verse3d.data.samples.cut_ends import BESIDE_MM, BEYOND_MM, ignore, maybe_cut, open_ends
+from verse3d.data.samples.cut_ends import BESIDE_MM, BEYOND_MM, INTO_MM, LAST_MM, ignore, maybe_cut, open_ends
 from verse3d.data.samples.packing import PackedBatch
 from verse3d.data.samples.patches import PatchDataset
 from verse3d.data.samples.stored import StoredCases
 
-SHAPE = (31, 29, 40)
+SHAPE = (31, 29)
 BONE = 0.5
+NEXT = [(1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1)]
 
 
 def scene(levels=("T5", "T6", "T7"), *, above=6, below=5):
     """Blocks of bone at 4 mm: labelled ones of 8 planes, and unlabelled ones from them to both faces of the scan."""
     height = 8 * len(levels) + above + below + 4
-    image, ids = np.zeros((*SHAPE[:2], height), np.float16), np.zeros((*SHAPE[:2], height), np.uint8)
+    image, ids = np.zeros((*SHAPE, height), np.float16), np.zeros((*SHAPE, height), np.uint8)
     image[10:20, 8:22] = 0.6  # from face to face, but for two planes of disc at each end of the labels
     for number, name in enumerate(levels):
         top = height - above - 2 - 8 * number
@@ -34,26 +35,37 @@ def scene(levels=("T5", "T6", "T7"), *, above=6, below=5):
     for disc in (height - above - 2, below):
         image[..., disc : disc + 2] = 0.1
     image[2, 3] = 0.6  # a rib far beside the spine
+    image[23, 8:12, 3:-3] = 0.6  # and something bright near it, which no face cuts
     return image, ids
 
 
 def plainly(image, ids, bone, upper, lower):
-    """The same by distances (chessboard, in voxels of 4 mm) and by where voxels lie, in mm."""
+    """The same from every voxel's distances, in mm, and by walking from the face of the scan."""
     labelled = np.argwhere(ids > 0)
-    from_label = ndimage.distance_transform_cdt(ids == 0, "chessboard")
-    voxels = np.argwhere((image >= bone) & (from_label > 1))
-    no_seed = np.ones(ids.shape, bool)
-    for sign, wanted, into in ((1, upper, 28.0), (-1, lower, 12.0)):
+    cut = np.zeros(ids.shape, bool)
+    for sign, wanted in ((1, upper), (-1, lower)):
         face, last = (ids.shape[2] - 1 if sign > 0 else 0), (sign * labelled[:, 2]).max()
         if not wanted or (sign * face - last) * 4.0 > BEYOND_MM:
             continue
-        end = labelled[(last - sign * labelled[:, 2]) * 4.0 < into][:, :2]
-        beside = ((end.min(axis=0) - voxels[:, :2]).clip(min=0) + (voxels[:, :2] - end.max(axis=0)).clip(min=0)) * 4.0
-        seeds = voxels[((last - sign * voxels[:, 2]) * 4.0 < into) & (beside.max(axis=1) <= BESIDE_MM)]
-        no_seed[tuple(seeds.T)] = False
-    if no_seed.all():
-        return np.zeros(ids.shape, bool)
-    return (ndimage.distance_transform_cdt(no_seed, "chessboard") <= 1) & (from_label > 1)
+        end = labelled[(last - sign * labelled[:, 2]) * 4.0 < LAST_MM][:, :2]
+        low, high = end.min(axis=0) - BESIDE_MM / 4.0, end.max(axis=0) + BESIDE_MM / 4.0
+        open_, reached = {}, []
+        for voxel in map(tuple, np.argwhere((image >= bone) & (ids == 0)).tolist()):
+            beside = (low <= voxel[:2]).all() and (voxel[:2] <= high).all()
+            if beside and (last - sign * voxel[2]) * 4.0 < INTO_MM:
+                open_[voxel] = True
+                reached += [voxel] if voxel[2] == face else []
+        while reached:
+            i, j, k = reached.pop()
+            if open_.pop((i, j, k), False):
+                cut[i, j, k] = True
+                reached += [(i + a, j + b, k + c) for a, b, c in NEXT]
+    near = np.zeros_like(cut)
+    for i, j, k in np.argwhere(cut):
+        for a, b, c in ((0, 0, 0), *NEXT):
+            if all(0 <= at < size for at, size in zip((i + a, j + b, k + c), cut.shape, strict=True)):
+                near[i + a, j + b, k + c] = True
+    return near & (ndimage.distance_transform_cdt(ids == 0, "chessboard") > 1)
 
 
 @pytest.mark.parametrize(
@@ -71,16 +83,16 @@ def test_unlabelled_bone_at_the_ends_is_what_a_plain_search_finds(levels, upper,
     found = maybe_cut(image, ids, BONE)
     np.testing.assert_array_equal(found, plainly(image, ids, BONE, upper, lower))
     assert found[14, 14, -1] == upper and found[14, 14, 0] == lower
-    assert not found[2, 3].any() and not found[ids > 0].any()
+    assert not found[2, 3].any() and not found[23].any() and not found[ids > 0].any()
 
 
 def test_a_process_that_hangs_down_beside_the_uppermost_label_is_unknown_and_one_that_reaches_farther_is_not():
     image, ids = scene(above=6)
     top = int(np.flatnonzero(ids.any(axis=(0, 1)))[-1])
-    image[14, 5, top - 12 : top + 7] = 0.6  # behind the labels, joined to the bone above
+    image[14, 6, top - 12 :] = 0.6  # behind the labels, joined to the bone above
     found = maybe_cut(image, ids, BONE)
     np.testing.assert_array_equal(found, plainly(image, ids, BONE, upper=True, lower=True))
-    assert found[14, 5, top - 6 : top + 7].all() and not found[14, 5, : top - 8].any()
+    assert found[14, 6, top - 6 :].all() and not found[14, 6, 20 : top - 8].any()
 
 
 def test_where_the_scan_goes_on_for_longer_than_a_vertebra_nothing_is_cut():

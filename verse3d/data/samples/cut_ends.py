@@ -1,15 +1,19 @@
 """Bone that may belong to a vertebra which the scan cuts: VerSe leaves it unlabelled, so nobody knows what it is.
 
-Such bone lies beyond the first and the last label, and beside them, because processes hang down::
+It hangs together with the face of the scan, and lies beyond the first or the last label or beside it, because the
+processes of one vertebra reach down beside the next::
 
     k ^ |            face of the scan           |
       |      oooo        up to 60 mm beyond the labels: a vertebra that is farther away from the face would be whole
-      |      oooo--oo    ignored
-      |      ####   oo   T5; the last 28 mm beside it: the spinous process of T4
-      |      ####
+      |      oooooo      ignored, with half a voxel around
+      |      ####oo      T5; the last 28 mm beside it: the spinous process of T4
+      |      ####o
       |      ####        T6
 
-Nothing is ignored above C1 or below L5 and L6, where the head and the sacrum are, nor what is no bone.
+Nothing is ignored above C1 or below L5 and L6, where the head and the sacrum are, nor beside bone that is labelled.
+Measured on the four expert scans of VerSe at hand and an automatically labelled chest, cut anew in the middle of every
+second vertebra: 97 % of what is left of it at the upper end is ignored, and 91 % at the lower one, without voxels
+beside labels; and 6 and 3 times as much other bone, vessels and ribs.
 """
 
 from collections.abc import Sequence
@@ -23,14 +27,14 @@ from verse3d.core.geometry import Shape
 from verse3d.core.labels import IGNORED, VERTEBRAE, vertebra
 from verse3d.data.samples.grid import COARSE_MM
 
-BONE_HU = 100.0
-"""At 4 mm; the spongy inside of a vertebra has about that much."""
+BONE_HU = 120.0
+"""At 4 mm; less than the spongy inside of most vertebrae has."""
 BEYOND_MM = 60.0
 """A cut vertebra begins no farther than this from the face of the scan."""
-BESIDE_MM = 12.0
-"""Around the labels at the end, to all sides; ribs and hips lie farther away, but for where they begin."""
-_INTO_UPPER_MM, _INTO_LOWER_MM = 28.0, 12.0
-"""Spinous processes hang down beside the next vertebra, and hardly anything reaches up."""
+LAST_MM, BESIDE_MM = 48.0, 8.0
+"""From side to side and from front to back it is about where the labels of the last so many mm are."""
+INTO_MM = 28.0
+"""Of these labels it may lie beside so much."""
 _AROUND = np.ones((3, 3, 3), bool)
 
 _LEVELS = tuple(label.id for label in VERTEBRAE)
@@ -59,34 +63,39 @@ def maybe_cut(image: NDArray[np.floating], ids: NDArray[np.uint8], bone: float) 
         bone: the grey value from which a voxel is bone.
     """
     labelled = ids > 0
-    # Whose half is a label is bone of a labelled vertebra, not of a cut one.
-    beside_label = ndimage.binary_dilation(labelled, _AROUND)
-    unknown = (image >= bone) & ~beside_label
+    unlabelled = (image >= bone) & ~labelled
     upper, lower = open_ends(ids)
     found = np.zeros(ids.shape, bool)
     if upper:
-        found |= _at_upper_end(unknown, labelled, _INTO_UPPER_MM)
+        found |= _cut_by_upper_face(unlabelled, labelled)
     if lower:
         # The same upside down.
-        found |= _at_upper_end(unknown[..., ::-1], labelled[..., ::-1], _INTO_LOWER_MM)[..., ::-1]
-    # A voxel more on all sides: the rim of a bone is half of something else at 4 mm, and its inside may be dark.
-    return np.asarray(ndimage.binary_dilation(found, _AROUND) & ~beside_label)
+        found |= _cut_by_upper_face(unlabelled[..., ::-1], labelled[..., ::-1])[..., ::-1]
+    # Half of the rim of a bone is something else at 4 mm, and its inside may be dark. But a voxel beside a label is
+    # the rim of a labelled vertebra.
+    return np.asarray(ndimage.binary_dilation(found) & ~ndimage.binary_dilation(labelled, _AROUND))
 
 
-def _at_upper_end(unknown: NDArray[np.bool_], labelled: NDArray[np.bool_], into_mm: float) -> NDArray[np.bool_]:
-    """The unknown bone at the upper end; nothing if the scan goes on for longer than a cut vertebra could."""
+def _cut_by_upper_face(unlabelled: NDArray[np.bool_], labelled: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The unlabelled bone near the uppermost labels that the upper face of the scan cuts."""
     found = np.zeros(labelled.shape, bool)
     planes = np.flatnonzero(labelled.any(axis=(0, 1)))
-    size = labelled.shape[2]
-    if not planes.size or (size - 1 - planes[-1]) * COARSE_MM > BEYOND_MM:
+    # If the scan goes on for longer than a vertebra, none is cut: VerSe would have labelled it.
+    if not planes.size or (labelled.shape[2] - 1 - planes[-1]) * COARSE_MM > BEYOND_MM:
         return found
-    first = max(0, int(planes[-1]) + 1 - int(into_mm / COARSE_MM))
+    top = int(planes[-1]) + 1
     # The labels at this end only: a bent spine is somewhere else in its middle.
-    around = box_of(labelled[..., first:])
-    if around is not None:
-        beside = int(BESIDE_MM / COARSE_MM)
-        i, j = (slice(max(0, along.start - beside), along.stop + beside) for along in around[:2])
-        found[i, j, first:] = unknown[i, j, first:]
+    around = box_of(labelled[..., max(0, top - int(LAST_MM / COARSE_MM)) :])
+    if around is None:
+        return found
+    beside = int(BESIDE_MM / COARSE_MM)
+    i, j = (slice(max(0, along.start - beside), along.stop + beside) for along in around[:2])
+    zone = (i, j, slice(max(0, top - int(INTO_MM / COARSE_MM)), None))
+    pieces, count = ndimage.label(unlabelled[zone])
+    at_face = np.zeros(1 + count, bool)
+    at_face[pieces[..., -1]] = True
+    at_face[0] = False
+    found[zone] = at_face[pieces]
     return found
 
 
