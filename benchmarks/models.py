@@ -63,7 +63,17 @@ def trained(work: Path, classes: int, steps: int | None = None) -> Path:
         print(f"training {run} ...", flush=True)
         settings = TRAINING | {"labels.scheme": SCHEMES[classes], "optim.steps_per_epoch": str(steps)}
         options = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-        command = [sys.executable, "-m", "verse3d", "-q", "train", "--data", str(_phantoms(work)), "--out", str(run)]
+        command = [
+            sys.executable,
+            "-m",
+            "verse3d",
+            "-q",
+            "train",
+            "--data",
+            str(phantom_index(work)),
+            "--out",
+            str(run),
+        ]
         subprocess.run([*command, "--config", "unet3d", "--overwrite", *options], check=True)
     return run / "best.pt"
 
@@ -100,7 +110,7 @@ def random_model(work: Path, classes: int, *, overlap: float, amp: str = "auto")
     return path
 
 
-def _phantoms(work: Path) -> Path:
+def phantom_index(work: Path) -> Path:
     """The index of eight phantoms, all of them for training; made if it is not there yet."""
     index = work / "phantoms.jsonl"
     if not index.is_file():

@@ -21,6 +21,7 @@ from verse3d.data.samples.store import store_beside
 from verse3d.data.splits import hold_out_fold, split_by_subject
 from verse3d.model.locate import model_file
 from verse3d.model.modes import get_mode, require_suitable
+from verse3d.report.confusion import confusion_figure
 from verse3d.report.figures import figure_array
 from verse3d.report.overlay import overlay_figure
 from verse3d.training.fit import FitResult, fit
@@ -96,6 +97,7 @@ def train(
             max_minutes=max_minutes,
             max_epochs=max_epochs,
             paint=_paint,
+            paint_confusion=_paint_confusion,
             progress=progress if rank == 0 else no_progress,
             store=_store(Path(data), Path(out), store, resume=resume),
             ranks=ranks,
@@ -157,3 +159,7 @@ def _paint(
 ) -> NDArray[np.uint8]:
     """A validation case for TensorBoard; the truth comes first, so the slices stay while the prediction changes."""
     return figure_array(overlay_figure(Preview(scan), masks, title=title, binary=len(labels) == 1))
+
+
+def _paint_confusion(counts: NDArray[np.int64]) -> NDArray[np.uint8]:
+    return figure_array(confusion_figure(counts))
