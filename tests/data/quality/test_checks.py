@@ -386,7 +386,7 @@ def test_the_facts_say_what_a_case_is_made_of(tmp_path):
         save_scan(tmp_path / "a.nii.gz", hounsfield(SHAPE, np.float32), matrix, qform=1, sform=0),
         save_scan(tmp_path / "m.nii.gz", mask, matrix, qform=1, sform=0),
     )
-    assert check(case).facts == (CaseFacts("a", "9x11x14", "1x0.75x3", "PIR", "float32 s0 q1", "T12-L1"),)
+    assert check(case).facts == (CaseFacts("a", "9x11x14", "1x0.75x3", "PIR", "float32, qform", "T12-L1"),)
 
 
 @pytest.mark.parametrize(("ids", "levels"), [([], "none"), ([28], "T13"), ([25, 1], "C1-L6"), ([26], "none")])
