@@ -202,13 +202,12 @@ def small(tmp_path) -> Case:
 def test_no_program_prints_c1_for_an_unmarked_mask_of_one_vertebra_without_a_word(small, tmp_path, capsys):
     write_index(tmp_path / "cases.jsonl", CaseIndex((small,)))
     listed = str(tmp_path / "cases.jsonl")
-    said = {}
+    said, levels = {}, ["--scheme", "vertebrae"]
     for command in (
         ["check", listed],
         ["stats", listed, "--out", str(tmp_path / "stats")],
         ["look", str(small.image), "--mask", str(small.mask), "-o", str(tmp_path / "a.png")],
-        ["evaluate", "--pred", str(tmp_path), "--truth", listed, "--out", str(tmp_path / "s.json")]
-        + ["--scheme", "vertebrae"],
+        ["evaluate", "--pred", str(tmp_path), "--truth", listed, "--out", str(tmp_path / "s.json"), *levels],
     ):
         main(command)
         said[command[0]] = " ".join(capsys.readouterr().out.split())

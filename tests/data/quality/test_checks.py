@@ -290,7 +290,8 @@ def test_a_qform_that_makes_no_sense_beside_a_good_sform_is_a_warning(pair, fiel
 @pytest.mark.parametrize(
     ("voxels", "words"),
     [
-        (np.random.default_rng(0).integers(0, 256, SHAPE).astype(np.uint8), "8-bit"),
+        (np.random.default_rng(0).integers(0, 256, SHAPE).astype(np.uint8), "an MR image or an 8-bit picture"),
+        (np.random.default_rng(0).integers(0, 700, SHAPE).astype(np.int16), "looks like an MR image"),
         (hounsfield(SHAPE) + np.int16(1024), "HU + 1024"),
         (np.clip(hounsfield(SHAPE), -1024, 100) + np.int16(1024), "HU + 1024"),
         (np.where(np.arange(14) < 10, -1000, hounsfield(SHAPE)).astype(np.int16) + np.int16(1024), "HU + 1024"),
@@ -299,7 +300,7 @@ def test_a_qform_that_makes_no_sense_beside_a_good_sform_is_a_warning(pair, fiel
         (np.random.default_rng(0).normal(0, 1, SHAPE).astype(np.float32), "does not look like a CT"),
         (hounsfield(SHAPE).astype(np.int32) * 30, "does not look like a CT"),
     ],
-    ids=["8-bit", "+1024", "+1024 without bone", "+1024 mostly air", "constant", "zeros", "normalised", "scaled"],
+    ids=["8-bit", "MR", "+1024", "+1024 without bone", "+1024 mostly air", "constant", "zeros", "normalised", "scaled"],
 )
 def test_grey_values_that_are_no_hounsfield_units_are_a_warning(pair, voxels, words):
     finding = only_finding(pair(scan=voxels))
