@@ -89,10 +89,12 @@ def open_scouts(checkpoints: Sequence[Checkpoint], paths: Sequence[Path], device
         if build is None:
             return NO_SCOUTS
         if stored is None:
-            return Scouts(absence=f"{path.name} holds no scout")
+            return Scouts(absence=f"{path.name} holds no scout, the small network that looks for the spine first")
         if stored.scores.get(USABLE) != 1.0:
             # One that has missed a spine in its validation would hide vertebrae from the network.
-            return Scouts(absence=f"the scout in {path.name} was not found to be reliable")
+            return Scouts(
+                absence=f"the scout in {path.name}, which looks for the spine first, was not found to be reliable"
+            )
         network = build(stored.config)
         load_weights(network, stored.network, path)
         networks.append(network.to(device).eval())

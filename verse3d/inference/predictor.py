@@ -177,7 +177,7 @@ class Predictor:
         skipped = 1.0 - covered_share((tiling.regions[number] for number in wanted), part.box, grid.shape)
         why = ""
         if spine is None and self.skip_air:
-            why = "no spine was found at 4 mm" if self.scouts.networks else self.scouts.absence
+            why = "no spine was found in a first look at 4 mm" if self.scouts.networks else self.scouts.absence
         crop = CropRecord(
             box=[(along.start, along.stop) for along in part.box] if spine is not None else (),
             why=why,
