@@ -72,9 +72,10 @@ def compile_package() -> None:
 
 
 def run_ours(scan: Path, model: Path, out: Path, arguments: tuple[str, ...] = ()) -> Outcome:
-    """``verse3d predict`` of one scan into the folder ``out``, which is emptied first."""
+    """``verse3d predict`` of one scan into the folder ``out``, which is emptied first; draws no picture of the mask."""
     shutil.rmtree(out, ignore_errors=True)
     command = ["-q", "predict", str(scan), "--model", str(model), "--out", str(out), "--device", "cpu", "--overwrite"]
+    command.append("--no-preview")  # the stock pipeline draws none
     note = _note(out)
     return run_program([sys.executable, "-c", _OURS, str(note), *command, *arguments], note)
 

@@ -130,7 +130,8 @@ class Predictor:
     @property
     def settings(self) -> StreamSettings:
         """Those of the config, for volumes that are not planned."""
-        return StreamSettings(self.config.inference.windows_per_batch)
+        sums_dtype = self.placement.voices.sums_dtype(self.network_scheme.output_channels)
+        return StreamSettings(self.config.inference.windows_per_batch, sums_dtype)
 
     def prepare(self, volume: Volume) -> tuple[NDArray[np.float16], Geometry]:
         """A scan on the network grid, (I, J, K) 0 ... 1, and that grid.
