@@ -118,8 +118,9 @@ class Predictor:
 
     @property
     def settings(self) -> StreamSettings:
-        """As configured, for volumes that are not planned."""
-        return StreamSettings(self.method.inference.windows_per_batch)
+        """Those of the method, for volumes that are not planned."""
+        sums_dtype = self.placement.voices.sums_dtype(self.method.network_scheme.output_channels)
+        return StreamSettings(self.method.inference.windows_per_batch, sums_dtype)
 
     def prepare(self, volume: Volume) -> tuple[NDArray[np.float16], Geometry]:
         """A scan on the network grid, (I, J, K) 0 ... 1, and that grid.
