@@ -88,7 +88,7 @@ def train(
     with exits_when_terminated(), bars() as progress:
         options |= {"data": data, "out": out, "progress": progress}
         result = api.train_folds(**options) if folds else api.train(**options, fold=fold)
-    runs: Mapping[int | None, FitResult] = result.folds if isinstance(result, FoldsResult) else {None: result}
+    runs: dict[int | None, FitResult] = {**result.folds} if isinstance(result, FoldsResult) else {None: result}
     # Of several processes that share a run one speaks for all.
     if is_first_process() and json:
         print_json(out_console, result)
