@@ -39,6 +39,12 @@ def test_with_memory_to_spare_the_wishes_of_the_config_are_kept():
     assert found.settings == StreamSettings(4, torch.float32)
 
 
+def test_sums_that_are_wanted_in_half_precision_are_never_planned_in_more():
+    wanted = replace(demand(), sums_dtype=torch.float16)
+    assert plan(wanted, 20_000).settings == StreamSettings(4, torch.float16)
+    assert plan(wanted, plan(wanted, 20_000).peak_mb - 1).settings == StreamSettings(2, torch.float16)
+
+
 def test_the_parts_of_a_plan_are_what_they_say():
     mask_mb = 512 * 512 * 500 / 1e6
     network = np.prod(SHAPE) * 2 / 1e6 + mask_mb + CARRYING_MB + PLANES * 97 / 96 * (27 * 4 + 4) + 4 * 300 + 60

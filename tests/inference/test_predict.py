@@ -547,7 +547,7 @@ def test_the_first_scan_is_read_while_the_network_is_opened_and_only_once(tmp_pa
         """Reading the first scan waits until the network is being opened, and the network waits for the scan."""
         read.append(path)
         threads.add(threading.current_thread().name.split("_")[0])
-        assert opened.wait(20)
+        assert opened.wait(300)
         return read_image(path)
 
     monkeypatch.setattr(scan_stages, "read_image", waiting)

@@ -197,6 +197,40 @@ def test_sums_in_half_precision_change_only_what_nearly_ties():
     assert torch.equal(torch.from_numpy(found)[clear], expected.argmax(0)[clear].to(torch.uint8))
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
+def test_scores_that_float16_cannot_sum_are_summed_in_float32_from_then_on(memory_format):
+    image, model = picture((17, 14, 41)), network(5)
+
+    def large(pieces):
+        # 6e4 is a float16, and the sum of two of them is not; small at first, so that sums have begun by then
+        factor = 1.0 if pieces[..., :4].eq(torch.from_numpy(image[None, None, :8, :12, :4])).all() else 6e4
+        with torch.inference_mode():
+            return (factor * model(pieces)).to(memory_format=memory_format)
+
+    windows = tiling(image.shape)
+    half, single = (
+        segmented(image, windows, placed(large), channels=5, settings=StreamSettings(1, dtype))
+        for dtype in (torch.float16, torch.float32)
+    )
+    assert (half == single).mean() > 0.99
+    assert single[..., 20:].any()
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "channels", "voices", "expected"),
+    [
+        ("torch", "bfloat16", 27, 1, torch.float16),
+        ("torch", "bfloat16", 1, 1, torch.float32),
+        ("torch", "float32", 27, 1, torch.float32),
+        ("openvino", "bfloat16", 27, 1, torch.float32),
+        ("torch", "bfloat16", 27, 2, torch.float32),
+    ],
+)
+def test_sums_need_no_more_digits_than_scores_have(name, precision, channels, voices, expected):
+    backend = SimpleNamespace(name=name, precision=precision, device=torch.device("cpu"))
+    assert Ensemble([backend] * voices).sums_dtype(channels) is expected
+
+
 def test_only_the_planes_that_later_windows_touch_are_open():
     windows = tiling((20, 20, 160), overlap=0.25)
     assert windows.axis == 2

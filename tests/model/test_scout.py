@@ -6,11 +6,11 @@ import torch
 
 from verse3d.core.config import parse_config
 from verse3d.core.errors import ConfigError
-from verse3d.core.labels import vertebra
+from verse3d.core.labels import IGNORED, vertebra
 from verse3d.data.samples.entry import UNDECIDED
 from verse3d.model.modes import MODES
 from verse3d.model.networks import parameter_count
-from verse3d.model.scout import CHANNELS, IGNORED, LEVEL_IDS, ScoutNetwork, scout_loss
+from verse3d.model.scout import CHANNELS, LEVEL_IDS, ScoutNetwork, scout_loss
 
 SMALL = parse_config({"scout": {"channels": [4, 8, 8]}})
 

@@ -146,12 +146,12 @@ def test_windows_are_computed_in_the_order_in_which_they_would_be_listed(shape, 
 
 def test_the_windows_of_an_absurd_volume_are_counted_without_time_or_memory():
     tracemalloc.start()
-    began = time.perf_counter()
+    began = time.process_time()
     one = windows((10_000, 9_000, 11_000))
     assert len(one.regions) == 2499 * 2249 * 1833
     assert one.regions[len(one.regions) - 1][2].stop == 11_000
     assert one.thickness == 12
-    assert tracemalloc.get_traced_memory()[1] < 100_000 and time.perf_counter() - began < 1
+    assert tracemalloc.get_traced_memory()[1] < 100_000 and time.process_time() - began < 1
     tracemalloc.stop()
 
 

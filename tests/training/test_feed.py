@@ -68,7 +68,7 @@ def test_workers_live_through_the_epochs():
     assert [worker.pid for worker in feed._packed._workers] == first
     (worker,) = feed._packed._workers
     feed.close()
-    worker.join(timeout=10)
+    worker.join(timeout=300)
     assert not worker.is_alive()
 
 

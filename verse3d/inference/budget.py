@@ -98,6 +98,7 @@ class Budget:
             pieces_per_batch=method.inference.windows_per_batch,
             scout_mb=max(self.predictor.scouts.megabytes(grid), naming.megabytes(grid) if naming else 0.0),
             grouped=method.by_sequence,
+            sums_dtype=self.predictor.settings.sums_dtype,
         )
 
 

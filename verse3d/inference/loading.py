@@ -19,7 +19,7 @@ from verse3d.inference.predictor import Predictor
 from verse3d.inference.spine_crop import NO_SCOUTS, Scouts
 from verse3d.model.checkpoint import Checkpoint, load_checkpoint, load_weights
 from verse3d.model.modes import Method, get_mode
-from verse3d.model.scout import SCOUT, USABLE
+from verse3d.model.scout import SCOUT, USABLE, ScoutNetwork
 from verse3d.model.starter import seen_by
 from verse3d.model.trained_on import TrainedOn
 from verse3d.version import __version__
@@ -59,7 +59,11 @@ def open_predictor(
         _require_shared(first, checkpoint.method, paths[0], path)
     ensemble = Ensemble([_opened(*member, device, backend) for member in zip(checkpoints, paths, strict=True)], tta)
     scouts = open_scouts(checkpoints, paths, device) if skip_air else NO_SCOUTS
-    naming = open_naming(checkpoints, paths, device, keep_partial=keep_partial) if first.by_sequence else None
+    naming = None
+    if first.by_sequence:
+        # Every model has one of those that crop, and each of them knows levels: it is opened and looks once.
+        seeing = scouts.networks or open_level_networks(checkpoints, paths, device)
+        naming = SequenceNaming(seeing, keep_partial)
     trained_on = TrainedOn.joined(map(seen_by, paths, checkpoints))
     predictor = Predictor.of_ensemble(
         ensemble, first, skip_air=skip_air, scouts=scouts, naming=naming, trained_on=trained_on
@@ -85,20 +89,22 @@ def open_scouts(checkpoints: Sequence[Checkpoint], paths: Sequence[Path], device
         if build is None:
             return NO_SCOUTS
         if stored is None:
-            return Scouts(absence=f"{path.name} holds no scout")
+            return Scouts(absence=f"{path.name} holds no scout, the small network that looks for the spine first")
         if stored.scores.get(USABLE) != 1.0:
             # One that has missed a spine in its validation would hide vertebrae from the network.
-            return Scouts(absence=f"the scout in {path.name} was not found to be reliable")
+            return Scouts(
+                absence=f"the scout in {path.name}, which looks for the spine first, was not found to be reliable"
+            )
         network = build(stored.config)
         load_weights(network, stored.network, path)
         networks.append(network.to(device).eval())
     return Scouts(networks)
 
 
-def open_naming(
-    checkpoints: Sequence[Checkpoint], paths: Sequence[Path], device: torch.device, *, keep_partial: bool
-) -> SequenceNaming:
-    """How the bones that these models find get their names. A scout that misses a process still knows its level.
+def open_level_networks(
+    checkpoints: Sequence[Checkpoint], paths: Sequence[Path], device: torch.device
+) -> Sequence[ScoutNetwork]:
+    """What sees levels, of all models that have it. A scout that misses a process still knows its level.
 
     Raises:
         CheckpointError: the weights of a scout do not fit its config.
@@ -110,7 +116,7 @@ def open_naming(
             network = build(stored.config)
             load_weights(network, stored.network, path)
             networks.append(network.to(device).eval())
-    return SequenceNaming(networks, keep_partial)
+    return networks
 
 
 def _opened(checkpoint: Checkpoint, path: Path, device: torch.device, backend: str) -> Backend:

@@ -23,6 +23,7 @@ from verse3d.inference.body_mask import BodyMask
 from verse3d.inference.ensemble import Ensemble
 from verse3d.inference.naming import LevelMaps, SequenceNaming
 from verse3d.inference.oom_fallback import Placement
+from verse3d.inference.overview import overview
 from verse3d.inference.postprocess import clean_up
 from verse3d.inference.sliding_window import StreamSettings, segment
 from verse3d.inference.spine_crop import (
@@ -117,8 +118,9 @@ class Predictor:
 
     @property
     def settings(self) -> StreamSettings:
-        """As configured, for volumes that are not planned."""
-        return StreamSettings(self.method.inference.windows_per_batch)
+        """Those of the method, for volumes that are not planned."""
+        sums_dtype = self.placement.ensemble.sums_dtype(self.method.network_scheme.output_channels)
+        return StreamSettings(self.method.inference.windows_per_batch, sums_dtype)
 
     def prepare(self, volume: Volume) -> tuple[NDArray[np.float16], Geometry]:
         """A scan on the network grid, (I, J, K) 0 ... 1, and that grid.
@@ -154,8 +156,7 @@ class Predictor:
         if ids is None:
             ids = self.method.network_scheme.file_from_network(self._network_ids)
         started = time.perf_counter()
-        levels = self.naming.look(image, grid) if self.naming else None
-        spine = self.scouts.find(image, grid)
+        levels, spine = self._look_at_all(image, grid)
         scouting = time.perf_counter() - started if self.scouts.networks or self.naming else 0.0
         part = CroppedGrids.whole(grid, source)
         if spine is not None:
@@ -177,7 +178,7 @@ class Predictor:
         skipped = 1.0 - covered_share((tiling.regions[number] for number in wanted), part.box, grid.shape)
         why = ""
         if spine is None and self.skip_air:
-            why = "no spine was found at 4 mm" if self.scouts.networks else self.scouts.absence
+            why = "no spine was found in a first look at 4 mm" if self.scouts.networks else self.scouts.absence
         crop = CropRecord(
             box=[(along.start, along.stop) for along in part.box] if spine is not None else (),
             why=why,
@@ -185,6 +186,16 @@ class Predictor:
             seconds=scouting,
         )
         return aggregator, Look(len(wanted), len(self.tiling(grid.shape, source).regions), seconds, crop, levels)
+
+    def _look_at_all(self, image: NDArray[np.floating], grid: Geometry) -> tuple[LevelMaps | None, SpineRegion | None]:
+        """What is said about levels, and where the spine is; None if nobody asked or nothing was seen."""
+        if self.naming is None:
+            return None, self.scouts.find(image, grid)
+        if not self.scouts.networks or self.scouts.networks is not self.naming.networks:
+            return self.naming.look(image, grid), self.scouts.find(image, grid)
+        # The same networks know both, so they look once.
+        seen = overview(self.naming.networks, image, grid, levels=True)
+        return LevelMaps.of(seen), SpineRegion.of(seen.spine, grid.spacing_mm)
 
     @property
     def _network_ids(self) -> NDArray[np.uint8]:

@@ -8,6 +8,7 @@ An exception ends the way of its scan (see ``pipeline``): ``MaskIsKeptError`` wh
 """
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -175,7 +176,7 @@ class ScanStages:
     def segment(self, scan: PreparedScan) -> SegmentedScan:
         """What the network says about it."""
         opened = scan.opened
-        _log.info(
+        _log.debug(
             "%s: %s voxels, expecting a peak of %.2f GB (%.1f may be used)",
             opened.record.case,
             " x ".join(map(str, opened.stored.geometry.shape)),
@@ -193,7 +194,9 @@ class ScanStages:
         if scouting:
             seconds_of["scout"] = round(scouting, 3)
         if look.crop.why:
-            _log.info("%s: searching the whole scan: %s", opened.record.case, look.crop.why)
+            # That a model cannot do better is no news about this scan.
+            level = logging.INFO if self.predictor.scouts.networks else logging.DEBUG
+            _log.log(level, "%s: searching the whole scan: %s", opened.record.case, look.crop.why)
         return SegmentedScan(opened, scan.plan, aggregator, look, seconds_of, scan.warnings)
 
     def write(self, scan: SegmentedScan) -> PredictionRecord:

@@ -177,6 +177,7 @@ class Method:
         network_scheme: ... and what the network does; the same, unless vertebrae are named by their sequence.
         cut_scheme: the name of the scheme that patches are cut in.
         by_sequence: whether names are given to the whole spine at once.
+        ignores_cut: whether bone that may be a vertebra which the scan cuts teaches nothing.
         has_scout: whether the mode knows a network that finds the spine first.
 
     Raises:
@@ -194,6 +195,7 @@ class Method:
         self.network_scheme: LabelScheme = config.labels.network_scheme
         self.cut_scheme: Literal["binary", "vertebrae", "bones"] = config.labels.trained_on
         self.by_sequence: bool = config.labels.by_sequence
+        self.ignores_cut: bool = config.labels.ignores_cut
         self.has_scout: bool = self._mode.scout is not None
 
     @property

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, interpolate, log_softmax, pad
 
-from verse3d.core.labels import VERTEBRAE
+from verse3d.core.labels import IGNORED, VERTEBRAE
 from verse3d.data.samples.grid import COARSE_MM
 
 SCOUT = "scout"
@@ -28,8 +28,6 @@ SCOUT_MM = COARSE_MM
 LEVEL_IDS: tuple[int, ...] = tuple(label.id for label in VERTEBRAE)
 """VerSe ids of the channels 1 ... 26, from head to tail: C1 ... C7, T1 ... T13, L1 ... L6. Channel 0 is background."""
 CHANNELS = 1 + len(LEVEL_IDS)
-IGNORED = 254
-"""In a target: a voxel that teaches nothing. VerSe leaves vertebrae unlabelled that the field of view cuts."""
 
 _REGIONS = "".join(label.name[0] for label in VERTEBRAE)
 _NEIGHBOUR_SHARE = 0.1

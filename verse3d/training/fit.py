@@ -215,8 +215,10 @@ def _session(
     config: Config, folder: RunFolder, training: Sequence[Job], validation: Sequence[Job], options: FitOptions
 ) -> Session:
     method, seed = Method(config), config.runtime.seed
-    cut, cases = method.cut(), StoredCases(training, method.cut_scheme)
-    whole = StoredCases([] if all(job.failure for job in validation) else validation, method.cut_scheme)
+    cut, ignores_cut = method.cut(), method.ignores_cut
+    cases = StoredCases(training, method.cut_scheme, ignores_cut=ignores_cut)
+    usable = [] if all(job.failure for job in validation) else validation
+    whole = StoredCases(usable, method.cut_scheme, ignores_cut=ignores_cut)
     length = config.optim.steps_per_epoch * config.sampling.batch_size
     dataset = PatchDataset(cases, cut, length=length, seed=seed)
     drawn = config.validation.pictures if options.paint else 0

@@ -15,6 +15,7 @@ from torch.utils.tensorboard.summary import hparams
 from verse3d.core.errors import OutputError
 from verse3d.core.escapes import one_line
 from verse3d.core.files import output_error
+from verse3d.training.level_scores import all_right_share, mean_id_rate
 from verse3d.training.step_values import StepValues
 from verse3d.training.validate import ValidationResult
 
@@ -81,15 +82,27 @@ class Monitor:
         """Mean losses, speed and memory of one epoch, by tag; an undefined one is not shown."""
         self._add({tag: value for tag, value in values.items() if not math.isnan(value)}, step)
 
-    def validation(self, step: int, result: ValidationResult) -> None:
-        """Dice of every whole scan, of every label, and their mean, and the pictures."""
+    def validation(self, step: int, result: ValidationResult, confusion: NDArray[np.uint8] | None = None) -> None:
+        """Dice of every whole scan, of every label, and their mean, what names are worth, and the pictures.
+
+        Args:
+            step: of the run.
+            result: of the validation.
+            confusion: the picture (H, W, 3) of which level was taken for which; None for none.
+        """
         values = {"validation/dice_mean": result.mean_dice}
         values |= {f"validation_dice/{one_line(case)}": value for case, value in result.dice_of.items()}
         values |= {f"validation_label/{name}": value for name, value in result.label_dice.items()}
+        if result.levels_of:
+            scores = result.levels_of.values()
+            named = {"id_rate": mean_id_rate(scores), "all_right": all_right_share(scores)}
+            values |= {f"validation/{tag}": value for tag, value in named.items() if not math.isnan(value)}
         self._add(values, step)
         if self._writer is not None:
             with self._refused():
                 self._add_pictures(self._writer, result.pictures, step)
+                if confusion is not None:
+                    self._writer.add_image("validation_names/levels", confusion, step, dataformats="HWC")
                 self._writer.flush()
 
     def _add(self, values: Mapping[str, float], step: int) -> None:

@@ -21,6 +21,7 @@ from pydantic import Field
 
 from verse3d.core.config import Config
 from verse3d.core.errors import DataError, OutputError
+from verse3d.core.labels import IGNORED
 from verse3d.core.logs import logger
 from verse3d.core.readers import Record, checked
 from verse3d.core.runtime import channels_last
@@ -31,7 +32,7 @@ from verse3d.inference.scout import look_for_spine
 from verse3d.inference.spine_crop import SpineRegion
 from verse3d.model.checkpoint import TrainedNetwork
 from verse3d.model.modes import Method
-from verse3d.model.scout import IGNORED, SCOUT_MM, USABLE, ScoutNetwork, scout_loss
+from verse3d.model.scout import SCOUT_MM, USABLE, ScoutNetwork, scout_loss
 from verse3d.training.average import RunningMean
 from verse3d.training.scout_samples import (
     ScoutSamples,

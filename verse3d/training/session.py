@@ -24,7 +24,7 @@ from verse3d.training.runfolder import RunFolder
 from verse3d.training.schedule import MOST_STEPS
 from verse3d.training.scout import ScoutTraining
 from verse3d.training.step import Learner
-from verse3d.training.validate import Painter, ValidationCase
+from verse3d.training.validate import ConfusionPainter, Painter, ValidationCase
 
 _ALONE = Ranks()
 _Minutes = Annotated[float, Field(ge=0.0, le=1e9, allow_inf_nan=False, strict=True)]
@@ -48,6 +48,7 @@ class FitOptions:
         max_minutes: stop then, wherever that is in an epoch, and validate once more; None for no limit.
         max_epochs: stop after this epoch of the schedule; None for all.
         paint: draws validation pictures, or None for none.
+        paint_confusion: draws which level was taken for which, or None for no such picture.
         progress: told about every batch.
         store: folder of prepared cases; None for the one that the run used before, or one in the run folder.
         initial: a model to begin with; None for a network as it is drawn. A resumed run goes on with its own weights.
@@ -60,6 +61,7 @@ class FitOptions:
     max_minutes: float | None = None
     max_epochs: int | None = None
     paint: Painter | None = None
+    paint_confusion: ConfusionPainter | None = None
     progress: Progress = no_progress
     store: Path | None = None
     initial: InitialWeights | None = None
