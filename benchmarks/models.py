@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from measuring import alone_in
-from scans import SPACINGS_MM, make_scan
+from scans import LARGE, make_scan
 
 from verse3d.api.predicting import predict
 from verse3d.core.config import load_config, parse_config
@@ -133,7 +133,7 @@ def main() -> None:
     """Make all of it and look at what the models label."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/benchmarks"), help="folder to keep it in")
-    parser.add_argument("--scans", nargs="+", default=list(SPACINGS_MM), help="sizes; the first is labelled")
+    parser.add_argument("--scans", nargs="+", default=list(LARGE), help="sizes; the first is labelled")
     parser.add_argument("--classes", type=int, nargs="+", choices=SCHEMES, default=list(SCHEMES))
     parser.add_argument("--steps", type=int, help="of training, instead of the usual ones")
     options = parser.parse_args()

@@ -39,7 +39,7 @@ from verse3d.inference.naming import SequenceNaming
 from verse3d.model.checkpoint import TrainedNetwork, load_checkpoint, save_checkpoint
 from verse3d.model.locate import model_file
 from verse3d.model.parts import parts_of
-from verse3d.model.scout import SCOUT, USABLE, build_scout
+from verse3d.model.scout import SCOUT, USABLE
 from verse3d.phantoms.body import make_body
 
 DRAWN_MM = 3.0
@@ -81,7 +81,7 @@ def _named(options: argparse.Namespace) -> Path:
     if options.scout is None:
         return source
     checkpoint = load_checkpoint(source)
-    network = build_scout(checkpoint.config)
+    network = checkpoint.method.scout()
     network.load_state_dict(torch.load(options.scout, weights_only=True))
     part = TrainedNetwork(checkpoint.config, network.state_dict(), 0, {USABLE: 1.0})
     path: Path = options.work / "named-with-scout.pt"

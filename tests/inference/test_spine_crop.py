@@ -21,7 +21,8 @@ from verse3d.inference.predictor import Predictor
 from verse3d.inference.scout import ScoutMaps, look, look_for_spine, scout_megabytes, spine_box
 from verse3d.inference.spine_crop import Part, Scouts, SpineRegion, covered_share
 from verse3d.model.checkpoint import load_checkpoint, save_checkpoint
-from verse3d.model.scout import SCOUT, USABLE, ScoutNetwork, build_scout
+from verse3d.model.modes import Method
+from verse3d.model.scout import SCOUT, USABLE, ScoutNetwork
 
 CPU = torch.device("cpu")
 FINE = tiny_config(
@@ -68,7 +69,7 @@ def bright_block(geometry: Geometry, hu: float = 800.0) -> Volume:
 
 def predictor(config, *scouts: ScoutNetwork, **changes) -> Predictor:
     channels = 27 if config.labels.scheme == "vertebrae" else 1
-    known = Predictor.of_network(ThresholdNet(channels).eval(), config, CPU, choose_precision("off", CPU))
+    known = Predictor.of_network(ThresholdNet(channels).eval(), Method(config), CPU, choose_precision("off", CPU))
     return replace(known, scouts=Scouts(scouts), **changes)
 
 
@@ -188,7 +189,7 @@ def test_the_covered_share_counts_overlaps_once():
 
 
 def test_the_maps_of_a_tall_scan_blend_their_windows_into_probabilities():
-    network = build_scout(tiny_config(scout={"channels": [4, 8, 8]})).eval()
+    network = ScoutNetwork((4, 8, 8)).eval()
     grid = Geometry((9, 10, 250), np.diag([4.0, 4.0, 4.0, 1.0]))
     image = np.random.default_rng(0).random(grid.shape).astype(np.float16)
     spine, probabilities = look(network, image.astype(np.float32))

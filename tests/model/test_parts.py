@@ -79,7 +79,7 @@ def sequence(**changes):
 
 def test_the_network_of_a_sequence_has_three_channels_and_its_loss_takes_bones():
     config = sequence(also=["loss.name=dice_ce"])
-    loss = build_loss(config)
+    loss = build_loss(config.loss, config.labels, config.grid.spacing_mm)
     assert isinstance(loss, PartsLoss)
     ids = torch.zeros((2, 1, 8, 8, 8), dtype=torch.uint8)
     ids[:, :, 2:6] = 9

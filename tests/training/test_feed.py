@@ -12,8 +12,8 @@ from tests.data.samples.test_cut import prepared
 from verse3d.core.config import RuntimeConfig, parse_config
 from verse3d.core.errors import DataError
 from verse3d.data.samples.augment import Augment
-from verse3d.data.samples.cut import PatchCut
 from verse3d.data.samples.patches import BatchStream, PatchDataset
+from verse3d.model.modes import Method
 from verse3d.training import feed as feeds
 from verse3d.training.feed import CpuWaiting, Feed, choose_workers
 
@@ -30,7 +30,7 @@ CASES = [prepared((9 + number, 11, 14)) for number in range(3)]
 
 
 def feed_of(workers=0, cases=CASES, device=CPU, **stream) -> Feed:
-    cut = PatchCut(CONFIG)
+    cut = Method(CONFIG).cut()
     dataset = PatchDataset(cases, cut, length=6, seed=3)
     return Feed(dataset, BatchStream(length=6, batch_size=2, **stream), Augment(cut.size), device, workers)
 
@@ -68,7 +68,7 @@ def test_workers_live_through_the_epochs():
     assert [worker.pid for worker in feed._packed._workers] == first
     (worker,) = feed._packed._workers
     feed.close()
-    worker.join(timeout=10)
+    worker.join(timeout=300)
     assert not worker.is_alive()
 
 

@@ -81,9 +81,9 @@ class Model:
         self.paths = tuple(paths)
 
     def __repr__(self) -> str:
-        config = self._budget.predictor.config
+        mode = self._budget.predictor.method.mode
         files = ", ".join(str(path) for path in self.paths)
-        return f"<Model {files}: {config.mode}, {self._scheme.name}, on {self._budget.predictor.backend.device}>"
+        return f"<Model {files}: {mode}, {self._scheme.name}, on {self._budget.predictor.backend.device}>"
 
     @property
     def labels(self) -> dict[int, str]:
@@ -93,11 +93,11 @@ class Model:
     @property
     def config(self) -> dict[str, Any]:
         """The settings of the (first) model's training."""
-        return self._budget.predictor.config.to_dict()
+        return self._budget.predictor.method.settings
 
     @property
     def _scheme(self) -> LabelScheme:
-        return self._budget.predictor.scheme
+        return self._budget.predictor.method.scheme
 
     def segment(
         self,

@@ -81,11 +81,14 @@ def train(
     """
     if resume and overwrite:
         raise ConfigError("`resume` and `overwrite` exclude each other", option="resume")
-    initial = _initial(from_model, resume=resume)
-    if initial and config is None:
-        values, source = initial.config.to_dict(), f"the config of {initial.path}"
-        config, overrides = changed_config(values, overrides, source=source), ()
-    settings = training_config(mode, config, overrides, resumed=Path(out) if resume else None)
+    if resume and from_model is not None:
+        raise ConfigError(
+            "`resume` goes on with the run's own weights, so no other model can be begun with",
+            hint="begin a new run in another folder",
+            option="resume",
+        )
+    initial = None if from_model is None else read_initial(model_file(from_model))
+    settings = training_config(mode, config, overrides, resumed=Path(out) if resume else None, initial=initial)
     cases = divided(Path(data), settings.runtime.seed)
     rank, count, local_rank = started_ranks()
     device_here = rank_device(choose_device(device), local_rank, count)
@@ -106,18 +109,6 @@ def train(
         return fit(settings, cases if fold is None else hold_out_fold(cases, fold), Path(out), options)
 
 
-def _initial(model: PathOrText | None, *, resume: bool) -> InitialWeights | None:
-    if model is None:
-        return None
-    if resume:
-        raise ConfigError(
-            "`resume` goes on with the run's own weights, so no other model can be begun with",
-            hint="begin a new run in another folder",
-            option="resume",
-        )
-    return read_initial(model_file(model))
-
-
 def _store(data: Path, out: Path, store: PathOrText | None, *, resume: bool) -> Path | None:
     """The folder of prepared cases; None for the one that a run has noted."""
     if store is not None:
@@ -133,9 +124,20 @@ def divided(data: Path, seed: int) -> CaseIndex:
 
 
 def training_config(
-    mode: str | None, config: PathOrText | Config | None, overrides: Sequence[str], *, resumed: Path | None = None
+    mode: str | None,
+    config: PathOrText | Config | None,
+    overrides: Sequence[str],
+    *,
+    resumed: Path | None = None,
+    initial: InitialWeights | None = None,
 ) -> Config:
-    """The settings of a training, checked as far as that goes without data; arguments as in ``train``."""
+    """The settings of a training, checked as far as that goes without data.
+
+    Args:
+        mode, config, overrides: as in ``train``.
+        resumed: a run folder; without ``config`` its settings are taken.
+        initial: a model to begin with; without ``config`` or a run, its settings are taken.
+    """
     default = get_mode(mode or "3d").default_config
     if isinstance(config, Config):
         if overrides:
@@ -143,6 +145,8 @@ def training_config(
         settings = config
     elif config is None and resumed is not None:
         settings = load_config(find_run(resumed).config, overrides)
+    elif config is None and initial is not None:
+        settings = changed_config(initial.config.to_dict(), overrides, source=f"the config of {initial.path}")
     else:
         settings = load_config(Path(config) if config is not None else default, overrides)
     if mode and settings.mode != mode:

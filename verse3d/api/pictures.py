@@ -14,7 +14,7 @@ from verse3d.data.cases import Case, CaseIndex
 from verse3d.data.index.discover import is_index, load_cases
 from verse3d.data.pairs import relabelled, require_same_grid
 from verse3d.data.quality.survey import cache_path, survey_cases
-from verse3d.data.schemes import scheme_of
+from verse3d.data.schemes import doubts_in_words, scheme_of
 from verse3d.report.appearance import is_label_map
 from verse3d.report.charts import draw_charts
 from verse3d.report.dataset_stats import CaseStats, SplitSummary, summarise, write_table
@@ -53,12 +53,14 @@ class StatsResult:
         figures: the PNG files.
         summary: a row per split, and one for all.
         failures: (case, why it or its mask could not be used).
+        notes: what is doubtful about the levels that were counted.
     """
 
     table: Path
     figures: tuple[Path, ...]
     summary: tuple[SplitSummary, ...]
     failures: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...] = ()
 
 
 def look(
@@ -245,4 +247,5 @@ def stats(
         figures.append(folder / f"{name}.png")
         save_figure(figure, figures[-1], dpi=_CHART_DPI)
     failures = tuple((each.case.case, each.problem) for each in measured if each.problem)
-    return StatsResult(folder / STATS_TABLE, tuple(figures), tuple(summarise(measured)), failures)
+    notes = doubts_in_words({each.case.case: each.doubt for each in measured})
+    return StatsResult(folder / STATS_TABLE, tuple(figures), tuple(summarise(measured)), failures, notes)

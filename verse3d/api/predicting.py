@@ -99,7 +99,7 @@ def predict(
         progress=progress,
     )
     # Last: it belongs to masks, and there may be none.
-    write_label_description(folder / LABEL_FILE, predictor.scheme.labels)
+    write_label_description(folder / LABEL_FILE, predictor.method.scheme.labels)
     if (folder / PREVIEWS).is_dir():
         remove_leftovers(folder / PREVIEWS)  # of calls that were killed while they drew
     if preview:

@@ -16,7 +16,6 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, interpolate, log_softmax, pad
 
-from verse3d.core.config import Config
 from verse3d.core.labels import IGNORED, VERTEBRAE
 from verse3d.data.samples.grid import COARSE_MM
 
@@ -82,11 +81,6 @@ class ScoutNetwork(nn.Module):
             wider = interpolate(narrow(values), scale_factor=2, mode="trilinear", align_corners=False)
             values = up(wider.add_(skipped.pop()))
         return values[..., :i, :j, :k]
-
-
-def build_scout(config: Config) -> ScoutNetwork:
-    """The configured scout, freshly initialised from PyTorch's random state."""
-    return ScoutNetwork(config.scout.channels)
 
 
 def scout_loss(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

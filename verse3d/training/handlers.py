@@ -10,7 +10,6 @@ from verse3d.core.errors import TrainingError
 from verse3d.core.logs import logger
 from verse3d.inference.naming import SequenceNaming
 from verse3d.inference.predictor import Predictor
-from verse3d.model.modes import get_mode
 from verse3d.model.scout import ScoutNetwork
 from verse3d.training.bad_batch import keep_bad_batch
 from verse3d.training.clock import memory_mb
@@ -48,7 +47,7 @@ class Losses:
 
     def tell(self, step: int, last_step: float) -> None:
         """Tell how far the run is, and where it will end."""
-        standing, optim = self._session.standing, self._session.config.optim
+        standing, optim = self._session.standing, self._session.optim
         # Rounded up: step 1 is in epoch 1, and so is the last step of it.
         epoch = -(-step // optim.steps_per_epoch)  # both count from 1
         loss = f", loss {standing.losses[-1]:.3f}" if standing.losses else ""
@@ -68,7 +67,7 @@ class Losses:
         skips, standing = self._session.learner.scaler.is_enabled(), self._session.standing
         for reading in readings:
             if trouble := reading.trouble(skips_infinite=skips):
-                epoch = -(-reading.step // self._session.config.optim.steps_per_epoch)
+                epoch = -(-reading.step // self._session.optim.steps_per_epoch)
                 raise TrainingError(
                     f"the {trouble} in epoch {epoch}, step {reading.step} (lr {reading.lr:.3g}); "
                     f"{keep_bad_batch(self._session, reading)}",
@@ -109,7 +108,7 @@ class EpochEnd:
         self._session = session
         self._monitor = monitor
         self._signals = signals
-        self._loss = get_mode(session.config.mode).loss(session.config)
+        self._loss = session.method.loss()
         self._epochs_here = 0
         self._warned = False
 
@@ -125,7 +124,8 @@ class EpochEnd:
         ranks = session.options.ranks
         # What a normalisation has seen differs between processes; whole scans are segmented as rank 0 has seen it.
         ranks.copy_from_first(session.learner.network, buffers_only=True)
-        fits = ranks.from_first(lambda: validation_fits(session.standing, session.config, minutes))
+        sections = session.validating, session.optim, session.runtime
+        fits = ranks.from_first(lambda: validation_fits(session.standing, minutes, *sections))
         due = bool(session.validation) and (last or (self.is_planned(epoch) and fits))
         scout = self._level_network() if due else None
         parts = _together(ranks, self._signals, lambda: self._own_part(due=due, scout=scout))
@@ -141,13 +141,13 @@ class EpochEnd:
 
     def is_planned(self, epoch: int) -> bool:
         """Whether whole scans are to be validated after this epoch, time allowing."""
-        return epoch % self._session.config.validation.every_epochs == 0
+        return epoch % self._session.validating.every_epochs == 0
 
     def _level_network(self) -> ScoutNetwork | None:
         """What sees levels, where names follow from them; it learns in the first process, and all look through it."""
         session = self._session
         ranks, device = session.options.ranks, session.learner.device
-        if not session.config.labels.by_sequence:
+        if not session.method.by_sequence:
             return None
         # A copy in the memory of the CPU can be sent, wherever it learns.
         network = ranks.from_first(
@@ -160,13 +160,13 @@ class EpochEnd:
         session, ranks = self._session, self._session.options.ranks
         learner = session.learner
         network = best_network(learner).eval()
-        predictor = Predictor.of_network(network, session.config, learner.device, learner.precision)
+        predictor = Predictor.of_network(network, session.method, learner.device, learner.precision)
         batches = ranks.share(list(session.loss_batches))
         losses = validation_losses(predictor, self._loss, session.augment, batches)
         if not due:
             return losses, None, 0.0
         started = time.monotonic()
-        if session.config.labels.by_sequence:
+        if session.method.by_sequence:
             predictor = replace(predictor, naming=SequenceNaming([scout] if scout else []))
         result = validate(predictor, ranks.share(session.validation), session.options.paint)
         return losses, result, (time.monotonic() - started) / 60
@@ -176,7 +176,7 @@ class EpochEnd:
         session, standing = self._session, self._session.standing
         done = len(standing.losses)
         speed = {
-            "patches_per_s": done * session.config.sampling.batch_size / max(standing.epoch_seconds, 1e-9),
+            "patches_per_s": done * session.batch_size / max(standing.epoch_seconds, 1e-9),
             "waiting_share": standing.epoch_waited / max(standing.epoch_seconds, 1e-9),
         }
         row = {

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from verse3d.core.config import Config
 from verse3d.core.errors import OutputError
 from verse3d.core.escapes import one_line
 from verse3d.core.files import output_error
@@ -62,14 +61,14 @@ class Monitor:
             if not quietly:
                 raise output_error(self._folder, error) from error
 
-    def start(self, config: Config, pictures: Mapping[str, NDArray[np.uint8]]) -> None:
-        """The settings of a run, as text and for the comparison of runs, and pictures of what is to be learnt."""
+    def start(self, settings: Mapping[str, Any], yaml: str, pictures: Mapping[str, NDArray[np.uint8]]) -> None:
+        """The settings of a run, for the comparison of runs and as text, and pictures of what is to be learnt."""
         if self._writer is None:
             return
         with self._refused():
-            self._writer.add_text("config", f"```yaml\n{config.to_yaml()}```", 0)
+            self._writer.add_text("config", f"```yaml\n{yaml}```", 0)
             # ``add_hparams`` would open a run of its own beside this one.
-            for summary in hparams(_flat(config.to_dict()), dict.fromkeys(_FOLLOWED, 0.0)):
+            for summary in hparams(_flat(settings), dict.fromkeys(_FOLLOWED, 0.0)):
                 self._writer.file_writer.add_summary(summary)
             self._add_pictures(self._writer, pictures, 0)
             self._writer.flush()

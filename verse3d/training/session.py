@@ -10,13 +10,14 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 import torch
 from pydantic import ConfigDict, Field
 
-from verse3d.core.config import Config
+from verse3d.core.config import Config, OptimConfig, RuntimeConfig, ValidationConfig
 from verse3d.core.errors import DataError
 from verse3d.core.logs import Progress, no_progress
 from verse3d.core.readers import Record, Text, checked
 from verse3d.data.samples.augment import Augment
 from verse3d.data.samples.packing import PackedBatch
 from verse3d.data.samples.patches import PatchDataset
+from verse3d.model.modes import Method
 from verse3d.training.initial import InitialWeights
 from verse3d.training.ranks import Ranks
 from verse3d.training.runfolder import RunFolder
@@ -166,7 +167,8 @@ class Session:
     """Everything that one call of ``fit`` works with.
 
     Attributes:
-        config: of the run.
+        config: of the run, complete, as it goes into checkpoints.
+        method: what it asks for.
         options: of this call.
         folder: where the files go.
         learner: the network and what trains it.
@@ -181,6 +183,7 @@ class Session:
     """
 
     config: Config
+    method: Method
     options: FitOptions
     folder: RunFolder
     learner: Learner
@@ -192,3 +195,23 @@ class Session:
     data: dict[str, str]
     standing: Standing = field(default_factory=Standing)
     scout: ScoutTraining | None = None
+
+    @property
+    def optim(self) -> OptimConfig:
+        """How the network learns, and for how long."""
+        return self.config.optim
+
+    @property
+    def runtime(self) -> RuntimeConfig:
+        """Speed and repeatability."""
+        return self.config.runtime
+
+    @property
+    def validating(self) -> ValidationConfig:
+        """When and on what the network is validated."""
+        return self.config.validation
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of a step, in all processes together."""
+        return self.method.sampling.batch_size

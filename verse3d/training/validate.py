@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from verse3d.core.config import Config, without_augmentation
 from verse3d.core.errors import DataError, NotFiniteError, OutputError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import Label, LabelScheme
@@ -26,7 +25,7 @@ from verse3d.inference.naming import SequenceNaming, named_by_truth
 from verse3d.inference.predictor import Predictor
 from verse3d.labelling.instances import group_bones
 from verse3d.metrics.overlap import confusion, dice
-from verse3d.model.modes import get_mode
+from verse3d.model.modes import Method
 from verse3d.training.level_scores import LevelScores
 from verse3d.training.step import LossFunction
 
@@ -135,12 +134,13 @@ class LossBatches:
 
     Args:
         cases: to cut from.
-        config: of the run.
+        method: says what is cut.
+        count: batches to cut.
+        seed: of the run.
     """
 
-    def __init__(self, cases: PatchSources, config: Config) -> None:
-        self._cases = cases
-        self._config = config
+    def __init__(self, cases: PatchSources, method: Method, *, count: int, seed: int) -> None:
+        self._cases, self._method, self._count, self._seed = cases, method, count, seed
         self._batches: list[PackedBatch] | None = None
 
     def __iter__(self) -> Iterator[PackedBatch]:
@@ -149,11 +149,11 @@ class LossBatches:
         return iter(self._batches)
 
     def _cut(self) -> list[PackedBatch]:
-        count, size = self._config.validation.loss_batches, self._config.sampling.batch_size
-        if not len(self._cases) or not count:
+        if not len(self._cases) or not self._count:
             return []
-        cut = get_mode(self._config.mode).cut(without_augmentation(self._config))
-        patches = PatchDataset(self._cases, cut, length=count * size, seed=self._config.runtime.seed)
+        size = self._method.sampling.batch_size
+        cut = self._method.cut(augmented=False)
+        patches = PatchDataset(self._cases, cut, length=self._count * size, seed=self._seed)
         try:
             boxes = list(patches.epoch(0))
         except OutputError:
@@ -242,7 +242,7 @@ def _labelled(
     They differ where bones are named by their sequence: what a bone's shape is worth must not depend on its name.
     """
     grid, source = case.prepared.geometry, case.prepared.source
-    if not predictor.config.labels.by_sequence:
+    if not predictor.method.by_sequence:
         ids = predictor.network_ids(image, grid, source)
         return ids, case.scheme.file_from_network(ids) if case.scheme.output_channels > 1 else None
     answer, seen = predictor.segment(image, grid, source, predictor.settings)

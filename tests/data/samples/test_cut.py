@@ -31,7 +31,8 @@ def prepared(shape, label=None) -> PreparedCase:
 def cutter(patch, fraction=0.5, margin=0, **augment) -> PatchCut:
     sampling = {"patch_voxels": list(patch), "foreground_fraction": fraction, "margin_voxels": margin}
     network = {"name": "classic", "channels": [2, 2]}
-    return PatchCut(parse_config({"network": network, "sampling": sampling, "augment": {**STILL, **augment}}))
+    config = parse_config({"network": network, "sampling": sampling, "augment": {**STILL, **augment}})
+    return PatchCut(config.sampling, config.augment, config.grid.spacing_mm)
 
 
 def centre_of(case, cut, seed) -> tuple[int, ...]:

@@ -6,7 +6,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from verse3d.core.config import Config
+from verse3d.core.augmenting import AugmentConfig
+from verse3d.core.config import SamplingConfig
 from verse3d.data.samples.draws import UNCHANGED, ChangeDraws, Changes
 from verse3d.data.samples.source import PatchSource
 
@@ -48,14 +49,20 @@ class PatchCut:
     volume by ``margin_voxels``, or evenly on both sides if it is larger than that; there it is 0 (air, background).
     The box of a patch that is turned, scaled or bent reaches as far as the change does, so that a turned patch shows
     the scan in its corners and not nothing.
+
+    Args:
+        sampling: size of the patches, and where they lie.
+        augment: what is drawn to be changed about them.
+        spacing_mm: of the network grid.
     """
 
-    def __init__(self, config: Config) -> None:
-        sampling = config.sampling
+    def __init__(
+        self, sampling: SamplingConfig, augment: AugmentConfig, spacing_mm: tuple[float, float, float]
+    ) -> None:
         self.patch = np.array(sampling.patch_voxels)
         self.margin = np.array(sampling.margin_voxels)
         self.foreground_fraction = sampling.foreground_fraction
-        self.changes = ChangeDraws(config.augment, config.grid.spacing_mm)
+        self.changes = ChangeDraws(augment, spacing_mm)
 
     @property
     def size(self) -> tuple[int, ...]:

@@ -12,8 +12,8 @@ processes of one vertebra reach down beside the next::
 
 Nothing is ignored above C1 or below L5 and L6, where the head and the sacrum are, nor beside bone that is labelled.
 Measured on expert scans of VerSe and an automatically labelled chest, cut anew in the middle of every second vertebra:
-97 % of what is left of it at the upper end is ignored, and 91 % at the lower one, without voxels beside labels. All that
-is ignored is 5 and 3 times as large: the rest is the voxel around, ribs, vessels, bowel.
+97 % of what is left of it at the upper end is ignored, and 91 % at the lower one, without voxels beside labels. What
+is ignored is 5 and 3 times as large in all: the rest is the voxel around, ribs, vessels, bowel.
 """
 
 from collections.abc import Sequence

@@ -197,7 +197,7 @@ class ModelCache:
 
 def content_sha256(checkpoint: Checkpoint) -> str:
     """A hash of all that decides what a model computes: its config and its weights, not the file around them."""
-    digest = hashlib.sha256(json.dumps(checkpoint.config.to_dict(), sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(checkpoint.method.settings, sort_keys=True).encode())
     # Name, type and shape as well: the same bytes under another name are another network.
     for name, weight in sorted(checkpoint.network.items()):
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
