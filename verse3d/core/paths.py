@@ -82,7 +82,9 @@ def _bytes_problem(name: str) -> str:
         length = len(os.fsencode(name))
     except UnicodeEncodeError:
         return "holds half of a character (a lone surrogate)"
-    return f"has {length} bytes, at most {LONGEST_NAME_BYTES} are possible" if length > LONGEST_NAME_BYTES else ""
+    if length > LONGEST_NAME_BYTES:
+        return f"has {length} bytes, at most {LONGEST_NAME_BYTES} are possible"
+    return ""
 
 
 def _windows_problem(name: str) -> str:
@@ -91,7 +93,9 @@ def _windows_problem(name: str) -> str:
         return "ends with a dot or a space, which Windows drops"
     if _RESERVED.fullmatch(name):
         return "is the name of a device in Windows"
-    return "holds characters that Windows refuses" if _WINDOWS_REFUSES & set(name) else ""
+    if _WINDOWS_REFUSES & set(name):
+        return "holds characters that Windows refuses"
+    return ""
 
 
 def composed(name: str) -> str:

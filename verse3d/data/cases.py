@@ -156,8 +156,10 @@ def _stored(path: Path | None, folders: Sequence[Path]) -> str | None:
     if path is None:
         return None
     absolute = Path(os.path.abspath(path))  # noqa: PTH100 - keeps links as the user sees them
-    base = next((folder for folder in folders if absolute.is_relative_to(folder)), None)
-    return str(absolute) if base is None else absolute.relative_to(base).as_posix()
+    for folder in folders:
+        if absolute.is_relative_to(folder):
+            return absolute.relative_to(folder).as_posix()
+    return str(absolute)
 
 
 def _as_text(value: object) -> object:

@@ -153,7 +153,9 @@ def hold_out_fold(index: CaseIndex, fold: int) -> CaseIndex:
     def split(case: Case) -> Split | None:
         if case.subject in held_out:
             return "validation"
-        return "train" if case.subject in trained_on else "test" if case.split == "test" else None
+        if case.subject in trained_on:
+            return "train"
+        return "test" if case.split == "test" else None
 
     return CaseIndex(
         tuple(replace(case, split=split(case), split_origin=f"{_FOLD} {fold} of the index") for case in index)

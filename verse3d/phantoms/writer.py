@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import nibabel as nib
 import numpy as np
@@ -57,7 +57,10 @@ def write_phantom(
     """
     if not 1 <= cases <= _MOST_CASES:
         raise DataError(f"cases must be 1 to {_MOST_CASES}, got {cases}", hint="ask for 6 cases to try things out")
-    _refuse_to_overwrite(out)
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is a file, but the phantom needs a folder", hint="name another folder")
+    if present := sorted(path.name for path in out.glob("dataset-0*")):
+        raise OutputError(f"{out} already holds {', '.join(present)}", hint="name a new folder, or delete these first")
     make_folder(out)  # before the first case is drawn, which takes seconds
     known: tuple[Anomaly, ...] = get_args(Anomaly)
     jobs = [
@@ -113,13 +116,6 @@ def splits(cases: int) -> list[str]:
     return [_TRAINING] * (cases - test - validation) + [_VALIDATION] * validation + [_TEST] * test
 
 
-def _refuse_to_overwrite(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"{out} is a file, but the phantom needs a folder", hint="name another folder")
-    if present := sorted(path.name for path in out.glob("dataset-0*")):
-        raise OutputError(f"{out} already holds {', '.join(present)}", hint="name a new folder, or delete these first")
-
-
 def _write_case(folder: Path, name: str, case: PhantomCase) -> Path:
     """Write the four files of a case; the image comes last, so that a case with an image is whole."""
     raw, derived = folder / "rawdata" / name, folder / "derivatives" / name
@@ -127,7 +123,11 @@ def _write_case(folder: Path, name: str, case: PhantomCase) -> Path:
     try:
         for directory in (raw, derived):
             directory.mkdir(parents=True, exist_ok=True)
-        _write_json(derived / f"{name}_seg-subreg_ctd.json", _centroid_list(case))
+        points = [
+            {"label": label, **{axis: round(value, 1) for axis, value in zip("XYZ", centroid, strict=True)}}
+            for label, centroid in case.centroids.items()
+        ]
+        _write_json(derived / f"{name}_seg-subreg_ctd.json", [{"direction": list(case.geometry.axis_codes)}, *points])
         _write_json(raw / f"{name}_ct.json", SIDECAR)
         _write_nifti(derived / f"{name}_seg-vert_msk.nii.gz", case.mask, case)
         _write_nifti(image, case.image_hu, case)
@@ -136,14 +136,6 @@ def _write_case(folder: Path, name: str, case: PhantomCase) -> Path:
             f"cannot write {name} into {folder}: {error}", hint="check the disk's space and rights"
         ) from error
     return image
-
-
-def _centroid_list(case: PhantomCase) -> list[dict[str, Any]]:
-    points = [
-        {"label": label, **{axis: round(value, 1) for axis, value in zip("XYZ", centroid, strict=True)}}
-        for label, centroid in case.centroids.items()
-    ]
-    return [{"direction": list(case.geometry.axis_codes)}, *points]
 
 
 def _write_json(path: Path, content: object) -> None:
