@@ -88,14 +88,14 @@ def train(
     with exits_when_terminated(), bars() as progress:
         options |= {"data": data, "out": out, "progress": progress}
         result = api.train_folds(**options) if folds else api.train(**options, fold=fold)
-    runs: dict[int | None, FitResult] = {**result.folds} if isinstance(result, FoldsResult) else {None: result}
+    runs = list(result.folds.items()) if isinstance(result, FoldsResult) else [(None, result)]
     # Of several processes that share a run one speaks for all.
     if is_first_process() and json:
         print_json(out_console, result)
     elif is_first_process():
-        for number, run in runs.items():
+        for number, run in runs:
             tables.print_training(out_console, run, fold=number)
-    if code := max(_exit_code(run) for run in runs.values()):
+    if code := max(_exit_code(run) for _, run in runs):
         raise typer.Exit(code)
 
 

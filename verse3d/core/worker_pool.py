@@ -5,6 +5,7 @@ memory runs out) and cannot say which task did it; here every process holds one 
 """
 
 import contextlib
+import logging
 import multiprocessing
 import signal
 from collections import deque
@@ -15,7 +16,6 @@ from multiprocessing.process import BaseProcess
 from threading import Event
 from typing import Any
 
-from verse3d.core.logs import logger
 from verse3d.core.memory import free_memory_bytes
 from verse3d.core.processes import without_main
 from verse3d.core.threads import usable_cores
@@ -27,7 +27,7 @@ _LOOK_SECONDS = 0.2
 _WORTH_A_PROCESS_BYTES = 2**28
 """A process takes about a second to start: below this much to read it gains nothing."""
 _SHARE_OF_FREE_MEMORY = 0.8
-_log = logger(__name__)
+_log = logging.getLogger(__name__)  # ``core.logs`` loads Rich, which a worker does not need
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,8 @@ class Stretch:
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
         """Move; ``OSError`` before the beginning, as for any file."""
-        position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
+        origins = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}
+        position = origins[whence] + offset
         if position < 0:
             raise OSError("a position before the beginning")
         self._position = position

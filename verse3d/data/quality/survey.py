@@ -55,7 +55,8 @@ def _survey(case: Case, outcome: CaseSurvey | Failure) -> CaseSurvey:
         return outcome
     hint = "try again with `workers=1`, which needs the least memory" if outcome.died else "please report this"
     message = f"{case.image or case.mask}: the check broke down: {outcome.reason}"
-    return CaseSurvey(case.case, findings=(Finding(case.case, "error", "case-failed", message, hint),))
+    broken = Finding(case.case, "error", "case-failed", message, hint)
+    return CaseSurvey(case.case, findings=(broken,))
 
 
 def fitting_workers(cases: Sequence[Case]) -> int:

@@ -142,6 +142,10 @@ class SliceCut:
         changes = ChangeDraws(self.augment, pixel_mm, mirrors=False)
         return Box(image, label, ((rows - 1) / 2, (columns - 1) / 2), changes.draw(random))
 
+    def plan(self, source: PatchSource, random: np.random.RandomState) -> Box:
+        """The box itself: a slice is stretched when it is read, so nothing could be read to its place."""
+        return self(source, random)
+
 
 def cut_slice(
     source: PatchSource, axis: int, index: int, *, neighbours: int, size: tuple[int, int]
