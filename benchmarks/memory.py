@@ -38,7 +38,8 @@ def main() -> None:
 def _measure(options: argparse.Namespace) -> None:
     print(f"overlap {options.overlap}, {machine()}")
     cases: list[dict[str, Any]] = []
-    growth = {}
+    growth: dict[str, dict[str, float]] = {}
+    stock: list[Outcome] = []
     for name in known(options.ours.split(",")):
         for usual_size, classes, most_gb in () if options.growth_only else CASES:
             size = TINY if options.quick else usual_size
@@ -50,7 +51,8 @@ def _measure(options: argparse.Namespace) -> None:
                 flush=True,
             )
             cases.append({"ours": name, "scan": size, "classes": classes, "peak_gb": round(outcome.peak_mb / 1e3, 3)})
-        growth[name] = _print_growth(name, options)
+        stock = stock or [_stock(classes, options) for classes in SCHEMES]
+        growth[name] = _print_growth(name, stock, options)
     print(json.dumps({"machine": machine(), "cases": cases, "growth": growth}))
 
 
@@ -86,11 +88,10 @@ def _foretold(record: dict[str, Any]) -> str:
     return f"foretold {plan['peak_mb'] / 1e3:.2f} GB" if plan else "nothing foretold"
 
 
-def _print_growth(name: str, options: argparse.Namespace) -> dict[str, float]:
+def _print_growth(name: str, theirs: list[Outcome], options: argparse.Namespace) -> dict[str, float]:
     """How much more 25 more classes take; the MB of both sides, and ours as a share of theirs; empty if one failed."""
     size = TINY if options.quick else GROWTH_SCAN
     ours = [_ours(size, classes, name, options)[0] for classes in SCHEMES]
-    theirs = [_stock(size, classes, options) for classes in SCHEMES]
     for who, (two, many) in ((name, ours), ("stock MONAI", theirs)):
         print(f"{who:16} {size:>12}   2 classes: {described(two)}\n{'':32}27 classes: {described(many)}")
     if any(outcome.trouble for outcome in (*ours, *theirs)):
@@ -106,7 +107,8 @@ def _print_growth(name: str, options: argparse.Namespace) -> dict[str, float]:
     return {"ours_mb": round(grown, 1), "stock_mb": round(stock_grown, 1), "share": round(share, 4)}
 
 
-def _stock(size: str, classes: int, options: argparse.Namespace) -> Outcome:
+def _stock(classes: int, options: argparse.Namespace) -> Outcome:
+    size = TINY if options.quick else GROWTH_SCAN
     model = _model(classes, "off", options)
     stock = Stock(1, options.overlap, limit_gb=free_memory_bytes() / 1e9 - 1.0)
     return stock.run(make_scan(options.work, size), model, options.work / "masks" / f"memory-stock-{classes}")

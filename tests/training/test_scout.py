@@ -18,7 +18,7 @@ from verse3d.training.scout_samples import ScoutSamples
 from verse3d.training.session import FitOptions
 
 CPU = torch.device("cpu")
-SHAPE = (18, 17, 40)
+SHAPE = (20, 17, 40)
 
 
 def volumes(*_):
