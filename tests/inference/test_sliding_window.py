@@ -202,8 +202,8 @@ def test_scores_that_float16_cannot_sum_are_summed_in_float32_from_then_on(memor
     image, model = picture((17, 14, 41)), network(5)
 
     def large(pieces):
-        # 6e4 is a float16, and the sum of two of them is not; small at first, so that sums have begun by then
-        factor = 1.0 if pieces[..., :4].eq(torch.from_numpy(image[None, None, :8, :12, :4])).all() else 6e4
+        # far beyond the 65,504 at which float16 ends; small at first, so that sums have begun by then
+        factor = 1.0 if pieces[..., :4].eq(torch.from_numpy(image[None, None, :8, :12, :4])).all() else 1e6
         with torch.inference_mode():
             return (factor * model(pieces)).to(memory_format=memory_format)
 
