@@ -214,7 +214,9 @@ def _give(network: ScoutNetwork, model: Path, judged: list[Judgement]) -> None:
     missing = sum(one.missed > 0 for one in judged)
     usable = bool(judged) and not missing
     scores = {USABLE: float(usable), "missed_scans": float(missing), "validation_cases": float(len(judged))}
-    part = TrainedNetwork(checkpoint.config, network.state_dict(), 0, scores)
+    # The model's config, but with what the scout tells apart: levels.
+    labels = checkpoint.config.labels.model_copy(update={"scheme": "vertebrae"})
+    part = TrainedNetwork(checkpoint.config.model_copy(update={"labels": labels}), network.state_dict(), 0, scores)
     save_checkpoint(model, replace(checkpoint, networks={**checkpoint.networks, SCOUT: part}))
     print(f"{model}: its scout is {'usable' if usable else f'not usable, it missed a part of {missing} scans'}")
 

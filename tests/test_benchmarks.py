@@ -13,7 +13,10 @@ import pytest
 import torch
 
 import verse3d
+from tests.scans import save_model, tiny_config
 from verse3d.core.geometry import Geometry
+from verse3d.model.checkpoint import load_checkpoint
+from verse3d.model.scout import SCOUT, USABLE, build_scout
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 LINUX = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read where Linux counts it")
@@ -251,3 +254,19 @@ def test_augmentations_are_compared_on_the_same_patches(monkeypatch):
         for grey in (False, True):
             job = augmenting.PEERS[name]((12, 12, 12), 2, cpu, grey)
             assert augmenting.milliseconds(job, 0.01, cpu) > 0
+
+
+@pytest.mark.parametrize(("missed", "usable"), [([0.0, 0.0], 1.0), ([0.0, 0.1], 0.0), ([], 0.0)])
+def test_a_scout_that_is_given_to_a_model_is_usable_only_if_it_missed_nothing(monkeypatch, tmp_path, missed, usable):
+    monkeypatch.syspath_prepend(FOLDER)
+    scout = importlib.import_module("scout")
+    config = tiny_config(scout={"channels": [4, 8, 8]})
+    save_model(tmp_path / "best.pt", config)
+    judged = [scout.Judgement("scan", share, 0.5, 0.0, 1.0) for share in missed]
+    scout._give(build_scout(config), tmp_path / "best.pt", judged)
+    stored = load_checkpoint(tmp_path / "best.pt").networks[SCOUT]
+    assert stored.scores == {
+        USABLE: usable,
+        "missed_scans": sum(one > 0 for one in missed),
+        "validation_cases": len(missed),
+    }

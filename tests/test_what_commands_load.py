@@ -81,7 +81,7 @@ def test_predicting_with_a_converted_and_proven_model_loads_no_monai(tmp_path):
 
     def loaded(out: str) -> list[str]:
         """The unwanted modules after a whole prediction, behind its exit code."""
-        unwanted = ["monai", "ignite", "sympy", "matplotlib", "scipy.stats", "tensorboard"]
+        unwanted = ["monai", "ignite", "sympy", "matplotlib", "scipy.stats", "scipy.interpolate", "tensorboard"]
         words = [str(scan), str(model.path), str(tmp_path / out), *unwanted]
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
         run = subprocess.run(

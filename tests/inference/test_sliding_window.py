@@ -202,8 +202,8 @@ def test_scores_that_float16_cannot_sum_are_summed_in_float32_from_then_on(memor
     image, model = picture((17, 14, 41)), network(5)
 
     def large(pieces):
-        # 6e4 is a float16, and the sum of two of them is not; small at first, so that sums have begun by then
-        factor = 1.0 if pieces[..., :4].eq(torch.from_numpy(image[None, None, :8, :12, :4])).all() else 6e4
+        # far beyond the 65,504 at which float16 ends; small at first, so that sums have begun by then
+        factor = 1.0 if pieces[..., :4].eq(torch.from_numpy(image[None, None, :8, :12, :4])).all() else 1e6
         with torch.inference_mode():
             return (factor * model(pieces)).to(memory_format=memory_format)
 
@@ -222,13 +222,31 @@ def test_scores_that_float16_cannot_sum_are_summed_in_float32_from_then_on(memor
         ("torch", "bfloat16", 27, 1, torch.float16),
         ("torch", "bfloat16", 1, 1, torch.float32),
         ("torch", "float32", 27, 1, torch.float32),
-        ("openvino", "bfloat16", 27, 1, torch.float32),
+        ("openvino", "bfloat16", 27, 1, torch.float16),
         ("torch", "bfloat16", 27, 2, torch.float32),
     ],
 )
 def test_sums_need_no_more_digits_than_scores_have(name, precision, channels, voices, expected):
     backend = SimpleNamespace(name=name, precision=precision, device=torch.device("cpu"))
     assert Ensemble([backend] * voices).sums_dtype(channels) is expected
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
+def test_scores_in_bfloat16_lose_nothing_that_matters_in_sums_of_half_precision(memory_format):
+    image, model = picture((17, 14, 23)), network(5)
+
+    def rounded(pieces):
+        with torch.inference_mode():
+            return model(pieces).bfloat16().to(memory_format=memory_format)
+
+    expected = monai(image, lambda pieces: rounded(pieces).float(), 0.5, "gaussian")
+    settings = StreamSettings(2, torch.float16)
+    found = segmented(image, tiling(image.shape), placed(rounded), channels=5, settings=settings)
+    lead = expected.topk(2, dim=0).values
+    # two scores may tie within the step of a bfloat16 near 1, which is a 128th
+    clear = (lead[0] - lead[1]) > 2**-7
+    assert clear.float().mean() > 0.7
+    assert torch.equal(torch.from_numpy(found)[clear], expected.argmax(0)[clear].to(torch.uint8))
 
 
 def test_only_the_planes_that_later_windows_touch_are_open():

@@ -152,7 +152,7 @@ def test_crumbs_are_no_spine_and_margins_are_added():
     spine_map[14:18, 14:18, 14:18] = 1.0
     found = SpineRegion.of(spine_map, (1.5, 1.5, 1.5))
     assert found is not None
-    assert np.argwhere(found.near).min() == 9 and np.argwhere(found.near).max() == 22
+    assert np.argwhere(found.near).min() == 7 and np.argwhere(found.near).max() == 24
 
 
 def test_no_number_is_no_spine():
@@ -207,7 +207,7 @@ def test_the_box_of_the_maps_has_a_margin_and_ends_at_the_volume():
     assert spine_box(maps) is None
     probabilities[:, 1:12, 10, 20] = 0.0
     probabilities[3, 1:12, 10, 20] = 1.0
-    assert spine_box(maps) == (slice(0, 17), slice(5, 16), slice(15, 22))
+    assert spine_box(maps) == (slice(0, 19), slice(3, 18), slice(13, 22))
 
 
 def saved_with_scout(path, config, usable: float | None):

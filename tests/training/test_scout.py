@@ -18,7 +18,7 @@ from verse3d.training.scout_samples import ScoutSamples
 from verse3d.training.session import FitOptions
 
 CPU = torch.device("cpu")
-SHAPE = (18, 17, 40)
+SHAPE = (20, 17, 40)
 
 
 def volumes(*_):
@@ -73,7 +73,7 @@ def test_it_is_usable_if_it_misses_nothing(monkeypatch):
 def test_a_single_voxel_that_is_missed_in_one_case_makes_it_unusable(monkeypatch):
     def with_a_far_voxel():
         image, ids = volumes()
-        ids[17, 16, 39] = 9  # 6 voxels, 24 mm, from the bright column
+        ids[19, 16, 39] = 9  # 9 voxels, 36 mm, from the bright column
         return image, ids
 
     monkeypatch.setattr(module, "FEWEST_STEPS", 0)

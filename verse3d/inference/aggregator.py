@@ -57,12 +57,15 @@ class BinaryAggregator:
 
     def take(self, planes: FinishedPlanes) -> None:
         """Keep the probabilities of these planes, float32; where no piece spoke it is 0."""
-        probability = _once(self.probability)
+        probability = torch.from_numpy(_once(self.probability))
+        # In memory of its own, so it is changed in place: copies of large volumes take longer than the arithmetic.
         mean = planes.scores[0].float() / planes.weights
+        if planes.are_logits:
+            mean.sigmoid_()
         # 0 / 0 is NaN where no piece was looked at, so that is background and not a guess.
-        spoken = planes.weights > 0
-        values = torch.where(spoken, torch.sigmoid(mean) if planes.are_logits else mean, 0.0)
-        probability[planes.place] = values.cpu().numpy()
+        if float(planes.weights.min()) <= 0:
+            mean.masked_fill_(planes.weights <= 0, 0.0)
+        probability[planes.place] = mean.cpu()
 
     def mask(self) -> NDArray[np.uint8]:
         """The label where the probability exceeds 0.5, uint8 (I, J, K) on the grid of the scan. Once, at the end."""

@@ -134,8 +134,26 @@ def _add_weighted(sums: torch.Tensor, scores: torch.Tensor, weights: torch.Tenso
         sums.addcmul_(scores, weights)
         return
     slowest = max(range(scores.dim()), key=scores.stride)
+    if slowest > 0 and sums.dtype is torch.float16 and sums.stride(0) == scores.stride(0) == 1:
+        _add_weighted_runs(sums, scores, weights, slowest)
+        return
     for number, (into, part) in enumerate(zip(sums.unbind(slowest), scores.unbind(slowest), strict=True)):
         into.addcmul_(part.to(sums.dtype), weights if slowest == 0 else weights.select(slowest - 1, number))
+
+
+def _add_weighted_runs(sums: torch.Tensor, scores: torch.Tensor, weights: torch.Tensor, slowest: int) -> None:
+    """The same where the channels of a voxel lie together.
+
+    There a weight counts for a whole run of numbers. PyTorch multiplies float16 one by one then, and twice as fast if
+    each number has a weight of its own::
+
+        scores    a1 a2 a3 | b1 b2 b3 | ...
+        weights   wa wa wa | wb wb wb | ...
+    """
+    channels = len(sums)
+    for number, (into, part) in enumerate(zip(sums.unbind(slowest), scores.unbind(slowest), strict=True)):
+        of_plane = weights.select(slowest - 1, number)[..., None].expand(-1, -1, channels).contiguous()
+        into.movedim(0, -1).addcmul_(part.movedim(0, -1).to(sums.dtype), of_plane)
 
 
 def _drop(planes: torch.Tensor, axis: int, count: int) -> None:
