@@ -8,6 +8,7 @@ from verse3d.core.errors import ConfigError, DataError, GeometryError, OutputErr
 from verse3d.core.files import PathOrText, make_folder
 from verse3d.core.logs import Progress, no_progress
 from verse3d.core.nifti_header import NIFTI_SUFFIXES
+from verse3d.core.paths import composed
 from verse3d.core.preview import Preview, read_preview
 from verse3d.core.volume import Volume
 from verse3d.data.cases import Case, CaseIndex
@@ -175,8 +176,8 @@ def _title(path: Path) -> str:
 
 def _find(cases: CaseIndex, name: str, data: Path) -> Case:
     # A subject with a single case is as good as the name of the case.
-    by_subject = [case for case in cases if case.subject == name]
-    found = [case for case in cases if case.case == name] or by_subject
+    by_subject = [case for case in cases if composed(case.subject) == composed(name)]
+    found = [case for case in cases if composed(case.case) == composed(name)] or by_subject
     if len(found) == 1:
         return found[0]
     # Of too many the ones that were meant; of none the ones that there are.

@@ -14,10 +14,10 @@ from verse3d.cli.terminal import (
     EXIT_PARTIAL,
     EXIT_TERMINATED,
     MORE_SETTINGS,
-    Backend,
+    BackendName,
     DeviceOption,
     JsonOption,
-    Mode,
+    ModeName,
     OverwriteOption,
     Partial,
     SchemeName,
@@ -43,7 +43,7 @@ def train(
     context: typer.Context,
     data: Annotated[Path, typer.Option(help="An index (cases.jsonl) or a folder.")],
     out: Annotated[Path, typer.Option(help="The run folder.")],
-    mode: Annotated[Mode | None, typer.Option(help="Way of segmenting; else that of the config, else 3d.")] = None,
+    mode: Annotated[ModeName | None, typer.Option(help="Way of segmenting; else that of the config, else 3d.")] = None,
     config: Annotated[str | None, typer.Option(help="YAML file, or the name of a shipped one, e.g. unet3d.")] = None,
     from_model: Annotated[
         Path | None, typer.Option("--from", help="Begin with the weights of this model; starter: those of verse3d.")
@@ -88,14 +88,14 @@ def train(
     with exits_when_terminated(), bars() as progress:
         options |= {"data": data, "out": out, "progress": progress}
         result = api.train_folds(**options) if folds else api.train(**options, fold=fold)
-    runs: Mapping[int | None, FitResult] = result.folds if isinstance(result, FoldsResult) else {None: result}
+    runs = list(result.folds.items()) if isinstance(result, FoldsResult) else [(None, result)]
     # Of several processes that share a run one speaks for all.
     if is_first_process() and json:
         print_json(out_console, result)
     elif is_first_process():
-        for number, run in runs.items():
+        for number, run in runs:
             tables.print_training(out_console, run, fold=number)
-    if code := max(_exit_code(run) for run in runs.values()):
+    if code := max(_exit_code(run) for _, run in runs):
         raise typer.Exit(code)
 
 
@@ -137,7 +137,7 @@ def predict(
     ] = None,
     split: SplitOption = None,
     device: DeviceOption = "auto",
-    backend: Annotated[Backend, typer.Option(help="What runs the network.")] = "auto",
+    backend: Annotated[BackendName, typer.Option(help="What runs the network.")] = "auto",
     max_ram_gb: Annotated[float | None, typer.Option(help="Largest memory to take; else what is free.")] = None,
     tta: Annotated[bool, typer.Option("--tta", help="Average with the mirror image; twice the time.")] = False,
     no_skip_air: Annotated[bool, typer.Option("--no-skip-air", help="Look at windows of air, too.")] = False,

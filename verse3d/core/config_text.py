@@ -106,7 +106,9 @@ def _nearest(word: str, known: Iterable[str]) -> str | None:
 
 def all_problems(source: str, problems: Sequence[str]) -> str:
     """All problems of a source, a line each; of very many the first."""
+    shown = problems[:_SHOWN_PROBLEMS]
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    listed = [f"  - {problem}" for problem in problems[:_SHOWN_PROBLEMS]]
-    more = len(problems) - len(listed)
-    return "\n".join([f"{source} has {count}:", *listed, *([f"  ... and {more} more"] if more else [])])
+    lines = [f"{source} has {count}:", *(f"  - {problem}" for problem in shown)]
+    if len(problems) > len(shown):
+        lines.append(f"  ... and {len(problems) - len(shown)} more")
+    return "\n".join(lines)

@@ -56,26 +56,25 @@ def one_line(text: str) -> str:
     return visible(text).replace("\n", "\\x0a")
 
 
+def _is_computed(cell: object) -> bool:
+    """Whether a spreadsheet would take a cell for a formula and not for a number."""
+    return isinstance(cell, str) and bool(_FORMULA.match(cell)) and not _NUMBER.fullmatch(cell)
+
+
 def csv_table(rows: Iterable[Sequence[object]]) -> str:
     """Rows as CSV with LF, the first one the header. Texts that a spreadsheet would compute get a ``'`` before them.
 
     Numbers stay numbers, also where they are given as text ("-3.5").
     """
-    return "".join(_line([_cell(value) for value in row]) for row in rows)
-
-
-def _line(cells: Sequence[object]) -> str:
-    text = io.StringIO()
-    # Only if CR ends the line does the writer put cells that hold one in quotes; without quotes it would end a row.
-    csv.writer(text, lineterminator="\r\n").writerow(cells)
-    return text.getvalue().removesuffix("\r\n") + "\n"
-
-
-def _cell(value: object) -> object:
-    # A "'" that stands before a formula already gets another one, so that plain_cell is an exact undo.
-    if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value):
-        return f"'{value}"
-    return value
+    lines = []
+    for row in rows:
+        # A "'" that stands before a formula already gets another one, so that plain_cell is an exact undo.
+        cells = [f"'{cell}" if _is_computed(cell) else cell for cell in row]
+        text = io.StringIO()
+        # Only if CR ends the line does the writer put cells that hold one in quotes; without quotes it would end a row.
+        csv.writer(text, lineterminator="\r\n").writerow(cells)
+        lines.append(text.getvalue().removesuffix("\r\n") + "\n")
+    return "".join(lines)
 
 
 def plain_cell(text: str) -> str:

@@ -216,25 +216,24 @@ class FileBatch:
 
 def _temporary_path(path: Path) -> Path:
     """Where a file is written before it is whole: beside it, with its suffixes."""
-    return path.with_name(f"{TEMPORARY_PREFIX}{owner()}-{_kept_short(path)}")
-
-
-def _kept_short(path: Path) -> str:
-    """The file's name, or a hash with its suffixes where the name is so long that nothing could be put before it."""
     # In bytes, as file systems count: a name in Chinese takes three times its letters.
     encoded = path.name.encode("utf-8", "surrogatepass")
     if len(encoded) <= LONGEST_NAME_BYTES - _ROOM_FOR_PREFIX:
-        return path.name
-    return hashlib.sha256(encoded).hexdigest()[:16] + "".join(path.suffixes[-2:])[-16:]
+        name = path.name
+    else:
+        # Nothing could be put before so long a name: a hash with its suffixes stands for it.
+        name = hashlib.sha256(encoded).hexdigest()[:16] + "".join(path.suffixes[-2:])[-16:]
+    return path.with_name(f"{TEMPORARY_PREFIX}{owner()}-{name}")
 
 
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files that killed processes have left in a folder; those of living ones are left alone."""
     for temporary in folder.glob(f"{TEMPORARY_PREFIX}*"):
         name = temporary.name.removeprefix(TEMPORARY_PREFIX).partition("-")[0]
+        if not OWNER.fullmatch(name):  # it only looks like ours, and belongs to somebody else
+            continue
         with contextlib.suppress(OSError):
-            # A file that only looks like ours belongs to somebody else.
-            if OWNER.fullmatch(name) and temporary.is_file() and not is_alive(name, temporary):
+            if temporary.is_file() and not is_alive(name, temporary):
                 temporary.unlink()
 
 

@@ -40,7 +40,11 @@ class Geometry:
     affine: NDArray[np.float64]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "shape", _checked_shape(self.shape))
+        shape = np.asarray(self.shape)
+        if shape.shape != (3,) or np.any(shape < 1) or np.any(shape != np.floor(shape)):
+            raise GeometryError(f"a geometry has three axes of at least one whole voxel, got shape {self.shape!r}")
+        # A frozen dataclass can be completed only past its own setter.
+        object.__setattr__(self, "shape", _shape(shape))
         object.__setattr__(self, "affine", _checked_affine(self.affine))
 
     def __eq__(self, other: object) -> bool:
@@ -104,7 +108,9 @@ class Geometry:
         Raises:
             GeometryError: the codes are not one of L/R, one of P/A and one of I/S, in any order.
         """
-        codes = _checked_axis_codes(axis_codes)
+        codes = tuple(axis_codes)
+        if sorted({"L": "R", "P": "A", "I": "S"}.get(code, code) for code in codes) != ["A", "R", "S"]:
+            raise GeometryError(f"axis codes name each axis once, e.g. RAS or PIR (L/R, P/A, I/S), got {axis_codes!r}")
         start = nib.io_orientation(self.affine)
         change = nib.orientations.ornt_transform(start, nib.orientations.axcodes2ornt(codes))
         # new index -> old index -> world: a flipped axis begins at the voxel that was its last.
@@ -155,20 +161,6 @@ class Geometry:
 def _shape(values: ArrayLike) -> Shape:
     i, j, k = (int(value) for value in np.asarray(values))
     return i, j, k
-
-
-def _checked_shape(shape: ArrayLike) -> Shape:
-    values = np.asarray(shape)
-    if values.shape != (3,) or np.any(values < 1) or np.any(values != np.floor(values)):
-        raise GeometryError(f"a geometry has three axes of at least one whole voxel, got shape {shape!r}")
-    return _shape(values)
-
-
-def _checked_axis_codes(axis_codes: str | tuple[str, str, str]) -> tuple[str, ...]:
-    codes = tuple(axis_codes)
-    if sorted({"L": "R", "P": "A", "I": "S"}.get(code, code) for code in codes) != ["A", "R", "S"]:
-        raise GeometryError(f"axis codes name each axis once, e.g. RAS or PIR (L/R, P/A, I/S), got {axis_codes!r}")
-    return codes
 
 
 def _checked_affine(affine: ArrayLike) -> NDArray[np.float64]:

@@ -4,6 +4,7 @@ Python's own reader takes ``NaN`` and ``1e999`` for numbers, keeps the last of t
 out of stack on a hundred thousand brackets.
 """
 
+import hashlib
 import itertools
 import json
 import math
@@ -20,6 +21,12 @@ _INTEGER_BITS = 64
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 _NO_BRACKETS = re.compile(r"[^\[\]{}]+")
 _STEP = {"[": 1, "{": 1, "]": -1, "}": -1}
+
+
+def json_checksum(values: Any) -> str:  # noqa: ANN401 - whatever JSON can hold
+    """32 hexadecimal digits that tell plain values from others; the same after they were written and read back."""
+    text = json.dumps(values, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def parse_json(text: str, *, max_depth: int = MAX_DEPTH, allow_nan: bool = False) -> Any:  # noqa: ANN401 - any JSON

@@ -33,8 +33,9 @@ def require_whole_file(path: Path, stored: ArrayProxy) -> None:
         EOFError: the file cannot hold so many voxels.
     """
     promised = max(0, int(stored.offset)) + voxel_count(stored.shape) * stored.dtype.itemsize
-    size = path.stat().st_size
-    most = size * _MOST_UNPACKED if path.suffix.lower() == ".gz" else size
+    most = size = path.stat().st_size
+    if path.suffix.lower() == ".gz":
+        most *= _MOST_UNPACKED
     if promised > most:
         raise EOFError(f"its header promises {promised:,} bytes, but a file of {size:,} holds at most {most:,}")
 
@@ -42,7 +43,8 @@ def require_whole_file(path: Path, stored: ArrayProxy) -> None:
 def spacing_problem(geometry: Geometry) -> str:
     """Why the voxels cannot be those of a CT; empty if they can."""
     low, high = SPACING_MM
-    if low <= min(geometry.spacing_mm) and max(geometry.spacing_mm) <= high:
+    finest, coarsest = min(geometry.spacing_mm), max(geometry.spacing_mm)
+    if low <= finest and coarsest <= high:
         return ""
     size = " x ".join(f"{edge:.4g}" for edge in geometry.spacing_mm)
     return f"voxels of {size} mm cannot be those of a CT (expected are {low:g} to {high:g} mm)"

@@ -41,7 +41,9 @@ def require_memory(needed: int, what: str) -> None:
 
 def _free_on_machine() -> int:
     try:
-        rows = dict(line.split(":", 1) for line in _MEMINFO.read_text(encoding="utf-8").splitlines())
+        text = _MEMINFO.read_text(encoding="utf-8")
+        # "MemAvailable:   12345678 kB"
+        rows = dict(line.split(":", 1) for line in text.splitlines())
         return int(rows["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         return available_memory_bytes()
@@ -59,7 +61,9 @@ def _free_in_container() -> int:
 def _cached_in_container() -> int:
     """Files that the kernel keeps because nobody needs the memory; they are counted as used, and given up first."""
     try:
-        rows = dict(line.split(" ", 1) for line in (_CGROUP / "memory.stat").read_text().splitlines())
+        text = (_CGROUP / "memory.stat").read_text()
+        # "inactive_file 12345678"
+        rows = dict(line.split(" ", 1) for line in text.splitlines())
         return int(rows["inactive_file"])
     except (OSError, KeyError, ValueError):
         return 0

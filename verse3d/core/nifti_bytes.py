@@ -77,10 +77,16 @@ def read_voxels(path: Path, stored: ArrayProxy) -> NDArray[Any]:
         One of READ_ERRORS: the file is cut off or damaged.
     """
     if is_scaled(stored) or (stored.dtype.kind == "f" and stored.dtype.itemsize != 4):
-        return _converted(path, stored)
+        converted = np.empty(stored.shape, np.float32, order="F")
+        flat = converted.reshape(-1, order="F")
+        for start, values in voxel_pieces(path, stored):
+            flat[start : start + values.size] = values
+        return converted
     array = read_stored(path, stored.shape, stored.dtype, stored.offset)
+    if array.dtype.isnative:
+        return array
     # PyTorch refuses the other byte order. Turned in place: a scan may be too large to be there twice.
-    return array if array.dtype.isnative else array.byteswap(inplace=True).view(array.dtype.newbyteorder("="))
+    return array.byteswap(inplace=True).view(array.dtype.newbyteorder("="))
 
 
 def read_stored(
@@ -128,14 +134,6 @@ def _counted_bytes(path: Path) -> int:
         while piece := handle.read(_PIECE_BYTES):
             count += len(piece)
     return count
-
-
-def _converted(path: Path, stored: ArrayProxy) -> NDArray[np.float32]:
-    array = np.empty(stored.shape, np.float32, order="F")
-    flat = array.reshape(-1, order="F")
-    for start, values in voxel_pieces(path, stored):
-        flat[start : start + values.size] = values
-    return array
 
 
 def voxel_pieces(path: Path, stored: ArrayProxy) -> Iterator[tuple[int, NDArray[Any]]]:

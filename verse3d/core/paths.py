@@ -82,7 +82,9 @@ def _bytes_problem(name: str) -> str:
         length = len(os.fsencode(name))
     except UnicodeEncodeError:
         return "holds half of a character (a lone surrogate)"
-    return f"has {length} bytes, at most {LONGEST_NAME_BYTES} are possible" if length > LONGEST_NAME_BYTES else ""
+    if length > LONGEST_NAME_BYTES:
+        return f"has {length} bytes, at most {LONGEST_NAME_BYTES} are possible"
+    return ""
 
 
 def _windows_problem(name: str) -> str:
@@ -91,7 +93,24 @@ def _windows_problem(name: str) -> str:
         return "ends with a dot or a space, which Windows drops"
     if _RESERVED.fullmatch(name):
         return "is the name of a device in Windows"
-    return "holds characters that Windows refuses" if _WINDOWS_REFUSES & set(name) else ""
+    if _WINDOWS_REFUSES & set(name):
+        return "holds characters that Windows refuses"
+    return ""
+
+
+def composed(name: str) -> str:
+    """A name with its accents in one coding: a keyboard types composed letters, macOS stores decomposed ones.
+
+    Example:
+        >>> composed("a\\u0308") == composed("\\u00e4")
+        True
+    """
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def codings(name: str) -> tuple[str, ...]:
+    """A name as it is, then as other systems code its accents, each once."""
+    return tuple(dict.fromkeys((name, composed(name), unicodedata.normalize("NFD", name))))
 
 
 def same_on_disk(name: str) -> str:

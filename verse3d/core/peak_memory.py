@@ -36,7 +36,9 @@ class Peak:
         """
         self.see(rss_mb())
         counted_mb = peak_rss_mb()
-        return max(self._highest_mb, counted_mb) if counted_mb > self._counted_before_mb else self._highest_mb
+        if counted_mb > self._counted_before_mb:
+            return max(self._highest_mb, counted_mb)
+        return self._highest_mb
 
 
 class MemoryWatch:

@@ -4,6 +4,7 @@ The readers of ``verse3d.core.volume`` are strict, because what they read is tra
 wants to see what is wrong with it.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -73,7 +74,7 @@ def read_preview(path: Path) -> Preview:
     volumes = prod(image.shape[3:])
     header = stored_header(image)
     stored = _first_volume(image, path, shape, to_the_end=volumes == 1)
-    notes = (*_axes_notes(image.shape, volumes), *_orientation_notes(header), *_not_finite_notes(stored))
+    notes = tuple(_notes(image.shape, volumes, header, stored))
     return Preview(
         Volume(stored, geometry, header, path), float(image.dataobj.slope), float(image.dataobj.inter), notes
     )
@@ -95,22 +96,17 @@ def _first_volume(image: nib.Nifti1Image, path: Path, shape: tuple[int, ...], *,
     return array
 
 
-def _axes_notes(shape: tuple[int, ...], volumes: int) -> tuple[str, ...]:
+def _notes(shape: tuple[int, ...], volumes: int, header: nib.Nifti1Header, stored: NDArray[Any]) -> Iterator[str]:
+    """What is unusual about the axes, the orientation and the values."""
     if volumes > 1:
-        return (f"the file holds {volumes} volumes: this is the first",)
-    return (f"the file holds {len(shape)} axes only: a single slice",) if len(shape) < 3 else ()
-
-
-def _orientation_notes(header: nib.Nifti1Header) -> tuple[str, ...]:
-    if int(header["sform_code"]) or int(header["qform_code"]):
-        return ()
-    return (
-        "the header holds no orientation (sform and qform codes are 0): left, right and all other sides are a guess",
-    )
-
-
-def _not_finite_notes(stored: NDArray[Any]) -> tuple[str, ...]:
-    if stored.dtype.kind != "f":
-        return ()
-    bad = stored.size - sum(int(np.count_nonzero(np.isfinite(plane))) for plane in np.moveaxis(stored, -1, 0))
-    return (f"{bad} voxels are NaN or infinite: purple",) if bad else ()
+        yield f"the file holds {volumes} volumes: this is the first"
+    elif len(shape) < 3:
+        yield f"the file holds {len(shape)} axes only: a single slice"
+    if not (int(header["sform_code"]) or int(header["qform_code"])):
+        unknown = "left, right and all other sides are a guess"
+        yield f"the header holds no orientation (sform and qform codes are 0): {unknown}"
+    if stored.dtype.kind == "f":
+        # Plane by plane: a scan may be mapped from a file that is larger than the memory.
+        finite = sum(int(np.count_nonzero(np.isfinite(plane))) for plane in np.moveaxis(stored, -1, 0))
+        if bad := stored.size - finite:
+            yield f"{bad} voxels are NaN or infinite: purple"

@@ -61,8 +61,10 @@ def resample_finished(
     """
     view, axes = _aligned_part(array, source, target, part)
     order = slowest_first(view)
-    result: NDArray[Any] = np.empty([axes[axis].size for axis in order], dtype).transpose(np.argsort(order))
-    in_ranges(lambda start, stop: _interpolate(view, axes, result, finish, slice(start, stop)), result.shape[order[0]])
+    # Laid out in memory as the source is, so that reading and writing run through memory in the same order.
+    slowest, middle, fastest = (axes[axis].size for axis in order)
+    result: NDArray[Any] = np.empty((slowest, middle, fastest), dtype).transpose(np.argsort(order))
+    in_ranges(lambda start, stop: _interpolate(view, axes, result, finish, slice(start, stop)), slowest)
     return result
 
 
@@ -149,7 +151,9 @@ def _aligned_part(
 ) -> tuple[NDArray[Any], list[AxisMap]]:
     """As ``aligned``, with the maps of a box of the target."""
     view, axes = aligned(array, source, target)
-    return view, axes if part is None else [axis.part(span) for axis, span in zip(axes, part, strict=True)]
+    if part is not None:
+        axes = [axis.part(span) for axis, span in zip(axes, part, strict=True)]
+    return view, axes
 
 
 def _in_tiles(work: Callable[[Box], None], shape: tuple[int, ...]) -> None:
@@ -264,7 +268,8 @@ class _PlaneCache:
     def __getitem__(self, index: int) -> _Plane:
         if index not in self._planes:
             if len(self._planes) == 3:
-                del self._planes[next(iter(self._planes))]
+                oldest = next(iter(self._planes))
+                del self._planes[oldest]
             self._planes[index] = self._compute(index)
         return self._planes[index]
 

@@ -18,4 +18,6 @@ class Section(BaseModel):
             return value
         if isinstance(value, list):
             return [str(item).lower() if isinstance(item, bool) else item for item in value]
-        return str(value).lower() if isinstance(value, bool) else value
+        if isinstance(value, bool):
+            return str(value).lower()
+        return value

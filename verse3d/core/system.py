@@ -87,8 +87,9 @@ def peak_memory_bytes() -> int:
     if resource is None:
         return int(_psutil().Process().memory_info().peak_wset)
     peak = int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    # macOS counts bytes, Linux kilobytes.
-    return peak if os.uname().sysname == "Darwin" else peak * 1024
+    if os.uname().sysname == "Darwin":
+        return peak
+    return peak * 1024  # Linux counts kilobytes, macOS bytes
 
 
 def available_memory_bytes() -> int:

@@ -194,8 +194,12 @@ def made_by_verse3d(header: nib.Nifti1Header) -> bool:
 
 def stored_scheme(header: nib.Nifti1Header) -> SchemeName | None:
     """What the ids of a mask mean, if verse3d wrote it and noted that."""
-    found = _SCHEME.search(bytes(header["descrip"])) if made_by_verse3d(header) else None
-    return None if found is None else "binary" if found[1] == b"binary" else "vertebrae"
+    if not made_by_verse3d(header):
+        return None
+    found = _SCHEME.search(bytes(header["descrip"]))
+    if found is None:
+        return None
+    return "binary" if found[1] == b"binary" else "vertebrae"
 
 
 def write_labels(

@@ -1,5 +1,6 @@
 """Values in error messages, however large or strange they are: a bounded piece of them, in bounded time."""
 
+import math
 import reprlib
 from collections.abc import Sequence
 
@@ -54,6 +55,16 @@ def clipped(text: str, most: int = _MOST_CHARACTERS) -> str:
         return text
     ahead = (most - 3) * 2 // 3
     return f"{text[:ahead]}...{text[ahead + 3 - most :]}"
+
+
+def first_line(error: BaseException) -> str:
+    """The beginning of what an error says, or its type where it says nothing: some of PyTorch's fill pages."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+def number_text(value: float, digits: int) -> str:
+    """A score with so many decimals; "undefined" for NaN."""
+    return "undefined" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def listed(names: Sequence[str], most: int = 8) -> str:

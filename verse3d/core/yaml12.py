@@ -52,7 +52,14 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def _count(self, node: yaml.Node, event: yaml.Event) -> None:
-        self._values_of[id(node)] = count = 1 + sum(self._values_of[id(child)] for child in _children(node))
+        # The items of a list; the keys and values of a mapping; nothing of a word
+        children: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            children = [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            children = node.value
+        count = 1 + sum(self._values_of[id(child)] for child in children)
+        self._values_of[id(node)] = count
         if count > MAX_VALUES:
             raise _refusal(f"it stands for more than {MAX_VALUES} values", event)
 
@@ -70,13 +77,6 @@ class _Loader(yaml.SafeLoader):
 
 def _refusal(words: str, event: Any) -> yaml.composer.ComposerError:  # noqa: ANN401 - its mark has two types
     return yaml.composer.ComposerError(None, None, words, event.start_mark)
-
-
-def _children(node: yaml.Node) -> list[yaml.Node]:
-    """The items of a list; the keys and values of a mapping; nothing of a word."""
-    if isinstance(node, yaml.MappingNode):
-        return [part for pair in node.value for part in pair]
-    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
 
 
 def _scalar(loader: Any, node: yaml.Node) -> str:  # noqa: ANN401 - any of PyYAML's loaders

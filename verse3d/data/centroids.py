@@ -114,7 +114,10 @@ def parse_centroids(path: Path) -> StoredCentroids:
     for number, element in enumerate(content):
         place = f"{path}, element {number}"
         if "direction" in element:
-            direction = _direction(element, place)
+            codes = list(checked(element, _Direction, place, hint=_HINT).direction)
+            if sorted({"L": "R", "P": "A", "I": "S"}.get(code, code) for code in codes) != ["A", "R", "S"]:
+                raise DataError(f"{place}: direction {brief(codes)} does not name three axes", hint=_HINT)
+            direction = "".join(codes)
             continue
         row = checked(element, _Point, place, hint=_HINT)
         if np.isfinite(row.xyz).all():
@@ -152,13 +155,6 @@ class _Direction(Record):
     direction: list[str] | str
 
 
-def _direction(element: dict[str, Any], place: str) -> str:
-    codes = list(checked(element, _Direction, place, hint=_HINT).direction)
-    if sorted({"L": "R", "P": "A", "I": "S"}.get(code, code) for code in codes) != ["A", "R", "S"]:
-        raise DataError(f"{place}: direction {brief(codes)} does not name three axes", hint=_HINT)
-    return "".join(codes)
-
-
 def world_from_voxels(points: ArrayLike, direction: str, geometry: Geometry) -> NDArray[np.float64]:
     """World mm (N, 3) of voxel indices (N, 3) that count along the axes ``direction`` of the scan.
 
@@ -184,7 +180,10 @@ def labels_at(world_mm: NDArray[np.float64], mask: Volume) -> list[int | None]:
     """The label of the voxel around each point; None outside of the volume."""
     nearest = np.rint(mask.geometry.index_from_world(world_mm)).astype(int)
     inside = np.all((nearest >= 0) & (nearest < np.array(mask.geometry.shape)), axis=1)
-    return [int(mask.array[tuple(index)]) if within else None for index, within in zip(nearest, inside, strict=True)]
+    found: list[int | None] = []
+    for index, is_inside in zip(nearest, inside, strict=True):
+        found.append(int(mask.array[tuple(index)]) if is_inside else None)
+    return found
 
 
 def _fitting(
@@ -194,8 +193,11 @@ def _fitting(
     # Within the volume up to the edges of the outermost voxels, half a voxel beyond their centres.
     index = geometry.index_from_world(world_mm)
     within = ((index > -0.5) & (index < np.array(geometry.shape) - 0.5)).all(axis=1)
-    # -1 is no label, so a point outside of the volume never hits.
-    hits = 0 if mask is None else sum(map(int.__eq__, labels, [found or -1 for found in labels_at(world_mm, mask)]))
+    hits = 0
+    if mask is not None:
+        # -1 is no label, so a point outside of the volume never hits.
+        at_points = [found or -1 for found in labels_at(world_mm, mask)]
+        hits = sum(label == found for label, found in zip(labels, at_points, strict=True))
     return hits, int(within.sum())
 
 
@@ -211,7 +213,8 @@ def write_centroids(path: Path, centroids_mm: Mapping[int, NDArray[np.float64]],
     """
     rows: list[dict[str, Any]] = [{"direction": list(geometry.axis_codes)}]
     for label, centroid in centroids_mm.items():
+        index = geometry.index_from_world(centroid[None])[0]
         # One decimal, as the annotators wrote it: a tenth of a voxel is finer than anybody can point.
-        x, y, z = (round(float(value), 1) for value in geometry.index_from_world(centroid[None])[0])
+        x, y, z = (round(float(value), 1) for value in index)
         rows.append({"label": label, "X": x, "Y": y, "Z": z})
     write_json(path, rows)

@@ -40,7 +40,9 @@ def origin_of(path: Path) -> ConvertedFrom | None:
     """The entry of a scan or mask in the ``conversion.json`` above it, or None."""
     # OUT/conversion.json, OUT/<split>/rawdata/<subject>/<scan>
     for folder in list(path.parents)[:_LEVELS_UP]:
-        if found := _origins(folder / MANIFEST).get(path.relative_to(folder).as_posix()):
+        name = path.relative_to(folder).as_posix()
+        found = _origins(folder / MANIFEST).get(name)
+        if found is not None:
             return found
     return None
 
@@ -124,8 +126,8 @@ def _origins(manifest: Path) -> Mapping[str, ConvertedFrom]:
         return {}
     # VerSe's own names say the subject, and the index reads it from there; nnU-Net's flat names do not.
     keeps_names = content.to == "verse"
-    return {file.path: _origin(case, keeps_names) for case in content.cases for file in case.files}
-
-
-def _origin(case: _Converted, keeps_names: bool) -> ConvertedFrom:
-    return ConvertedFrom(None if keeps_names else case.subject, case.split, case.split_origin, case.fold)
+    return {
+        file.path: ConvertedFrom(None if keeps_names else case.subject, case.split, case.split_origin, case.fold)
+        for case in content.cases
+        for file in case.files
+    }

@@ -84,4 +84,6 @@ def _verse_ids(named: Mapping[int, str]) -> Mapping[int, int]:
     except DataError:  # L9
         return {}
     # One name that is no level, and the data set is about something else.
-    return {} if None in levels.values() else {number: level.id for number, level in levels.items() if level}
+    if None in levels.values():
+        return {}
+    return {number: level.id for number, level in levels.items() if level}

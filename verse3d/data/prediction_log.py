@@ -80,10 +80,12 @@ def logs_in(folder: Path) -> list[Path]:
 
 def abandoned_logs(list_path: Path) -> list[Path]:
     """The logs of a list whose processes live no more."""
-    names = [(path, _NAME.fullmatch(path.name)) for path in logs_in(list_path.parent)]
-    return [
-        path for path, name in names if name and name["list"] == list_path.stem and not is_alive(name["owner"], path)
-    ]
+    abandoned = []
+    for path in logs_in(list_path.parent):
+        name = _NAME.fullmatch(path.name)
+        if name and name["list"] == list_path.stem and not is_alive(name["owner"], path):
+            abandoned.append(path)
+    return abandoned
 
 
 def read_log(path: Path) -> LoggedPredictions:

@@ -111,7 +111,10 @@ def read_prediction_list(path: Path) -> Predictions:
         DataError: it is damaged; names the place in it.
     """
     content = read_record(path, dict[str, Any], hint=HINT)
+    stored = checked(content, StoredList, str(path), hint=HINT).cases
     # What is returned is the content itself: a typed copy could not hold what other versions wrote.
-    records = checked(content, StoredList, str(path), hint=HINT).cases
+    records = {}
+    for record, plain in zip(stored, content["cases"], strict=True):
+        records[record.case] = plain
     about = {key: value for key, value in content.items() if key != "cases"}
-    return Predictions(about, {record.case: plain for record, plain in zip(records, content["cases"], strict=True)})
+    return Predictions(about, records)

@@ -111,17 +111,14 @@ def _no_atlas(mask: Volume) -> str:
     volume = float(np.count_nonzero(part)) * mask.geometry.voxel_ml
     if volume > _LARGEST_C1_ML:
         return f"it has {volume:.0f} ml, more than a C1"
-    apart = _pieces_apart_mm(part, heights, _height_axis(mask))
-    return f"it is in pieces {apart:.0f} mm above one another" if apart > _APART_MM else ""
-
-
-def _pieces_apart_mm(part: NDArray[np.bool_], heights: NDArray[np.float64], axis: int) -> float:
-    """How far the middles of the large pieces lie above one another."""
+    # How far the middles of the large pieces lie above one another
+    axis = _height_axis(mask)
     numbered, count = ndimage.label(part, _ALSO_AT_CORNERS)
     sizes = np.bincount(numbered.ravel(), minlength=count + 1)[1:]
     large = 1 + np.flatnonzero(sizes >= _PIECE_SHARE * sizes.max())
     middles = [float(heights[np.nonzero(numbered == number)[axis]].mean()) for number in large]
-    return max(middles) - min(middles)
+    apart = max(middles) - min(middles)
+    return f"it is in pieces {apart:.0f} mm above one another" if apart > _APART_MM else ""
 
 
 def _height_axis(mask: Volume) -> int:

@@ -123,10 +123,12 @@ def sources(
         ConfigError: the base address is not http(s), or a mirror is unknown.
     """
     if base_url is not None:
-        return (Source("base", f"{_checked(base_url).rstrip('/')}/{archive.name}"),)
+        address = _checked(base_url).rstrip("/")
+        return (Source("base", f"{address}/{archive.name}"),)
     if wrong := [name for name in mirrors if name not in MIRRORS]:
         raise ConfigError(f"mirror {wrong[0]!r} is unknown; expected {' or '.join(MIRRORS)}")
-    return tuple(Source(name, archive.url(name)) for name in dict.fromkeys(mirrors or MIRRORS))
+    wanted = dict.fromkeys(mirrors or MIRRORS)  # each once, in the order that was asked for
+    return tuple(Source(name, archive.url(name)) for name in wanted)
 
 
 def _checked(base_url: str) -> str:

@@ -87,7 +87,9 @@ def fetch(
         except _StalePartError:
             resume, reason = False, "its file has changed since the transfer began"
         except exceptions.RequestException as error:
-            resume, asked_s, reason = True, _asked_s(error), _reason(error)
+            # The pause that a busy server asked for
+            asked = "" if error.response is None else error.response.headers.get("Retry-After", "")
+            resume, asked_s, reason = True, (float(asked) if asked.isdigit() else 0.0), _reason(error)
             if _is_hopeless(error):
                 raise TransferError(f"{url}: {reason}") from error
         heard = heard or attempt.response is not None
@@ -142,10 +144,19 @@ class _Attempt:
     def _judge(self, response: requests.Response) -> None:
         """Decide what an answer means before any of its body is read."""
         continues = "Range" in response.request.headers
-        said = _origin(self.url, response)
+        length = response.headers.get("Content-Length", "")
+        # "bytes 100-199/200" or "bytes */200": the length of the whole file stands behind the slash.
+        ranged = re.fullmatch(r"bytes (?:\d+-\d+|\*)/(\d+)", response.headers.get("Content-Range", "").strip())
+        total = int(ranged[1]) if ranged else int(length) if length.isdigit() and response.status_code == 200 else None
+        said = Origin(self.url, response.headers.get("ETag", ""), response.headers.get("Last-Modified", ""), total)
         # 416: nothing behind this byte; 206: the rest; 200: all of it, whatever was asked for.
         if response.status_code == 416 and continues:
-            self._judge_end(said)
+            # There is nothing after the part: it is complete if it is as long as the server's unchanged file
+            mine = self.part.origin
+            if mine is not None and said.total == self.part.size and said.is_same(replace(mine, total=said.total)):
+                self.part.origin = replace(mine, total=said.total)
+                raise _CompleteError
+            raise _StalePartError
         response.raise_for_status()
         if response.status_code == 206 and continues:
             if self.part.origin is None or not said.is_same(self.part.origin) or _start(response) != self.part.size:
@@ -157,14 +168,6 @@ class _Attempt:
         else:
             raise TransferError(f"{self.url}: unexpected answer {response.status_code} {response.reason}")
 
-    def _judge_end(self, said: Origin) -> None:
-        """There is nothing after the part: it is complete if it is as long as the server's unchanged file."""
-        mine = self.part.origin
-        if mine is not None and said.total == self.part.size and said.is_same(replace(mine, total=said.total)):
-            self.part.origin = replace(mine, total=said.total)
-            raise _CompleteError
-        raise _StalePartError
-
     def _require_everything(self) -> None:
         origin = self.part.origin
         if self.part.waits_for_bytes or origin is None:
@@ -175,23 +178,9 @@ class _Attempt:
             raise exceptions.ChunkedEncodingError
 
 
-def _origin(url: str, response: requests.Response) -> Origin:
-    length = response.headers.get("Content-Length", "")
-    # "bytes 100-199/200" or "bytes */200": the length of the whole file stands behind the slash.
-    ranged = re.fullmatch(r"bytes (?:\d+-\d+|\*)/(\d+)", response.headers.get("Content-Range", "").strip())
-    total = int(ranged[1]) if ranged else int(length) if length.isdigit() and response.status_code == 200 else None
-    return Origin(url, response.headers.get("ETag", ""), response.headers.get("Last-Modified", ""), total)
-
-
 def _start(response: requests.Response) -> int | None:
     found = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", "").strip())
     return int(found[1]) if found else None
-
-
-def _asked_s(error: exceptions.RequestException) -> float:
-    """The pause that a busy server asked for."""
-    asked = "" if error.response is None else error.response.headers.get("Retry-After", "")
-    return float(asked) if asked.isdigit() else 0.0
 
 
 def _is_hopeless(error: exceptions.RequestException) -> bool:

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 
 from verse3d.core.errors import DataError
 from verse3d.core.labels import VERSE_IDS, VERTEBRAE, label_counts, vertebra
+from verse3d.core.paths import composed
 from verse3d.core.readers import Many, Number, Record, checked
 from verse3d.core.volume import Volume, read_labels, stored_scheme, write_labels
 from verse3d.data.centroids import parse_centroids, write_centroids
@@ -63,6 +64,7 @@ def relabel_mask(out: Path, case: str, shift: int) -> Relabelled:
         OutputError: something cannot be written.
     """
     predictions = read_predictions(out)
+    case = next((known for known in predictions.records if composed(known) == composed(case)), case)
     record = _record(predictions.records, case, out)
     target = mask_path(out, case)
     stored = checked(dict(record), _Correctable, f"the record of {case} in {out}")

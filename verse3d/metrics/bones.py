@@ -27,7 +27,7 @@ _IDS = [label.id for label in VERTEBRAE]
 
 
 @dataclass(frozen=True)
-class Bones:
+class BoneScores:
     """Per vertebra of the truth, by VerSe id, in the order of the spine.
 
     Attributes:
@@ -50,7 +50,7 @@ class Bones:
         return tuple(label for label, share in self.mixed.items() if share >= MIXED_FROM)
 
 
-def score_bones(prediction: NDArray[np.uint8], truth: NDArray[np.uint8], geometry: Geometry) -> Bones:
+def score_bones(prediction: NDArray[np.uint8], truth: NDArray[np.uint8], geometry: Geometry) -> BoneScores:
     """Score one case.
 
     Args:
@@ -69,7 +69,7 @@ def score_bones(prediction: NDArray[np.uint8], truth: NDArray[np.uint8], geometr
     span = labelled_span_mm(truth, geometry)
     inside = whole if span is None else _of_vertebrae(_counts_within(prediction, truth, geometry, span))
     present = [label for label in _IDS if whole[:, label].sum()]
-    return Bones(
+    return BoneScores(
         dice={label: _dice(whole, label) for label in present},
         dice_in_span={label: _dice(inside, label) for label in present},
         mixed={label: _mixed(whole[:, label]) for label in present},

@@ -43,16 +43,15 @@ class Block:
         # index -> world -> frame of the pose, as one matrix; the rotation is orthonormal, so its transpose turns back.
         matrix = pose.rotation.T @ geometry.affine[:3, :3]
         origin = pose.rotation.T @ (geometry.affine[:3, 3] - pose.centre)
-        axes = [self._indices(axis, every) for axis in range(3)]
+        axes = []
+        for axis in range(3):
+            # refine 2:   voxel   |   0   |   1   |        samples at -0.25, 0.25, 0.75, 1.25
+            #             sample    0   1   2   3
+            samples = np.arange(min(every // 2, self.shape[axis] - 1), self.shape[axis], every)
+            axes.append(np.asarray(self.start[axis] + (samples + 0.5) / self.refine[axis] - 0.5))
         i, j, k = np.ix_(*axes)
         rows = (_row(matrix[row], origin[row], i, j, k) for row in range(3))
         return Points(*rows)
-
-    def _indices(self, axis: int, every: int) -> NDArray[np.float64]:
-        # refine 2:   voxel   |   0   |   1   |        samples at -0.25, 0.25, 0.75, 1.25
-        #             sample    0   1   2   3
-        samples = np.arange(min(every // 2, self.shape[axis] - 1), self.shape[axis], every)
-        return np.asarray(self.start[axis] + (samples + 0.5) / self.refine[axis] - 0.5)
 
     def geometry(self, coarse: Geometry) -> Geometry:
         """The grid of the samples of a block that starts at the first voxel of ``coarse``."""
@@ -98,7 +97,8 @@ def block_around(geometry: Geometry, cloud_mm: ArrayLike, pad_mm: float, refine:
     start = np.floor(indices.min(axis=0) - pad).astype(np.int64)
     stop = np.ceil(indices.max(axis=0) + pad).astype(np.int64) + 1
     # Clipped on both sides, so a shape beside the grid gives a block that ends before it begins.
-    return Block(np.maximum(start, 0), np.minimum(stop, geometry.shape), np.asarray(refine, dtype=np.int64))
+    first, end = np.maximum(start, 0), np.minimum(stop, geometry.shape)
+    return Block(first, end, np.asarray(refine, dtype=np.int64))
 
 
 def box_corners(low: ArrayLike, high: ArrayLike) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-SpineRegion = Literal["atlas", "axis", "cervical", "thoracic", "lumbar"]
+RegionName = Literal["atlas", "axis", "cervical", "thoracic", "lumbar"]
 Anomaly = Literal["l6", "t13", "t12-missing", "collapsed", "screw"]
 
 SACRUM = 25.0
@@ -42,7 +42,7 @@ class Level:
     spinous_height: float
 
     @property
-    def region(self) -> SpineRegion:
+    def region(self) -> RegionName:
         """Which building plan the level follows."""
         if self.name in ("C1", "C2"):
             return "atlas" if self.name == "C1" else "axis"
@@ -74,15 +74,12 @@ def level(name: str) -> Level:
         >>> level("L5").width, level("T6").region
         (48.0, 'thoracic')
     """
-    position = level_position(name)
+    # C1 = 1 ... C7 = 7, T1 = 8 ... T12 = 19, L1 = 20 ... L5 = 24; T13 and L6 lie half a level further
+    before_first = {"C": 0.0, "T": 7.0, "L": 19.0}[name[0]]
+    position = {"T13": 19.5, "L6": 24.5}.get(name, before_first + float(name[1:]))
     columns = np.array(list(_TABLE.values()), dtype=float).T
-    return Level(name, position, *(float(np.interp(position, list(_TABLE), column)) for column in columns))
-
-
-def level_position(name: str) -> float:
-    """Place on the level axis: C1 = 1 ... C7 = 7, T1 = 8 ... T12 = 19, T13 = 19.5, L1 = 20 ... L5 = 24, L6 = 24.5."""
-    special = {"T13": 19.5, "L6": 24.5}
-    return special.get(name, {"C": 0.0, "T": 7.0, "L": 19.0}[name[0]] + float(name[1:]))
+    sizes = [float(np.interp(position, list(_TABLE), column)) for column in columns]
+    return Level(name, position, *sizes)
 
 
 def level_names(anomaly: Anomaly | None) -> Sequence[str]:

@@ -92,4 +92,6 @@ def _soft_sizes(
     fat = found["fat"] * rng.uniform(0.6, 1.6)
     # Who has more fat is wider all around by as much.
     girth = fat - found["fat"]
-    return found | {"fat": fat} | {name: found[name] + girth for name in ("skin_x", "skin_front", "skin_rear")}
+    for name in ("skin_x", "skin_front", "skin_rear"):
+        found[name] = found[name] + girth
+    return found | {"fat": fat}

@@ -57,7 +57,10 @@ class _Drawn:
 
 def draw_vertebrae(spine: Spine, geometry: Geometry, density: Density) -> Bones:
     """Draw every vertebra that reaches into the grid; neighbours are kept ``density.joint_mm`` apart."""
-    drawn = [_drawn(vertebra, geometry) for vertebra in spine.vertebrae]
+    drawn = []
+    for vertebra in spine.vertebrae:
+        block = block_around(geometry, vertebra.cloud_mm(), 4.0, refinement(geometry))
+        drawn.append(None if block.empty else _Drawn(vertebra, block, _evaluate(vertebra, geometry, block)))
     for upper, lower in pairwise(drawn):
         if upper is not None and lower is not None:
             _open_joint(upper, lower, density.joint_mm)
@@ -69,11 +72,6 @@ def draw_vertebrae(spine: Spine, geometry: Geometry, density: Density) -> Bones:
         if item is not None:
             _add(bones, best, item, geometry, density)
     return bones
-
-
-def _drawn(vertebra: PosedVertebra, geometry: Geometry) -> _Drawn | None:
-    block = block_around(geometry, vertebra.cloud_mm(), 4.0, refinement(geometry))
-    return None if block.empty else _Drawn(vertebra, block, _evaluate(vertebra, geometry, block))
 
 
 def _evaluate(vertebra: PosedVertebra, geometry: Geometry, block: Block) -> Distances:
@@ -126,7 +124,13 @@ def _add(bones: Bones, best: Array, item: _Drawn, geometry: Geometry, density: D
     share, hu = item.block.averaged(filled), item.block.averaged(filled * _bone_hu(item, geometry, density))
     wholly = bool((share >= 0.5).any()) and not _touches_border(share, item.block, geometry)
     if wholly:
-        crumbs = _crumbs(share >= 0.5)
+        # What a carved joint may have cut off: all voxels that do not hang together with the largest part. Without
+        # ``sizes[0] = 0`` the background would be the largest.
+        inside = share >= 0.5
+        parts, _ = label(inside)
+        sizes = np.bincount(parts.ravel())
+        sizes[0] = 0
+        crumbs = inside & (parts != sizes.argmax())
         share[crumbs] = hu[crumbs] = 0.0
         bones.labelled += (item.vertebra.name,)
     bones.share[where] += share
@@ -136,15 +140,6 @@ def _add(bones: Bones, best: Array, item: _Drawn, geometry: Geometry, density: D
     mine = (share >= 0.5) & (share > best[where])
     best[where] = np.maximum(best[where], share)
     bones.mask[where][mine] = label_of(item.vertebra.name).id if wholly else 0
-
-
-def _crumbs(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """What a carved joint may have cut off: all voxels that do not hang together with the largest part."""
-    # Without ``sizes[0] = 0`` the background would be the largest part.
-    parts, _ = label(inside)
-    sizes = np.bincount(parts.ravel())
-    sizes[0] = 0
-    return np.asarray(inside & (parts != sizes.argmax()))
 
 
 def _touches_border(share: Array, block: Block, geometry: Geometry) -> bool:
@@ -162,14 +157,10 @@ def _bone_hu(item: _Drawn, geometry: Geometry, density: Density) -> Array:
     """Dense shell around a spongy core; the processes have a thicker shell and a denser core than the body."""
     # 0 in the body, 1 from about 3 mm outside of it
     process = np.clip(item.sdf.body * 0.3, 0.0, 1.0)
-    core = density.core_hu * (1.0 + _texture(item, geometry)) + process * 90.0
-    shell = np.clip(0.5 + (item.sdf.bone + density.shell_mm * (1.0 + 0.5 * process)) * 1.25, 0.0, 1.0)
-    return np.asarray(core + shell * (density.shell_hu - core))
-
-
-def _texture(item: _Drawn, geometry: Geometry) -> Array:
-    """Slow waves (about +-15 %) of the core's density, in the vertebra's own frame."""
+    # Slow waves (about +-15 %) of the core's density, in the vertebra's own frame
     p = item.block.points(geometry, item.vertebra.pose)
     a, b, c = item.vertebra.shape.phases
     waves = np.sin(p.x * 0.55 + p.y * 0.2 + a) + np.sin(p.y * 0.6 - p.z * 0.25 + b) + np.sin(p.z * 0.5 + p.x * 0.3 + c)
-    return np.asarray(0.05 * waves)
+    core = density.core_hu * (1.0 + np.asarray(0.05 * waves)) + process * 90.0
+    shell = np.clip(0.5 + (item.sdf.bone + density.shell_mm * (1.0 + 0.5 * process)) * 1.25, 0.0, 1.0)
+    return np.asarray(core + shell * (density.shell_hu - core))

@@ -36,16 +36,13 @@ def scanned(hu: Array, geometry: Geometry, protocol: Protocol, rng: np.random.Ge
         sigma = max(protocol.blur_mm / spacing, 0.3)  # the slice profile
         blurred = gaussian_filter1d(blurred, sigma, axis=axis, truncate=3.0, mode="nearest")
     # Noise after the blur: a scanner blurs the body, its noise has a grain of its own.
-    noisy = blurred + _noise(hu.shape, protocol, rng)
-    return np.asarray(np.clip(np.rint(noisy), _LOWEST_HU, _HIGHEST_HU), dtype=np.int16)
-
-
-def _noise(shape: tuple[int, ...], protocol: Protocol, rng: np.random.Generator) -> Array:
-    grain = rng.standard_normal(shape, dtype=np.float32)
+    grain = rng.standard_normal(hu.shape, dtype=np.float32)
     for axis in range(3):
-        # Blurred, and then scaled back, because blurring takes most of the noise away.
         grain = gaussian_filter1d(grain, protocol.grain_voxels, axis=axis, truncate=2.0, mode="wrap")
-    return np.asarray(grain * (protocol.noise_hu / float(grain.std(dtype=np.float64))), dtype=np.float32)
+    # Scaled back, because blurring takes most of the noise away.
+    strength = protocol.noise_hu / float(grain.std(dtype=np.float64))
+    noisy = blurred + np.asarray(grain * strength, dtype=np.float32)
+    return np.asarray(np.clip(np.rint(noisy), _LOWEST_HU, _HIGHEST_HU), dtype=np.int16)
 
 
 def add_screws(hu: Array, geometry: Geometry, holders: list[PosedVertebra]) -> None:
@@ -79,4 +76,6 @@ def _streaks(hu: Array, geometry: Geometry, vertebra: PosedVertebra, centre: tup
     distance = np.sqrt(p.x * p.x + p.y * p.y) + 4.0
     # Nine bright and nine dark rays around the screw
     rays = np.cos(np.arctan2(p.y, p.x) * 9.0)
-    hu += 900.0 * rays / distance * np.exp(-(p.z * p.z) * (1.0 / 30.0)) * (hu > -700)
+    near = np.exp(-(p.z * p.z) * (1.0 / 30.0))
+    tissue = hu > -700  # there is no streak in air
+    hu += 900.0 * rays / distance * near * tissue

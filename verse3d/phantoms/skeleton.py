@@ -21,7 +21,13 @@ def draw_distractors(spine: Spine, profile: Profile, geometry: Geometry) -> Arra
     field = np.full(geometry.shape, _FAR_MM, np.float32)
     for pose, plates in _parts(spine, profile):
         for plate in plates:
-            _stamp(field, geometry, pose, plate)
+            # Only the voxels around the plate are touched, and a few mm more, so that distances are right just outside
+            # of its surface, too.
+            reach = max(plate.radius) + max(plate.half_height) + 3.0
+            block = block_around(geometry, pose.to_world(np.array([plate.start, plate.end])), reach)
+            if not block.empty:
+                where = block.slices
+                np.minimum(field[where], plate.sdf(block.points(geometry, pose)), out=field[where])
     _sacrum_and_hips(field, geometry, spine)
     _skull(field, geometry, spine)
     return field
@@ -32,16 +38,6 @@ def _parts(spine: Spine, profile: Profile) -> Iterator[tuple[Pose, Iterable[Plat
         if vertebra.shape.size.region == "thoracic":
             for side in (-1.0, 1.0):
                 yield Pose(np.zeros(3), np.eye(3)), _rib(vertebra, profile, side)
-
-
-def _stamp(field: Array, geometry: Geometry, pose: Pose, plate: Plate) -> None:
-    """Draw one plate into the field, touching only the voxels around it."""
-    # A few mm more, so that distances are right just outside of the surface, too.
-    reach = max(plate.radius) + max(plate.half_height) + 3.0
-    block = block_around(geometry, pose.to_world(np.array([plate.start, plate.end])), reach)
-    if not block.empty:
-        where = block.slices
-        np.minimum(field[where], plate.sdf(block.points(geometry, pose)), out=field[where])
 
 
 def _rib(vertebra: PosedVertebra, profile: Profile, side: float) -> list[Plate]:

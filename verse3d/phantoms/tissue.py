@@ -63,7 +63,11 @@ class _Body:
 def draw_soft_tissue(spine: Spine, profile: Profile, geometry: Geometry, rng: np.random.Generator) -> Array:
     """HU (float32) of all voxels as if there were no bone."""
     contrast = Contrast.drawn(rng)
-    body = _body(profile, geometry)
+    world = whole(geometry).points(geometry)
+    rows = profile.rows(world.z)
+    relative = Points(world.x - profile.tables["x"][rows], world.y - profile.tables["y"][rows], world.z)
+    hu = np.full(geometry.shape, AIR_HU, np.float32)
+    body = _Body(hu, world, relative, rows, profile, float(np.mean(geometry.spacing_mm)))
     _skin_and_muscle(body, contrast, rng)
     _trunk(body, contrast, spine.scale, rng)
     _neck(body, spine)
@@ -76,14 +80,6 @@ def draw_soft_tissue(spine: Spine, profile: Profile, geometry: Geometry, rng: np
     _disc(body, geometry, spine.vertebrae[-1], spine.sacrum, contrast.disc)
     _table(body, rng)
     return body.hu
-
-
-def _body(profile: Profile, geometry: Geometry) -> _Body:
-    world = whole(geometry).points(geometry)
-    rows = profile.rows(world.z)
-    relative = Points(world.x - profile.tables["x"][rows], world.y - profile.tables["y"][rows], world.z)
-    hu = np.full(geometry.shape, AIR_HU, np.float32)
-    return _Body(hu, world, relative, rows, profile, float(np.mean(geometry.spacing_mm)))
 
 
 def _skin_and_muscle(body: _Body, contrast: Contrast, rng: np.random.Generator) -> None:

@@ -3,7 +3,6 @@
 The atlas has no body: its origin lies where the dens passes through its ring.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import NamedTuple
@@ -94,8 +93,12 @@ def vertebra_sdf(vertebra: Vertebra, points: Points) -> Distances:
         return Distances(ring, ring)
     body = _body(vertebra, points)
     if vertebra.size.region == "axis":
-        body = union(body, _dens(vertebra).sdf(points), 5.0)
-    bone = _joined([body, *(plate.sdf(points.mirrored()) for plate in _paired(vertebra))])
+        base, tip = 0.3 * vertebra.size.height, 0.5 * vertebra.size.height + 15.0 * vertebra.scale
+        dens = Plate((0.0, 0.5, base), (0.0, 1.0, tip - 5.0), (5.4 * vertebra.scale, 4.9 * vertebra.scale))
+        body = union(body, dens.sdf(points), 5.0)
+    bone = body
+    for plate in _paired(vertebra):
+        bone = union(bone, plate.sdf(points.mirrored()), _FILLET_MM)
     bone = union(bone, _spinous(vertebra).sdf(points), _FILLET_MM)
     # Carved last, so that neither arch nor fillets reach into the canal.
     size = vertebra.size
@@ -104,16 +107,15 @@ def vertebra_sdf(vertebra: Vertebra, points: Points) -> Distances:
     return Distances(_with_foramen(vertebra, points.mirrored(), bone), body)
 
 
-def _joined(parts: Sequence[Array]) -> Array:
-    return reduce(lambda a, b: union(a, b, _FILLET_MM), parts)
-
-
 def _deformed(vertebra: Vertebra, p: Points) -> Points:
     """Bend space by well under 1 mm so that no two vertebrae, and no two sides, are alike."""
     a, b, c = vertebra.phases
     wave = 2 * np.pi / 55.0
     shift = np.sin(p.z * wave + a) + np.sin(p.y * wave + b)
-    return Points(p.x + 0.45 * shift, p.y + 0.4 * np.sin(p.x * wave + c), p.z + 0.4 * np.sin(p.x * wave + a + b))
+    x = p.x + 0.45 * shift
+    y = p.y + 0.4 * np.sin(p.x * wave + c)
+    z = p.z + 0.4 * np.sin(p.x * wave + a + b)
+    return Points(x, y, z)
 
 
 def _body(vertebra: Vertebra, p: Points) -> Array:
@@ -142,7 +144,8 @@ def _paired(vertebra: Vertebra) -> list[Plate]:
 def _pedicle(v: Vertebra) -> Plate:
     s, z = v.size, v.pedicle_z
     radius = s.pedicle_width / 2
-    start, end = (0.36 * s.width, -0.25 * s.depth, z), (v.pillar_x, v.canal_y - 0.1 * s.canal_depth, z)
+    start = (0.36 * s.width, -0.25 * s.depth, z)
+    end = (v.pillar_x, v.canal_y - 0.1 * s.canal_depth, z)
     height = max(s.pedicle_height / 2 - radius, 0.0)
     return Plate(start, end, (radius, radius), (height, height))
 
@@ -202,7 +205,8 @@ def _with_foramen(v: Vertebra, p: Points, bone: Array) -> Array:
         return bone
     tip_x, tip_y, _ = v.transverse_tip
     x, y = (0.5 * v.size.width + tip_x) / 2 - 1.0, tip_y - 0.5
-    return carved(bone, ellipse(p.x - x, p.y - y, 2.6, 2.4), 1.0)
+    hole = ellipse(p.x - x, p.y - y, 2.6, 2.4)
+    return carved(bone, hole, 1.0)
 
 
 def _spinous(v: Vertebra) -> Plate:
@@ -215,11 +219,6 @@ def _spinous(v: Vertebra) -> Plate:
     half = max(s.spinous_height / 2 - 3.0, 0.5)
     tip = half * (1.05 if s.region == "lumbar" else 0.6)
     return Plate(start, end, radius, (half, tip))
-
-
-def _dens(v: Vertebra) -> Plate:
-    base, tip = 0.3 * v.size.height, 0.5 * v.size.height + 15.0 * v.scale
-    return Plate((0.0, 0.5, base), (0.0, 1.0, tip - 5.0), (5.4 * v.scale, 4.9 * v.scale))
 
 
 def _atlas(v: Vertebra, p: Points) -> Array:

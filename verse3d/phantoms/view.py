@@ -67,7 +67,11 @@ def choose_view(rng: np.random.Generator, spine: Spine, aimed_at: tuple[str, ...
     low, high = _extent(rng, targets, frame)
     codes = str(rng.choice([code for code, _ in _ORDERS], p=[share for _, share in _ORDERS]))
     spacing = _spacing(rng, codes, high - low)
-    return View(_geometry(low, high, frame, codes, spacing), aimed_at, _headers(rng))
+    geometry = _geometry(low, high, frame, codes, spacing)
+    # Codes of sform and qform: some files hold both, some only one of them.
+    codes_of_both = ((0, 1), (1, 1), (2, 0), (1, 0))
+    headers = Headers(*codes_of_both[int(rng.choice(4, p=[0.4, 0.3, 0.15, 0.15]))])
+    return View(geometry, aimed_at, headers)
 
 
 def _extent(rng: np.random.Generator, targets: list[PosedVertebra], frame: Vector) -> tuple[Vector, Vector]:
@@ -90,7 +94,8 @@ def _spacing(rng: np.random.Generator, codes: str, extent: Vector) -> Vector:
     """Millimetres along right, front, up; slices are stacked along the last stored axis."""
     spacing = np.full(3, rng.uniform(0.8, 1.3))
     thick = {"R": 0, "L": 0, "A": 1, "P": 1}.get(codes[2], 2)
-    spacing[thick] = max(rng.choice([1.0, 1.25, 1.5, 2.0, 2.5, 3.0], p=[0.25, 0.15, 0.2, 0.25, 0.1, 0.05]), spacing[0])
+    slices = rng.choice([1.0, 1.25, 1.5, 2.0, 2.5, 3.0], p=[0.25, 0.15, 0.2, 0.25, 0.1, 0.05])
+    spacing[thick] = max(slices, spacing[0])
     # Too many: coarser by the same factor along all axes, so the field of view stays.
     voxels = float(np.prod(extent / spacing))
     return np.asarray(np.round(spacing * max(voxels / _MAX_VOXELS, 1.0) ** (1 / 3), 4))
@@ -108,8 +113,3 @@ def _geometry(low: Vector, high: Vector, frame: Vector, codes: str, spacing: Vec
     affine[:3, 3] = frame @ origin
     i, j, k = shape
     return Geometry((i, j, k), affine)
-
-
-def _headers(rng: np.random.Generator) -> Headers:
-    codes = ((0, 1), (1, 1), (2, 0), (1, 0))
-    return Headers(*codes[int(rng.choice(4, p=[0.4, 0.3, 0.15, 0.15]))])

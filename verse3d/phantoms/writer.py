@@ -1,9 +1,11 @@
 """Phantom cases on disk, in VerSe's own folders and names."""
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import nibabel as nib
 import numpy as np
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 from verse3d.core.errors import DataError, OutputError
 from verse3d.core.files import make_folder
 from verse3d.core.paths import path_below
+from verse3d.core.worker_pool import CannotStartError, Failure, affordable_workers, each_in_processes
 from verse3d.phantoms.case import PhantomCase, make_case
 from verse3d.phantoms.levels import Anomaly
 from verse3d.phantoms.sidecar import SIDECAR
@@ -19,10 +22,18 @@ from verse3d.phantoms.sidecar import SIDECAR
 _TRAINING, _VALIDATION, _TEST = "dataset-01training", "dataset-02validation", "dataset-03test"
 _FIRST_SUBJECT = 900
 _MOST_CASES = 100
+_CASE_BYTES = 2**29
+"""What drawing a case holds at most, about."""
 
 
 def write_phantom(
-    out: Path, *, cases: int = 6, seed: int = 0, anomalies: bool = False, on_case: Callable[[str], None] | None = None
+    out: Path,
+    *,
+    cases: int = 6,
+    seed: int = 0,
+    anomalies: bool = False,
+    workers: int | None = 1,
+    on_case: Callable[[str], None] | None = None,
 ) -> tuple[Path, ...]:
     """Write synthetic spine CTs with masks and centroids, laid out and named like VerSe (subject-based).
 
@@ -34,7 +45,8 @@ def write_phantom(
         cases: how many, 1 to 100; the subjects are called sub-verse900, sub-verse901, ...
         seed: same seed, same bytes.
         anomalies: let the cases show, in turns, an L6, a T13, a missing T12, a collapsed body, metal screws.
-        on_case: called with the subject's name after each case is whole on disk.
+        workers: processes that draw; 1 draws in this one, None takes as many as cores and memory allow.
+        on_case: called with the subject's name after each case is whole on disk; in their order with one worker.
 
     Returns:
         Paths of the images, in the order of their subjects.
@@ -45,17 +57,56 @@ def write_phantom(
     """
     if not 1 <= cases <= _MOST_CASES:
         raise DataError(f"cases must be 1 to {_MOST_CASES}, got {cases}", hint="ask for 6 cases to try things out")
-    _refuse_to_overwrite(out)
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is a file, but the phantom needs a folder", hint="name another folder")
+    if present := sorted(path.name for path in out.glob("dataset-0*")):
+        raise OutputError(f"{out} already holds {', '.join(present)}", hint="name a new folder, or delete these first")
     make_folder(out)  # before the first case is drawn, which takes seconds
     known: tuple[Anomaly, ...] = get_args(Anomaly)
-    written = []
-    for index, split in enumerate(splits(cases)):
-        name = f"sub-verse{_FIRST_SUBJECT + index}"
-        case = make_case(seed, index, anomaly=known[index % len(known)] if anomalies else None)
-        written.append(_write_case(path_below(out, split), name, case))
+    jobs = [
+        _Job(path_below(out, split), seed, index, known[index % len(known)] if anomalies else None)
+        for index, split in enumerate(splits(cases))
+    ]
+    if workers is None:
+        workers = affordable_workers([_CASE_BYTES] * cases, [_CASE_BYTES] * cases)
+    written = {}
+    for number, path in _drawn(jobs, workers):
+        written[number] = path
         if on_case is not None:
-            on_case(name)
-    return tuple(written)
+            on_case(jobs[number].name)
+    return tuple(written[number] for number in range(cases))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A case to be drawn, by whichever process: it depends on nothing else."""
+
+    folder: Path
+    seed: int
+    index: int
+    anomaly: Anomaly | None
+
+    @property
+    def name(self) -> str:
+        return f"sub-verse{_FIRST_SUBJECT + self.index}"
+
+    def done(self) -> Path:
+        """Draw and write it; the path of its image."""
+        return _write_case(self.folder, self.name, make_case(self.seed, self.index, anomaly=self.anomaly))
+
+
+def _drawn(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[int, Path]]:
+    """(number, image) as they are finished; what processes could not begin is drawn here."""
+    waiting = set(range(len(jobs)))
+    if workers > 1:
+        with contextlib.suppress(CannotStartError):
+            for number, outcome in each_in_processes(_Job.done, jobs, workers):
+                if isinstance(outcome, Failure):
+                    raise OutputError(f"{jobs[number].name} could not be written: {outcome.reason}")
+                waiting.discard(number)
+                yield number, outcome
+    for number in sorted(waiting):
+        yield number, jobs[number].done()
 
 
 def splits(cases: int) -> list[str]:
@@ -65,13 +116,6 @@ def splits(cases: int) -> list[str]:
     return [_TRAINING] * (cases - test - validation) + [_VALIDATION] * validation + [_TEST] * test
 
 
-def _refuse_to_overwrite(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"{out} is a file, but the phantom needs a folder", hint="name another folder")
-    if present := sorted(path.name for path in out.glob("dataset-0*")):
-        raise OutputError(f"{out} already holds {', '.join(present)}", hint="name a new folder, or delete these first")
-
-
 def _write_case(folder: Path, name: str, case: PhantomCase) -> Path:
     """Write the four files of a case; the image comes last, so that a case with an image is whole."""
     raw, derived = folder / "rawdata" / name, folder / "derivatives" / name
@@ -79,7 +123,11 @@ def _write_case(folder: Path, name: str, case: PhantomCase) -> Path:
     try:
         for directory in (raw, derived):
             directory.mkdir(parents=True, exist_ok=True)
-        _write_json(derived / f"{name}_seg-subreg_ctd.json", _centroid_list(case))
+        points = [
+            {"label": label, **{axis: round(value, 1) for axis, value in zip("XYZ", centroid, strict=True)}}
+            for label, centroid in case.centroids.items()
+        ]
+        _write_json(derived / f"{name}_seg-subreg_ctd.json", [{"direction": list(case.geometry.axis_codes)}, *points])
         _write_json(raw / f"{name}_ct.json", SIDECAR)
         _write_nifti(derived / f"{name}_seg-vert_msk.nii.gz", case.mask, case)
         _write_nifti(image, case.image_hu, case)
@@ -88,14 +136,6 @@ def _write_case(folder: Path, name: str, case: PhantomCase) -> Path:
             f"cannot write {name} into {folder}: {error}", hint="check the disk's space and rights"
         ) from error
     return image
-
-
-def _centroid_list(case: PhantomCase) -> list[dict[str, Any]]:
-    points = [
-        {"label": label, **{axis: round(value, 1) for axis, value in zip("XYZ", centroid, strict=True)}}
-        for label, centroid in case.centroids.items()
-    ]
-    return [{"direction": list(case.geometry.axis_codes)}, *points]
 
 
 def _write_json(path: Path, content: object) -> None:

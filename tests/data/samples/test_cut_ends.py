@@ -168,7 +168,7 @@ def test_a_store_gives_unknown_bone_to_whoever_wants_it_and_background_to_all_ot
 def test_turned_bent_and_mirrored_samples_of_a_batch_keep_their_unknown_bone(stored):
     store, case = stored
     cases = StoredCases([job(store, case, SETTINGS)], "bones", ignores_cut=True)
-    cut = PatchCut(SETTINGS)
+    cut = PatchCut(SETTINGS.sampling, SETTINGS.augment, SETTINGS.grid.spacing_mm)
     boxes = list(PatchDataset(cases, cut, length=6, seed=3).epoch(1))
     batch = Augment(cut.size)(PackedBatch.of(boxes).on(torch.device("cpu")))["label"]
     assert sum(bool((sample == IGNORED).any()) for sample in batch) >= 2

@@ -1,5 +1,6 @@
 """VerSe's own subject-based tree: ``dataset-01training/rawdata/sub-X/…_ct.nii.gz`` and ``derivatives/sub-X/…``."""
 
+import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -106,18 +107,15 @@ def _write_mask(case: Case, mask: Volume, path: str, out: OutputFolder) -> FileR
 
 
 def _write_centroids(case: Case, mask: Volume, path: str, out: OutputFolder) -> FileRecord:
-    if case.centroids and not case.relabel and _is_subject_based(case.centroids, mask):
-        return FileRecord(path, str(case.centroids), out.place(case.centroids, path))
+    if case.centroids and not case.relabel:
+        direction = ""
+        with contextlib.suppress(DataError):  # what cannot be read is computed
+            direction = parse_centroids(case.centroids).direction
+        # Voxel indices along the axes of the mask: that is how the subject-based release has them.
+        if direction == "".join(mask.geometry.axis_codes):
+            return FileRecord(path, str(case.centroids), out.place(case.centroids, path))
     write_json(out.target(path), centroid_list(mask))
     return FileRecord(path, str(mask.path), "computed", note="the centre of the voxels of each label")
-
-
-def _is_subject_based(path: Path, mask: Volume) -> bool:
-    """Whether the file gives voxel indices along the axes of the mask, as the subject-based release does."""
-    try:
-        return parse_centroids(path).direction == "".join(mask.geometry.axis_codes)
-    except DataError:
-        return False
 
 
 def centroid_list(mask: Volume) -> list[dict[str, Any]]:

@@ -135,7 +135,12 @@ def _unpack_all(
             if target is None:
                 list_members(archive)
                 continue
-            folder = path_below(target, _free_name(archive.stem, taken))  # the stem of "...zip" is ".."
+            # Two zips of one name get folders of their own: name, name-2, name-3 ...
+            name, number = archive.stem, 2
+            while same_on_disk(name) in taken:
+                name, number = f"{archive.stem}-{number}", number + 1
+            taken.add(same_on_disk(name))
+            folder = path_below(target, name)  # the stem of "...zip" is ".."
             unpacked.append(unpack(archive, folder, progress))
         # A full disk stops every zip that follows; a damaged zip only itself.
         except OutputError:
@@ -146,15 +151,6 @@ def _unpack_all(
         for member, reason in done.refused:
             _log.error("%s: %s %s: not unpacked", done.archive, member, reason)
     return unpacked, failures
-
-
-def _free_name(stem: str, taken: set[str]) -> str:
-    """The stem, or with 2, 3, ... behind it: two zips of one name do not share a folder."""
-    name, number = stem, 2
-    while same_on_disk(name) in taken:
-        name, number = f"{stem}-{number}", number + 1
-    taken.add(same_on_disk(name))
-    return name
 
 
 def _probe_all(cases: Sequence[Case], progress: Progress) -> dict[Path, Probe]:
@@ -171,8 +167,9 @@ def _probe_all(cases: Sequence[Case], progress: Progress) -> dict[Path, Probe]:
 
 def _damaged(index: CaseIndex, probes: Mapping[Path, Probe]) -> Iterator[tuple[str, str]]:
     for case in index:
-        for path in (case.image, case.mask):
-            seen = probes.get(path) if path else None
+        files = [path for path in (case.image, case.mask) if path]
+        for path in files:
+            seen = probes.get(path)
             if seen and seen.problem:
                 yield case.case, seen.problem
 
@@ -180,7 +177,10 @@ def _damaged(index: CaseIndex, probes: Mapping[Path, Probe]) -> Iterator[tuple[s
 def _look_like_masks(index: CaseIndex) -> Iterator[tuple[str, Path, tuple[int, int]]]:
     """Scans without a mask that are masks themselves by what they hold; a scan with a mask has proved its role."""
     for case in index:
-        if case.image and case.mask is None and not _is_packed(case) and (labels := label_range(case.image)):
+        if case.image is None or case.mask is not None or _is_packed(case):
+            continue
+        labels = label_range(case.image)
+        if labels:
             yield case.case, case.image, labels
 
 
@@ -189,15 +189,15 @@ def _is_packed(case: Case) -> bool:
 
 
 def _without_gl(cases: Sequence[Case]) -> tuple[Case, ...]:
-    kept = tuple(case for case in cases if not any(map(is_gl, _names(case))))
+    kept = []
+    for case in cases:
+        files = [path.name for path in (case.image, case.mask) if path is not None]
+        names = (case.case, case.subject, case.series, *files)
+        if not any(map(is_gl, names)):
+            kept.append(case)
     if not kept:
         raise DataError("without the gl subjects no case is left")
-    return kept
-
-
-def _names(case: Case) -> tuple[str, ...]:
-    files = [path.name for path in (case.image, case.mask) if path is not None]
-    return (case.case, case.subject, case.series, *files)
+    return tuple(kept)
 
 
 def _divided(index: CaseIndex, options: IndexOptions) -> CaseIndex:

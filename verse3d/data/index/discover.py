@@ -115,7 +115,9 @@ def _tell(error: OSError) -> None:
 def _found_in_file(path: Path, root: Path, visited: set[str]) -> Iterator[FoundFile]:
     if not is_archive(path):
         yield from _found(path, root)
-    elif (real := os.path.realpath(path)) not in visited:
+        return
+    real = os.path.realpath(path)
+    if real not in visited:  # a link may lead to a zip that was read already
         visited.add(real)
         yield from _packed(path, root)
 

@@ -128,7 +128,8 @@ def _folder_role(name: str) -> Role | None:
 def _neutral(folders: Iterable[str]) -> Iterator[str]:
     """The folders without those that only say "image" or "mask"; of ``imagesTr`` and ``labelsTr`` the "tr" stays."""
     for name in folders:
-        if subset := _SUBSET_FOLDER.match(name.lower()):
+        subset = _SUBSET_FOLDER.match(name.lower())
+        if subset:
             yield subset[2]
         elif _folder_role(name) is None:
             yield name
@@ -139,7 +140,8 @@ def _bare_name(path: Path, role: Role, root: Path) -> str:
     name = _CENTROIDS.sub("", path.name) if role == "centroids" else bare_stem(path, mask=role == "mask")
     if name.strip("._- ") and name.lower() not in _MASK_NAMES | _IMAGE_NAMES:
         return name
-    neutral = list(_neutral(path.relative_to(root.parent).parts[:-1]))
+    folders = path.relative_to(root.parent).parts[:-1]
+    neutral = list(_neutral(folders))
     return neutral[-1] if neutral else root.parent.name
 
 

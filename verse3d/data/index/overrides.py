@@ -15,7 +15,7 @@ exclude                         the case is left out
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from verse3d.core.escapes import plain_cell
 from verse3d.core.files import is_file
 from verse3d.core.labels import vertebra
 from verse3d.core.logs import logger
+from verse3d.core.paths import composed
 from verse3d.core.readers import MEGABYTE, Row, read_table
 from verse3d.core.wording import brief, clipped
 from verse3d.data.cases import SPLITS, Case
@@ -81,7 +82,8 @@ def apply_overrides(cases: Iterable[Case], overrides: Iterable[Override]) -> App
     now = list(cases)
     excluded, unmatched = [], []
     for override in overrides:
-        hit = [case for case in now if override.name in (case.case, case.series, case.subject)]
+        wanted = composed(override.name)
+        hit = [case for case in now if wanted in map(composed, (case.case, case.series, case.subject))]
         if not hit:
             unmatched.append(override.name)
             continue
@@ -113,17 +115,26 @@ def _override(row: Row, folder: Path) -> Override:
 
 
 def _relabel(value: str, _: Path) -> _Change:
-    pairs = tuple(_pair(text) for text in value.replace(",", " ").split())
-    if not pairs or len({stored for stored, _ in pairs}) < len(pairs):
+    wanted = {}
+    texts = value.replace(",", " ").split()
+    for text in texts:
+        before, arrow, right = text.partition(">")
+        if not arrow:
+            raise DataError(f"{brief(text)} is no pair such as 19>20 or T12>L1")
+        wanted[_label_id(before)] = _label_id(right)
+    if not texts or len(wanted) < len(texts):
         raise DataError(f"relabel needs pairs of different ids such as '19>20 20>21', got {brief(value)}")
-    return lambda case: replace(case, relabel=_followed_by(case.relabel, pairs))
 
+    def change(case: Case) -> Case:
+        # One relabelling that does what the earlier one and this one do in turn
+        earlier = dict(case.relabel)
+        both = {stored: wanted.get(now, now) for stored, now in earlier.items()}
+        for stored, right in wanted.items():
+            if stored not in earlier:
+                both[stored] = right
+        return replace(case, relabel=tuple(both.items()))
 
-def _pair(text: str) -> tuple[int, int]:
-    stored, arrow, right = text.partition(">")
-    if not arrow:
-        raise DataError(f"{brief(text)} is no pair such as 19>20 or T12>L1")
-    return _label_id(stored), _label_id(right)
+    return change
 
 
 def _label_id(text: str) -> int:
@@ -132,13 +143,6 @@ def _label_id(text: str) -> int:
         return 0
     is_number = text.isascii() and text.isdecimal() and len(text) <= _LONGEST_ID
     return vertebra(int(text) if is_number else clipped(text)).id
-
-
-def _followed_by(first: Sequence[tuple[int, int]], then: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """One relabelling that does what both do in turn."""
-    second, stored = dict(then), dict(first)
-    both = {old: second.get(new, new) for old, new in stored.items()}
-    return tuple((both | {old: new for old, new in second.items() if old not in stored}).items())
 
 
 def _mask(value: str, folder: Path) -> _Change:

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
-
 from verse3d.core.errors import DataError
 from verse3d.core.geometry import Geometry
 from verse3d.core.nifti_bytes import unpacked_size
@@ -28,14 +26,10 @@ def probe(path: Path) -> Probe:
         geometry, header = read_geometry(path)
     except DataError as error:
         return Probe(None, error.message)
-    expected = _expected_bytes(header)
-    found = unpacked_size(path, expected)
-    problem = "" if found >= expected else f"{path} is cut off: {found} of {expected} bytes"
-    return Probe(geometry, problem)
-
-
-def _expected_bytes(header: nib.Nifti1Header) -> int:
     voxels = 1
     for size in header.get_data_shape():
         voxels *= int(size)
-    return int(header.get_data_offset()) + voxels * int(header.get_data_dtype().itemsize)
+    expected = int(header.get_data_offset()) + voxels * int(header.get_data_dtype().itemsize)
+    found = unpacked_size(path, expected)
+    problem = "" if found >= expected else f"{path} is cut off: {found} of {expected} bytes"
+    return Probe(geometry, problem)

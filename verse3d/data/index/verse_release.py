@@ -76,7 +76,14 @@ def split_of_folder(name: str) -> Split | None:
 def released_scans() -> tuple[ReleasedScan, ...]:
     """All 374 scans, part by part."""
     text = (resources.files("verse3d.data.index") / "verse_release.csv").read_text(encoding="utf-8")
-    return tuple(_scan(row["part"], row["stem"]) for row in csv.DictReader(text.splitlines()))
+    scans = []
+    for row in csv.DictReader(text.splitlines()):
+        part, stem = row["part"], row["stem"]
+        subject, split = stem.partition("_")[0], _SPLIT_SERIES.search(stem)
+        # A scan that is the only one of its subject has the subject's number.
+        series = split[1] if split else subject.removeprefix("sub-")
+        scans.append(ReleasedScan(part, stem, subject, series))
+    return tuple(scans)
 
 
 @cache
@@ -89,11 +96,6 @@ def released_series() -> Mapping[str, ReleasedScan]:
 def released_subjects() -> Mapping[str, Split]:
     """The official split of every subject."""
     return {scan.subject: scan.split for scan in released_scans()}
-
-
-def _scan(part: str, stem: str) -> ReleasedScan:
-    subject, series = stem.partition("_")[0], _SPLIT_SERIES.search(stem)
-    return ReleasedScan(part, stem, subject, series[1] if series else subject.removeprefix("sub-"))
 
 
 def release_report(cases: Iterable[Case]) -> tuple[PartReport, ...]:

@@ -102,7 +102,9 @@ def _levels(survey: CaseSurvey) -> str:
     if survey.is_binary:
         return "binary"
     names = survey.levels
-    return names[0] if len(names) == 1 else f"{names[0]}-{names[-1]}" if names else "none"
+    if not names:
+        return "none"
+    return names[0] if len(names) == 1 else f"{names[0]}-{names[-1]}"
 
 
 def _check_duplicate(case: Case, survey: CaseSurvey, seen: dict[str, str]) -> Iterator[Finding]:

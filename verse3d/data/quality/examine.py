@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from verse3d.core.caseerrors import CASE_ERRORS, reason_of
 from verse3d.core.errors import DataError, GeometryError
-from verse3d.core.geometry import Geometry
 from verse3d.core.volume import Volume, read_geometry, read_image
 from verse3d.data.cases import Case
 from verse3d.data.pairs import carried_over, placement, read_mask
@@ -101,45 +99,39 @@ def _read(case: str, what: str, reader: Callable[[], Volume], findings: list[Fin
 
 def _grid_facts(main: Volume) -> dict[str, Any]:
     geometry, header = main.geometry, main.header
+    # For each axis the cosine with the world axis that it is nearest to: 1 if the scan is straight. The largest angle
+    # between the two is what is told.
+    cosines = np.abs(geometry.affine[:3, :3] / np.array(geometry.spacing_mm)).max(axis=0)
+    # Field of view along R-L, A-P and S-I, the edges of the outermost voxels included
+    along = {_WORLD_AXIS[code]: axis for axis, code in enumerate(geometry.axis_codes)}
+    x, y, z = (round(geometry.shape[along[world]] * geometry.spacing_mm[along[world]], 3) for world in range(3))
     return {
         "shape": geometry.shape,
         "spacing_mm": geometry.spacing_mm,
         "axis_codes": "".join(geometry.axis_codes),
-        "oblique_degrees": _oblique_degrees(geometry),
+        "oblique_degrees": round(float(np.rad2deg(np.arccos(np.clip(cosines.min(), 0, 1)))), 3),
         "stored": (str(header.get_data_dtype()), int(header["sform_code"]), int(header["qform_code"])),
-        "extent_mm": _extent_mm(geometry),
+        "extent_mm": (x, y, z),
     }
-
-
-def _oblique_degrees(geometry: Geometry) -> float:
-    """The largest angle between an axis and the world axis nearest to it."""
-    # For each axis the cosine with the world axis that it is nearest to: 1 if the scan is straight.
-    cosines = np.abs(geometry.affine[:3, :3] / np.array(geometry.spacing_mm)).max(axis=0)
-    return round(float(np.rad2deg(np.arccos(np.clip(cosines.min(), 0, 1)))), 3)
-
-
-def _extent_mm(geometry: Geometry) -> tuple[float, float, float]:
-    """Field of view along R-L, A-P and S-I, the edges of the outermost voxels included."""
-    along = {_WORLD_AXIS[code]: axis for axis, code in enumerate(geometry.axis_codes)}
-    x, y, z = (round(geometry.shape[along[world]] * geometry.spacing_mm[along[world]], 3) for world in range(3))
-    return x, y, z
 
 
 def _voxel_facts(image: Volume | None, mask: Volume | None) -> dict[str, Any]:
     if image is None:
         return {}
-    facts = measure_voxels(image, None if mask is None else _on_scan(mask, image))
+    labels = None
+    if mask is not None:
+        how = placement(mask.geometry, image.geometry)
+        if how == "same":
+            labels = mask.array
+        elif how == "turned":
+            labels = carried_over(mask, image.geometry)
+    facts = measure_voxels(image, labels)
     return {
         "hu_inside": facts.inside,
         "hu_outside": facts.outside,
         "hu_range": facts.hu_range,
         "fingerprint": facts.fingerprint,
     }
-
-
-def _on_scan(mask: Volume, image: Volume) -> NDArray[np.unsignedinteger[Any]] | None:
-    how = placement(mask.geometry, image.geometry)
-    return mask.array if how == "same" else carried_over(mask, image.geometry) if how == "turned" else None
 
 
 def _label_facts(mask: Volume | None, counts: dict[int, int], scheme: MaskScheme | None) -> dict[str, Any]:

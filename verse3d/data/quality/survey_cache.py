@@ -10,6 +10,7 @@ from typing import Any
 
 from verse3d.core.errors import DataError, OutputError
 from verse3d.core.files import is_file, write_text
+from verse3d.core.jsontext import json_checksum
 from verse3d.core.logs import logger
 from verse3d.core.readers import MEGABYTE, Record, Text, checked, numbered_lines, parsed
 from verse3d.data.cases import Case
@@ -128,13 +129,7 @@ class _Entry(Record):
 
 
 def _line(key: str, values: dict[str, Any]) -> str:
-    return json.dumps({"key": key, "check": _check(key, values), "survey": values}) + "\n"
-
-
-def _check(key: str, values: dict[str, Any]) -> str:
-    """A hash of what a line tells, the same before and after a journey through JSON."""
-    text = json.dumps([key, values], sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return json.dumps({"key": key, "check": json_checksum([key, values]), "survey": values}) + "\n"
 
 
 def _entry(line: str, place: str) -> _Entry | None:
@@ -145,7 +140,7 @@ def _entry(line: str, place: str) -> _Entry | None:
         entry = parsed(line, _Entry, place)
     except DataError:
         return None
-    return entry if entry.check == _check(entry.key, entry.survey) else None
+    return entry if entry.check == json_checksum([entry.key, entry.survey]) else None
 
 
 def _ends_whole(path: Path) -> bool:

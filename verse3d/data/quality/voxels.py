@@ -43,7 +43,7 @@ def measure_voxels(image: Volume, mask: NDArray[np.unsignedinteger] | None) -> V
     counts = np.zeros(2 * HU_BINS, dtype=np.int64)
     low, high = np.inf, -np.inf
     digest = _new_digest(image)
-    for number, plane in enumerate(_planes(image.array)):
+    for number, plane in enumerate(np.moveaxis(image.array, -1, 0)):
         digest.update(_plane_bytes(plane))
         low, high = min(low, float(plane.min())), max(high, float(plane.max()))
         bins = _bins(plane)
@@ -67,18 +67,13 @@ def _bins(plane: NDArray[Any]) -> NDArray[np.intp]:
 def fingerprint(volume: Volume) -> str:
     """Identifies the voxel values and the shape of a volume, whatever its header, dtype or compression."""
     digest = _new_digest(volume)
-    for plane in _planes(volume.array):
+    for plane in np.moveaxis(volume.array, -1, 0):
         digest.update(_plane_bytes(plane))
     return digest.hexdigest()
 
 
 def _new_digest(volume: Volume) -> "hashlib.blake2b":
     return hashlib.blake2b(repr(volume.geometry.shape).encode(), digest_size=16)
-
-
-def _planes(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """Along the last axis, which is the slowest one in a NIfTI file."""
-    return iter(np.moveaxis(array, -1, 0))
 
 
 def _plane_bytes(plane: NDArray[Any]) -> bytes:

@@ -102,7 +102,25 @@ class StoredCase:
         Raises:
             DataError: the entry is damaged and cannot be prepared again.
         """
-        return self._reading(lambda opened: self._fine(opened, start, size))
+        image, label = np.empty(size, np.float16), np.empty(size, np.uint8)
+        self.read_into(start, image, label)
+        return image, label
+
+    def read_into(self, start: Shape, image: NDArray[np.float16], label: NDArray[np.uint8]) -> None:
+        """``read`` into contiguous arrays (I, J, K) that are there already.
+
+        Raises:
+            DataError: the entry is damaged and cannot be prepared again.
+        """
+
+        def read(opened: OpenEntry) -> None:
+            opened.arrays["image"].read_into(start, image)
+            self._read_labels(opened, start, label)
+            if opened.unknown is not None:
+                grid = opened.entry.geometry
+                ignore(label, start, opened.unknown, grid.shape, grid.spacing_mm)
+
+        self._reading(read)
 
     def read_coarse(self) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
         """The 4 mm copy, all of it: grey values 0 ... 1 and network ids.
@@ -110,7 +128,13 @@ class StoredCase:
         Raises:
             DataError: the entry is damaged and cannot be prepared again.
         """
-        return self._reading(lambda opened: self._both(opened, "-4mm", (0, 0, 0), opened.entry.coarse.shape))
+
+        def read(opened: OpenEntry) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
+            start, size = (0, 0, 0), opened.entry.coarse.shape
+            stored = opened.arrays["labels-4mm"].read_padded(start, size)
+            return opened.arrays["image-4mm"].read_padded(start, size), self._network_ids(opened, stored)
+
+        return self._reading(read)
 
     def read_coarse_levels(self) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
         """The 4 mm copy, all of it: grey values 0 ... 1 and VerSe ids, whatever the label scheme of this case is.
@@ -192,23 +216,29 @@ class StoredCase:
             self._opened = OpenEntry(entry, arrays, CentreDraw(entry.blocks, self._table > 0), as_stored, unknown)
         return self._opened
 
-    def _fine(self, opened: OpenEntry, start: Shape, size: Shape) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
-        image, ids = self._both(opened, "", start, size)
-        if opened.unknown is not None:
-            grid = opened.entry.geometry
-            ignore(ids, start, opened.unknown, grid.shape, grid.spacing_mm)
-        return image, ids
+    def _read_labels(self, opened: OpenEntry, start: Shape, label: NDArray[np.uint8]) -> None:
+        # Spines are narrow: only the part of the box is read in which there are labels at all.
+        #
+        #   +-----------+
+        #   |   +---+   |      the box, and the blocks of it that hold labels
+        #   |   |###|   |
+        #   +---+---+---+
+        i, j, k = label.shape
+        label[...] = 0
+        found = opened.entry.blocks.labelled_part(start, (i, j, k))
+        if found is None:
+            return
+        first, size = found
+        stored = opened.arrays["labels"].read_padded(first, size)
+        part = tuple(slice(a - b, a - b + length) for a, b, length in zip(first, start, size, strict=True))
+        label[part] = self._network_ids(opened, stored)
 
-    def _both(
-        self, opened: OpenEntry, suffix: str, start: Shape, size: Shape
-    ) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
-        image = opened.arrays[f"image{suffix}"].read_padded(start, size)
-        stored = opened.arrays[f"labels{suffix}"].read_padded(start, size)
+    def _network_ids(self, opened: OpenEntry, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if opened.as_stored:
-            return image, stored
+            return stored
         # bytes.translate is the quickest look-up of single bytes: an index array would be widened to 64 bit first.
         ids = np.frombuffer(bytearray(stored.tobytes().translate(self._table.tobytes())), np.uint8)
-        return image, ids.reshape(size)
+        return ids.reshape(stored.shape)
 
 
 def _coarse_levels(entry: Entry, arrays: Mapping[str, StoredArray]) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
