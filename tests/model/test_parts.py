@@ -117,7 +117,11 @@ LOSSES = {
 def test_ignored_voxels_teach_nothing_and_cost_nothing(name, joint):
     plain = LOSSES[name]
     config = plain.model_copy(update={"labels": plain.labels.model_copy(update={"cut_vertebrae": "ignore"})})
-    build = (lambda settings: build_joint_loss(settings, lambda sums: sums)) if joint else build_loss
+
+    def build(settings):
+        arguments = settings.loss, settings.labels, settings.grid.spacing_mm
+        return build_joint_loss(*arguments, lambda sums: sums) if joint else build_loss(*arguments)
+
     loss, loss_without = build(config), build(plain)
     channels = config.labels.network_scheme.output_channels
     random = torch.Generator().manual_seed(5)
