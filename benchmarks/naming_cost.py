@@ -122,7 +122,7 @@ def _whole(size: str, models: dict[str, Path], options: argparse.Namespace) -> d
     folders = {name: options.work / "masks" / f"cost-{CONFIGS[name]}" for name in models}
     jobs = {name: partial(run_ours, scan, model, folders[name]) for name, model in models.items()}
     outcomes = {name: median(runs) for name, runs in alternate(jobs, options.runs).items()}
-    found = {name: _figures(one, folders[name]) for name, one in outcomes.items()}
+    found: dict[str, Any] = {name: _figures(one, folders[name]) for name, one in outcomes.items()}
     named, direct = outcomes[NAMED], outcomes[DIRECT]
     found["times faster"] = ratio(direct.seconds, named.seconds)
     found["times smaller"] = ratio(direct.peak_mb, named.peak_mb)

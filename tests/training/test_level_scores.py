@@ -21,6 +21,7 @@ from verse3d.data.samples.store import open_store
 from verse3d.data.samples.stored import StoredCases
 from verse3d.inference.naming import LevelMaps, SequenceNaming
 from verse3d.inference.predictor import Predictor
+from verse3d.model.modes import Method
 from verse3d.report.confusion import confusion_figure
 from verse3d.training.level_scores import LevelScores, all_right_share, joint_confusion, mean_id_rate
 from verse3d.training.monitor import Monitor
@@ -88,7 +89,7 @@ def case_of(folder, scan):
     config = tiny_config(labels={"scheme": "vertebrae", "naming": "sequence"}, grid={"spacing_mm": [2.0, 2.5, 2.0]})
     job = Job.of(open_store(folder / "store"), config.grid, Case("a", "a", ct, mask))
     (stored,) = StoredCases([job], config.labels.trained_on).each()
-    predictor = Predictor.of_network(ThresholdNet(3).eval(), config, CPU, choose_precision("off", CPU))
+    predictor = Predictor.of_network(ThresholdNet(3).eval(), Method(config), CPU, choose_precision("off", CPU))
     return [ValidationCase(stored.files, stored, label_scheme("vertebrae"))], predictor
 
 

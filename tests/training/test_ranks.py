@@ -1,6 +1,7 @@
 """Several processes that share a run learn what one would: on the CPU, over Gloo, started as torchrun starts them."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -118,6 +119,24 @@ def test_a_run_of_2_and_of_3_processes_is_that_of_one_and_leaves_one_run_folder(
         assert {path.name for path in out.iterdir()} == {path.name for path in (folder / "alone").iterdir()}
         log = (out / "log.txt").read_text()
         assert log.count("epoch 1: loss") == 1 and f"{count} processes" in log
+
+
+@pytest.mark.slow
+def test_two_processes_say_of_names_what_one_says(folder):
+    index, place = read_index(folder / "cases.jsonl"), folder / "names"
+    names = {"labels": {"scheme": "vertebrae", "naming": "sequence", "cut_vertebrae": "ignore"}}
+    sections = load(folder / "sections.pt") | names | {"loss": {"name": "dice_ce"}, "scout": {"enabled": True}}
+    sections["optim"] = {"epochs": 1, "steps_per_epoch": 9}  # so that the scout takes a step
+    place.mkdir()
+    write_index(place / "cases.jsonl", index)
+    torch.save(sections, place / "sections.pt")
+    train(index, place / "alone", tiny_config(**sections))
+    codes, errors = together(2, "train", place / "of2")
+    assert codes == [0, 0], errors
+    assert_near(place / "alone", place / "of2")
+    one, two = ((place / run / "log.txt").read_text() for run in ("alone", "of2"))
+    (rate,) = re.findall(r"id-rate \d\.\d+", one)
+    assert re.findall(r"id-rate \d\.\d+", two) == [rate]
 
 
 @pytest.mark.slow
