@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from verse3d.core.config import Config, load_config
 from verse3d.core.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
 from verse3d.core.logs import no_progress
 from verse3d.data.cases import CaseIndex, read_index, write_index
+from verse3d.data.samples import prepare
+from verse3d.data.samples.store import open_store
 from verse3d.evaluation.score_folder import evaluate_folder
 from verse3d.inference.loading import open_predictor
 from verse3d.inference.predict import predict_cases
@@ -675,3 +678,32 @@ def test_what_killed_trainings_left_in_the_run_folder_is_removed_by_the_next(tmp
         path.write_bytes(b"half")
     resume_folder(out, tiny_config()) if resume else start_folder(out, tiny_config(), overwrite=False)
     assert scans.leftovers(out) == [living]
+
+
+def test_beside_the_start_and_the_end_a_run_says_one_line_per_epoch(dataset, tmp_path, plain, caplog, monkeypatch):
+    caplog.set_level(logging.INFO, logger="verse3d")
+    monkeypatch.setattr(handlers, "_MUCH_WAITING", 1.1)  # so tiny a run waits, and would be told so once
+    train(dataset, tmp_path, store=Path((plain / "store.txt").read_text().strip()))
+    said = [record.getMessage() for record in caplog.records if record.levelno >= logging.INFO]
+    epochs = [number for number, words in enumerate(said) if words.startswith("epoch ")]
+    assert [said[number].split(":")[0] for number in epochs] == ["epoch 1", "epoch 2", "epoch 3", "epoch 4"]
+    assert epochs == list(range(epochs[0], epochs[0] + 4)), said  # nothing between them
+    assert all("\n" not in words for words in said)
+
+
+def test_two_trainings_at_once_share_one_store_and_prepare_each_case_once(dataset, tmp_path, monkeypatch):
+    def counted(case, *arguments, **options):
+        made.append(case.case)
+        return write_entry(case, *arguments, **options)
+
+    made, write_entry = [], prepare.write_entry
+    monkeypatch.setattr(prepare, "write_entry", counted)
+    config = tiny_config(optim={"epochs": 1})
+    open_store(tmp_path / "store")
+    runs = [tmp_path / "one", tmp_path / "other"]
+    with ThreadPoolExecutor(2) as threads:
+        results = list(threads.map(lambda out: train(dataset, out, config, store=tmp_path / "store"), runs))
+    assert [result.stopped for result in results] == ["finished", "finished"]
+    assert sorted(made) == sorted(case.case for case in dataset if case.split in ("train", "validation"))
+    assert not any(result.failures for result in results)
+    assert {Path((out / "store.txt").read_text().strip()) for out in runs} == {tmp_path / "store"}

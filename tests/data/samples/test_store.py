@@ -16,6 +16,7 @@ import pytest
 from tests.data.samples.cases import LONG, config, job, store_in, write_case
 from tests.scans import PIR, spine
 from verse3d.core.errors import DataError, OutputError
+from verse3d.core.paths import TEMPORARY_PREFIX
 from verse3d.data.cases import Case, CaseIndex, write_index
 from verse3d.data.samples import keys, prepare, store
 from verse3d.data.samples.arrays import DamagedEntryError
@@ -221,6 +222,20 @@ def test_a_folder_with_other_files_is_not_taken_for_a_store(tmp_path):
     with pytest.raises(DataError, match="is no prepared store"):
         open_store(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_store_that_another_process_is_just_making_is_not_taken_for_other_files(tmp_path, monkeypatch):
+    (tmp_path / f"{TEMPORARY_PREFIX}1234-store.json").write_text("{")
+    made = open_store(tmp_path).folder
+    (made / "entry").mkdir()
+
+    def late(folder):  # the other process has finished after the first look at the folder
+        shutil.copytree(made, folder, ignore=shutil.ignore_patterns("other"))
+        return holds_files(folder)
+
+    holds_files = store._holds_files
+    monkeypatch.setattr(store, "_holds_files", late)
+    assert open_store(tmp_path / "other").folder == tmp_path / "other"
 
 
 def test_the_store_lies_beside_the_index_or_the_folder(tmp_path):

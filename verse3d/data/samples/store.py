@@ -212,7 +212,8 @@ def open_store(folder: Path) -> SampleStore:
     """
     marker = folder / _MARKER
     if not marker.exists():
-        if folder.is_dir() and any(folder.iterdir()):
+        # In this order: who is making the store at this moment writes the marker before anything else.
+        if _holds_files(folder) and not marker.exists():
             raise DataError(
                 f"{folder} is no prepared store: it holds other files and no {_MARKER}",
                 hint="choose another folder with `store`",
@@ -225,6 +226,11 @@ def open_store(folder: Path) -> SampleStore:
             raise OutputError(error.message, hint=hint, option="store") from error
     _require_known(marker)
     return SampleStore(folder)
+
+
+def _holds_files(folder: Path) -> bool:
+    """Whether there is anything but files that are just being written."""
+    return folder.is_dir() and any(not path.name.startswith(TEMPORARY_PREFIX) for path in folder.iterdir())
 
 
 def _require_known(marker: Path) -> None:
