@@ -11,7 +11,7 @@ SEED ?= 1
 COUNT ?= 15000
 KILLS ?= 100
 
-.PHONY: install demo test test-slow test-oldest fuzz kill metrics clean
+.PHONY: install demo test types test-quick test-slow test-oldest fuzz kill metrics clean
 
 install: $(VENV)/.installed
 
@@ -21,11 +21,18 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@$(MAKE) --no-print-directory -j 2 types test-quick
+
+# Beside the tests: mypy works on one core.
+types: $(VENV)/.installed-dev
 	$(BIN)/mypy
+
+test-quick: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
 
+# Two at a time, each with one thread. Tests of one xdist_group share what takes long to make, in one process.
 test-slow: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist loadgroup $(PYTEST_ARGS)
 
 metrics: $(VENV)/.installed
 	$(BIN)/python scripts/metrics.py

@@ -187,7 +187,7 @@ def test_train_predict_and_evaluate_work_hand_in_hand(data, tmp_path, tiny_yaml,
     assert "epoch 1: loss" in shown.err
 
     best = str(run / "best.pt")
-    assert main(["predict", data, "--model", best, "--out", str(masks), "--device", "cpu"]) == 0
+    assert main(["predict", data, "--model", best, "--out", str(masks), "--device", "cpu", "--no-preview"]) == 0
     shown = capsys.readouterr()
     assert all(re.search(rf"^case{number} +written ", shown.out, re.MULTILINE) for number in range(4))
     assert f"4 written: {masks}\n" in shown.out and "case0_seg-vert_msk.nii.gz" in shown.err
@@ -230,6 +230,7 @@ def test_quiet_shows_only_results_and_verbose_more_than_usual(data, tmp_path, ca
     errors = {}
     for flag in ("-q", None, "-v"):
         arguments = ["predict", data, "--model", model, "--out", str(tmp_path / f"out{flag}"), "--device", "cpu"]
+        arguments.append("--no-preview")  # drawing takes longer than the rest
         assert main([flag, *arguments] if flag else arguments) == 0
         shown = capsys.readouterr()
         assert re.search(r"^case0 +written ", shown.out, re.MULTILINE)

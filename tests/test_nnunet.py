@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sysconfig
 import venv
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 BARE = ("nnunetv2", "acvl-utils", "batchgenerators")
 """Installed without what they ask for: the check needs little of it, and the rest does not fit every torch."""
 NEEDED = ("SimpleITK", "nibabel", "numpy", "pandas", "scikit-image", "tifffile", "blosc2")
+pytestmark = pytest.mark.xdist_group("nnunet")  # the environment is made once
 CHECK = """
 import sys
 from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
@@ -30,11 +32,13 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def verify(tmp_path_factory):
-    """Run nnU-Net's check on a folder, in an environment of its own."""
+    """Run nnU-Net's check on a folder, in an environment of its own that borrows PyTorch and the like from this one."""
     home = tmp_path_factory.mktemp("nnunet")
     venv.create(home / "venv", with_pip=True)
-    pip = [str(home / "venv/bin/pip"), "install", "--quiet"]
-    for packages in (["--constraint", str(ROOT / "constraints.txt"), "torch"], ["--no-deps", *BARE], NEEDED):
+    (site,) = (home / "venv").glob("lib/python*/site-packages")
+    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    pip = [str(home / "venv/bin/pip"), "install", "--quiet", "--no-compile"]
+    for packages in (["--no-deps", *BARE], ["--constraint", str(ROOT / "constraints.txt"), *NEEDED]):
         subprocess.run([*pip, *packages], check=True, capture_output=True)
     script = home / "check.py"
     script.write_text(CHECK)
@@ -45,7 +49,7 @@ def verify(tmp_path_factory):
         )
 
     yield run
-    shutil.rmtree(home, ignore_errors=True)  # 1.7 GB
+    shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

@@ -91,8 +91,8 @@ def test_predicting_writes_the_masks_of_the_others(data, tmp_path):
     save_model(tmp_path / "best.pt", tiny_config())
     long = replace(read_index(data).cases[-1], case=LONG, subject=LONG)
     write_index(data, CaseIndex((*read_index(data), long)))
-    code = main(["-q", "predict", str(data), "--model", str(tmp_path / "best.pt"), "--out", str(tmp_path / "pred")])
-    assert code == 3
+    options = ["--model", str(tmp_path / "best.pt"), "--out", str(tmp_path / "pred"), "--no-preview"]
+    assert main(["-q", "predict", str(data), *options]) == 3
     without_scan = {
         name for name in STRANGE if "correction" not in name and "folder" not in name and "circle" not in name
     }

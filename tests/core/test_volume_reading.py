@@ -340,8 +340,18 @@ def test_what_was_read_stays_when_the_file_changes(tmp_path, read, suffix):
 
 @pytest.mark.parametrize("read", [read_image, read_labels])
 @pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize("dtype", ["<i2", ">i2", "<f4", "<f8", "u1"])
-@pytest.mark.parametrize("scale", [(1, 0), (2, 0)])
+@pytest.mark.parametrize(
+    ("dtype", "scale"),
+    [
+        ("<i2", (1, 0)),
+        (">i2", (1, 0)),
+        (">i2", (2, 0)),
+        ("<f4", (2, 0)),
+        ("<f8", (1, 0)),
+        ("<f8", (2, 0)),
+        ("u1", (1, 0)),
+    ],
+)
 def test_reading_holds_the_array_and_a_few_pieces(tmp_path, read, suffix, dtype, scale):
     stored = np.zeros((128, 128, 400), dtype)  # 6.6 million voxels
     stored[3:90, 20:70, 5:300] = 9

@@ -1,10 +1,16 @@
-"""What a process does that shares a run in the tests: ``python -m tests.training.ranks_job JOB FOLDER``.
+"""What processes do that share a run in the tests: ``python -m tests.training.ranks_job`` forks them.
 
-Started as torchrun starts it: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT say who it is.
+A line of JSON on stdin is a job: its arguments, and for each process the environment that torchrun would give it (RANK,
+WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT say who it is) and the file for its error output. The exit codes
+come back as a line. Forked processes begin with the libraries loaded, which takes each program seconds.
 """
 
+import json
 import os
+import signal
 import sys
+import time
+import traceback
 from pathlib import Path
 
 import torch
@@ -81,21 +87,67 @@ class Die:
             os.kill(os.getpid(), self.number)
 
 
-def main() -> None:
-    job, folder = sys.argv[1], Path(sys.argv[2])
+def do(job: str, folder: Path, *numbers: str) -> None:
+    """What one process does. May end with ``SystemExit``."""
     torch.set_num_threads(1)
     with joined(CPU) as ranks:
         if job == "gradients":
             torch.save(gradients(ranks), folder / f"gradients{ranks.count}-{ranks.rank}.pt")
         elif job == "train":
-            run(ranks, folder, max_epochs=int(sys.argv[3]) if len(sys.argv) > 3 else None)
+            run(ranks, folder, max_epochs=int(numbers[0]) if numbers else None)
         elif job == "resume":
             run(ranks, folder, resume=True)
         elif job == "signal":  # SIGTERM or SIGKILL reaches one process only
-            step, number, victim = map(int, sys.argv[3:6])
+            step, number, victim = map(int, numbers)
             if ranks.rank == victim:
                 run(ranks, folder, progress=Die(step, number))
             run(ranks, folder)
+
+
+def fork(environment: dict[str, str], errors: str, arguments: list[str]) -> int:
+    """A process that does a job; its number."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        os.environ.update(environment)
+        os.dup2(os.open(os.devnull, os.O_RDWR), 1)
+        os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), 2)
+        job, folder, *numbers = arguments
+        do(job, Path(folder), *numbers)
+        code = 0
+    except SystemExit as end:
+        code = int(end.code or 0)
+    except BaseException:  # whatever it is, it ends this process and no other
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def exit_codes(children: list[int], patience_s: float = 900.0) -> list[int]:
+    """Wait for all of them; who is late is killed."""
+    ends, codes = time.monotonic() + patience_s, {}
+    while len(codes) < len(children):
+        for child in set(children) - set(codes):
+            pid, status = os.waitpid(child, os.WNOHANG)
+            if pid:
+                codes[child] = os.waitstatus_to_exitcode(status)
+            elif time.monotonic() > ends:
+                os.kill(child, signal.SIGKILL)
+        time.sleep(0.01)
+    return [codes[child] for child in children]
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    build_learner(tiny_config(), CPU)  # loads MONAI, too
+    for line in sys.stdin:
+        job = json.loads(line)
+        children = [fork(environment, errors, job["arguments"]) for environment, errors in job["processes"]]
+        sys.stdout.write(json.dumps(exit_codes(children)) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

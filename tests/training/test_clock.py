@@ -121,7 +121,7 @@ def test_a_validation_that_passes_the_limit_ends_the_run_without_another_step(da
 def test_progress_knows_the_limit(dataset, tmp_path, hands):
     hands.slow_steps(1)
     heard = []
-    config = tiny_config(optim={"epochs": 50})
+    config = tiny_config(optim={"epochs": 50}, validation={"every_epochs": 1000, "loss_batches": 0})
     train(dataset, tmp_path, config, max_minutes=30, progress=lambda what, *done: heard.append(done))
     assert heard[5][-1] == 100
     assert heard[15][-1] == heard[-1][-1] == 30
@@ -133,10 +133,11 @@ def rates(tmp_path):
 
 def test_the_rate_falls_to_nothing_by_the_end_of_the_time_without_a_jump(dataset, tmp_path, hands):
     hands.slow_steps(1)
-    config = tiny_config(optim={"epochs": 500, "lr": 0.01}, validation={"every_epochs": 1000, "loss_batches": 0})
+    optim = {"epochs": 500, "steps_per_epoch": 3, "lr": 0.01}
+    config = tiny_config(optim=optim, validation={"every_epochs": 1000, "loss_batches": 0})
     train(dataset, tmp_path, config, max_minutes=60)
     found = rates(tmp_path)
-    assert len(found) == 30 and found[-1] < 1e-4
+    assert len(found) == 20 and found[-1] < 1e-4
     falls = [before - after for before, after in itertools.pairwise(found)]
     assert all(0 <= fall < 0.001 for fall in falls)
 
@@ -145,7 +146,11 @@ def test_the_rate_falls_to_nothing_by_the_end_of_the_time_without_a_jump(dataset
 def test_seconds_decide_no_rate_where_they_must_not(dataset, tmp_path, monkeypatch, hands, section):
     hands.slow_steps(1)
     validation = {"every_epochs": 1000, "loss_batches": 0}
-    sections = {**section, "optim": {"epochs": 500, "lr": 0.01, **section.get("optim", {})}, "validation": validation}
+    sections = {
+        **section,
+        "optim": {"epochs": 500, "steps_per_epoch": 6, "lr": 0.01, **section.get("optim", {})},
+        "validation": validation,
+    }
     train(dataset, tmp_path, tiny_config(**sections), max_minutes=30)
     assert rates(tmp_path)[-1] > 0.0099
 

@@ -1,5 +1,6 @@
-"""Several processes that share a run learn what one would: on the CPU, over Gloo, started as torchrun starts them."""
+"""Several processes that share a run learn what one would: on the CPU, over Gloo, told what torchrun tells them."""
 
+import json
 import os
 import re
 import signal
@@ -33,40 +34,49 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def together(count, *arguments, wait=900):
-    """Exit codes and error output of so many processes that do the same job; as torchrun, one that fails ends all."""
-    port = str(free_port())
-    processes = []
-    for rank in range(count):
-        environment = {
-            **os.environ,
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(count),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port,
-            # As torchrun looks like that is a single task of a Slurm job on several machines.
-            **{"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "1"},
-            **{"SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "localhost"},
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(ROOT),
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """Call with a count and a job: the exit codes and error output of so many processes that do it together.
+
+    As with torchrun, one that fails ends all. They are forked from a program that has loaded PyTorch once for all.
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "tests.training.ranks_job"]
+    program = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+    def call(count, *arguments):
+        folder, port = tmp_path_factory.mktemp("told"), str(free_port())
+        errors = [folder / f"{rank}.txt" for rank in range(count)]
+        job = {
+            "arguments": list(map(str, arguments)),
+            "processes": [(environment_of(rank, count, port), str(path)) for rank, path in enumerate(errors)],
         }
-        command = [sys.executable, "-m", "tests.training.ranks_job", *map(str, arguments)]
-        processes.append(
-            subprocess.Popen(
-                command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-            )
-        )
-    try:
-        told = [process.communicate(timeout=wait) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [process.returncode for process in processes], [error for _, error in told]
+        program.stdin.write(json.dumps(job) + "\n")
+        program.stdin.flush()
+        return json.loads(program.stdout.readline()), [path.read_text() for path in errors]
+
+    yield call
+    program.stdin.close()
+    assert program.wait(60) == 0
 
 
-@pytest.mark.slow  # five processes that load PyTorch
-def test_the_gradient_and_loss_of_2_and_3_processes_are_those_of_the_joint_batch_of_one(tmp_path):
+def environment_of(rank, count, port):
+    """What torchrun tells a process, and Slurm one that is a single task of a job on several machines."""
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        **{"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "1"},
+        **{"SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "localhost"},
+    }
+
+
+@pytest.mark.slow  # five processes
+def test_the_gradient_and_loss_of_2_and_3_processes_are_those_of_the_joint_batch_of_one(together, tmp_path):
     alone = gradients(Ranks())
     for count in (2, 3):
         codes, errors = together(count, "gradients", tmp_path)
@@ -110,7 +120,7 @@ def assert_near(one, other):
 
 
 @pytest.mark.slow
-def test_a_run_of_2_and_of_3_processes_is_that_of_one_and_leaves_one_run_folder(folder):
+def test_a_run_of_2_and_of_3_processes_is_that_of_one_and_leaves_one_run_folder(together, folder):
     for count in (2, 3):
         out = folder / f"of{count}"
         codes, errors = together(count, "train", out)
@@ -122,7 +132,7 @@ def test_a_run_of_2_and_of_3_processes_is_that_of_one_and_leaves_one_run_folder(
 
 
 @pytest.mark.slow
-def test_two_processes_say_of_names_what_one_says(folder):
+def test_two_processes_say_of_names_what_one_says(together, folder):
     index, place = read_index(folder / "cases.jsonl"), folder / "names"
     names = {"labels": {"scheme": "vertebrae", "naming": "sequence", "cut_vertebrae": "ignore"}}
     sections = load(folder / "sections.pt") | names | {"loss": {"name": "dice_ce"}, "scout": {"enabled": True}}
@@ -140,7 +150,7 @@ def test_two_processes_say_of_names_what_one_says(folder):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_another_number_of_processes(folder):
+def test_a_run_goes_on_with_another_number_of_processes(together, folder):
     out = folder / "fewer"
     assert together(3, "train", out, 1)[0] == [0, 0, 0]
     codes, errors = together(2, "resume", out)
@@ -154,7 +164,7 @@ def test_a_run_goes_on_with_another_number_of_processes(folder):
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_process_stops_all_after_the_same_step_and_they_go_on(folder):
+def test_a_signal_to_one_process_stops_all_after_the_same_step_and_they_go_on(together, folder):
     out = folder / "signalled"
     codes, errors = together(2, "signal", out, 3, int(signal.SIGTERM), 1)
     assert codes == [75, 75], errors
@@ -166,7 +176,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step_and_they_go_on(fo
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_ends_the_others_with_a_word_and_the_run_goes_on(folder):
+def test_a_process_that_dies_ends_the_others_with_a_word_and_the_run_goes_on(together, folder):
     out = folder / "killed"
     codes, errors = together(2, "signal", out, 3, int(signal.SIGKILL), 1)
     assert codes[1] == -signal.SIGKILL and codes[0] not in (0, None)

@@ -248,7 +248,7 @@ def test_a_checkpoint_that_is_read_back_damaged_does_not_replace_the_old_one(dat
             train(dataset, tmp_path, resume=True)
     assert (tmp_path / name).read_bytes() == before
     assert not scans.leftovers(tmp_path)
-    assert train(dataset, tmp_path, resume=True).epochs == 4
+    assert train(dataset, tmp_path, resume=True, max_epochs=2).epochs == 2
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "cases.jsonl", "store.txt", "last.pt", "best.pt", "history.csv"])
@@ -272,7 +272,7 @@ def test_a_full_disk_ends_the_run_says_so_and_keeps_what_was_saved(dataset, tmp_
     if resumable:
         assert "is still that of before" in str(caught.value) or name != "last.pt"
         load_checkpoint(tmp_path / "last.pt")
-    assert train(dataset, tmp_path, resume=resumable).epochs == 4
+    assert train(dataset, tmp_path, resume=resumable, max_epochs=2).epochs == 2
 
 
 def test_a_full_disk_under_tensorboard_ends_the_run_and_says_so(dataset, tmp_path, monkeypatch):
@@ -349,7 +349,7 @@ def test_a_deterministic_run_whose_data_have_changed_is_refused_until_it_need_no
     os.utime(index.cases[0].image, (1, 1))
     with pytest.raises(TrainingError, match="relabelling of case0"):
         train(index, tmp_path / "run", config, resume=True)
-    assert train(index, tmp_path / "run", tiny_config(), resume=True).epochs == 4
+    assert train(index, tmp_path / "run", tiny_config(), resume=True, max_epochs=2).epochs == 2
 
 
 def test_a_run_saved_before_data_and_code_were_noted_goes_on_in_silence(dataset, tmp_path, caplog):
@@ -360,7 +360,7 @@ def test_a_run_saved_before_data_and_code_were_noted_goes_on_in_silence(dataset,
     for name in ("losses", "grad_norms", "epoch_seconds", "epoch_waited"):
         del content["training"]["standing"][name]
     save_sealed(content, tmp_path / "last.pt")
-    assert train(dataset, tmp_path, resume=True).epochs == 4
+    assert train(dataset, tmp_path, resume=True, max_epochs=2).epochs == 2
     assert content["training"]["draws"] == DRAWS
     assert "has changed" not in caplog.text
 

@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import re
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,10 @@ from verse3d.training.runfolder import resume_folder, start_folder
 from verse3d.training.step import StepResult, training_step
 from verse3d.training.step_values import StepValuesReader
 
+UNVALIDATED = tiny_config(validation={"every_epochs": 100, "loss_batches": 0})
+"""Whole scans are validated at the very end only: for tests of something else."""
+UNVALIDATED_2D = tiny_config("2d", validation={"every_epochs": 100, "loss_batches": 0})
+
 COLUMNS = [
     "epoch",
     "step",
@@ -65,6 +70,22 @@ def plain(dataset, tmp_path_factory):
     """An uninterrupted run without pictures; read only."""
     out = tmp_path_factory.mktemp("runs") / "plain"
     train(dataset, out, tiny_config(**DROPOUT))
+    return out
+
+
+@pytest.fixture(scope="module")
+def begun(dataset, tmp_path_factory):
+    """A run after its first epoch, in 3D; read only."""
+    out = tmp_path_factory.mktemp("runs") / "begun"
+    train(dataset, out, UNVALIDATED, max_epochs=1)
+    return out
+
+
+@pytest.fixture(scope="module")
+def begun_2d(dataset, tmp_path_factory):
+    """A run after its first epoch, slice by slice; read only."""
+    out = tmp_path_factory.mktemp("runs") / "begun2d"
+    train(dataset, out, UNVALIDATED_2D, max_epochs=1)
     return out
 
 
@@ -162,14 +183,16 @@ class TestAFinishedRun:
 
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.7])
-def test_two_and_two_epochs_equal_four(dataset, tmp_path, ema_decay):
-    config = tiny_config(**DROPOUT, optim={"ema_decay": ema_decay})
-    train(dataset, tmp_path / "whole", config)
+def test_two_and_two_epochs_equal_four(dataset, tmp_path, plain, ema_decay):
+    config, whole = tiny_config(**DROPOUT, optim={"ema_decay": ema_decay}), plain
+    if ema_decay:
+        whole = tmp_path / "whole"
+        train(dataset, whole, config)
     first = train(dataset, tmp_path / "parts", config, max_epochs=2)
     assert (first.stopped, first.epochs) == ("epochs", 2)
     second = train(dataset, tmp_path / "parts", config, resume=True)
     assert (second.stopped, second.epochs) == ("finished", 4)
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    assert_same_run(whole, tmp_path / "parts")
 
 
 SLICES = {"network": {"name": "classic", "norm": "batch", "dropout": 0.3}, "loss": {"name": "bce"}}
@@ -203,22 +226,21 @@ def test_a_rate_that_follows_the_validation_wants_one(dataset, tmp_path):
 
 
 @pytest.mark.parametrize(("mode", "other"), [("2d", "3d"), ("3d", "2d")])
-def test_a_run_of_one_mode_is_not_resumed_in_another(dataset, tmp_path, mode, other):
-    train(dataset, tmp_path, tiny_config(mode), max_epochs=1)
-    with pytest.raises(ConfigError, match=rf"{tmp_path.name} is a run of mode {mode}, not {other}") as caught:
-        train(dataset, tmp_path, tiny_config(other), resume=True)
+def test_a_run_of_one_mode_is_not_resumed_in_another(dataset, begun, begun_2d, mode, other):
+    out = begun if mode == "3d" else begun_2d
+    with pytest.raises(ConfigError, match=rf"{out.name} is a run of mode {mode}, not {other}") as caught:
+        train(dataset, out, tiny_config(other), resume=True)
     assert f"mode {mode}" in caught.value.hint
-    index = tmp_path / "cases.jsonl"
+    index = out / "cases.jsonl"
     with pytest.raises(ConfigError, match=f"is a run of mode {mode}, not {other}"):
-        verse3d.train(data=index, out=tmp_path, mode=other, resume=True, device="cpu")
+        verse3d.train(data=index, out=out, mode=other, resume=True, device="cpu")
 
 
-def test_weights_of_another_mode_in_a_run_folder_are_refused(dataset, tmp_path):
-    train(dataset, tmp_path / "3d", tiny_config(), max_epochs=1)
-    train(dataset, tmp_path / "2d", tiny_config("2d"), max_epochs=1)
-    (tmp_path / "2d" / "last.pt").write_bytes((tmp_path / "3d" / "last.pt").read_bytes())
+def test_weights_of_another_mode_in_a_run_folder_are_refused(dataset, tmp_path, begun, begun_2d):
+    out = shutil.copytree(begun_2d, tmp_path / "2d")
+    shutil.copy(begun / "last.pt", out / "last.pt")
     with pytest.raises(CheckpointError, match=r"last\.pt is a model of mode 3d, the run in .* is of mode 2d"):
-        train(dataset, tmp_path / "2d", tiny_config("2d"), resume=True)
+        train(dataset, out, UNVALIDATED_2D, resume=True)
 
 
 def test_the_validation_loss_is_that_of_the_same_patches_every_time(dataset, tmp_path):
@@ -235,23 +257,23 @@ def test_measuring_the_validation_loss_does_not_change_the_training(dataset, tmp
 
 
 @pytest.mark.parametrize("part", ["network", "optimizer", "schedule", "random"])
-def test_a_run_whose_training_state_does_not_fit_is_refused(dataset, tmp_path, part):
-    train(dataset, tmp_path, max_epochs=1)
-    content = load(tmp_path / "last.pt")
+def test_a_run_whose_training_state_does_not_fit_is_refused(dataset, tmp_path, begun, part):
+    out = shutil.copytree(begun, tmp_path / "run")
+    content = load(out / "last.pt")
     content["training"]["learner"][part] = {"surplus": 1}
-    save_sealed(content, tmp_path / "last.pt")
+    save_sealed(content, out / "last.pt")
     with pytest.raises(CheckpointError, match=r"last\.pt cannot be gone on with"):
-        train(dataset, tmp_path, resume=True)
+        train(dataset, out, UNVALIDATED, resume=True)
 
 
 @pytest.mark.parametrize("epoch", [0, 2, 2**31])
-def test_a_run_whose_state_is_of_another_epoch_than_its_weights_is_refused(dataset, tmp_path, epoch):
-    train(dataset, tmp_path, max_epochs=1)
-    content = load(tmp_path / "last.pt")
+def test_a_run_whose_state_is_of_another_epoch_than_its_weights_is_refused(dataset, tmp_path, begun, epoch):
+    out = shutil.copytree(begun, tmp_path / "run")
+    content = load(out / "last.pt")
     content["training"]["standing"]["epoch"] = epoch
-    save_sealed(content, tmp_path / "last.pt")
+    save_sealed(content, out / "last.pt")
     with pytest.raises(CheckpointError, match=rf"after epoch {epoch}, its weights are those after epoch 1"):
-        train(dataset, tmp_path, resume=True)
+        train(dataset, out, UNVALIDATED, resume=True)
 
 
 def test_no_validation_loss_is_measured_where_none_is_wanted(dataset, tmp_path):
@@ -286,9 +308,10 @@ def test_a_run_interrupted_twice_and_with_a_running_mean_is_resumed_to_the_same_
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_a_run_interrupted_during_a_validation_says_what_is_on_disk_and_is_resumed(dataset, tmp_path, monkeypatch):
+def test_a_run_interrupted_during_a_validation_says_what_is_on_disk_and_is_resumed(
+    dataset, tmp_path, plain, monkeypatch
+):
     config = tiny_config(**DROPOUT)
-    train(dataset, tmp_path / "whole", config)
     validate, calls = handlers.validate, []
 
     def interrupted(*arguments):
@@ -301,7 +324,7 @@ def test_a_run_interrupted_during_a_validation_says_what_is_on_disk_and_is_resum
     stopped = train(dataset, tmp_path / "parts", config)
     assert (stopped.stopped, stopped.epochs) == ("interrupted", 2)
     train(dataset, tmp_path / "parts", config, resume=True)
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    assert_same_run(plain, tmp_path / "parts")
 
 
 def test_every_epoch_draws_other_patches_and_a_resumed_one_those_that_were_due(dataset, tmp_path, monkeypatch):
@@ -312,12 +335,12 @@ def test_every_epoch_draws_other_patches_and_a_resumed_one_those_that_were_due(d
         return training_step(learner, batch, network)
 
     monkeypatch.setattr(launch, "training_step", step)
-    train(dataset, tmp_path / "whole")
+    train(dataset, tmp_path / "whole", UNVALIDATED)
     whole = list(drawn)
     assert len(set(whole)) == 8
     drawn.clear()
-    train(dataset, tmp_path / "parts", max_epochs=3)
-    train(dataset, tmp_path / "parts", resume=True)
+    train(dataset, tmp_path / "parts", UNVALIDATED, max_epochs=3)
+    train(dataset, tmp_path / "parts", UNVALIDATED, resume=True)
     assert drawn == whole
 
 
@@ -342,8 +365,8 @@ def test_a_finished_run_is_resumed_by_doing_nothing_and_goes_on_if_its_epochs_gr
 
 
 def test_resuming_up_to_an_epoch_that_is_done_trains_nothing(dataset, tmp_path):
-    train(dataset, tmp_path, max_epochs=2)
-    again = train(dataset, tmp_path, resume=True, max_epochs=2)
+    train(dataset, tmp_path, UNVALIDATED, max_epochs=2)
+    again = train(dataset, tmp_path, UNVALIDATED, resume=True, max_epochs=2)
     assert (again.stopped, again.epochs, len(rows(tmp_path))) == ("epochs", 2, 2)
 
 
@@ -372,11 +395,11 @@ def test_resuming_where_there_is_no_run_is_refused(dataset, tmp_path):
     assert not (tmp_path / "nothing").exists()
 
 
-def test_resuming_from_a_model_that_was_made_to_predict_is_refused(dataset, tmp_path):
-    train(dataset, tmp_path, max_epochs=1)
-    (tmp_path / "best.pt").replace(tmp_path / "last.pt")
+def test_resuming_from_a_model_that_was_made_to_predict_is_refused(dataset, tmp_path, plain):
+    out = shutil.copytree(plain, tmp_path / "run")
+    (out / "best.pt").replace(out / "last.pt")
     with pytest.raises(CheckpointError, match=r"last\.pt"):
-        train(dataset, tmp_path, resume=True)
+        train(dataset, out, tiny_config(**DROPOUT), resume=True)
 
 
 def test_overwriting_a_run_leaves_nothing_of_it(dataset, tmp_path):
@@ -405,14 +428,14 @@ def test_a_loss_or_gradient_that_is_no_number_stops_with_a_clear_message(dataset
 
     monkeypatch.setattr(launch, "training_step", step)
     with pytest.raises(TrainingError, match=rf"became {value} in epoch 3, step 6") as caught:
-        train(dataset, tmp_path)
+        train(dataset, tmp_path, UNVALIDATED)
     assert "resumed" in caught.value.hint
     assert "became" in (tmp_path / "log.txt").read_text()
     last = load(tmp_path / "last.pt")
     assert last["epoch"] == 2
     assert all(torch.isfinite(weight).all() for weight in last["network"].values())
     monkeypatch.undo()
-    assert train(dataset, tmp_path, resume=True).epochs == 4
+    assert train(dataset, tmp_path, UNVALIDATED, resume=True).epochs == 4
 
 
 def test_with_losses_that_are_read_late_nothing_bad_is_saved_either(dataset, tmp_path, monkeypatch):
@@ -472,7 +495,7 @@ def test_a_batch_that_does_not_fit_is_refused_with_the_largest_that_does(dataset
 def test_much_waiting_for_data_is_told_once_with_advice(dataset, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(feed.CpuWaiting, "take", lambda _: 1000.0)
     with caplog.at_level(logging.WARNING):
-        train(dataset, tmp_path)
+        train(dataset, tmp_path, UNVALIDATED)
     told = [record.getMessage() for record in caplog.records if "waiting for data" in record.getMessage()]
     assert len(told) == 1 and "runtime.workers" in told[0]
     assert all(float(row["waiting_share"]) > 1 for row in rows(tmp_path))
@@ -654,7 +677,7 @@ class TestTheApi:
 
 def test_progress_tells_every_batch_of_the_whole_schedule(dataset, tmp_path):
     heard = []
-    train(dataset, tmp_path, progress=lambda *call: heard.append(call))
+    train(dataset, tmp_path, UNVALIDATED, progress=lambda *call: heard.append(call))
     batches = [(done, total) for what, done, total in heard if what.startswith("epoch")]
     assert batches == [(done, 8) for done in range(1, 9)]
     assert no_progress("nothing", 0, 0) is None

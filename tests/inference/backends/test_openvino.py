@@ -20,6 +20,7 @@ from tests.inference.backends.models import (
     FLOAT32,
     KINDS,
     MODES,
+    Model,
     config_of,
     needs,
     pieces_of,
@@ -32,7 +33,7 @@ from verse3d.core.runtime import choose_precision
 from verse3d.inference.backends import TorchBackend, cache, openvino
 from verse3d.inference.backends.cache import MANIFEST, content_sha256
 from verse3d.inference.backends.openvino import OpenVinoBackend
-from verse3d.model.checkpoint import save_checkpoint
+from verse3d.model.checkpoint import load_checkpoint, save_checkpoint
 from verse3d.model.starter import starter_file
 
 needs("openvino")
@@ -41,6 +42,22 @@ needs("openvino")
 @pytest.fixture
 def model(tmp_path):
     return write_model(tmp_path / "best.pt", config_of())
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory) -> Path:
+    """The folder of a model that was converted, compared and kept; read only. Converting takes a second."""
+    model = write_model(tmp_path_factory.mktemp("converted") / "best.pt", config_of())
+    backend_of(model)(pieces_of(MODES["3d"]))
+    return model.path.parent
+
+
+@pytest.fixture
+def kept(converted, tmp_path):
+    """The same in a folder of the test's own."""
+    shutil.copytree(converted, tmp_path / "kept")
+    path = tmp_path / "kept" / "best.pt"
+    return Model(path, load_checkpoint(path))
 
 
 @pytest.fixture(autouse=True)
@@ -135,13 +152,12 @@ def refuse(*_, **__):
     raise AssertionError("this must not be called")
 
 
-def test_on_another_processor_it_is_compared_again(model, monkeypatch):
-    backend_of(model)(pieces_of(MODES["3d"]))
-    (path,) = entries(model)[0].glob("parity-*.json")
+def test_on_another_processor_it_is_compared_again(kept, monkeypatch):
+    (path,) = entries(kept)[0].glob("parity-*.json")
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, "cpu": "another"}))
     monkeypatch.setattr(openvino, "convert", refuse)
-    backend = backend_of(model)
+    backend = backend_of(kept)
     backend(pieces_of(MODES["3d"]))
     assert backend.name == "openvino"
     assert json.loads(path.read_text()) == content
@@ -172,30 +188,28 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", first_quickly(DAMAGES, 3))
-def test_a_damaged_model_is_never_used_but_converted_again(model, caplog, damage):
+def test_a_damaged_model_is_never_used_but_converted_again(kept, caplog, damage):
     pieces = pieces_of(MODES["3d"])
-    backend_of(model)(pieces)
-    (entry,) = entries(model)
+    (entry,) = entries(kept)
     whole = {name: (entry / name).read_bytes() for name in ("model.xml", "model.bin")}
     DAMAGES[damage](entry)
-    backend = backend_of(model)
-    assert_right(model, backend(pieces), pieces)
+    backend = backend_of(kept)
+    assert_right(kept, backend(pieces), pieces)
     assert backend.name == "openvino"
     (warning,) = warnings_in(caplog)
     assert "damaged and converted again" in warning
     assert (entry / "model.bin").read_bytes() == whole["model.bin"]
     caplog.clear()
-    assert_right(model, backend_of(model)(pieces), pieces)
+    assert_right(kept, backend_of(kept)(pieces), pieces)
     assert not warnings_in(caplog)
 
 
-def test_damaged_figures_are_measured_again(model):
-    backend_of(model)(pieces_of(MODES["3d"]))
-    (path,) = entries(model)[0].glob("parity-*.json")
+def test_damaged_figures_are_measured_again(kept):
+    (path,) = entries(kept)[0].glob("parity-*.json")
     content = path.read_text()
     for text in ("{", "[]", '{"cpu": 1}', content.replace('"precision"', '"x"')):
         path.write_text(text)
-        backend = backend_of(model)
+        backend = backend_of(kept)
         backend(pieces_of(MODES["3d"]))
         assert backend.name == "openvino" and path.read_text() == content
 
@@ -266,7 +280,7 @@ def test_models_of_the_same_name_in_two_read_only_folders_do_not_share_a_folder(
     assert len(folders) == 2
 
 
-def test_a_proven_model_needs_no_network_and_another_is_built_at_once(model):
+def test_a_proven_model_needs_no_network_and_another_is_built_at_once(model, kept):
     def refused():
         raise CheckpointError("the weights do not fit")
 
@@ -275,10 +289,9 @@ def test_a_proven_model_needs_no_network_and_another_is_built_at_once(model):
     unproven = OpenVinoBackend.of(refused, model.checkpoint, model.path, FLOAT32)
     with pytest.raises(CheckpointError, match="do not fit"):
         unproven.make_ready(shape)
-    backend_of(model)(pieces)  # converted, compared, kept
-    proven = OpenVinoBackend.of(refused, model.checkpoint, model.path, FLOAT32)
+    proven = OpenVinoBackend.of(refused, kept.checkpoint, kept.path, FLOAT32)
     proven.make_ready(shape)
-    assert_right(model, proven(pieces), pieces)
+    assert_right(kept, proven(pieces), pieces)
     assert proven.name == "openvino"
 
 
