@@ -145,6 +145,11 @@ class TestPredict:
             verse3d.predict(tmp_path / "a.nii.gz", model=tmp_path / "no.pt", out=tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
+    def test_says_of_a_missing_scan_that_it_is_missing_and_nothing_else(self, tmp_path, caplog):
+        with caplog.at_level("INFO"), pytest.raises(DataError, match="does not exist"):
+            verse3d.predict(tmp_path / "none.nii.gz", out=tmp_path / "out")
+        assert not caplog.messages
+
     def test_notices_missing_scans_before_any_model_is_loaded(self, tmp_path, model, caplog):
         spine().write(tmp_path / "a.nii.gz")
         broken = tmp_path / "broken.pt"

@@ -267,7 +267,7 @@ def test_scores_of_cases_that_the_model_was_trained_on_come_with_a_note(tmp_path
     found = evaluate_folder(tmp_path / "masks", truth, tmp_path / "scores.json")
     assert [note.partition(":")[0] for note in found.notes] == [
         f"{model} was trained on c0",
-        f"the epoch of {model} was chosen by c1",
+        f"the best epoch of {model} was chosen by c1",
     ]
     assert json.loads((tmp_path / "scores.json").read_text())["notes"] == list(found.notes)
 

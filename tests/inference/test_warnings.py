@@ -136,7 +136,7 @@ def test_nothing_is_said_about_a_spine_inside_the_scan():
 )
 def test_a_mask_that_touches_an_end_of_the_scan_is_told_by_its_direction(place, words):
     [warning] = mask_warnings(box(place), BODY)
-    assert words in warning and "cut there" in warning
+    assert words in warning and "cut off there" in warning
 
 
 def test_pieces_that_are_too_small_or_far_beside_the_spine_are_told_with_their_place():
@@ -145,13 +145,13 @@ def test_pieces_that_are_too_small_or_far_beside_the_spine_are_told_with_their_p
     x, y, z = BODY.world_from_index([[49.5, 34.5, 7.5]])[0]
     place = warning.partition("ml at ")[2].partition(" mm")[0].split(",")
     np.testing.assert_allclose([float(value) for value in place], [x, y, z], atol=3)
-    assert warning.startswith("2 pieces look like no vertebra: ")
+    assert warning.startswith("2 pieces do not look like a vertebra: ")
 
 
 def test_a_speck_is_not_told_to_have_no_volume():
     fine = Geometry((90, 80, 70), np.diag([0.4, 0.4, 0.4, 1.0]))
     [warning] = mask_warnings(box(SPINE, ((50, 58), (70, 74), (14, 18))), fine)
-    assert "like no vertebra: " in warning and "less than 0.1 ml at" in warning
+    assert "not look like a vertebra: " in warning and "less than 0.1 ml at" in warning
 
 
 def test_folders_of_masks_alone_are_told_from_empty_ones(tmp_path):
@@ -237,4 +237,4 @@ def test_the_same_is_said_in_memory_as_on_disk(tmp_path, monkeypatch):
 def test_a_mask_of_noise_is_told_of_at_once_whatever_the_number_of_its_pieces():
     noise = (np.random.default_rng(0).random((120, 120, 120)) > 0.97).astype(np.uint8)
     *_, told = mask_warnings(noise, Geometry(noise.shape, np.diag([3.0, 3.0, 3.0, 1.0])))
-    assert int(told.split(maxsplit=1)[0]) > 5000 and "look like no vertebra" in told and len(told) < 200
+    assert int(told.split(maxsplit=1)[0]) > 5000 and "not look like a vertebra" in told and len(told) < 200

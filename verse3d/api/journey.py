@@ -136,7 +136,7 @@ def demo(
     configs = [training_config(None, chosen, overrides) for chosen in (config, against) if chosen is not None]
     _clear_demo(folder, overwrite=overwrite)
     listed, masks = folder / "cases.jsonl", folder / "masks"
-    phantom(folder / "data", cases=cases, seed=seed, progress=progress)
+    phantom(folder / "data", cases=cases, seed=seed, workers=None, progress=progress)
     found = index(folder / "data", out=listed, seed=seed)
     findings = check(listed, cache=False, progress=progress)
     first = found.cases.in_split("test")[0]

@@ -81,10 +81,10 @@ def predict(
     """
     _refuse_options(parts, part, max_ram_gb)
     keep_partial = keeps_partial(partial)
-    # Options, models, scans: what costs nothing to look at is looked at first.
-    models = model_files(model)
+    # Options, scans, models: whoever mistypes a scan hears of nothing else.
     cases = _cases_to_predict([Path(scan) for scan in scans], split)
     _require_any_scan(cases)
+    models = model_files(model)
     predictor = open_predictor(
         models, choose_device(device), backend=backend, tta=tta, skip_air=skip_air, keep_partial=keep_partial
     )

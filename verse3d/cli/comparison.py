@@ -25,21 +25,19 @@ def compare(
     ],
     data: Annotated[Path, typer.Option(help="An index (cases.jsonl) or a folder with the true masks.")],
     out: Annotated[Path, typer.Option(help="Folder for the tables, the figure, masks and pictures.")],
-    split: Annotated[
-        SplitName | None, typer.Option(help="The cases to compare on; test, unless told otherwise.")
-    ] = None,
+    split: Annotated[SplitName | None, typer.Option(help="The cases to compare on; test by default.")] = None,
     allow_different: Annotated[
-        bool, typer.Option("--allow-different", help="Compare although the runs differ in more than their approach.")
+        bool, typer.Option("--allow-different", help="Compare even if the runs differ in more than their approach.")
     ] = False,
     folds: Annotated[
         bool,
-        typer.Option("--folds", help="Runs are folds, or the folder of all; each is scored on what it has not seen."),
+        typer.Option("--folds", help="Runs are folds, or their folder; each is scored on the cases it has not seen."),
     ] = False,
     pictures: Annotated[int, typer.Option(min=0, help="Cases drawn per run.")] = 2,
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Set models against each other, e.g. [bold]verse3d compare runs/3d runs/2d --data cases.jsonl --out compare[/]."""
+    """Compare models on the same scans: [bold]verse3d compare runs/3d runs/2d --data cases.jsonl --out compare[/]."""
     from verse3d import api
 
     with bars() as progress:

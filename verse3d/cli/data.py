@@ -32,9 +32,11 @@ def phantom(
     out: Annotated[Path, typer.Argument(help="Folder to fill.")],
     cases: Annotated[int, typer.Option(help="How many scans.")] = 6,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
-    anomalies: Annotated[bool, typer.Option("--anomalies", help="With L6, T13, a collapsed body, a screw ...")] = False,
+    anomalies: Annotated[
+        bool, typer.Option("--anomalies", help="Add an L6, a T13, a collapsed body, a screw ...")
+    ] = False,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that draw; by default what cores and memory allow.")
+        int | None, typer.Option(min=1, help="Parallel processes; by default what cores and memory allow.")
     ] = None,
 ) -> None:
     """Write synthetic spine CTs with masks in VerSe's layout, e.g. [bold]verse3d phantom data --cases 6[/]."""
@@ -49,25 +51,23 @@ def phantom(
 @app.command()
 def download(
     out: Annotated[Path, typer.Option(help="Folder for the archives.")],
-    years: Annotated[list[int] | None, typer.Option("--years", "--year", help="19 or 20; both unless given.")] = None,
+    years: Annotated[list[int] | None, typer.Option("--years", "--year", help="19 or 20; both by default.")] = None,
     splits: Annotated[
-        list[ReleaseSplit] | None, typer.Option("--splits", "--split", help="All three unless given.")
+        list[ReleaseSplit] | None, typer.Option("--splits", "--split", help="All three by default.")
     ] = None,
     base_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="A web folder that holds the archives, asked instead.")
+        str | None, typer.Option(metavar="URL", help="Download from this web folder instead of the mirrors.")
     ] = None,
     mirrors: Annotated[
-        list[MirrorName] | None, typer.Option("--mirrors", "--mirror", help="Whom to ask, in this order.")
+        list[MirrorName] | None, typer.Option("--mirrors", "--mirror", help="Servers to try, in this order.")
     ] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Compute the hashes of what is there anew.")] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Download again what is there but not as it should be.")
-    ] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Recompute the hashes of existing files.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Download damaged or unexpected files again.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Fetch VerSe (CC BY-SA 4.0, about 50 GB), e.g. [bold]verse3d download --year 19 --split training --out data[/].
 
-    Goes on where it was interrupted. Exit code 3 if an archive is still missing.
+    Resumes interrupted downloads. Exit code 3 if an archive is still missing.
     """
     from verse3d import api
     from verse3d.downloads.mirrors import RELEASE_SPLITS, YEARS, by_hand
@@ -104,18 +104,20 @@ def download(
 def index(
     roots: Annotated[list[Path], typer.Argument(help="Folders (or zips) with scans and masks, as downloaded.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The list to write.")],
-    seed: Annotated[int, typer.Option(help="Decides who is drawn where the data set has no split.")] = 0,
-    validation: Annotated[float, typer.Option(help="Share of subjects for choosing the best epoch.")] = 0.2,
-    test: Annotated[float, typer.Option(help="Share of undivided subjects kept for testing.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed for dividing cases that have no split.")] = 0,
+    validation: Annotated[float, typer.Option(help="Share of subjects for validation.")] = 0.2,
+    test: Annotated[float, typer.Option(help="Share of subjects without a split kept for testing.")] = 0.0,
     resplit: Annotated[bool, typer.Option("--resplit", help="Ignore the split of the data set.")] = False,
     assign: Annotated[
         list[str] | None, typer.Option(metavar="CASE=SPLIT", help="Put a case's subject into a split.")
     ] = None,
-    folds: Annotated[int, typer.Option(min=0, help="Number the cases to train on for cross-validation.")] = 0,
-    exclude_gl: Annotated[bool, typer.Option("--exclude-gl", help="Leave out the gl subjects (licence).")] = False,
+    folds: Annotated[int, typer.Option(min=0, help="Number of cross-validation folds for the training cases.")] = 0,
+    exclude_gl: Annotated[
+        bool, typer.Option("--exclude-gl", help="Leave out the gl subjects, whose licence is unclear.")
+    ] = False,
     overrides: Annotated[list[Path] | None, typer.Option(help="CSV of corrections: case,action,value,note.")] = None,
     unpack: Annotated[Path | None, typer.Option(help="Unpack zips into this folder first.")] = None,
-    missing: Annotated[bool, typer.Option("--missing", help="Name every scan of VerSe that is not there.")] = False,
+    missing: Annotated[bool, typer.Option("--missing", help="List every VerSe scan that is missing.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Find all cases, merge copies, divide by subject, e.g. [bold]verse3d index data -o cases.jsonl --folds 5[/]."""
@@ -155,20 +157,18 @@ def _assignments(texts: Sequence[str]) -> dict[str, Any]:
 @app.command()
 def check(
     data: DataArgument,
-    json: Annotated[Path | None, typer.Option("--json", help="File for all findings; - for stdout.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit code 3 also for warnings.")] = False,
+    json: Annotated[Path | None, typer.Option("--json", help="Write all findings to this file; - for stdout.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 3 on warnings too.")] = False,
     fixes: Annotated[
-        Path | None, typer.Option(help="Folder for masks carried over to their scan's grid, and fixes.csv.")
+        Path | None, typer.Option(help="Write masks resampled to their scan's grid, and fixes.csv, here.")
     ] = None,
-    facts: Annotated[bool, typer.Option("--facts", help="A row for every case, however many there are.")] = False,
+    facts: Annotated[bool, typer.Option("--facts", help="Show a row for every case, even if there are many.")] = False,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that read; by default what cores and memory allow.")
+        int | None, typer.Option(min=1, help="Parallel processes; by default what cores and memory allow.")
     ] = None,
-    no_cache: Annotated[
-        bool, typer.Option("--no-cache", help="Read everything again, and keep nothing beside the index.")
-    ] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Read everything again and cache nothing.")] = False,
 ) -> None:
-    """Look for everything that would spoil training or scores, e.g. [bold]verse3d check cases.jsonl --json out.json[/].
+    """Find everything that would spoil training or scores, e.g. [bold]verse3d check cases.jsonl --json out.json[/].
 
     Exit code 3 if a case cannot be used.
     """
@@ -188,12 +188,14 @@ def check(
 @app.command()
 def convert(
     data: DataArgument,
-    to: Annotated[LayoutName, typer.Option(help="nnU-Net v2 raw data, or VerSe's subject-based tree.")],
-    out: Annotated[Path, typer.Option(help="Folder; nnU-Net's Dataset001_VerSe is made in it.")],
-    links: Annotated[bool, typer.Option("--links/--copy", help="Link to unchanged files, or copy.")] = True,
-    scheme: Annotated[SchemeName | None, typer.Option(help="nnunet: what to tell apart; else vertebrae.")] = None,
-    dataset_id: Annotated[int | None, typer.Option(help="nnunet: number of the data set; else 1.")] = None,
-    name: Annotated[str | None, typer.Option(help="nnunet: name of the data set; else VerSe.")] = None,
+    to: Annotated[LayoutName, typer.Option(help="nnU-Net v2 raw data, or VerSe's subject-based layout.")],
+    out: Annotated[Path, typer.Option(help="Folder to write to; for nnU-Net, Dataset001_VerSe is created in it.")],
+    links: Annotated[bool, typer.Option("--links/--copy", help="Link to unchanged files or copy them.")] = True,
+    scheme: Annotated[
+        SchemeName | None, typer.Option(help="nnunet only: labels to write; vertebrae by default.")
+    ] = None,
+    dataset_id: Annotated[int | None, typer.Option(help="nnunet only: number of the data set; 1 by default.")] = None,
+    name: Annotated[str | None, typer.Option(help="nnunet only: name of the data set; VerSe by default.")] = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:

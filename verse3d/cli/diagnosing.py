@@ -14,12 +14,12 @@ def doctor(
     model: Annotated[
         str | None, typer.Option(help="Also tell about this model; starter: the model card of those of verse3d.")
     ] = None,
-    no_self_test: Annotated[bool, typer.Option("--no-self-test", help="Segment no synthetic scan.")] = False,
+    no_self_test: Annotated[bool, typer.Option("--no-self-test", help="Skip the test on a synthetic scan.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Look at installation and machine, and say what is missing; what a report of a bug needs.
+    """Check the installation and this machine, and say what is missing; include its output in bug reports.
 
-    Takes up to a minute, unless told not to try. Exit code 1 if verse3d does not work here.
+    Takes up to a minute with the self-test. Exit code 1 if verse3d does not work here.
     """
     import json
 

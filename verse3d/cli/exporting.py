@@ -12,9 +12,11 @@ FormatName = Literal["onnx", "openvino", "torchscript"]
 
 @app.command()
 def export(
-    to: Annotated[FormatName, typer.Option(help="What to write it as.")],
-    out: Annotated[Path, typer.Option(help="The folder to make.")],
-    model: Annotated[Path | None, typer.Option(help="best.pt of a run folder. Else the starter weights.")] = None,
+    to: Annotated[FormatName, typer.Option(help="Format to write.")],
+    out: Annotated[Path, typer.Option(help="The folder to create.")],
+    model: Annotated[
+        Path | None, typer.Option(help="A run folder or its best.pt; by default the starter model.")
+    ] = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Write a model for other programs, e.g. [bold]verse3d export --model best.pt --to onnx --out model-onnx[/]."""

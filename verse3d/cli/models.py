@@ -43,22 +43,29 @@ def train(
     context: typer.Context,
     data: Annotated[Path, typer.Option(help="An index (cases.jsonl) or a folder.")],
     out: Annotated[Path, typer.Option(help="The run folder.")],
-    mode: Annotated[ModeName | None, typer.Option(help="Way of segmenting; else that of the config, else 3d.")] = None,
+    mode: Annotated[
+        ModeName | None, typer.Option(help="3d, or slice by slice; by default that of the config, or 3d.")
+    ] = None,
     config: Annotated[str | None, typer.Option(help="YAML file, or the name of a shipped one, e.g. unet3d.")] = None,
     from_model: Annotated[
-        Path | None, typer.Option("--from", help="Begin with the weights of this model; starter: those of verse3d.")
+        Path | None,
+        typer.Option("--from", help="Start from the weights of this model; starter: those that come with verse3d."),
     ] = None,
     set_: SetOption = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on exactly where the run in --out stands.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --out exactly where it stopped.")
+    ] = False,
     overwrite: OverwriteOption = False,
     max_minutes: Annotated[
-        float | None, typer.Option(help="Stop after so many minutes; the learning rate falls to 0 by then.")
+        float | None, typer.Option(help="Stop after this many minutes; the learning rate falls to 0 by then.")
     ] = None,
     max_epochs: Annotated[int | None, typer.Option(min=1, help="Stop after this epoch of the schedule.")] = None,
     fold: Annotated[int | None, typer.Option(help="Validate on this fold of the index, train on the others.")] = None,
     folds: Annotated[bool, typer.Option("--folds", help="Train all folds, into --out/fold0, fold1 ...")] = False,
-    print_: Annotated[bool, typer.Option("--print", help="With --folds: only name the command of each fold.")] = False,
-    store: Annotated[Path | None, typer.Option(help="Folder for prepared cases; else beside --data.")] = None,
+    print_: Annotated[
+        bool, typer.Option("--print", help="With --folds: only print the command for each fold.")
+    ] = False,
+    store: Annotated[Path | None, typer.Option(help="Folder for prepared cases; beside --data by default.")] = None,
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
@@ -133,24 +140,26 @@ def predict(
     out: Annotated[Path, typer.Option(help="Folder for the masks.")],
     model: Annotated[
         list[Path] | None,
-        typer.Option(help="A run folder or its best.pt; several are averaged; else starter weights."),
+        typer.Option(help="A run folder or its best.pt; several are averaged; by default the starter model."),
     ] = None,
     split: SplitOption = None,
     device: DeviceOption = "auto",
     backend: Annotated[BackendName, typer.Option(help="What runs the network.")] = "auto",
-    max_ram_gb: Annotated[float | None, typer.Option(help="Largest memory to take; else what is free.")] = None,
-    tta: Annotated[bool, typer.Option("--tta", help="Average with the mirror image; twice the time.")] = False,
-    no_skip_air: Annotated[bool, typer.Option("--no-skip-air", help="Look at windows of air, too.")] = False,
+    max_ram_gb: Annotated[float | None, typer.Option(help="Memory limit; by default what is free.")] = None,
+    tta: Annotated[
+        bool, typer.Option("--tta", help="Also predict the mirror image and average; takes twice as long.")
+    ] = False,
+    no_skip_air: Annotated[bool, typer.Option("--no-skip-air", help="Also search windows of air.")] = False,
     partial: Annotated[
-        Partial, typer.Option(help="Vertebrae that the scan cuts, in masks named by sequence.")
+        Partial, typer.Option(help="What to do with vertebrae cut off by the scan (models that name by sequence).")
     ] = "drop",
-    parts: Annotated[int, typer.Option(min=1, help="Divide the scans among so many jobs.")] = 1,
-    part: Annotated[int, typer.Option(min=0, help="Which of them this is, counted from 0.")] = 0,
+    parts: Annotated[int, typer.Option(min=1, help="Divide the scans among this many jobs.")] = 1,
+    part: Annotated[int, typer.Option(min=0, help="Which of these jobs this is, from 0.")] = 0,
     one_by_one: Annotated[
-        bool, typer.Option("--one-by-one", help="Do not read and write other scans while the network works.")
+        bool, typer.Option("--one-by-one", help="Do not read or write other scans while the network runs.")
     ] = False,
     overwrite: OverwriteOption = False,
-    no_preview: Annotated[bool, typer.Option("--no-preview", help="Draw no picture of each new mask.")] = False,
+    no_preview: Annotated[bool, typer.Option("--no-preview", help="Do not draw a picture of each new mask.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Write a mask per scan on its own grid, e.g. [bold]verse3d predict ct.nii.gz --out masks[/]."""
@@ -189,7 +198,9 @@ def evaluate(
     truth: Annotated[Path, typer.Option(help="An index or a folder with the true masks.")],
     out: Annotated[Path, typer.Option(help="JSON file for the scores; a CSV is written beside it.")],
     split: SplitOption = None,
-    scheme: Annotated[SchemeName | None, typer.Option(help="What to tell apart; else as predicted.")] = None,
+    scheme: Annotated[
+        SchemeName | None, typer.Option(help="binary, or single vertebrae; by default as predicted.")
+    ] = None,
     label_map: Annotated[
         str | None,
         typer.Option(help="JSON of id: level, nnU-Net's dataset.json, or totalsegmentator; else VerSe's ids."),
@@ -226,16 +237,16 @@ def demo(
     context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder to fill.")] = Path("runs/demo"),
     cases: Annotated[int, typer.Option(help="How many phantoms.")] = 12,
-    seed: Annotated[int, typer.Option(help="Of the phantoms.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the phantoms.")] = 0,
     config: Annotated[str, typer.Option(help="Config of the training.")] = "demo3d",
-    against: Annotated[str, typer.Option(help="Config of a second model to compare with; none for none.")] = "demo2d",
+    against: Annotated[str, typer.Option(help="Config of a second model to compare with, or none.")] = "demo2d",
     set_: SetOption = None,
-    max_minutes: Annotated[float | None, typer.Option(help="Longest time to train.")] = None,
+    max_minutes: Annotated[float | None, typer.Option(help="Longest time for each training.")] = None,
     device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
-    """The whole journey on synthetic scans, in 3D and against 2D: make, check, train, predict, score, compare."""
+    """Run everything on synthetic scans, in 3D and 2D: generate, check, train, predict, score, compare."""
     from verse3d import api
 
     with bars() as progress:

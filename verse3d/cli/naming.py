@@ -11,13 +11,13 @@ from verse3d.cli.terminal import JsonOption, app, out_console
 
 @app.command(context_settings={"ignore_unknown_options": True})
 def relabel(
-    out: Annotated[Path, typer.Argument(help="Folder that predict filled.")],
-    case: Annotated[str, typer.Option(help="Whose mask, as predictions.json calls it.")],
+    out: Annotated[Path, typer.Argument(help="Folder written by predict.")],
+    case: Annotated[str, typer.Option(help="The case, as named in predictions.json.")],
     shift: Annotated[int, typer.Option(help="Places towards the feet; negative: towards the head.")] = 0,
-    undo: Annotated[bool, typer.Option("--undo", help="Take back the latest correction.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Undo the latest correction.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Move all names of a predicted mask, e.g. [bold]verse3d relabel masks --case sub-1_ct --shift 1[/]."""
+    """Shift all level names of a predicted mask, e.g. [bold]verse3d relabel masks --case sub-1_ct --shift 1[/]."""
     from verse3d import api
 
     done = api.relabel(out, case=case, shift=shift, undo=undo)

@@ -18,12 +18,12 @@ def look(
         typer.Argument(metavar="SCAN", help="A NIfTI file, a folder with one case, or the name of a case in --data."),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The PNG to write.")],
-    mask: Annotated[Path | None, typer.Option(help="A mask on the grid of the scan; a case brings its own.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="A mask on the grid of the scan; a case has its own.")] = None,
     data: Annotated[Path | None, typer.Option(help="An index (cases.jsonl) or a folder that holds the case.")] = None,
     at: Annotated[str | None, typer.Option(metavar="X,Y,Z", help="Cut through this point, world mm (RAS+).")] = None,
     level: Annotated[str | None, typer.Option(help="Cut through this vertebra, e.g. L1.")] = None,
     window: Annotated[
-        str | None, typer.Option(metavar="LOW,HIGH", help="The values shown black and white, e.g. -200,1000.")
+        str | None, typer.Option(metavar="LOW,HIGH", help="Grey values shown as black and white, e.g. -200,1000.")
     ] = None,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -50,11 +50,9 @@ def stats(
     data: DataArgument,
     out: Annotated[Path, typer.Option(help="Folder for stats.csv and the figures.")],
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that read; by default what cores and memory allow.")
+        int | None, typer.Option(min=1, help="Parallel processes; by default what cores and memory allow.")
     ] = None,
-    no_cache: Annotated[
-        bool, typer.Option("--no-cache", help="Read everything again, and keep nothing beside the index.")
-    ] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Read everything again and cache nothing.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Measure a data set: a table and figures, e.g. [bold]verse3d stats cases.jsonl --out stats[/].

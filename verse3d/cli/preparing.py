@@ -36,15 +36,17 @@ def prepare(
         str, typer.Option(help="Config of the training: YAML file, or the name of a shipped one.")
     ] = "unet3d",
     set_: SetOption = None,
-    store: Annotated[Path | None, typer.Option(help="Folder to keep them in; else beside the index.")] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; by default what cores and memory allow.")
+    store: Annotated[
+        Path | None, typer.Option(help="Folder for the prepared cases; beside the index by default.")
     ] = None,
-    list_: Annotated[bool, typer.Option("--list", help="Show what is prepared, and prepare nothing.")] = False,
-    prune: Annotated[bool, typer.Option("--prune", help="Remove what the index cannot use any more.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Parallel processes; by default what cores and memory allow.")
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="Only list what is prepared.")] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="Remove entries that the index no longer needs.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Carry the cases to the network grid once, for all trainings, e.g. [bold]verse3d prepare cases.jsonl[/].
+    """Resample the cases to the network grid once, for all trainings, e.g. [bold]verse3d prepare cases.jsonl[/].
 
     train does it by itself while it runs. Exit code 3 if a case cannot be prepared.
     """

@@ -58,7 +58,7 @@ PANELS = {
     "Data": ("phantom", "download", "index", "check", "stats", "look", "convert", "slices"),
     "Training": ("prepare", "train"),
     "Using models": ("predict", "evaluate", "compare", "export", "relabel"),
-    "All at once": ("demo", "doctor"),
+    "Getting started": ("demo", "doctor"),
 }
 
 

@@ -35,14 +35,16 @@ def slices(
     data: DataArgument,
     out: Annotated[Path, typer.Option(help="Folder for the PNGs.")],
     plane: Annotated[
-        Plane | None, typer.Option(help="Else that of the config; as-stored: across the third axis of each file.")
+        Plane | None, typer.Option(help="By default that of the config; as-stored: across the third axis of each file.")
     ] = None,
-    size: Annotated[int | None, typer.Option(min=1, help="Rows and columns; else those of the config (250).")] = None,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Rows and columns; by default those of the config (250).")
+    ] = None,
     only_labelled: Annotated[bool, typer.Option("--only-labelled", help="Only slices with vertebrae.")] = False,
     config: Annotated[str, typer.Option(help="YAML file, or the name of a shipped one.")] = "slices2d",
     set_: SetOption = None,
     split: SplitOption = None,
-    workers: Annotated[int, typer.Option(min=1, help="Cases that are cut at the same time.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Parallel processes.")] = 2,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:

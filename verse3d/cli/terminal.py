@@ -96,7 +96,7 @@ class MirrorName(enum.StrEnum):
 
 DataArgument = Annotated[Path, typer.Argument(help="An index (cases.jsonl) or a folder.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes a GPU if there is one.")]
+DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto uses a GPU if there is one.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 SplitOption = Annotated[SplitName | None, typer.Option(help="Only the cases of this split.")]
 SetOption = Annotated[
@@ -145,8 +145,10 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log warnings and errors; no progress bars.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show more detail.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Show only results, warnings and errors; no progress bars.")
+    ] = False,
 ) -> None:
     if verbose and quiet:
         raise ConfigError("-v and -q exclude each other")

@@ -11,8 +11,8 @@ from verse3d.core.wording import listed
 from verse3d.data.cases import Case, CaseIndex, Split, read_index
 
 _WHAT_IT_MEANS: Mapping[Split, str] = {
-    "train": "{model} was trained on {cases}: such scores say only that it has learnt them",
-    "validation": "the epoch of {model} was chosen by {cases}: such scores flatter",
+    "train": "{model} was trained on {cases}: these scores say nothing about new scans",
+    "validation": "the best epoch of {model} was chosen by {cases}: these scores are too good",
 }
 
 

@@ -29,7 +29,7 @@ def mask_warnings(labels: NDArray[np.uint8], geometry: Geometry) -> tuple[str, .
         geometry: the grid of ``labels``.
     """
     sides = [_SIDES[code] for code, plane in _faces(labels, geometry) if plane.any()]
-    cut = (f"the mask touches the {_ends(sides)} of the scan: vertebrae are cut there",) if sides else ()
+    cut = (f"the mask touches the {_ends(sides)} of the scan: vertebrae are cut off there",) if sides else ()
     return (*cut, *_odd_pieces(labels, geometry))
 
 
@@ -104,8 +104,8 @@ def _told(odd: list[tuple[float, NDArray[np.float64]]]) -> str:
     listed = "; ".join(
         f"{_ml(volume)} at {','.join(f'{place:.0f}' for place in centre)} mm" for volume, centre in odd[:_NAMED_PIECES]
     )
-    what = "1 piece looks" if len(odd) == 1 else f"{len(odd)} pieces look"
-    return f"{what} like no vertebra: {listed}{' ...' if len(odd) > _NAMED_PIECES else ''}"
+    what = "1 piece does" if len(odd) == 1 else f"{len(odd)} pieces do"
+    return f"{what} not look like a vertebra: {listed}{' ...' if len(odd) > _NAMED_PIECES else ''}"
 
 
 def _ml(volume: float) -> str:
