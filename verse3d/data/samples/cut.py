@@ -66,7 +66,12 @@ class PatchCut:
         """The box of one patch: image (1, I, J, K) float16, label (1, I, J, K) uint8."""
         centre = source.draw_centre(self.foreground_fraction, random)
         changes = self.changes.draw(random)
-        corner = self._corner(centre, np.array(source.geometry.shape))
+        # The first voxel of the patch around ``centre``, pushed inside the margin
+        shape = np.array(source.geometry.shape)
+        first, last = -self.margin, shape + self.margin - self.patch
+        # Where the patch is larger than scan and margins there is no choice: it lies in the middle.
+        free = np.clip(centre - self.patch // 2, first, np.maximum(first, last))
+        corner = np.where(first <= last, free, -((self.patch - shape) // 2))
         half = (self.patch - 1) / 2
         if changes.warp is None:
             start, size = corner, self.patch
@@ -78,13 +83,6 @@ class PatchCut:
             size = np.ceil(corner + half + reach).astype(int) + 1 - start
         image, label = source.read(_three(start), _three(size))
         return Box(image[None], label[None], tuple((corner + half - start).tolist()), changes)
-
-    def _corner(self, centre: NDArray[np.int_], shape: NDArray[np.int_]) -> NDArray[np.int_]:
-        """The first voxel of the patch around ``centre``, pushed inside the margin."""
-        first, last = -self.margin, shape + self.margin - self.patch
-        # Where the patch is larger than scan and margins there is no choice: it lies in the middle.
-        free = np.clip(centre - self.patch // 2, first, np.maximum(first, last))
-        return np.where(first <= last, free, -((self.patch - shape) // 2))
 
 
 def _three(numbers: NDArray[np.int_]) -> tuple[int, int, int]:

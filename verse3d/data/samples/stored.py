@@ -126,9 +126,11 @@ class StoredCase:
 
     def tissue_hu(self) -> dict[str, float] | None:
         """Measures of the grey values (see ``tissue_measures``) if the case is prepared, else None."""
-        if self._tissue is None and self._job.store.entry_folder(self._job.name).is_dir():
+        folder = self._job.store.entry_folder(self._job.name)
+        if self._tissue is None and folder.is_dir():
             with contextlib.suppress(DataError):  # whoever needs the case will hear of it
-                self._tissue = tissue_measures(self.read_coarse()[0], self._job.grid.window_hu)
+                image, _ = self.read_coarse()
+                self._tissue = tissue_measures(image, self._job.grid.window_hu)
         return self._tissue
 
     def draw_centre(self, foreground_fraction: float, random: np.random.RandomState) -> NDArray[np.int_]:
@@ -141,7 +143,8 @@ class StoredCase:
 
     def draw_on(self, ids: Sequence[int], random: np.random.RandomState) -> NDArray[np.int_] | None:
         """A voxel (i, j, k) whose network id is among ``ids``; None if the case has none. Takes two numbers."""
-        draws, wanted = random.random_sample(2).tolist(), np.isin(self._table, ids)
+        draws = random.random_sample(2).tolist()
+        wanted = np.isin(self._table, ids)
         return self._reading(lambda opened: opened.centres.among(wanted, draws, opened.arrays["labels"].read_padded))
 
     def open(self) -> None:
