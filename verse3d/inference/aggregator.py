@@ -59,9 +59,10 @@ class BinaryAggregator:
         """Keep the probabilities of these planes, float32; where no piece spoke it is 0."""
         probability = _once(self.probability)
         mean = planes.scores[0].float() / planes.weights
+        found = torch.sigmoid(mean) if planes.are_logits else mean
         # 0 / 0 is NaN where no piece was looked at, so that is background and not a guess.
         spoken = planes.weights > 0
-        values = torch.where(spoken, torch.sigmoid(mean) if planes.are_logits else mean, 0.0)
+        values = torch.where(spoken, found, 0.0)
         probability[planes.place] = values.cpu().numpy()
 
     def mask(self) -> NDArray[np.uint8]:
@@ -163,8 +164,11 @@ class _Planes:
     def of(cls, planes: FinishedPlanes, turn: Sequence[int], along: int) -> Self:
         """Decide the winners."""
         labels = best_channel(planes.scores).cpu().numpy().transpose(turn)
-        scores = planes.scores.permute(0, *(1 + axis for axis in turn))
-        return cls(labels, scores, planes.weights.permute(*turn), planes.are_logits, along)
+        # (channels, i, j, k): the first axis stays where it is
+        channels_first = (0, *(1 + axis for axis in turn))
+        scores = planes.scores.permute(*channels_first)
+        weights = planes.weights.permute(*turn)
+        return cls(labels, scores, weights, planes.are_logits, along)
 
     @property
     def count(self) -> int:
@@ -175,8 +179,10 @@ class _Planes:
         """The last plane, in memory of its own."""
         # Cloned: the planes' own memory is used again as soon as they are taken.
         at = self.count - 1
-        labels, weights = self.labels.take([at], self.along), self.weights.narrow(self.along, at, 1).clone()
-        return _Planes(labels, self.scores.narrow(1 + self.along, at, 1).clone(), weights, self.are_logits, self.along)
+        labels = self.labels.take([at], self.along)
+        scores = self.scores.narrow(1 + self.along, at, 1).clone()
+        weights = self.weights.narrow(self.along, at, 1).clone()
+        return _Planes(labels, scores, weights, self.are_logits, self.along)
 
     def in_box(self, before: "_Planes", box: Box) -> torch.Tensor:
         """Float32 (channels, *box) on the device of the scores; the box is counted from the first plane of ``before``.

@@ -41,10 +41,11 @@ class FinishedPlanes:
     @property
     def place(self) -> Region:
         """Where they are in the volume."""
-        i, j, k = (
-            slice(self.first, self.first + size) if axis == self.axis else slice(0, size)
-            for axis, size in enumerate(self.weights.shape)
-        )
+        sides = [slice(0, size) for size in self.weights.shape]
+        count = self.weights.shape[self.axis]
+        # All of two axes, some planes of the third
+        sides[self.axis] = slice(self.first, self.first + count)
+        i, j, k = sides
         return i, j, k
 
     def on_cpu(self) -> "FinishedPlanes":
@@ -125,5 +126,6 @@ def _drop(planes: torch.Tensor, axis: int, count: int) -> None:
     size = planes.shape[axis]
     for start in range(0, size - count, count):
         length = min(count, size - count - start)
-        planes.narrow(axis, start, length).copy_(planes.narrow(axis, start + count, length))
+        later = planes.narrow(axis, start + count, length)
+        planes.narrow(axis, start, length).copy_(later)
     planes.narrow(axis, size - count, count).zero_()

@@ -24,8 +24,10 @@ def phantom_pieces(config: Config, count: int, *, seed: int = 0) -> torch.Tensor
     Raises:
         ConfigError: settings contradict each other.
     """
+    # Around vertebrae, unchanged: every piece shows something, and two programs see the same.
     centred = config.sampling.model_copy(update={"foreground_fraction": 1.0})
-    cut = get_mode(config.mode).cut(without_augmentation(config.model_copy(update={"sampling": centred})))
+    plain = without_augmentation(config.model_copy(update={"sampling": centred}))
+    cut = get_mode(config.mode).cut(plain)
     case, random = _prepared(config, seed), np.random.RandomState(seed)
     boxes = PackedBatch.of([cut(case, random) for _ in range(count)])
     return Augment(cut.size)(boxes.on(torch.device("cpu")))["image"]
