@@ -60,8 +60,12 @@ class _Guarded(Dataset[Box | Verse3dError]):
 
 def _pack(boxes: Sequence[Box | Verse3dError]) -> PackedBatch | Verse3dError:
     # One bad case ends the batch: a batch with a sample less would be another training.
-    errors = [box for box in boxes if isinstance(box, Verse3dError)]
-    return errors[0] if errors else PackedBatch.of([box for box in boxes if not isinstance(box, Verse3dError)])
+    whole = []
+    for box in boxes:
+        if isinstance(box, Verse3dError):
+            return box
+        whole.append(box)
+    return PackedBatch.of(whole)
 
 
 class Feed(Iterator[Batch]):
@@ -200,7 +204,8 @@ class GpuWaiting(CpuWaiting):
         """Seconds between the marks since the last call, and those on the CPU. Waits for the GPU."""
         # elapsed_time wants both marks passed; the last one is passed last.
         if self._gaps:
-            self._gaps[-1][1].synchronize()
+            _, last = self._gaps[-1]
+            last.synchronize()
         gaps = math.fsum(before.elapsed_time(after) for before, after in self._gaps) / 1000
         self._gaps, self._step_end = [], None
         return gaps + super().take()
