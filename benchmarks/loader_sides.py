@@ -3,7 +3,7 @@
 import argparse
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from loader_scans import count, side_options
@@ -23,17 +23,20 @@ def main() -> None:
 def ours(options: argparse.Namespace) -> Iterator[int]:
     """Batches of four from a prepared store, as training reads them, unchanged."""
     # Imported here, so that a worker of MONAI's side does not carry them.
+    import torch  # noqa: PLC0415
+
     import verse3d.training.fit  # noqa: F401, PLC0415 - all that a training has loaded when it starts its workers
-    from verse3d.core.config import parse_config, without_augmentation  # noqa: PLC0415
-    from verse3d.core.processes import small_processes, without_main  # noqa: PLC0415
+    from verse3d.core.config import parse_config  # noqa: PLC0415
     from verse3d.data.cases import Case  # noqa: PLC0415
-    from verse3d.data.samples.cut import PatchCut  # noqa: PLC0415
-    from verse3d.data.samples.packing import PackedBatch  # noqa: PLC0415
+    from verse3d.data.samples.augment import Augment  # noqa: PLC0415
+    from verse3d.data.samples.packing import BoxTensors  # noqa: PLC0415
     from verse3d.data.samples.patches import BatchStream, PatchDataset  # noqa: PLC0415
     from verse3d.data.samples.preparation import prepare_cases  # noqa: PLC0415
     from verse3d.data.samples.prepare import Job  # noqa: PLC0415
     from verse3d.data.samples.store import open_store  # noqa: PLC0415
     from verse3d.data.samples.stored import StoredCases  # noqa: PLC0415
+    from verse3d.model.modes import Method  # noqa: PLC0415
+    from verse3d.training.feed import Feed  # noqa: PLC0415
 
     patch = [options.patch] * 3
     config = parse_config({"grid": {"spacing_mm": 1.0}, "sampling": {"patch_voxels": patch, "batch_size": SAMPLES}})
@@ -44,19 +47,18 @@ def ours(options: argparse.Namespace) -> Iterator[int]:
     jobs = [Job.of(store, config.grid, case) for case in cases]
     prepare_cases(jobs, options.workers)
     length = 64 * SAMPLES
-    dataset = PatchDataset(
-        StoredCases(jobs, "vertebrae"), PatchCut(without_augmentation(config)), length=length, seed=0
-    )
-    loader = DataLoader(
-        dataset,
-        batch_sampler=BatchStream(length=length, batch_size=SAMPLES),
-        num_workers=options.workers,
-        collate_fn=PackedBatch.of,
-        multiprocessing_context=small_processes("verse3d.training.feed"),
-    )
-    with without_main():
-        batches = iter(loader)
-    return (len(batch) for batch in batches)
+    cut = Method(config).cut(augmented=False)
+    dataset = PatchDataset(StoredCases(jobs, "vertebrae"), cut, length=length, seed=0)
+
+    class Untouched(Augment):
+        """Takes the batches as they are: what the training device does with them is not measured here."""
+
+        def __call__(self, boxes: Sequence[BoxTensors]) -> dict[str, torch.Tensor]:
+            return {"label": torch.empty(len(boxes))}
+
+    stream = BatchStream(length=length, batch_size=SAMPLES)
+    feed = Feed(dataset, stream, Untouched(cut.size), torch.device("cpu"), options.workers)
+    return (len(batch["label"]) for batch in feed)
 
 
 def monai(options: argparse.Namespace) -> Iterator[int] | None:

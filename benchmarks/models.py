@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from measuring import alone_in
-from scans import SPACINGS_MM, make_scan
+from scans import LARGE, make_scan
 
 from verse3d.api.predicting import predict
 from verse3d.core.config import load_config, parse_config
@@ -63,7 +63,17 @@ def trained(work: Path, classes: int, steps: int | None = None) -> Path:
         print(f"training {run} ...", flush=True)
         settings = TRAINING | {"labels.scheme": SCHEMES[classes], "optim.steps_per_epoch": str(steps)}
         options = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-        command = [sys.executable, "-m", "verse3d", "-q", "train", "--data", str(_phantoms(work)), "--out", str(run)]
+        command = [
+            sys.executable,
+            "-m",
+            "verse3d",
+            "-q",
+            "train",
+            "--data",
+            str(phantom_index(work)),
+            "--out",
+            str(run),
+        ]
         subprocess.run([*command, "--config", "unet3d", "--overwrite", *options], check=True)
     return run / "best.pt"
 
@@ -100,7 +110,7 @@ def random_model(work: Path, classes: int, *, overlap: float, amp: str = "auto")
     return path
 
 
-def _phantoms(work: Path) -> Path:
+def phantom_index(work: Path) -> Path:
     """The index of eight phantoms, all of them for training; made if it is not there yet."""
     index = work / "phantoms.jsonl"
     if not index.is_file():
@@ -123,7 +133,7 @@ def main() -> None:
     """Make all of it and look at what the models label."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/benchmarks"), help="folder to keep it in")
-    parser.add_argument("--scans", nargs="+", default=list(SPACINGS_MM), help="sizes; the first is labelled")
+    parser.add_argument("--scans", nargs="+", default=list(LARGE), help="sizes; the first is labelled")
     parser.add_argument("--classes", type=int, nargs="+", choices=SCHEMES, default=list(SCHEMES))
     parser.add_argument("--steps", type=int, help="of training, instead of the usual ones")
     options = parser.parse_args()

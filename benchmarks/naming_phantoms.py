@@ -38,7 +38,7 @@ from verse3d.labelling.evidence import LevelEvidence, level_evidence, without_a_
 from verse3d.labelling.instances import group_bones
 from verse3d.labelling.vertebrae import NamedBones, name_bones
 from verse3d.model.parts import parts_of
-from verse3d.model.scout import ScoutNetwork, build_scout
+from verse3d.model.scout import ScoutNetwork
 from verse3d.phantoms.body import Body, make_body
 
 SEED = 4711
@@ -130,7 +130,7 @@ def _namer(options: argparse.Namespace) -> tuple[SequenceNaming, Predictor | Non
     if options.model:
         predictor = open_predictor([options.model], torch.device("cpu"), keep_partial=True)
         return predictor.naming or SequenceNaming(), predictor
-    network: ScoutNetwork = build_scout(parse_config(_SETTINGS))
+    network = ScoutNetwork(parse_config(_SETTINGS).scout.channels)
     network.load_state_dict(torch.load(options.scout, weights_only=True))
     return SequenceNaming([network.eval()], keeps_partial=True), None
 

@@ -1,5 +1,6 @@
 """Used by the benchmarks of prediction: the two ways from a scan to a mask, as programs to run."""
 
+import compileall
 import json
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from measuring import Outcome, described, record_of, run_program
 from monai_stock import POSTFIX
 from scans import make_scan
 
+import verse3d
 from verse3d.core.nifti_header import nifti_stem
 
 TINY = "64x64x48"
@@ -64,10 +66,16 @@ def known(variants: list[str]) -> list[str]:
     return possible
 
 
+def compile_package() -> None:
+    """Write the bytecode of verse3d, as pip does; a checkout may lack it, and then every start compiles it anew."""
+    compileall.compile_dir(Path(verse3d.__file__).parent, quiet=1)
+
+
 def run_ours(scan: Path, model: Path, out: Path, arguments: tuple[str, ...] = ()) -> Outcome:
-    """``verse3d predict`` of one scan into the folder ``out``, which is emptied first."""
+    """``verse3d predict`` of one scan into the folder ``out``, which is emptied first; draws no picture of the mask."""
     shutil.rmtree(out, ignore_errors=True)
     command = ["-q", "predict", str(scan), "--model", str(model), "--out", str(out), "--device", "cpu", "--overwrite"]
+    command.append("--no-preview")  # the stock pipeline draws none
     note = _note(out)
     return run_program([sys.executable, "-c", _OURS, str(note), *command, *arguments], note)
 

@@ -18,6 +18,7 @@ import time
 import torch
 
 from verse3d.core.config import parse_config
+from verse3d.model.modes import Method
 from verse3d.training.learner import build_learner
 from verse3d.training.ranks import joined
 from verse3d.training.step import training_step
@@ -73,7 +74,7 @@ def measured(batch: int, steps: int) -> None:
         if hasattr(os, "sched_setaffinity"):
             cores = sorted(os.sched_getaffinity(0))
             os.sched_setaffinity(0, {cores[ranks.rank % len(cores)]})
-        learner = build_learner(config, torch.device("cpu"), ranks)
+        learner = build_learner(Method(config), config.optim, config.runtime, torch.device("cpu"), ranks)
         samples = len(range(ranks.rank, batch, ranks.count))
         image = torch.rand(samples, 1, *PATCH)
         share = {"image": image, "label": (image > 0.7).to(torch.uint8)}

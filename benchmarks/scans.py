@@ -23,11 +23,14 @@ from verse3d.phantoms.spine import Spine, build_spine
 from verse3d.phantoms.tissue import draw_soft_tissue
 
 SPACINGS_MM = {
+    "128x128x128": (1.5, 1.5, 1.5),
     "256x256x200": (1.5, 1.5, 2.0),
     "512x512x500": (0.8, 0.8, 1.0),
     "512x512x1500": (0.8, 0.8, 1.0),
 }
-"""So that a whole body fits into the field of view: 41 and 38 cm wide."""
+"""So that a whole body fits into the field of view: 41 and 38 cm wide. The smallest is a cut around a spine, 19 cm."""
+LARGE = tuple(SPACINGS_MM)[1:]
+"""The sizes of whole bodies."""
 OTHER_SPACING_MM = (3.0, 3.0, 4.0)
 """Of any other size: a small scan, to see whether everything works, still holds a good part of a person."""
 SEED, NOISE_HU, DRAWN_MM, TALLEST_MM = 5, 20.0, 2.0, 500.0

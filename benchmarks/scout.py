@@ -2,7 +2,7 @@
 
     python benchmarks/scout.py --steps 400 --out runs/scout.pt                       # train: minutes on two cores
     python benchmarks/scout.py --out runs/scout.pt --steps 0 --scans ../shared/data  # look at more with what is there
-    python benchmarks/scout.py --steps 400 --out runs/scout.pt --into best.pt        # give it to a model
+    python benchmarks/scout.py --steps 0 --out runs/scout.pt --into best.pt          # judge it, and give it to a model
 
 Phantoms show a whole body at 4 mm. With --cases INDEX half of each step's samples come from real training cases. Judged
 are phantoms that were not trained on and, with --scans, every pair of scan and mask below a folder. For each: the
@@ -34,7 +34,7 @@ from verse3d.inference.body_mask import Body
 from verse3d.inference.scout import at_scout_spacing, look_for_spine
 from verse3d.inference.spine_crop import SpineRegion, covered_share, moved
 from verse3d.model.checkpoint import Checkpoint, TrainedNetwork, load_checkpoint, load_weights, save_checkpoint
-from verse3d.model.scout import SCOUT, SCOUT_MM, USABLE, ScoutNetwork, build_scout
+from verse3d.model.scout import SCOUT, SCOUT_MM, USABLE, ScoutNetwork
 from verse3d.model.tilings import WindowTiling
 from verse3d.phantoms.body import make_body
 from verse3d.training.scout import ScoutTraining
@@ -81,9 +81,9 @@ def main() -> None:
         found.append(one := _judged(scan, network, config))
         figures = f"{one.missed:8.4f} {one.skipped:8.3f} {one.skipped_without:8.3f} {one.seconds:8.2f}"
         print(f"{one.name[:40]:40} {figures}", flush=True)
-    if options.into:
-        _give(network, options.into)
     judged = [one for one in found if not np.isnan(one.missed)]
+    if options.into:
+        _give(network, options.into, judged)
     print(
         json.dumps({
             "scans": len(found),
@@ -102,7 +102,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--leave-out", default="", help="subject that is not learnt from")
     parser.add_argument("--scans", type=Path, nargs="*", default=[], help="folders and files to judge on")
     parser.add_argument("--phantoms", type=int, default=4, help="to judge on, of persons that were not trained on")
-    parser.add_argument("--into", type=Path, help="model file that gets the scout, marked usable")
+    parser.add_argument("--into", type=Path, help="model file that gets the scout, marked usable if it missed nothing")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 
@@ -131,7 +131,7 @@ def _coarse(case: Case, config: Config) -> Volumes:
 
 
 def _read(path: Path) -> ScoutNetwork:
-    network = build_scout(parse_config(SETTINGS))
+    network = ScoutNetwork(parse_config(SETTINGS).scout.channels)
     load_weights(network, torch.load(path, weights_only=True), path)
     return network
 
@@ -200,16 +200,20 @@ def _skipped(region: SpineRegion | None, scan: Scan, config: Config) -> float:
     if region is not None:
         box = region.crop(shape, config.sampling.patch_voxels, (0, 0, 0))
     part = scan.image[box]
-    body, regions = Body.of(part, config.grid), WindowTiling.of(config, part.shape).regions
+    body, regions = Body.of(part, config.grid), WindowTiling.of(config.sampling, config.inference, part.shape).regions
     wanted = [one for one in regions if body.touches(one) and (region is None or region.touches(moved(one, box)))]
     return 1 - covered_share(wanted, box, shape)
 
 
-def _give(network: ScoutNetwork, model: Path) -> None:
-    """Put it into a model file, as if it had been found usable."""
+def _give(network: ScoutNetwork, model: Path, judged: list[Judgement]) -> None:
+    """Put it into a model file, marked as a training marks it: usable if it missed nothing of what it was shown."""
     checkpoint: Checkpoint = load_checkpoint(model)
-    part = TrainedNetwork(checkpoint.config, network.state_dict(), 0, {USABLE: 1.0})
+    missing = sum(one.missed > 0 for one in judged)
+    usable = bool(judged) and not missing
+    scores = {USABLE: float(usable), "missed_scans": float(missing), "validation_cases": float(len(judged))}
+    part = TrainedNetwork(checkpoint.config, network.state_dict(), 0, scores)
     save_checkpoint(model, replace(checkpoint, networks={**checkpoint.networks, SCOUT: part}))
+    print(f"{model}: its scout is {'usable' if usable else f'not usable, it missed a part of {missing} scans'}")
 
 
 if __name__ == "__main__":

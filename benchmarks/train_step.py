@@ -13,6 +13,7 @@ import torch
 
 from verse3d.core.config import Config, parse_config
 from verse3d.core.runtime import Precision
+from verse3d.model.modes import Method
 from verse3d.training.learner import build_learner
 from verse3d.training.step import Learner, training_step
 
@@ -36,7 +37,8 @@ def config_of(name: str) -> Config:
 
 def learner_in(name: str, dtype: torch.dtype) -> Learner:
     """A fresh learner with the given number format."""
-    learner = build_learner(config_of(name), torch.device("cpu"))
+    config = config_of(name)
+    learner = build_learner(Method(config), config.optim, config.runtime, torch.device("cpu"))
     object.__setattr__(learner, "precision", Precision(dtype, scales_loss=False))
     return learner
 

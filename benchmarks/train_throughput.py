@@ -118,12 +118,13 @@ def step_only(options: argparse.Namespace) -> dict[str, Any]:
 
     from verse3d.core.config import load_config  # noqa: PLC0415
     from verse3d.core.runtime import choose_device  # noqa: PLC0415
+    from verse3d.model.modes import Method  # noqa: PLC0415
     from verse3d.training.launch import Launcher  # noqa: PLC0415
     from verse3d.training.learner import build_learner  # noqa: PLC0415
 
     config, device = load_config(options.config, settings(options)), choose_device(options.device)
     torch.manual_seed(0)
-    learner = build_learner(config, device)
+    learner = build_learner(Method(config), config.optim, config.runtime, device)
     size = (config.sampling.batch_size, 1, *config.sampling.patch_voxels)
     image = torch.rand(size, device=device)
     batch = {"image": image, "label": (image > 0.8).to(torch.uint8)}

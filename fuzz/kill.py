@@ -5,6 +5,9 @@ ends by itself; then the next round begins in an empty folder. After every kill 
 be whole, and what was finished must still be there; after the last call everything must be as if nobody had killed it:
 
     start -- kill -- look -- start again -- kill -- look -- ... -- done -- compare with the undisturbed run
+
+Every other kill waits until the job has come further than where it was started, on however slow a machine: the others
+meet it at any moment of its life, and most of a short job is its beginning.
 """
 
 import argparse
@@ -54,6 +57,14 @@ class Job:
     start: Callable[[Path], list[str]]
     look: Callable[[Path], int]
     compare: Callable[[Path, Path], None]
+
+
+@dataclass(frozen=True)
+class Kill:
+    """When a job is killed: so long after its start or, ``at_work``, after something new was finished."""
+
+    after_s: float
+    at_work: bool
 
 
 @dataclass
@@ -178,8 +189,7 @@ def run(job: Job, kills: int, seed: int, folder: Path) -> Outcome:
         out = folder / f"round{outcome.rounds}"
         try:
             for _ in range(_MOST_STARTS):
-                killed_after_s = draw.uniform(0, longest) if outcome.kills < kills else None
-                if _start_and_look(job, out, killed_after_s, outcome):
+                if _start_and_look(job, out, _next_kill(draw, longest, kills, outcome), outcome):
                     break
             job.compare(out, folder / "undisturbed")
         except (BrokenError, Verse3dError, OSError, ValueError, KeyError) as error:
@@ -189,10 +199,18 @@ def run(job: Job, kills: int, seed: int, folder: Path) -> Outcome:
     return outcome
 
 
-def _start_and_look(job: Job, out: Path, killed_after_s: float | None, outcome: Outcome) -> bool:
+def _next_kill(draw: random.Random, longest_s: float, kills: int, outcome: Outcome) -> Kill | None:
+    """When the job is killed next; None if it has been killed often enough."""
+    if outcome.kills >= kills:
+        return None
+    at_work = outcome.kills % 2 == 1
+    return Kill(draw.uniform(0, longest_s / 10 if at_work else longest_s), at_work)
+
+
+def _start_and_look(job: Job, out: Path, kill: Kill | None, outcome: Outcome) -> bool:
     """Start the job once; whether it ended by itself. Raises ``BrokenError`` if anything is wrong with the folder."""
     before = job.look(out)
-    code = _call(job, out, killed_after_s)
+    code = _call(job, out, kill)
     now = job.look(out)
     _require(now >= before, f"{before} were done before the kill, {now} are after it")
     if code is None:
@@ -203,25 +221,38 @@ def _start_and_look(job: Job, out: Path, killed_after_s: float | None, outcome: 
     return True
 
 
-def _call(job: Job, out: Path, kill_after_s: float | None = None) -> int | None:
+def _call(job: Job, out: Path, kill: Kill | None = None) -> int | None:
     """The exit code of the command, or None if it was killed.
 
     It is forked from here, where the libraries are loaded, so that every kill hits the work itself.
     """
-    arguments = job.start(out)
+    arguments, before = job.start(out), job.look(out)
     child = os.fork()
     if child == 0:
         _be_the_command(arguments, out.with_suffix(".log"))
-    ends = time.monotonic() + (kill_after_s if kill_after_s is not None else 3600)
+    code = None
+    # A look takes a while and reads what the job may replace meanwhile, which is a test of its own.
+    while kill is not None and kill.at_work and code is None and job.look(out) == before:
+        code = _ended_within(child, 0.1)
+    if code is None:
+        code = _ended_within(child, kill.after_s if kill else 3600)
+    if code is not None:
+        return code
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    return None if code == -signal.SIGKILL else code
+
+
+def _ended_within(child: int, seconds: float) -> int | None:
+    """The exit code of a process that ends by itself within that time, else None."""
+    ends = time.monotonic() + seconds
     while time.monotonic() < ends:
         pid, status = os.waitpid(child, os.WNOHANG)
         if pid:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.002)
-    os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    code = os.waitstatus_to_exitcode(status)
-    return None if code == -signal.SIGKILL else code
+    return None
 
 
 def _be_the_command(arguments: list[str], log: Path) -> None:

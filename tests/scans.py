@@ -17,7 +17,7 @@ from verse3d.data.cases import Case, CaseIndex, write_index
 from verse3d.model.checkpoint import Checkpoint, TrainedNetwork, save_checkpoint
 from verse3d.model.checksum import content_sha256
 from verse3d.model.modes import MODES
-from verse3d.model.scout import build_scout
+from verse3d.model.scout import ScoutNetwork
 from verse3d.training.runfolder import write_history
 
 TINY = {
@@ -162,7 +162,7 @@ def save_model(path: Path, config: Config, *, seed: int | None = None) -> Path:
 
 def scout_part(config: Config, scores: dict[str, float]) -> TrainedNetwork:
     """A scout with random weights, as it lies in a model file."""
-    return TrainedNetwork(config, build_scout(config).state_dict(), epoch=1, scores=scores)
+    return TrainedNetwork(config, ScoutNetwork(config.scout.channels).state_dict(), epoch=1, scores=scores)
 
 
 def save_sealed(content: dict, path: Path) -> None:

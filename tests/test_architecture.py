@@ -248,13 +248,95 @@ def started_programs(package: Path) -> list[str]:
     return found
 
 
+DOOR, CONFIG, MOST_VISITS = "training.fit", "core.config", 8
+"""From the door on, so many modules may know the whole config; the others get values, or a section of it."""
+
+
+def loaded_by(start: str, package: Path) -> set[str]:
+    """A module, and all that the import statements of modules load with it."""
+    edges: dict[str, set[str]] = {}
+    for edge in imports(package):
+        if edge.place == "module":
+            edges.setdefault(edge.importer, set()).add(edge.imported)
+    found, todo = set(), [start]
+    while todo:
+        module = todo.pop()
+        if module not in found:
+            found.add(module)
+            todo += edges.get(module, ())
+    return found
+
+
+def knows_config(tree: ast.Module) -> bool:
+    """Whether a module names the type ``Config`` in an annotation, or reads a ``config`` of something."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr.lstrip("_") == "config":
+            return True
+        annotations = [getattr(node, name, None) for name in ("annotation", "returns")]
+        for annotation in annotations:
+            if annotation is not None and re.search(r"\bConfig\b", ast.unparse(annotation)):
+                return True
+    return False
+
+
+def many_visits(package: Path) -> list[str]:
+    """Too many modules on the way of a config through a training."""
+    files = modules(package)
+    visited = sorted(
+        module
+        for module in loaded_by(f"{NAME}.{DOOR}", package)
+        if module in files and module != f"{NAME}.{CONFIG}" and knows_config(parsed(files[module]))
+    )
+    return [f"a config visits {len(visited)}: {', '.join(visited)}"] if len(visited) > MOST_VISITS else []
+
+
 PROGRAM_STARTERS = {"os.system", "os.popen", "os.execv", "os.execvp", "os.spawnv", "os.posix_spawn", "sys.executable"}
-RULES = [unknown_rooms, wrong_edges, hidden_imports, circles, prints, long_files, flags, wrong_wings, started_programs]
+RULES = [
+    unknown_rooms,
+    wrong_edges,
+    hidden_imports,
+    circles,
+    prints,
+    long_files,
+    flags,
+    wrong_wings,
+    started_programs,
+    many_visits,
+]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_the_house_is_as_planned(rule):
     assert rule(PACKAGE) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "counts"),
+    [
+        ("def f(config: Config) -> None: ...", True),
+        ("def f() -> 'Config | None': ...", True),
+        ("class A:\n    config: Mapping[str, Config]", True),
+        ("x = session.config.optim", True),
+        ("def f(grid: GridConfig) -> OptimConfig: ...", False),
+        ("x = session.optim", False),
+    ],
+)
+def test_a_visit_of_the_config_is_told_from_one_of_a_section(line, counts):
+    assert knows_config(ast.parse(line)) is counts
+
+
+def test_more_visits_than_allowed_are_listed(house):
+    names = [f"m{number}" for number in range(MOST_VISITS)]
+    (house / "training").mkdir()
+    (house / "training" / "fit.py").write_text(
+        f"from verse3d.training import {', '.join(names)}\ndef fit(config: Config): ...\n"
+    )
+    for name in names:
+        (house / "training" / f"{name}.py").write_text("def f(a):\n    return a.config\n")
+    (problem,) = many_visits(house)
+    assert f"visits {MOST_VISITS + 1}" in problem and "verse3d.training.m7" in problem
+    (house / "training" / "m7.py").write_text("def f(grid: GridConfig): ...\n")
+    assert many_visits(house) == []
 
 
 def test_the_checker_sees_this_package():

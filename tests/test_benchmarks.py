@@ -183,7 +183,7 @@ def test_a_tall_scan_goes_on_upside_down_with_noise_of_its_own(scans, tmp_path, 
 
 def last_line(name: str, *arguments: str):
     result = subprocess.run(
-        [sys.executable, str(FOLDER / name), *arguments], capture_output=True, text=True, check=True, timeout=300
+        [sys.executable, str(FOLDER / name), *arguments], capture_output=True, text=True, check=True, timeout=900
     )
     return json.loads(result.stdout.strip().splitlines()[-1])
 

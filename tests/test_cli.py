@@ -56,7 +56,7 @@ ROOT = Path(verse3d.__file__).parents[1]
 def python(code, *arguments):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, *code, *arguments], capture_output=True, text=True, env=environment, check=False, timeout=60
+        [sys.executable, *code, *arguments], capture_output=True, text=True, env=environment, check=False, timeout=600
     )
 
 

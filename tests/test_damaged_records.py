@@ -19,6 +19,7 @@ from verse3d.downloads.lock import LOCK_FILE, Locked, read_lock
 from verse3d.downloads.parts import Origin, _read_note
 from verse3d.inference.backends.cache import ModelCache
 from verse3d.inference.backends.parity import Parity
+from verse3d.model.modes import Method
 from verse3d.training.learner import build_learner, learner_state, restore_learner
 from verse3d.training.runfolder import read_history, write_history
 from verse3d.training.session import Standing
@@ -192,9 +193,14 @@ def test_how_far_a_run_is_is_taken_whole_or_not_at_all():
             assert str(fresh) == str(Standing())
 
 
+def a_learner():
+    config = tiny_config(optim={"ema_decay": 0.9})
+    return build_learner(Method(config), config.optim, config.runtime, torch.device("cpu"))
+
+
 @pytest.fixture
 def learner():
-    return build_learner(tiny_config(optim={"ema_decay": 0.9}), torch.device("cpu"))
+    return a_learner()
 
 
 def stepped(learner):
@@ -208,7 +214,7 @@ def stepped(learner):
 
 def test_the_state_of_a_learner_goes_into_a_fresh_one(learner):
     state = deepcopy(stepped(learner))
-    fresh = build_learner(tiny_config(optim={"ema_decay": 0.9}), torch.device("cpu"))
+    fresh = a_learner()
     restore_learner(fresh, state)
     assert str(learner_state(fresh)) == str(state)
 
@@ -232,7 +238,7 @@ def test_the_state_of_a_learner_goes_into_a_fresh_one(learner):
 def test_a_state_of_another_kind_is_refused_before_a_step_is_taken(learner, spoil):
     state = deepcopy(stepped(learner))
     spoil(state)
-    fresh = build_learner(tiny_config(optim={"ema_decay": 0.9}), torch.device("cpu"))
+    fresh = a_learner()
     before = str(learner_state(fresh))
     with pytest.raises(DataError):
         restore_learner(fresh, state)

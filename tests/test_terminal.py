@@ -18,6 +18,7 @@ import verse3d
 from tests import scans
 from tests.scans import spine, tiny_config, write_nifti
 from verse3d import api
+from verse3d.api.folds import FoldsResult, train_folds
 from verse3d.api.journey import DemoResult
 from verse3d.api.pictures import StatsResult
 from verse3d.cli import app, main, program, score_tables, tables, terminal
@@ -31,6 +32,7 @@ from verse3d.downloads.transfer import NO_NETWORK, Patience
 from verse3d.evaluation.score_folder import evaluate_folder
 from verse3d.inference.records import PredictionRecord, PredictionReport
 from verse3d.report.dataset_stats import SplitSummary
+from verse3d.training.fit import FitResult
 
 COMMANDS = typer.main.get_command(app).commands
 
@@ -184,6 +186,21 @@ def test_other_results_are_json_on_request(tmp_path, capsys):
     assert main(["prepare", index, "--list", "--json"]) == 0
     [entry] = json.loads(capsys.readouterr().out)
     assert (entry["case"], entry["state"], entry["spacing_mm"]) == ("a", "current", [4.0, 4.0, 4.0])
+
+
+def test_a_training_tells_as_json_how_it_stands(monkeypatch, capsys):
+    run = FitResult(Path("r"), Path("r/best.pt"), 2, 0.5, 1, "finished", (("a", "torn"),))
+    monkeypatch.setattr(api, "train", lambda **_: run)
+    assert main(["train", "--data", "d", "--out", "r", "--json"]) == 3
+    told = json.loads(capsys.readouterr().out)
+    assert (told["best"], told["best_dice"], told["failures"]) == ("r/best.pt", 0.5, [["a", "torn"]])
+    asked = []
+    folds = FoldsResult(Path("r"), {0: run, 1: run}, 2)
+    monkeypatch.setattr(api, "train_folds", lambda **options: asked.append(options) or folds)
+    assert main(["train", "--data", "d", "--out", "r", "--folds", "--from", "starter", "--json"]) == 3
+    assert list(json.loads(capsys.readouterr().out)["folds"]) == ["0", "1"]
+    # What the command passes on, the function knows.
+    assert asked[0].keys() <= inspect.signature(train_folds).parameters.keys()
 
 
 def test_the_demo_tells_as_json_where_everything_lies(monkeypatch, capsys):

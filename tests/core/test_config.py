@@ -255,6 +255,18 @@ def test_the_later_of_two_overrides_counts():
     assert load_config("unet3d", ["optim.epochs=3", "optim.epochs=7"]).optim.epochs == 7
 
 
+def test_overrides_of_bad_form_are_told_together_with_all_other_mistakes(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        load_config("unet3d", ["optim.lr", "optim.lrr=3", "mode=4"])
+    assert caught.value.message.startswith("`overrides` has 3 problems:")
+    assert all(word in caught.value.message for word in ("section.key=value", "lrr", "mode"))
+    (tmp_path / "own.yaml").write_text("optim: {epoch: 3}")
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / "own.yaml", ["optim.lr"])
+    first, second = caught.value.message.split(f"\n{tmp_path / 'own.yaml'} has 1 problem:")
+    assert "section.key=value" in first and "did you mean 'epochs'" in second
+
+
 def test_overrides_of_bad_form_are_all_reported():
     bad = ["optim.lr", "=3", ".lr=3", "optim.=3", "optim..lr=3", "optim.lr=[1", "optim.lr=!!float 3"]
     with pytest.raises(ConfigError) as caught:

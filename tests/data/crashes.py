@@ -17,7 +17,7 @@ def behave(task: str) -> str:
     elif task == "raise":
         raise KeyError("oops")
     elif task == "sleep":
-        time.sleep(60)
+        time.sleep(600)
     return task.upper()
 
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from tests.scans import PIR, orientation, save_model, spine, tiny_config, turned, use_threshold_network, write_nifti
 from verse3d import api
-from verse3d.cli import app
+from verse3d.cli import app, main
 from verse3d.core.errors import DataError
 from verse3d.core.labels import label_scheme
 from verse3d.core.readers import checked
@@ -31,7 +31,7 @@ from verse3d.data.samples.prepare import Job
 from verse3d.data.samples.store import open_store
 from verse3d.data.samples.stored import StoredCase
 from verse3d.data.samples.transforms import prepare_case
-from verse3d.data.schemes import require_levels, scheme_of
+from verse3d.data.schemes import TAKEN_FOR_C1, require_levels, scheme_of
 from verse3d.evaluation.score_folder import evaluate_folder
 from verse3d.report.dataset_stats import CaseStats, summarise, write_table
 from verse3d.training.validate import ValidationCase
@@ -189,6 +189,41 @@ def test_a_single_c1_is_named_and_the_doubt_is_told(tmp_path):
     report = check_cases(CaseIndex((Case("a", "a", None, tmp_path / "m.nii.gz"),)))
     assert report.facts[0].levels == "C1"
     assert "mask-only-c1" in [finding.code for finding in report.findings]
+
+
+@pytest.fixture
+def small(tmp_path) -> Case:
+    """A scan of one small vertebra whose mask, made by another program, has 1 for it and no mark."""
+    data = spine(ids=(1,))
+    image = data.write(tmp_path / "a_ct.nii.gz", tmp_path / "a_seg-vert_msk.nii.gz")
+    return Case("a", "a", image, tmp_path / "a_seg-vert_msk.nii.gz", split="train")
+
+
+def test_no_program_prints_c1_for_an_unmarked_mask_of_one_vertebra_without_a_word(small, tmp_path, capsys):
+    write_index(tmp_path / "cases.jsonl", CaseIndex((small,)))
+    listed = str(tmp_path / "cases.jsonl")
+    said, levels = {}, ["--scheme", "vertebrae"]
+    for command in (
+        ["check", listed],
+        ["stats", listed, "--out", str(tmp_path / "stats")],
+        ["look", str(small.image), "--mask", str(small.mask), "-o", str(tmp_path / "a.png")],
+        ["evaluate", "--pred", str(tmp_path), "--truth", listed, "--out", str(tmp_path / "s.json"), *levels],
+    ):
+        main(command)
+        said[command[0]] = " ".join(capsys.readouterr().out.split())
+    assert {name: TAKEN_FOR_C1 in text for name, text in said.items()} == dict.fromkeys(said, True)
+    assert f"the prediction of a, the truth of a: {TAKEN_FOR_C1}" in said["evaluate"]
+    assert TAKEN_FOR_C1 in (tmp_path / "stats" / "stats.csv").read_text()
+
+
+def test_a_mask_that_says_its_scheme_or_a_map_that_does_leaves_no_doubt(small, tmp_path):
+    data, like = spine(ids=(1,)), read_geometry(small.image)[1]
+    write_labels(small.mask, data.mask, like=like, scheme="vertebrae")
+    (survey,) = survey_cases([small])
+    assert CaseStats(small, survey).doubt == ""
+    write_nifti(tmp_path / "out" / "a.nii.gz", data.mask, data.geometry.affine)
+    result = evaluate_folder(tmp_path / "out", CaseIndex((small,)), tmp_path / "s.json", label_map={1: 1})
+    assert result.scheme == "vertebrae" and result.notes == ()
 
 
 def test_look_names_no_c1(case, tmp_path):

@@ -372,7 +372,7 @@ def test_a_wrong_length_never_makes_an_archive(get, served, data, claims_more, w
 
 def test_a_silent_server_is_left_after_the_time_out(get, served, server, slept, data):
     served.silent_after = 30_000
-    record = get(read_s=0.2, attempts=2).records[0]
+    record = get(read_s=0.6, attempts=2).records[0]
     assert record.status == "failed" and "fell silent" in record.reasons[0]
     assert server.asked(ONE.name)[:2] == ["", "bytes=30000-"] and slept
     assert BODY.startswith((data / PART).read_bytes())
@@ -381,7 +381,7 @@ def test_a_silent_server_is_left_after_the_time_out(get, served, server, slept, 
 def test_a_mirror_that_does_not_answer_costs_its_pauses_only_once(server, data, slept):
     with serving() as gone:
         dead = gone.url
-    patience = Patience(connect_s=0.5, read_s=0.5, attempts=3, sleep=slept.append)
+    patience = Patience(connect_s=10.0, read_s=10.0, attempts=3, sleep=slept.append)
 
     def sources_of(archive):
         return [Source("s3", f"{dead}/{archive.name}"), Source("osf", f"{server.url}/{archive.name}")]
@@ -394,7 +394,7 @@ def test_a_mirror_that_does_not_answer_costs_its_pauses_only_once(server, data, 
 def test_nobody_at_the_address_is_a_reason(data, slept):
     with serving() as gone:
         url = gone.url
-    patience = Patience(connect_s=0.5, read_s=0.5, attempts=2, sleep=slept.append)
+    patience = Patience(connect_s=10.0, read_s=10.0, attempts=2, sleep=slept.append)
     report = download_archives((ONE,), data, lambda _: [Source("s3", f"{url}/a.zip")], patience=patience)
     assert "no connection" in report.records[0].reasons[0] and slept == [1.0]
 

@@ -260,10 +260,10 @@ def test_windows_and_slices_arrive_at_the_grid_of_the_scan(plane):
     torch.manual_seed(0)
     if plane == "windows":
         config = tiny_config(sampling={"patch_voxels": (8, 12, 16)}, inference={"overlap": 0.25})
-        tiling, model = WindowTiling.of(config, shape), torch.nn.Conv3d(1, 4, 5, padding=2)
+        tiling, model = WindowTiling.of(config.sampling, config.inference, shape), torch.nn.Conv3d(1, 4, 5, padding=2)
     else:
         config = tiny_config("2.5d", slices={"plane": plane, "size_pixels": [20, 16], "neighbours": 1})
-        tiling, model = SliceTiling.of(config, source, shape), torch.nn.Conv2d(3, 4, 5, padding=2)
+        tiling, model = SliceTiling.of(config.slices, source, shape), torch.nn.Conv2d(3, 4, 5, padding=2)
     model.weight.data *= 8
     image = np.random.default_rng(0).random(shape).astype(np.float32)
     answer = MulticlassAggregator(grid, source, tiling.axis, np.arange(4, dtype=np.uint8))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from verse3d.core.config import GridConfig
-from verse3d.inference.body_mask import Body
+from verse3d.inference.body_mask import Body, _above, _shares
 
 GRID = GridConfig(spacing_mm=1.5)
 AIR, TABLE, TISSUE, LUNG = -1000.0, -50.0, 40.0, -800.0
@@ -85,3 +85,15 @@ def test_blocks_that_reach_beyond_the_volume_count_what_is_inside():
     hu = np.full((81, 82, 83), AIR)
     hu[40:, 40:, 40:] = TISSUE
     assert marked(Body.of(prepared(hu), GRID), hu.shape)[-1, -1, -1]
+
+
+@pytest.mark.parametrize("order", "FC")
+@pytest.mark.parametrize("voxels", [(4, 4, 4), (3, 5, 2), (1, 7, 40)])
+def test_the_share_of_dense_voxels_is_counted_in_every_block_whatever_the_order_in_memory(order, voxels):
+    image = np.asarray(np.random.default_rng(0).random((13, 9, 50)), np.float16, order=order)
+    image[0, 0, 0] = -0.0
+    shares = _shares(_above(image, 0.3), voxels)
+    dense = np.pad(image > 0.3, [(0, -size % edge) for size, edge in zip(image.shape, voxels, strict=True)], "edge")
+    for block in np.ndindex(shares.shape):
+        part = dense[tuple(slice(at * edge, (at + 1) * edge) for at, edge in zip(block, voxels, strict=True))]
+        assert shares[block] == pytest.approx(part.mean())

@@ -19,6 +19,7 @@ from verse3d.inference.predict import predict_cases
 from verse3d.inference.predictor import Predictor
 from verse3d.inference.sliding_window import StreamSettings
 from verse3d.model.checkpoint import Checkpoint, save_checkpoint
+from verse3d.model.modes import Method
 from verse3d.model.tilings import SliceTiling, WindowTiling
 
 WINDOW = (8, 12, 16)
@@ -31,7 +32,7 @@ def picture(shape=(19, 25, 17)) -> np.ndarray:
 
 def windows(shape=(19, 25, 17), overlap=0.0) -> WindowTiling:
     config = tiny_config(sampling={"patch_voxels": WINDOW}, inference={"overlap": overlap})
-    return WindowTiling.of(config, shape)
+    return WindowTiling.of(config.sampling, config.inference, shape)
 
 
 class SpoiltAt:
@@ -82,7 +83,7 @@ def test_of_several_opinions_a_single_spoilt_one_is_noticed(channels, value):
 def test_a_slice_is_noticed(value):
     config = tiny_config("2d", slices={"size_pixels": [20, 24], "neighbours": 0})
     image = picture((9, 25, 17))
-    tiling = SliceTiling.of(config, Geometry(image.shape, np.eye(4)), image.shape)
+    tiling = SliceTiling.of(config.slices, Geometry(image.shape, np.eye(4)), image.shape)
     with pytest.raises(NotFiniteError, match=r"window 4 of"):
         segmented(image, tiling, placed(SpoiltAt(1, 3, value)), channels=1, settings=StreamSettings())
 
@@ -170,7 +171,9 @@ def test_a_scan_fails_by_itself(tmp_path):
     spine().write(tmp_path / "a_ct.nii.gz", tmp_path / "a_msk.nii.gz")
     spine(1).write(tmp_path / "b_ct.nii.gz", tmp_path / "b_msk.nii.gz")
     cases = [Case(name, name, tmp_path / f"{name}_ct.nii.gz") for name in "ab"]
-    predictor = Predictor.of_network(SpoiltFirst(), tiny_config(), CPU, Precision(torch.float32, scales_loss=False))
+    predictor = Predictor.of_network(
+        SpoiltFirst(), Method(tiny_config()), CPU, Precision(torch.float32, scales_loss=False)
+    )
     report = predict_cases(cases, predictor, tmp_path / "out", about=dict)
     assert [record.status for record in report.records] == ["failed", "written"]
 

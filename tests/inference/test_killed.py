@@ -22,13 +22,19 @@ import torch
 torch.set_num_threads(1)
 import verse3d
 from pathlib import Path
-data, model, out, kills = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
+data, model, out, kills, total = (*map(Path, sys.argv[1:4]), int(sys.argv[4]), int(sys.argv[5]))
 draw = random.Random(0)
 for number in range(kills):
     child = os.fork()
     if child == 0:
         verse3d.predict(data, model=model, out=out, device="cpu", backend="torch", max_ram_gb=8)
         os._exit(0)
+    there = sorted(out.glob("*_msk.nii.gz"))
+    ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    while number % 2 and len(there) < total and sorted(out.glob("*_msk.nii.gz")) == there:
+        if os.waitid(os.P_PID, child, ended):
+            break
+        time.sleep(0.01)  # every other kill comes after a new mask, on however slow a machine
     time.sleep(draw.uniform(0.02, 0.35))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
@@ -51,10 +57,11 @@ def test_twenty_kills_leave_only_whole_and_right_masks(tmp_path):
         ).records
     }
     assert len(expected) == CASES and any(mask.any() for mask in expected.values())
-    command = [sys.executable, "-c", DRIVER, str(data), str(model), str(out), str(KILLS)]
+    command = [sys.executable, "-c", DRIVER, str(data), str(model), str(out), str(KILLS), str(CASES)]
     driver = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
     counts = [int(line) for line in driver.stdout.split()]
     assert len(counts) == KILLS and counts == sorted(counts), "no kill takes a mask away"
+    assert counts[1] > 0 and counts[-1] == CASES, "every other one came after a new mask"
     for path in out.glob("*_msk.nii.gz"):  # whole after the last kill, too
         gzip.decompress(path.read_bytes())
     report = verse3d.predict(data, model=model, out=out, device="cpu", backend="torch")

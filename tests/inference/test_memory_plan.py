@@ -23,7 +23,7 @@ def demand(channels=27, pieces=4, source_bytes=2, shape=SHAPE, piece_mb=300.0) -
     return Demand(
         source_voxels=512 * 512 * 500,
         source_bytes=source_bytes,
-        tiling=WindowTiling.of(config, shape),
+        tiling=WindowTiling.of(config.sampling, config.inference, shape),
         channels=channels,
         piece_mb=piece_mb,
         pieces_per_batch=pieces,
@@ -37,6 +37,12 @@ def plan(one, limit_mb, held_mb=500.0):
 def test_with_memory_to_spare_the_wishes_of_the_config_are_kept():
     found = plan(demand(), 20_000)
     assert found.settings == StreamSettings(4, torch.float32)
+
+
+def test_sums_that_are_wanted_in_half_precision_are_never_planned_in_more():
+    wanted = replace(demand(), sums_dtype=torch.float16)
+    assert plan(wanted, 20_000).settings == StreamSettings(4, torch.float16)
+    assert plan(wanted, plan(wanted, 20_000).peak_mb - 1).settings == StreamSettings(2, torch.float16)
 
 
 def test_the_parts_of_a_plan_are_what_they_say():
@@ -99,7 +105,7 @@ def test_the_limit_is_the_users_or_what_is_free(monkeypatch):
 def test_as_many_planes_are_planned_as_the_streaming_will_open_at_most(pieces, overlap, margin):
     config = tiny_config(sampling={"patch_voxels": [8, 8, 12], "margin_voxels": margin}, inference={"overlap": overlap})
     for shape in ((9, 14, 23), (30, 11, 8), (50, 3, 3)):
-        tiling = WindowTiling.of(config, shape)
+        tiling = WindowTiling.of(config.sampling, config.inference, shape)
         regions, axis = tiling.regions, tiling.axis
         opened = open_planes(regions, axis, batches(regions, axis, range(len(regions)), pieces))
         one = Demand(1000, 2, tiling, 3, 1.0, pieces)

@@ -123,10 +123,23 @@ def test_where_no_network_looks_or_sees_a_spine_nothing_is_known():
     assert SequenceNaming([blind]).megabytes(scan.geometry) > 0 == SequenceNaming().megabytes(scan.geometry)
 
 
+def test_a_network_that_answers_with_nan_has_seen_nothing_and_names_follow_from_distances():
+    scan = scan_of(between("T10", "L3"))
+    maps, _ = scan.maps()
+    sick = Said(np.full_like(maps, np.nan))
+    sick.head = Passed()
+    naming = SequenceNaming([sick])
+    levels = naming.look(np.zeros(scan.geometry.shape, np.float16), scan.geometry)
+    assert levels is None
+    named = naming.name(scan.parts(), scan.geometry, levels)
+    assert named.ambiguous and len(named.vertebrae) == len(between("T10", "L3"))
+    assert any("no network has seen" in note for note in named.notes)
+
+
 def test_bones_of_a_validation_scan_are_scored_with_the_name_of_the_vertebra_they_cover():
     scan = scan_of(between("T11", "L2"))
     parts = scan.parts()
-    found = named_by_truth(parts, scan.ids, scan.geometry)
+    found = named_by_truth(group_bones(parts, scan.geometry), scan.ids)
     assert np.array_equal(found, scan.ids)
 
 
@@ -138,13 +151,13 @@ def test_a_bone_over_two_vertebrae_counts_for_one_of_them_only():
     planes = np.flatnonzero(both.any(axis=(0, 1)))
     parts[both.any(axis=2), planes[0] : planes[-1] + 1] = 2
     assert len(group_bones(parts, scan.geometry).bones) == 3
-    found = named_by_truth(parts, scan.ids, scan.geometry)
+    found = named_by_truth(group_bones(parts, scan.geometry), scan.ids)
     assert (t12 in found) != (l1 in found)
 
 
 def test_an_empty_prediction_covers_no_vertebra():
     scan = scan_of(["L1", "L2"])
-    assert not named_by_truth(np.zeros_like(scan.ids), scan.ids, scan.geometry).any()
+    assert not named_by_truth(group_bones(np.zeros_like(scan.ids), scan.geometry), scan.ids).any()
 
 
 def test_a_config_with_names_by_sequence_has_masks_of_levels_and_a_network_of_parts():

@@ -50,7 +50,7 @@ def test_an_error_that_nobody_expects_ends_everything(in_turn, stage):
 
 def test_the_next_is_read_and_the_last_is_written_while_one_is_worked_on():
     """Each stage waits until its neighbours are at work: one after the other they would wait for ever."""
-    meeting = threading.Barrier(3, timeout=20)
+    meeting = threading.Barrier(3, timeout=300)
 
     def meet_if(wanted):
         def stage(state):

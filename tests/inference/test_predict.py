@@ -35,6 +35,7 @@ from verse3d.inference.loading import described, models_sha256
 from verse3d.inference.pipeline import overlapped
 from verse3d.inference.predict import PredictOptions, predict_cases
 from verse3d.inference.predictor import Predictor
+from verse3d.model.modes import Method
 
 CPU = torch.device("cpu")
 WINDOW = {"window_hu": [0, 1000]}
@@ -44,7 +45,7 @@ LEVELS = tiny_config(grid={"spacing_mm": [2.0, 2.0, 2.0], **WINDOW}, labels={"sc
 
 def predictor(config=FINE, cut=0.5) -> Predictor:
     channels = 27 if config.labels.scheme == "vertebrae" else 1
-    return Predictor.of_network(ThresholdNet(channels, cut).eval(), config, CPU, choose_precision("off", CPU))
+    return Predictor.of_network(ThresholdNet(channels, cut).eval(), Method(config), CPU, choose_precision("off", CPU))
 
 
 def predicted(cases, by, out, *, model=Path("best.pt"), progress=no_progress, **options):
@@ -284,7 +285,7 @@ def test_masks_made_with_other_settings_are_not_kept_in_silence(tmp_path, batch,
     by = predictor(cut=0.35)
     voices = Ensemble(by.placement.voices.backends, ask_mirrored=True)
     others = {
-        "mirror image": Predictor.of_voices(voices, by.config),
+        "mirror image": Predictor.of_voices(voices, by.method),
         "all windows": replace(by, skip_air=False),
         "cleaning": predictor(
             tiny_config(grid={"spacing_mm": [2.0, 2.5, 2.2], **WINDOW}, inference={"min_component_ml": 1.0}), 0.35
@@ -546,7 +547,7 @@ def test_the_first_scan_is_read_while_the_network_is_opened_and_only_once(tmp_pa
         """Reading the first scan waits until the network is being opened, and the network waits for the scan."""
         read.append(path)
         threads.add(threading.current_thread().name.split("_")[0])
-        assert opened.wait(20)
+        assert opened.wait(300)
         return read_image(path)
 
     monkeypatch.setattr(scan_stages, "read_image", waiting)

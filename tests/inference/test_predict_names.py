@@ -20,7 +20,7 @@ from verse3d.inference.loading import open_predictor
 from verse3d.inference.naming import LevelMaps, SequenceNaming
 from verse3d.labelling import bones
 from verse3d.model.checkpoint import load_checkpoint, save_checkpoint
-from verse3d.model.scout import SCOUT
+from verse3d.model.scout import SCOUT, USABLE, ScoutNetwork
 
 ROW = between("T10", "L4")
 CASE = "ct"
@@ -81,6 +81,18 @@ def test_without_a_scout_names_are_given_with_a_warning(place):
     assert len(record["vertebrae"]) == len(ROW)
 
 
+def test_a_scan_without_a_spine_has_an_empty_mask_that_says_so(place, monkeypatch):
+    folder, scan = place
+    let_networks_see(monkeypatch, scan)
+    air = np.full(scan.geometry.shape, -1000, np.int16)
+    write_nifti(folder / "ct.nii.gz", air, scan.geometry.affine)
+    out, report, record = predicted(folder)
+    assert not report.failures and not read_labels(mask_path(out, CASE)).array.any()
+    assert record["vertebrae"] == [] and not record["naming"]["ambiguous"] and record["naming"]["readings"] == []
+    assert any("mask is empty" in warning for warning in record["warnings"])
+    assert parse_centroids(centroid_path(out, CASE)).labels == ()
+
+
 def test_a_model_in_memory_names_the_same_vertebrae(place, monkeypatch):
     folder, scan = place
     let_networks_see(monkeypatch, scan)
@@ -88,6 +100,25 @@ def test_a_model_in_memory_names_the_same_vertebrae(place, monkeypatch):
     segmented = verse3d.load_model(folder / "best.pt", device="cpu").segment(folder / "ct.nii.gz")
     assert np.array_equal(segmented.labels, read_labels(mask_path(out, CASE)).array)
     assert [one.to_dict() for one in segmented.vertebrae] == record["vertebrae"]
+
+
+def test_a_model_in_memory_keeps_vertebrae_that_the_scan_cuts_on_request_only(place, monkeypatch):
+    folder, scan = place
+    let_networks_see(monkeypatch, scan)
+    monkeypatch.setattr(bones, "_CUT_AREA", -1.0)  # every bone counts as cut
+    dropped, kept = (
+        verse3d.load_model(folder / "best.pt", device="cpu", partial=choice).segment(folder / "ct.nii.gz")
+        for choice in ("drop", "keep")
+    )
+    assert (dropped.levels, kept.levels) == ((), tuple(ROW))
+    for found, in_mask in ((dropped, False), (kept, True)):
+        assert [(one.name, one.is_partial, one.in_mask) for one in found.vertebrae] == [
+            (name, True, in_mask) for name in ROW
+        ]
+    out, _, _ = predicted(folder, partial="keep")
+    assert np.array_equal(kept.labels, read_labels(mask_path(out, CASE)).array)
+    with pytest.raises(ConfigError, match="`partial` must be drop or keep"):
+        verse3d.load_model(folder / "best.pt", device="cpu", partial="some")
 
 
 def test_a_shift_found_by_eye_is_corrected_and_taken_back(place, monkeypatch):
@@ -137,6 +168,35 @@ def test_levels_are_seen_by_the_scouts_of_all_models_even_if_they_may_not_crop(p
     assert predictor.naming.keeps_partial
     seen = predictor.naming.look(np.full(scan.geometry.shape, 0.5, np.float16), scan.geometry)
     assert seen is None or np.isfinite(seen.probabilities).all()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_scout_that_crops_and_knows_levels_looks_once_and_says_the_same(place, monkeypatch, count):
+    folder, scan = place
+    model = load_checkpoint(folder / "best.pt")
+    paths = [folder / f"{number}.pt" for number in range(count)]
+    for number, path in enumerate(paths):
+        torch.manual_seed(number)
+        save_checkpoint(path, replace(model, networks={SCOUT: scout_part(model.config, {USABLE: 1.0})}))
+    predictor = open_predictor(paths, torch.device("cpu"), backend="torch")
+    image = np.random.default_rng(3).random(scan.geometry.shape).astype(np.float16)
+    asked = (image, scan.geometry, scan.geometry, predictor.settings)
+    # The random scouts see little or much spine; so that they see some of it, their heads are told to.
+    for number, network in enumerate(predictor.scouts.networks):
+        network.head.bias.data[0] = network.head.bias.data[1:].mean() + 3.2 + 0.1 * number
+    # Networks of their own for each question, which look twice.
+    apart = replace(predictor, naming=SequenceNaming([*predictor.naming.networks]))
+    looks = []
+    forward = ScoutNetwork.features
+    monkeypatch.setattr(ScoutNetwork, "features", lambda network, seen: looks.append(network) or forward(network, seen))
+    answer, once = predictor.segment(*asked)
+    assert len(looks) == count
+    expected, twice = apart.segment(*asked)
+    assert len(looks) == 3 * count
+    assert np.array_equal(answer.mask(), expected.mask())
+    assert once.crop.box == twice.crop.box and once.pieces == twice.pieces and once.crop.why == twice.crop.why
+    assert once.levels.geometry == twice.levels.geometry
+    assert np.array_equal(once.levels.probabilities, twice.levels.probabilities)
 
 
 def test_models_that_name_in_different_ways_are_not_averaged(place):

@@ -98,6 +98,46 @@ def test_a_correction_that_was_interrupted_before_the_mask_was_written_is_finish
     assert state(folder)[3] == [1, 1]
 
 
+@pytest.mark.parametrize("step", ["write_labels", "write_centroids"])
+@pytest.mark.parametrize(("killed_move", "row"), [(-1, between("T10", "L2")), (0, ROW)])
+def test_a_move_or_an_undo_that_is_killed_half_way_is_finished_by_the_next_call(
+    folder, monkeypatch, step, killed_move, row
+):
+    def killed(*_args, **_options):
+        raise KeyboardInterrupt
+
+    if killed_move == 0:
+        relabel_mask(folder, CASE, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(f"verse3d.inference.relabelling.{step}", killed)
+        with pytest.raises(KeyboardInterrupt):
+            relabel_mask(folder, CASE, killed_move)
+    done = relabel_mask(folder, CASE, 1)
+    assert done.before == tuple(row)
+    names = list(done.after)
+    assert state(folder)[0] == state(folder)[2] == names and len(names) == len(row)
+    centres = parse_centroids(centroid_path(folder, CASE))
+    order = dict(zip(names, range(len(names)), strict=True))
+    heights = [
+        point
+        for _, point in sorted(
+            (order[vertebra(label).name], tuple(p)) for label, p in zip(centres.labels, centres.points, strict=True)
+        )
+    ]
+    # The bones are where they were: names went along, places did not.
+    scan = scan_of(ROW)
+    world = read_labels(mask_path(folder, CASE)).geometry.reoriented(centres.direction).world_from_index(heights)
+    assert np.abs(world - list(scan.centres.values())).max() < 1.0
+
+
+def test_a_mask_that_one_of_several_jobs_made_is_corrected_and_taken_back(folder):
+    (folder / "predictions.json").rename(folder / "predictions-part1of2.json")
+    relabel_mask(folder, CASE, 1)
+    assert state(folder) == (between("T12", "L4"), between("T12", "L5"), between("T12", "L4"), [1])
+    relabel_mask(folder, CASE, 0)
+    assert state(folder) == (ROW, [*ROW, "L4"], ROW, [])
+
+
 def test_a_thirteenth_thoracic_vertebra_and_a_missing_twelfth_are_respected():
     ids = [vertebra(name).id for name in ("T11", "T12", "T13", "L1")]
     assert [vertebra(new).name for new in shifted_ids(ids, 1).values()] == ["T12", "T13", "L1", "L2"]

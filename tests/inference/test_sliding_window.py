@@ -32,7 +32,7 @@ def tiling(shape, overlap=0.5, blending="gaussian", **sampling) -> WindowTiling:
     config = tiny_config(
         sampling={"patch_voxels": WINDOW, **sampling}, inference={"overlap": overlap, "blending": blending}
     )
-    return WindowTiling.of(config, shape)
+    return WindowTiling.of(config.sampling, config.inference, shape)
 
 
 def picture(shape, seed=0) -> np.ndarray:
@@ -144,7 +144,7 @@ def test_scores_in_bfloat16_are_summed_in_float32(channels, memory_format):
 def test_slices_are_put_together_too(plane, channels, batch):
     shape = (9, 14, 23)
     config = tiny_config("2.5d", slices={"plane": plane, "size_pixels": [20, 16], "neighbours": 1})
-    slices = SliceTiling.of(config, Geometry(shape, np.eye(4)), shape)
+    slices = SliceTiling.of(config.slices, Geometry(shape, np.eye(4)), shape)
     torch.manual_seed(0)
     model = nn.Conv2d(3, channels, 3, padding=1).eval()
     image, placement = picture(shape), placed(model)
@@ -195,6 +195,40 @@ def test_sums_in_half_precision_change_only_what_nearly_ties():
     clear = (lead[0] - lead[1]) > 0.02
     assert clear.float().mean() > 0.5
     assert torch.equal(torch.from_numpy(found)[clear], expected.argmax(0)[clear].to(torch.uint8))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
+def test_scores_that_float16_cannot_sum_are_summed_in_float32_from_then_on(memory_format):
+    image, model = picture((17, 14, 41)), network(5)
+
+    def large(pieces):
+        # 6e4 is a float16, and the sum of two of them is not; small at first, so that sums have begun by then
+        factor = 1.0 if pieces[..., :4].eq(torch.from_numpy(image[None, None, :8, :12, :4])).all() else 6e4
+        with torch.inference_mode():
+            return (factor * model(pieces)).to(memory_format=memory_format)
+
+    windows = tiling(image.shape)
+    half, single = (
+        segmented(image, windows, placed(large), channels=5, settings=StreamSettings(1, dtype))
+        for dtype in (torch.float16, torch.float32)
+    )
+    assert (half == single).mean() > 0.99
+    assert single[..., 20:].any()
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "channels", "voices", "expected"),
+    [
+        ("torch", "bfloat16", 27, 1, torch.float16),
+        ("torch", "bfloat16", 1, 1, torch.float32),
+        ("torch", "float32", 27, 1, torch.float32),
+        ("openvino", "bfloat16", 27, 1, torch.float32),
+        ("torch", "bfloat16", 27, 2, torch.float32),
+    ],
+)
+def test_sums_need_no_more_digits_than_scores_have(name, precision, channels, voices, expected):
+    backend = SimpleNamespace(name=name, precision=precision, device=torch.device("cpu"))
+    assert Ensemble([backend] * voices).sums_dtype(channels) is expected
 
 
 def test_only_the_planes_that_later_windows_touch_are_open():

@@ -14,14 +14,15 @@ from verse3d.core.geometry import Geometry
 from verse3d.core.runtime import choose_precision
 from verse3d.core.volume import Volume, stored_voxels
 from verse3d.data.samples.grid import network_geometry
-from verse3d.inference import spine_crop
+from verse3d.inference import overview
 from verse3d.inference.budget import Budget
 from verse3d.inference.loading import open_predictor
 from verse3d.inference.predictor import Predictor
 from verse3d.inference.scout import ScoutMaps, look, look_for_spine, scout_megabytes, spine_box
 from verse3d.inference.spine_crop import Part, Scouts, SpineRegion, covered_share
 from verse3d.model.checkpoint import load_checkpoint, save_checkpoint
-from verse3d.model.scout import SCOUT, USABLE, ScoutNetwork, build_scout
+from verse3d.model.modes import Method
+from verse3d.model.scout import SCOUT, USABLE, ScoutNetwork
 
 CPU = torch.device("cpu")
 FINE = tiny_config(
@@ -68,7 +69,7 @@ def bright_block(geometry: Geometry, hu: float = 800.0) -> Volume:
 
 def predictor(config, *scouts: ScoutNetwork, **changes) -> Predictor:
     channels = 27 if config.labels.scheme == "vertebrae" else 1
-    known = Predictor.of_network(ThresholdNet(channels).eval(), config, CPU, choose_precision("off", CPU))
+    known = Predictor.of_network(ThresholdNet(channels).eval(), Method(config), CPU, choose_precision("off", CPU))
     return replace(known, scouts=Scouts(scouts), **changes)
 
 
@@ -188,13 +189,15 @@ def test_the_covered_share_counts_overlaps_once():
 
 
 def test_the_maps_of_a_tall_scan_blend_their_windows_into_probabilities():
-    network = build_scout(tiny_config(scout={"channels": [4, 8, 8]})).eval()
+    network = ScoutNetwork((4, 8, 8)).eval()
     grid = Geometry((9, 10, 250), np.diag([4.0, 4.0, 4.0, 1.0]))
     image = np.random.default_rng(0).random(grid.shape).astype(np.float16)
-    maps = look(network, image, grid)
-    assert maps.geometry == grid and maps.probabilities.shape == (27, 9, 10, 250)
-    np.testing.assert_allclose(maps.probabilities.sum(0), 1.0, atol=1e-5)
-    np.testing.assert_allclose(look_for_spine(network, image.astype(np.float32)), maps.spine, atol=1e-5)
+    spine, probabilities = look(network, image.astype(np.float32))
+    assert spine.shape == grid.shape and probabilities.shape == (27, 9, 10, 250)
+    np.testing.assert_allclose(probabilities.sum(0), 1.0, atol=1e-5)
+    np.testing.assert_allclose(ScoutMaps(probabilities, grid).spine, spine, atol=1e-5)
+    # To the last bit: whether levels are wanted, too, must not move the crop.
+    np.testing.assert_array_equal(look_for_spine(network, image.astype(np.float32)), spine)
 
 
 def test_the_box_of_the_maps_has_a_margin_and_ends_at_the_volume():
@@ -256,7 +259,7 @@ def test_a_scout_that_does_not_fit_the_gpu_goes_on_with_the_cpu(monkeypatch):
             raise torch.OutOfMemoryError("full")
         return np.zeros(coarse.shape, np.float32)
 
-    monkeypatch.setattr(spine_crop, "look_for_spine", full)
+    monkeypatch.setattr(overview, "look_for_spine", full)
     grid = Geometry((8, 8, 8), np.eye(4))
     elsewhere = BrightIsSpine().to("meta")
     monkeypatch.setattr(elsewhere, "cpu", BrightIsSpine)

@@ -42,9 +42,10 @@ def test_nothing_is_said_about_a_scan_like_those_of_the_training(tmp_path):
 
 
 NO_CT = {
-    "8 bit": (lambda hu: np.clip((hu + 200) / 6, 0, 255), {}, "8-bit picture"),
+    "8 bit": (lambda hu: np.clip((hu + 200) / 6, 0, 255), {}, "an MR image or an 8-bit picture"),
     "HU + 1024": (lambda hu: hu + 1024, {}, r"looks like HU \+ 1024"),
-    "0 to 1": (lambda hu: (hu + 1024.0) / 4000, {}, "8-bit picture"),
+    "0 to 1": (lambda hu: (hu + 1024.0) / 4000, {}, r"scaled to 0 \.\.\. 1"),
+    "MR": (lambda hu: (hu + 1024.0) / 5, {}, "looks like an MR image$"),
     "MR-like": (lambda hu: hu / 10 - 90, {}, "does not look like a CT with bone"),
     "one value": (lambda hu: hu * 0 + 7, {}, "all voxels of the scan have the value 7"),
     "no orientation": (lambda hu: hu, {"sform": 0, "qform": 0}, "left and right are a guess"),

@@ -395,6 +395,12 @@ def test_the_benchmark_ends_with_one_json_object(tmp_path, monkeypatch, capsys):
     scores = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert list(scores) == ["scans", "vertebrae", "id_rate", "all_right", "ambiguous", "wrong_and_not_ambiguous"]
     assert (scores["scans"], scores["vertebrae"], scores["id_rate"], scores["all_right"]) == (4, 30, 1.0, 1.0)
+    sys.argv += ["--leave-out", spines[1].subject, "e"]
+    importlib.import_module("naming").main()
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["scans"] == 2
+    sys.argv += ["nobody"]
+    with pytest.raises(SystemExit, match="no spine is of nobody"):
+        importlib.import_module("naming").main()
 
 
 def test_readings_and_chances_come_from_the_same_paths():

@@ -8,7 +8,7 @@ from tests.labelling.spines import WHOLE, between, centres_of
 from verse3d.core.errors import DataError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import vertebra
-from verse3d.labelling.bones import Bone
+from verse3d.labelling.bones import CORE, Bone
 from verse3d.labelling.evidence import LevelEvidence, level_evidence, without_a_look
 from verse3d.labelling.instances import group_bones
 from verse3d.labelling.vertebrae import name_bones, visible_shares
@@ -115,6 +115,50 @@ def test_a_fused_block_leaves_the_others_their_names():
     found = named(scan)
     assert set(names(found)) >= {"T8", "T9", "T10", "L1", "L2", "L3", "L4"}
     assert len(found.vertebrae) == 8
+
+
+def named_parts(scan, parts):
+    """Group and name what a network made of a scan, which sees all levels right."""
+    maps, coarse = scan.maps()
+    bones = group_bones(parts, scan.geometry)
+    return bones, name_bones(bones, scan.geometry, level_evidence(bones, scan.geometry, maps, coarse))
+
+
+def test_metal_rods_that_tie_three_vertebrae_together_take_no_name_away():
+    scan = scan_of(between("T9", "L4"))
+    parts = scan.parts()
+    tied = np.argwhere(np.isin(scan.ids, [vertebra(name).id for name in ("T12", "L1", "L2")]))
+    (low_i, low_j, low_k), (high_i, _, high_k) = tied.min(axis=0), tied.max(axis=0)
+    # Two rods of 4 x 5 mm along the backs, which the network takes for bone like any other, and screws forwards.
+    for i in (low_i + 2, high_i - 3):
+        parts[i : i + 2, low_j - 2 : low_j, low_k : high_k + 1] = CORE
+        parts[i : i + 2, low_j : low_j + 8, low_k + 3] = 0  # streaks: no bone where there is some
+    bones, found = named_parts(scan, parts)
+    assert names(found) == between("T9", "L4")
+    given = np.zeros_like(parts)
+    bones.write(found.ids, given)
+    for name in between("T9", "L4"):
+        true, said = scan.ids == vertebra(name).id, given == vertebra(name).id
+        assert 2 * (true & said).sum() > 0.85 * (true.sum() + said.sum()), name
+
+
+def test_a_mask_with_gaps_keeps_its_names_and_says_what_it_leaves_out():
+    scan = scan_of(between("T9", "L4"))
+    parts = scan.parts()
+    random = np.random.default_rng(6)
+    for name in ("T11", "L2"):  # two slices that the network missed altogether, low in the body
+        planes = np.flatnonzero((scan.ids == vertebra(name).id).any(axis=(0, 1)))
+        parts[:, :, planes[3:5]] = 0
+    parts[random.random(parts.shape) < 0.15] = 0  # and holes everywhere
+    bones, found = named_parts(scan, parts)
+    assert names(found) == between("T9", "L4")
+    given = np.zeros_like(parts)
+    bones.write(found.ids, given)
+    kept = (given > 0) & (parts > 0)
+    # Whatever has a name has the right one; what came off a body is left out at most, and that is said.
+    assert (given[kept] == scan.ids[kept]).mean() > 0.98
+    assert kept.sum() > 0.9 * (parts > 0).sum()
+    assert any("have no place in the spine" in note for note in found.notes)
 
 
 def test_a_vertebra_that_is_missing_from_the_mask_is_reported_with_its_place():

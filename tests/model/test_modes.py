@@ -19,7 +19,7 @@ from verse3d.data.samples.patches import PatchDataset
 from verse3d.data.samples.transforms import PreparedCase
 from verse3d.inference.predictor import Predictor
 from verse3d.model.checkpoint import Checkpoint, load_checkpoint, load_weights, save_checkpoint
-from verse3d.model.modes import MODES, get_mode, require_suitable
+from verse3d.model.modes import MODES, Method, get_mode, require_suitable
 
 SCHEMES, LOSSES = ("binary", "vertebrae"), ("dice", "dice_ce", "bce")
 OVERLAP_LOSSES = ("dice", "dice_ce")
@@ -154,7 +154,9 @@ def test_a_checkpoint_alone_is_enough_to_label_a_scan_on_its_own_grid(mode, sche
     assert [record.status for record in report.records] == ["written"]
     mask = read_labels(tmp_path / "out" / report.records[0].mask)
     assert mask.geometry == read_geometry(ct)[0]
-    here = Predictor.of_network(network, config, torch.device("cpu"), choose_precision("auto", torch.device("cpu")))
+    here = Predictor.of_network(
+        network, Method(config), torch.device("cpu"), choose_precision("auto", torch.device("cpu"))
+    )
     np.testing.assert_array_equal(mask.array, here.label(read_image(ct)))
     done, total = [(done, total) for what, done, total in heard if what == "windows"][-1]
     assert done == total > 0
@@ -239,3 +241,36 @@ def test_settings_that_contradict_the_mode_are_refused_with_their_names(mode, ch
     with pytest.raises(ConfigError, match=f"does not suit mode {mode}") as caught:
         require_suitable(small(mode, **changes))
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("mode", "changes", "setting"),
+    [
+        ("3d", {"sampling__patch_voxels": "[8, 12, 20]"}, "sampling.patch_voxels"),
+        ("3d", {"inference__overlap": 0.75}, "inference.overlap"),
+        ("2d", {"slices__plane": "axial"}, "slices.plane"),
+        ("2.5d", {"slices__neighbours": 3}, "slices.neighbours"),
+        ("2d", {"grid__spacing_mm": 2}, "grid.spacing_mm"),
+        ("3d", {"inference__min_component_ml": 2}, "inference.min_component_ml"),
+        ("2d", {"inference__overlap": 0.75}, None),
+        ("3d", {"slices__plane": "axial"}, None),
+        ("3d", {"optim__lr": 0.1}, None),
+    ],
+    ids=str,
+)
+def test_models_share_what_decides_about_their_pieces_and_labels_and_nothing_else(mode, changes, setting):
+    one, other = Method(small(mode)).shared, Method(small(mode, **changes)).shared
+    assert one.keys() == other.keys()
+    assert [key for key in one if one[key] != other[key]] == ([setting] if setting else [])
+
+
+def test_a_method_says_what_its_config_says():
+    config = small("3d", "vertebrae", labels__naming="sequence", loss__name="dice_ce")
+    method = Method(config)
+    assert (method.mode, method.by_sequence, method.cut_scheme, method.has_scout) == ("3d", True, "bones", True)
+    assert (method.scheme.output_channels, method.network_scheme.output_channels) == (27, 3)
+    assert method.settings == config.to_dict()
+    slices = Method(small("2d"))
+    assert not slices.has_scout
+    with pytest.raises(ValueError, match="mode 2d has no scout"):
+        slices.scout()

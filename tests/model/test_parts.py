@@ -7,9 +7,9 @@ from scipy import ndimage
 
 from verse3d.core.config import load_config, parse_config
 from verse3d.core.errors import ConfigError
-from verse3d.core.labels import BONES, PARTS
+from verse3d.core.labels import BONES, IGNORED, PARTS
 from verse3d.data.samples.entry import network_table
-from verse3d.model.losses import build_loss
+from verse3d.model.losses import build_joint_loss, build_loss
 from verse3d.model.modes import require_suitable
 from verse3d.model.parts import CORE, NEAR_MM, VERTEBRA, PartsLoss, parts_of
 from verse3d.phantoms import make_case
@@ -79,7 +79,7 @@ def sequence(**changes):
 
 def test_the_network_of_a_sequence_has_three_channels_and_its_loss_takes_bones():
     config = sequence(also=["loss.name=dice_ce"])
-    loss = build_loss(config)
+    loss = build_loss(config.loss, config.labels, config.grid.spacing_mm)
     assert isinstance(loss, PartsLoss)
     ids = torch.zeros((2, 1, 8, 8, 8), dtype=torch.uint8)
     ids[:, :, 2:6] = 9
@@ -89,6 +89,63 @@ def test_the_network_of_a_sequence_has_three_channels_and_its_loss_takes_bones()
     assert loss(sure, ids) < 0.01
     assert loss(-sure, ids) > 0.5
     assert config.labels.network_scheme.output_channels == 3
+
+
+def test_ignored_voxels_stay_so_and_are_no_neighbour_of_a_bone():
+    ids = np.random.default_rng(2).choice([0, 0, 0, 0, 0, 5, 6, IGNORED], (9, 11, 7)).astype(np.uint8)
+    ids[:5, :4] = 3
+    ids[5:, :4] = IGNORED
+    expected = plainly(np.where(ids == IGNORED, 0, ids), SPACING_MM)
+    assert np.array_equal(parts(ids), np.where(ids == IGNORED, IGNORED, expected))
+
+
+def binary(*also):
+    return load_config("unet3d", list(also))
+
+
+LOSSES = {
+    "binary dice": binary("loss.name=dice"),
+    "binary bce": binary("loss.name=bce"),
+    "binary dice_ce": binary("loss.name=dice_ce"),
+    "sequence": sequence(also=["loss.name=dice_ce"]),
+    "direct": load_config("unet3d", ["labels.scheme=vertebrae", "loss.name=dice_ce"]),
+}
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("name", LOSSES)
+def test_ignored_voxels_teach_nothing_and_cost_nothing(name, joint):
+    plain = LOSSES[name]
+    config = plain.model_copy(update={"labels": plain.labels.model_copy(update={"cut_vertebrae": "ignore"})})
+    build = (lambda settings: build_joint_loss(settings, lambda sums: sums)) if joint else build_loss
+    loss, loss_without = build(config), build(plain)
+    channels = config.labels.network_scheme.output_channels
+    random = torch.Generator().manual_seed(5)
+    ids = torch.zeros((2, 1, 12, 10, 8), dtype=torch.uint8)
+    ids[:, :, 2:6, 2:8] = 1
+    ids[1, :, 6:9, 2:8] = 1 if channels == 1 else 2
+    known = ids.clone()
+    ids[:, :, 9:, :5] = IGNORED
+    ignored = (ids == IGNORED).expand(-1, channels, -1, -1, -1)
+    logits = torch.randn((2, channels, *ids.shape[2:]), generator=random).requires_grad_()
+    other = torch.where(ignored, torch.randn(logits.shape, generator=random) * 9, logits.detach())
+    # Whatever the network says there, the loss and what follows from it are the same.
+    assert torch.equal(loss(logits, ids), loss(other, ids))
+    (slope,) = torch.autograd.grad(loss(logits, ids), logits)
+    assert not slope[ignored].any() and bool(slope[~ignored].any()) and bool(torch.isfinite(slope).all())
+    # The oracle: background there, and a network that is sure of it.
+    sure = torch.full_like(other, -60.0)
+    sure[:, 0] = 60.0 if channels > 1 else -60.0
+    expected = loss_without(torch.where(ignored, sure, logits.detach()), known)
+    assert float(loss(logits, ids)) == pytest.approx(float(expected), abs=1e-6)
+    # Without voxels to ignore nothing changes.
+    assert torch.equal(loss(logits, known), loss_without(logits, known))
+
+
+def test_only_the_config_of_named_vertebrae_ignores_cut_ones():
+    shipped = {name: load_config(name).labels.ignores_cut for name in ("vertebrae", "vertebrae-direct", "unet3d")}
+    assert shipped == {"vertebrae": True, "vertebrae-direct": False, "unet3d": False}
+    assert not parse_config({}).labels.ignores_cut
 
 
 def test_naming_is_direct_unless_a_config_says_otherwise():

@@ -6,11 +6,11 @@ import torch
 
 from verse3d.core.config import parse_config
 from verse3d.core.errors import ConfigError
-from verse3d.core.labels import vertebra
+from verse3d.core.labels import IGNORED, vertebra
 from verse3d.data.samples.entry import UNDECIDED
 from verse3d.model.modes import MODES
 from verse3d.model.networks import parameter_count
-from verse3d.model.scout import CHANNELS, IGNORED, LEVEL_IDS, build_scout, scout_loss
+from verse3d.model.scout import CHANNELS, LEVEL_IDS, ScoutNetwork, scout_loss
 
 SMALL = parse_config({"scout": {"channels": [4, 8, 8]}})
 
@@ -38,7 +38,7 @@ def test_the_channels_are_the_levels_from_head_to_tail() -> None:
 
 @pytest.mark.parametrize("size", [(1, 1, 1), (5, 17, 3), (16, 8, 33)])
 def test_any_size_comes_out_as_it_went_in(size: tuple[int, int, int]) -> None:
-    network = build_scout(SMALL).eval()
+    network = ScoutNetwork(SMALL.scout.channels).eval()
     with torch.inference_mode():
         logits = network(torch.rand(2, 1, *size))
     assert logits.shape == (2, 27, *size)
@@ -46,7 +46,7 @@ def test_any_size_comes_out_as_it_went_in(size: tuple[int, int, int]) -> None:
 
 
 def test_the_usual_scout_is_tiny_and_sees_half_a_metre() -> None:
-    network = build_scout(parse_config({}))
+    network = ScoutNetwork(parse_config({}).scout.channels)
     assert 200_000 < parameter_count(network) < 1_000_000
     image = torch.rand(1, 1, 1, 1, 160, requires_grad=True)
     network(image)[0, :, 0, 0, 80].sum().backward()
@@ -56,7 +56,7 @@ def test_the_usual_scout_is_tiny_and_sees_half_a_metre() -> None:
 
 
 def test_what_it_says_about_a_scan_does_not_depend_on_the_scan_beside_it() -> None:
-    network = build_scout(SMALL).eval()
+    network = ScoutNetwork(SMALL.scout.channels).eval()
     pair = torch.rand(2, 1, 9, 10, 11)
     with torch.inference_mode():
         torch.testing.assert_close(network(pair)[1:], network(pair[1:]))

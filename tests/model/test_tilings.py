@@ -21,7 +21,7 @@ PLANES = {"sagittal": (0, (23, 14)), "coronal": (1, (23, 9)), "axial": (2, (14, 
 
 def tiling(plane, size, source=GRID, neighbours=0) -> SliceTiling:
     slices = {"plane": plane, "size_pixels": size, "neighbours": neighbours}
-    return SliceTiling.of(tiny_config("2d", slices=slices), source, SHAPE)
+    return SliceTiling.of(tiny_config("2d", slices=slices).slices, source, SHAPE)
 
 
 def middle(pieces):
@@ -61,7 +61,8 @@ def test_stored_slices_follow_the_third_axis_of_the_file(axes, signs):
 
 
 def windows(shape=SHAPE, **sampling) -> WindowTiling:
-    return WindowTiling.of(tiny_config(sampling={"patch_voxels": [8, 8, 12], **sampling}), shape)
+    config = tiny_config(sampling={"patch_voxels": [8, 8, 12], **sampling})
+    return WindowTiling.of(config.sampling, config.inference, shape)
 
 
 TILINGS = {
@@ -134,7 +135,7 @@ def listed_starts(shape, window, margin, overlap) -> list:
 @pytest.mark.parametrize("shape", [(9, 14, 23), (23, 9, 14), (14, 23, 9), (4, 5, 7), (1, 1, 1), (30, 30, 30)])
 def test_windows_are_computed_in_the_order_in_which_they_would_be_listed(shape, margin, overlap):
     config = tiny_config(sampling={"patch_voxels": [8, 8, 12], "margin_voxels": margin}, inference={"overlap": overlap})
-    found = WindowTiling.of(config, shape)
+    found = WindowTiling.of(config.sampling, config.inference, shape)
     expected = listed_starts(shape, (8, 8, 12), margin, overlap)
     assert list(found.starts) == expected
     assert len(found.regions) == len(expected) and found.starts[-1] == expected[-1]
@@ -145,12 +146,12 @@ def test_windows_are_computed_in_the_order_in_which_they_would_be_listed(shape, 
 
 def test_the_windows_of_an_absurd_volume_are_counted_without_time_or_memory():
     tracemalloc.start()
-    began = time.perf_counter()
+    began = time.process_time()
     one = windows((10_000, 9_000, 11_000))
     assert len(one.regions) == 2499 * 2249 * 1833
     assert one.regions[len(one.regions) - 1][2].stop == 11_000
     assert one.thickness == 12
-    assert tracemalloc.get_traced_memory()[1] < 100_000 and time.perf_counter() - began < 1
+    assert tracemalloc.get_traced_memory()[1] < 100_000 and time.process_time() - began < 1
     tracemalloc.stop()
 
 

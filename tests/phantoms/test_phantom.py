@@ -12,7 +12,8 @@ from scipy import ndimage
 from verse3d.core.errors import DataError, OutputError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERSE_IDS, VERTEBRAE, vertebra
-from verse3d.phantoms import make_case, write_phantom
+from verse3d.core.worker_pool import CannotStartError, Failure
+from verse3d.phantoms import make_case, write_phantom, writer
 from verse3d.phantoms.shapes import Plate, Points, coverage, ellipsoid, union
 from verse3d.phantoms.spine import build_spine
 from verse3d.phantoms.vertebra import vertebra_sdf
@@ -254,6 +255,33 @@ def test_screws_are_metal_in_the_pedicles_and_leave_the_mask_alone():
 def test_anomalies_take_turns(tmp_path):
     image = write_phantom(tmp_path, cases=1, seed=SEED, anomalies=True)[0]
     assert 25 in opened(image)[1]
+
+
+def in_turn(start, tmp_path, monkeypatch, told):
+    """Four cases that are nothing but their number, drawn by whatever ``start`` is."""
+    monkeypatch.setattr(writer, "make_case", lambda seed, index, anomaly: index)
+    monkeypatch.setattr(writer, "_write_case", lambda folder, name, case: folder / name)
+    monkeypatch.setattr(writer, "each_in_processes", start)
+    return write_phantom(tmp_path / "out", cases=4, workers=2, on_case=told.append)
+
+
+def test_processes_draw_the_same_cases_and_their_paths_keep_their_order(tmp_path, monkeypatch):
+    def backwards(function, items, workers):
+        yield from [(number, function(items[number])) for number in (2, 0)]
+        raise CannotStartError("no more processes")
+
+    told = []
+    paths = in_turn(backwards, tmp_path, monkeypatch, told)
+    assert [path.name for path in paths] == [f"sub-verse90{number}" for number in range(4)]
+    assert told == ["sub-verse902", "sub-verse900", "sub-verse901", "sub-verse903"]
+
+
+def test_a_process_that_cannot_write_its_case_ends_the_job_with_the_reason(tmp_path, monkeypatch):
+    def failing(function, items, workers):
+        yield 0, Failure("OutputError: the disk is full")
+
+    with pytest.raises(OutputError, match=r"sub-verse900 could not be written: .*the disk is full"):
+        in_turn(failing, tmp_path, monkeypatch, [])
 
 
 @pytest.mark.parametrize("cases", [0, -3, 101])

@@ -323,7 +323,7 @@ class TestCommand:
 def test_a_table_of_no_case_has_its_header(tmp_path):
     write_table(tmp_path / "a.csv", [])
     [header] = (tmp_path / "a.csv").read_text().splitlines()
-    assert header.startswith("case,split,fold,part,subject,") and header.endswith(",problem")
+    assert header.startswith("case,split,fold,part,subject,") and header.endswith(",problem,note")
     assert f",{vertebra(28).name}_ml," in header
 
 

@@ -11,7 +11,7 @@ import torch
 
 from tests.scans import tiny_config
 from verse3d.data.cases import read_index
-from verse3d.model.losses import build_loss
+from verse3d.model.modes import Method
 from verse3d.training.fit import fit
 from verse3d.training.learner import build_learner
 from verse3d.training.ranks import Ranks, joined
@@ -46,13 +46,14 @@ def gradients(ranks: Ranks) -> dict[str, object]:
     for name, sections in SCHEMES.items():
         torch.manual_seed(1 + 100 * ranks.rank)  # other weights in each process, until they are given rank 0's
         sampling, optim = {"batch_size": BATCH}, {"clip_grad_norm": 0}
-        learner = build_learner(tiny_config(**sections, sampling=sampling, optim=optim), CPU, ranks)
+        config = tiny_config(**sections, sampling=sampling, optim=optim)
+        learner = build_learner(Method(config), config.optim, config.runtime, CPU, ranks)
         batch = {key: value[ranks.rank :: ranks.count] for key, value in batch_of(name).items()}
         result = training_step(learner, batch)
         gradient = torch.cat([weight.grad.reshape(-1) for weight in learner.network.parameters()])
         found[name] = {"loss": result.loss, "length": result.grad_norm, "gradient": gradient}
         if ranks.count == 1:
-            plain = build_loss(tiny_config(**sections))
+            plain = Method(config).loss()
             found[name]["plain"] = type(learner.loss) is type(plain)
     return found
 

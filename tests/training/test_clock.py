@@ -9,6 +9,7 @@ import pytest
 from tests.scans import tiny_config
 from tests.training.runs import CPU, load, rows, train
 from verse3d.core.errors import ConfigError
+from verse3d.model.modes import Method
 from verse3d.training import clock as clocks
 from verse3d.training import engines, handlers, launch, loop
 from verse3d.training.clock import Clock, Cost
@@ -150,7 +151,8 @@ def test_seconds_decide_no_rate_where_they_must_not(dataset, tmp_path, monkeypat
 
 
 def learner_of(**optim):
-    return build_learner(tiny_config(optim={"lr": 1.0, "warmup_steps": 10, **optim}), CPU)
+    config = tiny_config(optim={"lr": 1.0, "warmup_steps": 10, **optim})
+    return build_learner(Method(config), config.optim, config.runtime, CPU)
 
 
 def test_with_an_end_that_is_known_from_the_start_the_rate_is_the_cosine_of_a_run_of_that_length():

@@ -13,7 +13,10 @@ from verse3d.core.config import RuntimeConfig, parse_config
 from verse3d.core.errors import DataError
 from verse3d.data.samples.augment import Augment
 from verse3d.data.samples.cut import PatchCut
+from verse3d.data.samples.packing import PackedBatch
 from verse3d.data.samples.patches import BatchStream, PatchDataset
+from verse3d.data.samples.shared_blocks import SharedBlocks, is_lent
+from verse3d.model.modes import Method
 from verse3d.training import feed as feeds
 from verse3d.training.feed import CpuWaiting, Feed, choose_workers
 
@@ -30,7 +33,7 @@ CASES = [prepared((9 + number, 11, 14)) for number in range(3)]
 
 
 def feed_of(workers=0, cases=CASES, device=CPU, **stream) -> Feed:
-    cut = PatchCut(CONFIG)
+    cut = Method(CONFIG).cut()
     dataset = PatchDataset(cases, cut, length=6, seed=3)
     return Feed(dataset, BatchStream(length=6, batch_size=2, **stream), Augment(cut.size), device, workers)
 
@@ -68,7 +71,7 @@ def test_workers_live_through_the_epochs():
     assert [worker.pid for worker in feed._packed._workers] == first
     (worker,) = feed._packed._workers
     feed.close()
-    worker.join(timeout=10)
+    worker.join(timeout=300)
     assert not worker.is_alive()
 
 
@@ -105,6 +108,40 @@ class Lost(list):
 def test_an_error_in_a_worker_arrives_as_the_error_that_it_is(workers):
     with pytest.raises(DataError, match=r"^case1 is gone\n  hint: prepare it again$"):
         batches(feed_of(workers, cases=Lost(CASES)), 3)
+
+
+class Unreadable:
+    """A case whose voxels are lost after its centre was drawn."""
+
+    def __init__(self, case):
+        self.case, self.geometry, self.source = case.case, case.geometry, case.source
+        self.draw_centre = case.draw_centre
+
+    def read_into(self, start, image, label):
+        raise DataError("the voxels of the case are gone")
+
+
+def test_an_error_while_a_batch_is_packed_arrives_as_the_error_that_it_is():
+    with pytest.raises(DataError, match=r"^the voxels of the case are gone$"):
+        batches(feed_of(cases=[CASES[0], Unreadable(CASES[1])]), 3)
+
+
+def test_the_memory_of_a_batch_is_given_back_when_it_was_augmented_and_when_it_could_not_be_packed():
+    class OneBlock(SharedBlocks):
+        def take(self, size):
+            self.block = super().take(size)
+            return self.block
+
+    shared, cut = OneBlock(), PatchCut(CONFIG.sampling, CONFIG.augment, CONFIG.grid.spacing_mm)
+    with pytest.raises(DataError):
+        PackedBatch.of([cut.plan(Unreadable(CASES[0]), np.random.RandomState(0))], shared)
+    assert not is_lent(shared.block)
+    packed = PackedBatch.of([cut.plan(CASES[0], np.random.RandomState(0))], shared)
+    assert is_lent(shared.block)
+    feed = feed_of()
+    feed._packed = iter([packed])
+    next(feed)
+    assert not is_lent(shared.block)
 
 
 class TestWorkers:

@@ -6,7 +6,9 @@ import pytest
 
 import verse3d
 from tests import scans
+from tests.scans import tiny_config
 from tests.training.runs import load
+from verse3d.api import folds
 from verse3d.cli import main
 from verse3d.core.errors import DataError
 from verse3d.data.cases import CaseIndex, read_index
@@ -22,6 +24,10 @@ def listed(tmp_path_factory):
     scans.write_dataset(folder / "data")
     verse3d.index(folder / "data", out=folder / "cases.jsonl", folds=2)
     return folder / "cases.jsonl"
+
+
+class Finished:
+    stopped = "finished"
 
 
 SHORT = {"overrides": ["optim.epochs=1"], "device": "cpu"}
@@ -64,6 +70,22 @@ def test_a_fold_that_was_never_begun_is_begun_when_the_whole_is_gone_on_with(lis
     result = verse3d.train_folds(data=listed, out=out, resume=True, device="cpu")
     assert [one.epochs for one in result.folds.values()] == [1, 1]
     assert fold_folders(out) == (out / "fold0", out / "fold1")
+
+
+def test_every_fold_begins_with_the_model_that_is_named_and_takes_its_settings(listed, tmp_path, monkeypatch):
+    model = scans.save_model(tmp_path / "m.pt", tiny_config(optim={"lr": 0.25}))
+    calls = []
+    monkeypatch.setattr(folds, "train", lambda **options: calls.append(options) or Finished())
+    verse3d.train_folds(data=listed, out=tmp_path / "cv", from_model=model)
+    assert [call["config"].optim.lr for call in calls] == [0.25, 0.25]
+    assert [(call["from_model"], call["resume"]) for call in calls] == [(model, False)] * 2
+    calls.clear()
+    (tmp_path / "cv" / "fold0").mkdir(parents=True)
+    (tmp_path / "cv" / "fold0" / "last.pt").touch()
+    (tmp_path / "cv" / "fold0" / "config.yaml").write_text("optim: {lr: 0.125}")
+    verse3d.train_folds(data=listed, out=tmp_path / "cv", from_model=model, resume=True)
+    assert [call["config"].optim.lr for call in calls] == [0.125, 0.125]
+    assert [(call["from_model"], call["resume"]) for call in calls] == [(None, True), (model, False)]
 
 
 def test_folds_that_are_not_there_are_refused(listed, tmp_path, tiny_yaml):

@@ -11,6 +11,7 @@ from tests import scans
 from tests.scans import save_model, tiny_config
 from verse3d.core.errors import CheckpointError, ConfigError
 from verse3d.model.checkpoint import load_checkpoint
+from verse3d.model.modes import Method
 from verse3d.model.starter import starter_file
 from verse3d.training.initial import begin_with, read_initial
 from verse3d.training.learner import best_network, build_learner
@@ -22,14 +23,14 @@ CPU = torch.device("cpu")
 
 def learner_of(config, seed=1):
     torch.manual_seed(seed)
-    return build_learner(config, CPU)
+    return build_learner(Method(config), config.optim, config.runtime, CPU)
 
 
 def test_a_learner_begins_with_exactly_the_weights_of_the_model_and_so_does_its_mean(tmp_path):
     config = tiny_config(optim={"ema_decay": 0.9})
     initial = read_initial(save_model(tmp_path / "a.pt", config, seed=7))
     learner = learner_of(config)
-    begin_with(learner, initial, config)
+    begin_with(learner, initial, config.grid)
     for network in (learner.network, best_network(learner)):
         assert all(torch.equal(weight, initial.network[name]) for name, weight in network.state_dict().items())
 
@@ -39,7 +40,7 @@ def test_layers_for_other_labels_stay_as_drawn_and_are_named(tmp_path, caplog):
     config = tiny_config(labels={"scheme": "vertebrae"}, network=WIDE)
     learner, untouched = learner_of(config), learner_of(config).network.state_dict()
     with caplog.at_level(logging.INFO, logger="verse3d"):
-        begin_with(learner, initial, config)
+        begin_with(learner, initial, config.grid)
     same = {name for name, weight in learner.network.state_dict().items() if torch.equal(weight, untouched[name])}
     fresh = {name for name, weight in untouched.items() if weight.shape != initial.network[name].shape}
     assert fresh and fresh <= same
@@ -61,13 +62,13 @@ def test_the_weights_of_another_network_are_refused(tmp_path, change):
     initial = read_initial(save_model(tmp_path / "a.pt", tiny_config(), seed=7))
     config = tiny_config(**change)
     with pytest.raises(CheckpointError, match="are of another network"):
-        begin_with(learner_of(config), initial, config)
+        begin_with(learner_of(config), initial, config.grid)
 
 
 def test_another_grid_is_warned_about(tmp_path, caplog):
     initial = read_initial(save_model(tmp_path / "a.pt", tiny_config(), seed=7))
     config = tiny_config(grid={"spacing_mm": [3.0, 3.0, 3.0], "window_hu": [-250, 1250]})
-    begin_with(learner_of(config), initial, config)
+    begin_with(learner_of(config), initial, config.grid)
     assert "grid.spacing_mm" in caplog.text and "grid.window_hu" not in caplog.text
 
 
@@ -102,4 +103,4 @@ def test_the_starter_weights_can_be_fine_tuned_to_named_levels():
     initial = read_initial(starter_file())
     labels = initial.config.labels.model_copy(update={"scheme": "vertebrae"})
     config = initial.config.model_copy(update={"labels": labels})
-    begin_with(learner_of(config), replace(initial, config=config), config)
+    begin_with(learner_of(config), replace(initial, config=config), config.grid)

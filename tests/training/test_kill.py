@@ -16,7 +16,7 @@ folder = Path(sys.argv[1])
 kill.write_cases(folder / "data", 4)
 outcome = kill.run(kill.training(folder / "data"), kills=10, seed=5, folder=folder / "train")
 print(outcome)
-sys.exit(bool(outcome.problems) or outcome.kills < 10 or not outcome.at_work)
+sys.exit(bool(outcome.problems) or outcome.kills != 10 or outcome.at_work < 5)  # every other one waits for it
 """
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from tests.scans import tiny_config
 from verse3d.core.config import RuntimeConfig
 from verse3d.core.errors import ConfigError, TrainingError
+from verse3d.model.modes import Method
 from verse3d.training import launch
 from verse3d.training.launch import Launcher, largest_batch, wants_compiling
 from verse3d.training.learner import best_network, build_learner, learner_state, restore_learner
@@ -23,7 +24,8 @@ on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no
 
 def learner_of(device=CPU, seed=0, **sections):
     torch.manual_seed(seed)
-    return build_learner(tiny_config(**sections), device)
+    config = tiny_config(**sections)
+    return build_learner(Method(config), config.optim, config.runtime, device)
 
 
 def batch_of(seed=0, size=2, device=CPU):

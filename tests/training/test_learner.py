@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.scans import tiny_config
+from verse3d.model.modes import Method
 from verse3d.training.learner import best_network, build_learner, learner_state, restore_learner
 from verse3d.training.step import training_step
 
@@ -15,7 +16,8 @@ CPU = torch.device("cpu")
 
 def learner_of(seed=0, **sections):
     torch.manual_seed(seed)
-    return build_learner(tiny_config(**sections), CPU)
+    config = tiny_config(**sections)
+    return build_learner(Method(config), config.optim, config.runtime, CPU)
 
 
 def batch_of(seed=0, size=2):

@@ -5,8 +5,9 @@ from verse3d.training.pace import validation_fits
 from verse3d.training.session import Standing
 
 
-def config(share=0.1, **sections):
-    return tiny_config(validation={"time_share": share}, **sections)
+def fits(standing, minutes, share=0.1, **sections):
+    config = tiny_config(validation={"time_share": share}, **sections)
+    return validation_fits(standing, minutes, config.validation, config.optim, config.runtime)
 
 
 def share_of(training_minutes, validation_minutes, share=0.1, epochs=4000):
@@ -14,7 +15,7 @@ def share_of(training_minutes, validation_minutes, share=0.1, epochs=4000):
     standing, minutes, count = Standing(), 0.0, 0
     for _ in range(epochs):
         minutes += training_minutes
-        if validation_fits(standing, config(share), minutes):
+        if fits(standing, minutes, share):
             minutes += validation_minutes
             standing.validation_minutes += validation_minutes
             standing.last_validation_minutes = validation_minutes
@@ -34,17 +35,17 @@ def test_short_validations_are_never_left_out():
 
 
 def test_the_first_validation_comes_when_it_is_planned():
-    assert validation_fits(Standing(), config(), 0.01)
+    assert fits(Standing(), 0.01)
 
 
 def test_a_share_of_one_leaves_none_out():
     standing = Standing(validation_minutes=50.0, last_validation_minutes=10.0)
-    assert validation_fits(standing, config(1.0), 51.0)
-    assert not validation_fits(standing, config(0.5), 51.0)
+    assert fits(standing, 51.0, 1.0)
+    assert not fits(standing, 51.0, 0.5)
 
 
 def test_seconds_decide_nothing_in_a_deterministic_run_or_where_the_rate_follows_the_validation():
     slow = Standing(validation_minutes=50.0, last_validation_minutes=10.0)
-    assert not validation_fits(slow, config(), 60.0)
-    assert validation_fits(slow, config(runtime={"deterministic": True}), 60.0)
-    assert validation_fits(slow, config(optim={"schedule": "plateau"}), 60.0)
+    assert not fits(slow, 60.0)
+    assert fits(slow, 60.0, runtime={"deterministic": True})
+    assert fits(slow, 60.0, optim={"schedule": "plateau"})

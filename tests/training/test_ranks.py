@@ -189,7 +189,9 @@ def test_the_loss_made_of_sums_is_that_of_the_library_and_so_is_its_gradient(nam
     logits = torch.randn(3, labels, 5, 7, 6, generator=random, requires_grad=True)
     label = torch.randint(0, labels + (labels == 1), (3, 1, 5, 7, 6), generator=random, dtype=torch.uint8)
     label[2] = 0
-    found, wanted = JointLoss(config, lambda sums: sums)(logits, label), build_loss(config)(logits, label)
+    joint = JointLoss(config.loss, config.labels, lambda sums: sums)
+    alone = build_loss(config.loss, config.labels, config.grid.spacing_mm)
+    found, wanted = joint(logits, label), alone(logits, label)
     torch.testing.assert_close(found, wanted)
     gradients = [torch.autograd.grad(loss, logits, retain_graph=True)[0] for loss in (found, wanted)]
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-8)

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from verse3d.core.config import GridConfig
+from verse3d.core.labels import IGNORED
 from verse3d.data.samples.augment import Augment
 from verse3d.data.samples.packing import PackedBatch
-from verse3d.model.scout import IGNORED
 from verse3d.training import scout_samples
 from verse3d.training.scout_samples import ScoutSamples, field_of_view, with_ignored_ends
 

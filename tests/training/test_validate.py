@@ -19,6 +19,7 @@ from verse3d.data.samples.stored import StoredCases
 from verse3d.evaluation.score_folder import evaluate_folder
 from verse3d.inference.predict import predict_cases
 from verse3d.inference.predictor import Predictor
+from verse3d.model.modes import Method
 from verse3d.training.validate import ValidationCase, validate
 
 CPU = torch.device("cpu")
@@ -26,7 +27,9 @@ CPU = torch.device("cpu")
 
 def predictor(config):
     channels = 27 if config.labels.scheme == "vertebrae" else 1
-    return Predictor.of_network(ThresholdNet(channels, cut=0.4).eval(), config, CPU, choose_precision("off", CPU))
+    return Predictor.of_network(
+        ThresholdNet(channels, cut=0.4).eval(), Method(config), CPU, choose_precision("off", CPU)
+    )
 
 
 def validation_cases(folder, cases, config, drawn=0):
@@ -134,7 +137,7 @@ def test_a_case_that_the_network_answers_with_nan_has_no_dice_and_the_others_go_
     hu[tuple(slice(size // 2 - 2, size // 2 + 3) for size in hu.shape)] = 3000
     scans.write_nifti(noisy[0].image, hu, scan.affine)
     cases = validation_cases(tmp_path, noisy, config)
-    one = Predictor.of_network(SickAt(1, cut=0.4).eval(), config, CPU, choose_precision("off", CPU))
+    one = Predictor.of_network(SickAt(1, cut=0.4).eval(), Method(config), CPU, choose_precision("off", CPU))
     result = validate(one, cases, lambda *_: np.zeros((4, 5, 3), np.uint8))
     assert math.isnan(result.dice_of["n0"]) and 0.3 < result.dice_of["n1"] < 1
     assert result.not_finite == ("n0",) and result.pictures.keys() <= {"n1"}

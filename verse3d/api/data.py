@@ -24,7 +24,13 @@ from verse3d.phantoms import write_phantom
 
 
 def phantom(
-    out: PathOrText, *, cases: int = 6, seed: int = 0, anomalies: bool = False, progress: Progress = no_progress
+    out: PathOrText,
+    *,
+    cases: int = 6,
+    seed: int = 0,
+    anomalies: bool = False,
+    workers: int | None = 1,
+    progress: Progress = no_progress,
 ) -> tuple[Path, ...]:
     """Write synthetic spine CTs with masks, in VerSe's own layout. The same seed gives the same bytes.
 
@@ -33,6 +39,7 @@ def phantom(
         cases: how many scans; about a third of them go to the test split.
         seed: decides everything that is random.
         anomalies: let some cases have a sixth lumbar vertebra, a collapsed body, a screw ...
+        workers: processes that draw; 1 draws in this one, None takes as many as cores and memory allow.
         progress: told about every case.
 
     Returns:
@@ -49,7 +56,7 @@ def phantom(
         done += 1
         progress(f"phantom {name}", done, cases)
 
-    return write_phantom(Path(out), cases=cases, seed=seed, anomalies=anomalies, on_case=on_case)
+    return write_phantom(Path(out), cases=cases, seed=seed, anomalies=anomalies, workers=workers, on_case=on_case)
 
 
 def download(

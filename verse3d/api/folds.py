@@ -16,7 +16,9 @@ from verse3d.core.logs import Progress, no_progress
 from verse3d.core.runtime import DeviceName
 from verse3d.data.samples.store import store_beside
 from verse3d.data.splits import known_folds
+from verse3d.model.locate import model_file
 from verse3d.training.fit import FitResult
+from verse3d.training.initial import InitialWeights, read_initial
 from verse3d.training.runfolder import RunFolder, fold_folder
 
 
@@ -47,6 +49,7 @@ def train_folds(
     out: PathOrText,
     mode: str | None = None,
     config: PathOrText | Config | None = None,
+    from_model: PathOrText | None = None,
     overrides: Sequence[str] = (),
     resume: bool = False,
     overwrite: bool = False,
@@ -61,6 +64,8 @@ def train_folds(
     Args:
         data: an index with folds (see ``index(folds=...)``).
         out: gets a run folder per fold.
+        from_model: every fold begins with the weights of this model, as in ``train``. Name it again when going on: the
+            folds that were not begun need it.
         resume: go on with the fold that was stopped; finished ones are kept, those that were not begun are begun.
         max_minutes: of each fold.
         mode, config, overrides, overwrite, max_epochs, store, device, progress: as in ``train``.
@@ -70,18 +75,21 @@ def train_folds(
         ConfigError, OutputError, TrainingError: as in ``train``.
     """
     folds, folder = folds_of(data), Path(out)
-    settings = _settings(mode, config, overrides, folder, folds, resume=resume)
+    initial = None if from_model is None else read_initial(model_file(from_model))
+    settings = _settings(mode, config, overrides, folder, folds, resume=resume, initial=initial)
     if not (resume or overwrite):
         _require_free(folder, folds)
     results: dict[int, FitResult] = {}
     for fold in folds:
         # A fold that was stopped goes on, one that never began begins: both by the same call.
         run = fold_folder(folder, fold)
+        goes_on = resume and RunFolder(run).last.is_file()
         results[fold] = train(
             data=data,
             out=run,
             config=settings,
-            resume=resume and RunFolder(run).last.is_file(),
+            from_model=None if goes_on else from_model,
+            resume=goes_on,
             overwrite=overwrite,
             max_minutes=max_minutes,
             max_epochs=max_epochs,
@@ -116,15 +124,16 @@ def _settings(
     folds: Sequence[int],
     *,
     resume: bool,
+    initial: InitialWeights | None,
 ) -> Config:
     """One config for all folds; that of the first fold if they are gone on with."""
     # Folds that differ in a setting are no cross-validation: all take the config of the first that was begun.
     runs = [fold_folder(folder, fold) for fold in folds]
     begun = [run for run in runs if RunFolder(run).last.is_file()]
-    if resume and not begun and config is None:
+    if resume and not begun and config is None and initial is None:
         raise DataError(f"{folder} holds no fold to resume", hint="start the folds without resuming")
-    first = begun[0] if resume and begun else None
-    return training_config(mode, config, overrides, resumed=first)
+    resumed = begun[0] if resume and begun else None
+    return training_config(mode, config, overrides, resumed=resumed, initial=initial)
 
 
 def _require_free(folder: Path, folds: Sequence[int]) -> None:

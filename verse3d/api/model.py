@@ -22,6 +22,7 @@ from verse3d.inference.backends import BackendName
 from verse3d.inference.budget import Budget
 from verse3d.inference.loading import open_predictor
 from verse3d.inference.memory_plan import Limit
+from verse3d.inference.naming import PartialVertebrae, keeps_partial
 from verse3d.inference.segment import segment_volume
 from verse3d.labelling.vertebrae import NamedVertebra
 from verse3d.model.locate import model_files
@@ -80,9 +81,9 @@ class Model:
         self.paths = tuple(paths)
 
     def __repr__(self) -> str:
-        config = self._budget.predictor.config
+        mode = self._budget.predictor.method.mode
         files = ", ".join(str(path) for path in self.paths)
-        return f"<Model {files}: {config.mode}, {self._scheme.name}, on {self._budget.predictor.backend.device}>"
+        return f"<Model {files}: {mode}, {self._scheme.name}, on {self._budget.predictor.backend.device}>"
 
     @property
     def labels(self) -> dict[int, str]:
@@ -92,11 +93,11 @@ class Model:
     @property
     def config(self) -> dict[str, Any]:
         """The settings of the (first) model's training."""
-        return self._budget.predictor.config.to_dict()
+        return self._budget.predictor.method.settings
 
     @property
     def _scheme(self) -> LabelScheme:
-        return self._budget.predictor.scheme
+        return self._budget.predictor.method.scheme
 
     def segment(
         self,
@@ -142,6 +143,7 @@ def load_model(
     backend: BackendName = "auto",
     tta: bool = False,
     skip_air: bool = True,
+    partial: PartialVertebrae = "drop",
     max_ram_gb: float | None = None,
 ) -> Model:
     """Open a model to segment scans from Python, without files in between.
@@ -152,11 +154,13 @@ def load_model(
         backend: what runs the network: "torch", "openvino", or "auto" (OpenVINO on a CPU if it is installed).
         tta: average with the prediction of the mirror image; takes twice as long.
         skip_air: leave out windows that hold nothing of the patient.
+        partial: "keep" leaves vertebrae that the scan cuts in the labels, where vertebrae are named by their sequence.
+            ``Segmentation.vertebrae`` lists them either way.
         max_ram_gb: largest resident memory of the process, GB (10^9 bytes); None: what is free, less a tenth.
 
     Raises:
         CheckpointError: there is no model, or it is damaged, unsafe, or of another version.
-        ConfigError: the models cannot be averaged, or the backend cannot be had.
+        ConfigError: the models cannot be averaged, the backend cannot be had, or ``partial`` is neither of the two.
         MemoryLimitError: the program and the model alone do not fit.
 
     Example:
@@ -164,8 +168,11 @@ def load_model(
         >>> model.segment("scan.nii.gz").levels  # doctest: +SKIP
         ('T11', 'T12', 'L1', 'L2', 'L3', 'L4', 'L5')
     """
+    keep_partial = keeps_partial(partial)
     files = model_files(model)
-    predictor = open_predictor(files, choose_device(device), backend=backend, tta=tta, skip_air=skip_air)
+    predictor = open_predictor(
+        files, choose_device(device), backend=backend, tta=tta, skip_air=skip_air, keep_partial=keep_partial
+    )
     return Model(Budget.measured(predictor, max_ram_gb), files, max_ram_gb)
 
 

@@ -21,6 +21,7 @@ from verse3d.data.samples.store import store_beside
 from verse3d.data.splits import hold_out_fold, split_by_subject
 from verse3d.model.locate import model_file
 from verse3d.model.modes import get_mode, require_suitable
+from verse3d.report.confusion import confusion_figure
 from verse3d.report.figures import figure_array
 from verse3d.report.overlay import overlay_figure
 from verse3d.training.fit import FitResult, fit
@@ -80,11 +81,14 @@ def train(
     """
     if resume and overwrite:
         raise ConfigError("`resume` and `overwrite` exclude each other", option="resume")
-    initial = _initial(from_model, resume=resume)
-    if initial and config is None:
-        values, source = initial.config.to_dict(), f"the config of {initial.path}"
-        config, overrides = changed_config(values, overrides, source=source), ()
-    settings = training_config(mode, config, overrides, resumed=Path(out) if resume else None)
+    if resume and from_model is not None:
+        raise ConfigError(
+            "`resume` goes on with the run's own weights, so no other model can be begun with",
+            hint="begin a new run in another folder",
+            option="resume",
+        )
+    initial = None if from_model is None else read_initial(model_file(from_model))
+    settings = training_config(mode, config, overrides, resumed=Path(out) if resume else None, initial=initial)
     cases = divided(Path(data), settings.runtime.seed)
     rank, count, local_rank = started_ranks()
     device_here = rank_device(choose_device(device), local_rank, count)
@@ -96,24 +100,13 @@ def train(
             max_minutes=max_minutes,
             max_epochs=max_epochs,
             paint=_paint,
+            paint_confusion=_paint_confusion,
             progress=progress if rank == 0 else no_progress,
             store=_store(Path(data), Path(out), store, resume=resume),
             ranks=ranks,
             initial=initial,
         )
         return fit(settings, cases if fold is None else hold_out_fold(cases, fold), Path(out), options)
-
-
-def _initial(model: PathOrText | None, *, resume: bool) -> InitialWeights | None:
-    if model is None:
-        return None
-    if resume:
-        raise ConfigError(
-            "`resume` goes on with the run's own weights, so no other model can be begun with",
-            hint="begin a new run in another folder",
-            option="resume",
-        )
-    return read_initial(model_file(model))
 
 
 def _store(data: Path, out: Path, store: PathOrText | None, *, resume: bool) -> Path | None:
@@ -137,9 +130,20 @@ def divided(data: Path, seed: int) -> CaseIndex:
 
 
 def training_config(
-    mode: str | None, config: PathOrText | Config | None, overrides: Sequence[str], *, resumed: Path | None = None
+    mode: str | None,
+    config: PathOrText | Config | None,
+    overrides: Sequence[str],
+    *,
+    resumed: Path | None = None,
+    initial: InitialWeights | None = None,
 ) -> Config:
-    """The settings of a training, checked as far as that goes without data; arguments as in ``train``."""
+    """The settings of a training, checked as far as that goes without data.
+
+    Args:
+        mode, config, overrides: as in ``train``.
+        resumed: a run folder; without ``config`` its settings are taken.
+        initial: a model to begin with; without ``config`` or a run, its settings are taken.
+    """
     default = get_mode(mode or "3d").default_config
     if isinstance(config, Config):
         if overrides:
@@ -147,6 +151,8 @@ def training_config(
         settings = config
     elif config is None and resumed is not None:
         settings = load_config(find_run(resumed).config, overrides)
+    elif config is None and initial is not None:
+        settings = changed_config(initial.config.to_dict(), overrides, source=f"the config of {initial.path}")
     else:
         settings = load_config(Path(config) if config is not None else default, overrides)
     if mode and settings.mode != mode:
@@ -163,3 +169,7 @@ def _paint(
 ) -> NDArray[np.uint8]:
     """A validation case for TensorBoard; the truth comes first, so the slices stay while the prediction changes."""
     return figure_array(overlay_figure(Preview(scan), masks, title=title, binary=len(labels) == 1))
+
+
+def _paint_confusion(counts: NDArray[np.int64]) -> NDArray[np.uint8]:
+    return figure_array(confusion_figure(counts))

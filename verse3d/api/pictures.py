@@ -8,13 +8,14 @@ from verse3d.core.errors import ConfigError, DataError, GeometryError, OutputErr
 from verse3d.core.files import PathOrText, make_folder
 from verse3d.core.logs import Progress, no_progress
 from verse3d.core.nifti_header import NIFTI_SUFFIXES
+from verse3d.core.paths import composed
 from verse3d.core.preview import Preview, read_preview
 from verse3d.core.volume import Volume
 from verse3d.data.cases import Case, CaseIndex
 from verse3d.data.index.discover import is_index, load_cases
 from verse3d.data.pairs import relabelled, require_same_grid
 from verse3d.data.quality.survey import cache_path, survey_cases
-from verse3d.data.schemes import scheme_of
+from verse3d.data.schemes import doubts_in_words, scheme_of
 from verse3d.report.appearance import is_label_map
 from verse3d.report.charts import draw_charts
 from verse3d.report.dataset_stats import CaseStats, SplitSummary, summarise, write_table
@@ -53,12 +54,14 @@ class StatsResult:
         figures: the PNG files.
         summary: a row per split, and one for all.
         failures: (case, why it or its mask could not be used).
+        notes: what is doubtful about the levels that were counted.
     """
 
     table: Path
     figures: tuple[Path, ...]
     summary: tuple[SplitSummary, ...]
     failures: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...] = ()
 
 
 def look(
@@ -169,8 +172,8 @@ def _only_case(folder: Path) -> Case:
 
 def _find(cases: CaseIndex, name: str, data: Path) -> Case:
     # A subject with a single case is as good as the name of the case.
-    by_subject = [case for case in cases if case.subject == name]
-    found = [case for case in cases if case.case == name] or by_subject
+    by_subject = [case for case in cases if composed(case.subject) == composed(name)]
+    found = [case for case in cases if composed(case.case) == composed(name)] or by_subject
     if len(found) == 1:
         return found[0]
     # Of too many the ones that were meant; of none the ones that there are.
@@ -241,4 +244,5 @@ def stats(
         figures.append(folder / f"{name}.png")
         save_figure(figure, figures[-1], dpi=_CHART_DPI)
     failures = tuple((each.case.case, each.problem) for each in measured if each.problem)
-    return StatsResult(folder / STATS_TABLE, tuple(figures), tuple(summarise(measured)), failures)
+    notes = doubts_in_words({each.case.case: each.doubt for each in measured})
+    return StatsResult(folder / STATS_TABLE, tuple(figures), tuple(summarise(measured)), failures, notes)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from verse3d import api
 from verse3d.core.caseerrors import CASE_ERRORS, reason_of
@@ -18,6 +17,7 @@ from verse3d.data.index.discover import load_cases
 from verse3d.data.index.file_roles import scan_name
 from verse3d.inference.backends import BackendName
 from verse3d.inference.loading import described, models_sha256, open_predictor
+from verse3d.inference.naming import PartialVertebrae, keeps_partial
 from verse3d.inference.predict import PredictOptions, predict_cases
 from verse3d.inference.records import PredictionReport
 from verse3d.model.locate import model_files
@@ -38,7 +38,7 @@ def predict(
     backend: BackendName = "auto",
     tta: bool = False,
     skip_air: bool = True,
-    partial: Literal["drop", "keep"] = "drop",
+    partial: PartialVertebrae = "drop",
     max_ram_gb: float | None = None,
     parts: int = 1,
     part: int = 0,
@@ -83,14 +83,13 @@ def predict(
         raise ConfigError(f"part {part} of {parts} parts does not exist", hint="parts are counted from 0")
     if max_ram_gb is not None and max_ram_gb <= 0:
         raise ConfigError(f"`max_ram_gb` must be above 0, got {max_ram_gb:g}", option="max_ram_gb")
-    if partial not in ("drop", "keep"):
-        raise ConfigError(f"`partial` must be drop or keep, got {partial!r}", option="partial")
+    keep_partial = keeps_partial(partial)
     # Options, models, scans: what costs nothing to look at is looked at first.
     models = model_files(model)
     cases = _cases_to_predict([Path(scan) for scan in scans], split)
     _require_any_scan(cases)
     predictor = open_predictor(
-        models, choose_device(device), backend=backend, tta=tta, skip_air=skip_air, keep_partial=partial == "keep"
+        models, choose_device(device), backend=backend, tta=tta, skip_air=skip_air, keep_partial=keep_partial
     )
     folder = Path(out)
     report = predict_cases(
@@ -103,7 +102,7 @@ def predict(
         progress=progress,
     )
     # Last: it belongs to masks, and there may be none.
-    write_label_description(folder / LABEL_FILE, predictor.scheme.labels)
+    write_label_description(folder / LABEL_FILE, predictor.method.scheme.labels)
     if (folder / PREVIEWS).is_dir():
         remove_leftovers(folder / PREVIEWS)  # of calls that were killed while they drew
     if preview:

@@ -33,12 +33,15 @@ def phantom(
     cases: Annotated[int, typer.Option(help="How many scans.")] = 6,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
     anomalies: Annotated[bool, typer.Option("--anomalies", help="With L6, T13, a collapsed body, a screw ...")] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that draw; by default what cores and memory allow.")
+    ] = None,
 ) -> None:
     """Write synthetic spine CTs with masks in VerSe's layout, e.g. [bold]verse3d phantom data --cases 6[/]."""
     from verse3d import api
 
     with bars() as progress:
-        paths = api.phantom(out, cases=cases, seed=seed, anomalies=anomalies, progress=progress)
+        paths = api.phantom(out, cases=cases, seed=seed, anomalies=anomalies, workers=workers, progress=progress)
     for path in paths:
         out_console.print(str(path))
 

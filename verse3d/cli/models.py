@@ -60,9 +60,11 @@ def train(
     print_: Annotated[bool, typer.Option("--print", help="With --folds: only name the command of each fold.")] = False,
     store: Annotated[Path | None, typer.Option(help="Folder for prepared cases; else beside --data.")] = None,
     device: DeviceOption = "auto",
+    json: JsonOption = False,
 ) -> None:
     """Train a network, e.g. [bold]verse3d train --data cases.jsonl --out runs/a[/]."""
     from verse3d import api
+    from verse3d.api.folds import FoldsResult
     from verse3d.training.runfolder import fold_folder
 
     options: dict[str, Any] = {
@@ -85,12 +87,15 @@ def train(
         return
     with exits_when_terminated(), bars() as progress:
         options |= {"data": data, "out": out, "progress": progress}
-        trained = list(api.train_folds(**options).folds.items()) if folds else [(None, api.train(**options, fold=fold))]
+        result = api.train_folds(**options) if folds else api.train(**options, fold=fold)
+    runs = list(result.folds.items()) if isinstance(result, FoldsResult) else [(None, result)]
     # Of several processes that share a run one speaks for all.
-    if is_first_process():
-        for number, result in trained:
-            tables.print_training(out_console, result, fold=number)
-    if code := max(_exit_code(result) for _, result in trained):
+    if is_first_process() and json:
+        print_json(out_console, result)
+    elif is_first_process():
+        for number, run in runs:
+            tables.print_training(out_console, run, fold=number)
+    if code := max(_exit_code(run) for _, run in runs):
         raise typer.Exit(code)
 
 

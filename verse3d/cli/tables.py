@@ -147,6 +147,8 @@ def print_stats(out: Console, result: "StatsResult") -> None:
     out.print(rows, soft_wrap=False)
     for case, reason in result.failures:
         out.print(f"{one_line(case)} could not be used: {in_flags(reason)}")
+    for note in result.notes:
+        out.print(f"note: {one_line(note)}", style="yellow")
     for path in (result.table, *result.figures):
         out.print(str(path))
 

@@ -203,15 +203,21 @@ def parse_config(values: Mapping[str, Any], *, source: str = "config") -> Config
     Raises:
         ConfigError: lists every problem at once, each with its place and, for unknown keys, the nearest spelling.
     """
+    config, problems = _checked(values)
+    if config is None:
+        raise ConfigError(all_problems(source, problems))
+    return config
+
+
+def _checked(values: Mapping[str, Any]) -> tuple[Config | None, list[str]]:
+    """The config, or None and everything that is wrong with it."""
     problems = []
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
         problems = [described(problem, Config) for problem in error.errors(include_url=False, include_context=False)]
     problems += _patch_problems(values)
-    if problems:
-        raise ConfigError(all_problems(source, problems))
-    return config
+    return (None, problems) if problems else (config, [])
 
 
 def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -235,23 +241,14 @@ def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Conf
 def changed_config(values: dict[str, Any], overrides: Sequence[str], *, source: str) -> Config:
     """Plain values, changed by overrides as in ``load_config``; raises as that."""
     before = copy.deepcopy(values)
-    problems = apply_overrides(values, overrides)
-    if problems:
-        raise ConfigError(all_problems("`overrides`", problems), option="overrides")
-    try:
-        return parse_config(values, source=source)
-    except ConfigError:
-        if not overrides or not _is_sound(before):
-            raise
-    return parse_config(values, source="`overrides`")
-
-
-def _is_sound(values: dict[str, Any]) -> bool:
-    try:
-        parse_config(values)
-    except ConfigError:
-        return False
-    return True
+    malformed = apply_overrides(values, overrides)
+    config, problems = _checked(values)
+    if config is not None and not malformed:
+        return config
+    if overrides and not _checked(before)[1]:  # the file by itself is right
+        raise ConfigError(all_problems("`overrides`", [*malformed, *problems]), option="overrides")
+    told = {"`overrides`": malformed, source: problems}
+    raise ConfigError("\n".join(all_problems(whose, listed) for whose, listed in told.items() if listed))
 
 
 def _patch_problems(values: Mapping[str, Any]) -> list[str]:

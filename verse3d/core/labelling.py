@@ -16,6 +16,11 @@ class LabelsConfig(Section):
     """``direct``: the network has a channel for every level. ``sequence``: it finds bones without names, and the whole
     spine is named at once, from what a second network sees of it."""
 
+    cut_vertebrae: Literal["background", "ignore"] = "background"
+    """What bone teaches that may be a vertebra which the scan cuts, and which VerSe therefore leaves unlabelled:
+    ``background``, that it is none; ``ignore``, nothing. Where vertebrae are named by their sequence cut ones are found
+    and marked as partial, which is the reason to ignore them; nothing marks them elsewhere."""
+
     @field_validator("naming")
     @classmethod
     def _there_are_names(cls, naming: str, info: ValidationInfo) -> str:
@@ -27,6 +32,11 @@ class LabelsConfig(Section):
     def by_sequence(self) -> bool:
         """Whether names are given to the whole spine at once."""
         return self.naming == "sequence"
+
+    @property
+    def ignores_cut(self) -> bool:
+        """Whether bone that may be a cut vertebra teaches nothing."""
+        return self.cut_vertebrae == "ignore"
 
     @property
     def network_scheme(self) -> LabelScheme:

@@ -17,6 +17,8 @@ from verse3d.core.errors import ConfigError, DataError
 
 SchemeName = Literal["binary", "vertebrae"]
 Rgb = tuple[int, int, int]
+IGNORED = 254
+"""In what a network learns from: a voxel that teaches nothing."""
 _PIECE_VOXELS = 2**20
 
 

@@ -98,6 +98,21 @@ def _windows_problem(name: str) -> str:
     return ""
 
 
+def composed(name: str) -> str:
+    """A name with its accents in one coding: a keyboard types composed letters, macOS stores decomposed ones.
+
+    Example:
+        >>> composed("a\\u0308") == composed("\\u00e4")
+        True
+    """
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def codings(name: str) -> tuple[str, ...]:
+    """A name as it is, then as other systems code its accents, each once."""
+    return tuple(dict.fromkeys((name, composed(name), unicodedata.normalize("NFD", name))))
+
+
 def same_on_disk(name: str) -> str:
     """A key that is equal for names that some disk takes for one: they differ in case, or in how accents are coded.
 

@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator
@@ -198,8 +198,7 @@ def _case(line: str, base: Path, place: str) -> Case:
         raise DataError(f"{place}: {brief(name)} is no name for a case; it must work as a file name")
     if not (row.image or row.mask):
         raise DataError(f"{place}: case {name} has neither an 'image' nor a 'mask'")
-    # An absolute path stays what it is: joined to a folder it replaces the folder.
-    paths = [base / stored if stored else None for stored in (row.image, row.mask, row.centroids)]
+    paths = [_path(stored, base) if stored else None for stored in (row.image, row.mask, row.centroids)]
     return Case(
         name,
         row.subject or name,
@@ -214,6 +213,12 @@ def _case(line: str, base: Path, place: str) -> Case:
         relabel=row.relabel,
         notes=row.notes,
     )
+
+
+def _path(stored: str, base: Path) -> Path:
+    """The path of a file as an index holds it, below the folder of the index unless it is absolute."""
+    # C:/data/x.nii.gz leads nowhere but on Windows; who reads it elsewhere is told of it as it is.
+    return Path(stored) if PureWindowsPath(stored).is_absolute() else base / stored
 
 
 def _is_encodable(name: str) -> bool:

@@ -8,6 +8,7 @@
 5. only 1                              vertebrae: it can be a C1, as VerSe has it
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,21 +18,30 @@ from scipy import ndimage
 from verse3d.core.errors import DataError
 from verse3d.core.labels import SchemeName, present_ids
 from verse3d.core.volume import Volume, made_by_verse3d, stored_scheme
+from verse3d.core.wording import listed
 
 LARGEST_C1_MM = 60.0
 _LARGEST_C1_ML = 50.0
 """An atlas has about 15 ml; masks that are filled or drawn too wide stay below three times that."""
 _PIECE_SHARE, _APART_MM = 0.2, 15.0
 """Front and back arch of a C1 lie level with each other."""
+TAKEN_FOR_C1 = "the only label is 1, taken for C1 as in VerSe; a binary mask would look the same"
 _ALSO_AT_CORNERS = np.ones((3, 3, 3), dtype=bool)
 
 
 @dataclass(frozen=True)
 class MaskScheme:
-    """The scheme of a mask, and how it is known, in words."""
+    """The scheme of a mask, and how it is known, in words.
+
+    Attributes:
+        name: the scheme.
+        reason: how it is known.
+        doubt: what must be said beside every level that is read from the mask; "" if nothing must.
+    """
 
     name: SchemeName
     reason: str
+    doubt: str = ""
 
     @property
     def is_binary(self) -> bool:
@@ -49,11 +59,28 @@ def scheme_of(mask: Volume) -> MaskScheme:
         return MaskScheme("binary", "verse3d made it, and its only id is 1")
     if reason := _no_atlas(mask):
         return MaskScheme("binary", f"its only id is 1, and {reason}")
-    return MaskScheme("vertebrae", "its only id is 1, and that can be a C1")
+    return MaskScheme("vertebrae", "its only id is 1, and that can be a C1", TAKEN_FOR_C1)
 
 
-def require_levels(mask: Volume, purpose: str) -> None:
-    """Refuse a binary mask where the levels are needed.
+def doubts_in_words(doubts: Mapping[str, str]) -> tuple[str, ...]:
+    """A sentence per doubt, with the names of all that share it.
+
+    Args:
+        doubts: what is doubtful (a case, or a mask of it) and why, ``MaskScheme.doubt``; "" is left out.
+
+    Example:
+        >>> doubts_in_words({"a": "torn", "b": "", "c": "torn"})
+        ('a, c: torn',)
+    """
+    names: dict[str, list[str]] = {}
+    for name, doubt in doubts.items():
+        if doubt:
+            names.setdefault(doubt, []).append(name)
+    return tuple(f"{listed(sharing)}: {doubt}" for doubt, sharing in names.items())
+
+
+def require_levels(mask: Volume, purpose: str) -> MaskScheme:
+    """Refuse a binary mask where the levels are needed, and return the scheme of any other.
 
     Args:
         mask: a label map.
@@ -69,6 +96,7 @@ def require_levels(mask: Volume, purpose: str) -> None:
             "know which one",
             hint="use the scheme binary, or a mask with VerSe's ids",
         )
+    return scheme
 
 
 def _no_atlas(mask: Volume) -> str:

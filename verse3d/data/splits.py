@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from verse3d.core.errors import DataError
+from verse3d.core.paths import composed
 from verse3d.data.cases import SPLITS, Case, CaseIndex, Split
 
 _DRAWN = "seed"
@@ -55,7 +56,8 @@ def assign_splits(index: CaseIndex, assignments: Mapping[str, Split]) -> CaseInd
             two splits.
     """
     subject_of = {case.case: case.subject for case in index} | {case.subject: case.subject for case in index}
-    unknown = sorted(set(assignments) - subject_of.keys())
+    spelt = {composed(name): name for name in subject_of}
+    unknown = sorted(name for name in assignments if composed(name) not in spelt)
     if unknown:
         raise DataError(
             f"no case or subject is called {', '.join(unknown)}; there are: {', '.join(sorted(subject_of))}"
@@ -64,8 +66,9 @@ def assign_splits(index: CaseIndex, assignments: Mapping[str, Split]) -> CaseInd
     for name, split in assignments.items():
         if split not in SPLITS:
             raise DataError(f"{name}: split {split!r} is none of {', '.join(SPLITS)}")
-        if drawn.setdefault(subject_of[name], split) != split:
-            raise DataError(f"the subject {subject_of[name]} is put into both {drawn[subject_of[name]]} and {split}")
+        subject = subject_of[spelt[composed(name)]]
+        if drawn.setdefault(subject, split) != split:
+            raise DataError(f"the subject {subject} is put into both {drawn[subject]} and {split}")
     return CaseIndex(tuple(_placed(case, drawn, "assigned") for case in index))
 
 

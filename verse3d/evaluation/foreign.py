@@ -20,7 +20,7 @@ import numpy as np
 
 from verse3d.core.errors import ConfigError, DataError, GeometryError
 from verse3d.core.labels import VERTEBRAE, level_called
-from verse3d.core.paths import name_problem
+from verse3d.core.paths import codings, name_problem
 from verse3d.core.readers import MEGABYTE, read_record
 from verse3d.core.volume import Volume, read_labels
 from verse3d.data.nnunet_labels import numbered
@@ -80,6 +80,11 @@ def find_mask(folder: Path, case: str, suffix: str) -> Path | None:
     # A case is called what its index says, and that may lead out of the folder.
     if name_problem(case + suffix):
         return None
+    found = (_mask_called(name, folder, suffix) for name in codings(case))
+    return next((path for path in found if path), None)
+
+
+def _mask_called(case: str, folder: Path, suffix: str) -> Path | None:
     inside = folder / case
     # Our own name first: a folder that holds both was filled by us.
     files = (folder / f"{case}{suffix}", folder / f"{case}.nii.gz", inside / f"{case}.nii.gz")

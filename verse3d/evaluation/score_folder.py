@@ -19,7 +19,7 @@ from verse3d.data.cases import Case, CaseIndex
 from verse3d.data.centroids import CENTROID_SUFFIX, write_centroids
 from verse3d.data.pairs import SAME_GRID_TOLERANCE_MM, read_mask
 from verse3d.data.predictions import MASK_SUFFIX, mask_path, read_predictions
-from verse3d.data.schemes import require_levels
+from verse3d.data.schemes import doubts_in_words, require_levels
 from verse3d.evaluation.foreign import LabelMap, find_mask, read_foreign_mask
 from verse3d.evaluation.scorecard import (
     CaseCard,
@@ -61,7 +61,8 @@ class Evaluation:
         failures: (case, reason) of every case with a truth that could not be scored.
         written: the JSON and the CSV file, and with single vertebrae the table to paste.
         cards: VerSe's scorecard by case; empty for "binary".
-        notes: whether a model has seen these cases in its training; empty if none has, or nobody knows.
+        notes: what is to be known about the scores: whether a model has seen these cases in its training, and whether
+            a mask that was scored as a C1 may be a binary one.
     """
 
     scheme: str
@@ -137,13 +138,14 @@ def evaluate_folder(
     scheme = scheme or listed_scheme or ("vertebrae" if label_map else _guess_scheme(predictions, cases))
     label_scheme(scheme)  # refuses an unknown name
     scored, slices, cards, failures = [], {}, {}, []
+    doubts: dict[str, str] = {}
     for number, case in enumerate(cases):
         progress("cases", number, len(cases))
         try:
             _require_made(case, records)
             # A mask that is listed and not there is looked for by our own name, and found missing.
             path = find_mask(predictions, case.case, MASK_SUFFIX) or mask_path(predictions, case.case)
-            scores, slices[case.case], card = _score(case, path, scheme, label_map)
+            scores, slices[case.case], card = _score(case, path, scheme, label_map, doubts)
             scored.append(scores)
             if card:
                 cards[case.case] = card
@@ -152,7 +154,8 @@ def evaluate_folder(
             failures.append((case.case, reason_of(error)))
     progress("cases", len(cases), len(cases))
     written = [out.with_suffix(suffix) for suffix in ((".csv", ".md") if cards else (".csv",))]
-    notes = notes_on_seen_cases([case for case in cases if case.case in slices], records)
+    seen = notes_on_seen_cases([case for case in cases if case.case in slices], records)
+    notes = (*seen, *doubts_in_words(doubts))
     result = Evaluation(scheme, tuple(scored), slices, tuple(failures), (out, *written), cards, notes)
     _write(out, result)
     return result
@@ -196,15 +199,19 @@ def _guess_scheme(predictions: Path, cases: Sequence[Case]) -> str:
 
 
 def _score(
-    case: Case, path: Path, scheme: str, label_map: LabelMap | None
+    case: Case, path: Path, scheme: str, label_map: LabelMap | None, doubts: dict[str, str]
 ) -> tuple[CaseScores, SliceScores, CaseCard | None]:
     # Everything below is on the grid of the scan: nothing is resampled for a score.
     if not path.exists():
         raise DataError(f"the mask {path} is missing")
     prediction, truth = read_foreign_mask(path, label_map), read_mask(case)
     if scheme != "binary":
-        require_levels(prediction, f"a score of the scheme {scheme}")
-        require_levels(truth, f"a score of the scheme {scheme}")
+        purpose = f"a score of the scheme {scheme}"
+        doubt = require_levels(prediction, purpose).doubt
+        # A map, or files called after vertebrae, say what the ids mean.
+        if label_map is None and not path.is_dir():
+            doubts[f"the prediction of {case.case}"] = doubt
+        doubts[f"the truth of {case.case}"] = require_levels(truth, purpose).doubt
     _require_same_grid(prediction, truth)
     geometry = truth.geometry
     binary = label_scheme("binary")

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from verse3d.core.axismaps import slowest_first
 from verse3d.core.config import GridConfig
 from verse3d.model.tilings import Region
 
@@ -44,7 +45,7 @@ class Body:
         tissue = max(0.0, (_TISSUE_HU - low) / (high - low))
         # Lungs are air within the patient: in axial planes holes are filled. Eroded by a block, so that the table,
         # which touches the back, falls off.
-        dense = ndimage.binary_fill_holes(_shares(image > tissue, voxels) >= 0.5, _IN_AXIAL_PLANE)
+        dense = ndimage.binary_fill_holes(_shares(_above(image, tissue), voxels) >= 0.5, _IN_AXIAL_PLANE)
         parts, count = ndimage.label(ndimage.binary_erosion(dense, border_value=1))
         block_ml = float(np.prod(voxels) * np.prod(grid.spacing_mm)) / 1000
         large = np.bincount(parts.ravel(), minlength=count + 1) * block_ml >= _SMALLEST_ML
@@ -62,11 +63,25 @@ class Body:
         return bool(self.blocks[tuple(slice(span.start // edge, -(-span.stop // edge)) for span, edge in spans)].any())
 
 
+def _above(image: NDArray[np.floating], threshold: float) -> NDArray[np.bool_]:
+    """Where an image of values 0 ... 1 exceeds a threshold in the same range."""
+    if image.dtype != np.float16:
+        return image > threshold
+    # The bits of positive floats are in the order of their values, and processors compare integers many times as fast
+    # as float16. A zero with a minus sign is a large negative integer: below every threshold, too.
+    return image.view(np.int16) > np.float16(threshold).view(np.int16)
+
+
 def _shares(mask: NDArray[np.bool_], voxels: tuple[int, int, int]) -> NDArray[np.float32]:
     """The share of ``True`` in every block; beyond the end the last voxel is repeated."""
     padded = np.pad(mask, [(0, -size % edge) for size, edge in zip(mask.shape, voxels, strict=True)], mode="edge")
-    shares = padded
-    for axis, edge in enumerate(voxels):
-        split = (*shares.shape[:axis], shares.shape[axis] // edge, edge, *shares.shape[axis + 1 :])
-        shares = shares.reshape(split).mean(axis=axis + 1, dtype=np.float32)
-    return shares.astype(np.float32, copy=False)
+    counts: NDArray[np.integer] = padded.view(np.uint8)
+    enough = np.min_scalar_type(math.prod(voxels))
+    # The slowest axis in memory first: whole planes are added, and what is left for the others is a fraction.
+    for axis in slowest_first(padded):
+        parts = [counts[(slice(None),) * axis + (slice(first, None, voxels[axis]),)] for first in range(voxels[axis])]
+        total = parts[0].astype(enough)
+        for part in parts[1:]:
+            total += part
+        counts = total
+    return counts.astype(np.float32) / np.float32(math.prod(voxels))

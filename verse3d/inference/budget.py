@@ -87,17 +87,18 @@ class Budget:
         return peak_mb <= self.limit.mb
 
     def _demand(self, stored: StoredVoxels) -> Demand:
-        config = self.predictor.config
-        grid, naming = network_geometry(stored.geometry, config.grid), self.predictor.naming
+        method, naming = self.predictor.method, self.predictor.naming
+        grid = network_geometry(stored.geometry, method.grid)
         return Demand(
             source_voxels=voxel_count(stored.geometry.shape),
             source_bytes=stored.bytes_in_memory,
             tiling=self.predictor.tiling(grid.shape, stored.geometry),
-            channels=self.predictor.network_scheme.output_channels,
+            channels=method.network_scheme.output_channels,
             piece_mb=self.piece_mb,
-            pieces_per_batch=config.inference.windows_per_batch,
+            pieces_per_batch=method.inference.windows_per_batch,
             scout_mb=max(self.predictor.scouts.megabytes(grid), naming.megabytes(grid) if naming else 0.0),
-            grouped=config.labels.by_sequence,
+            grouped=method.by_sequence,
+            sums_dtype=self.predictor.settings.sums_dtype,
         )
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from verse3d.core.config import Config
 from verse3d.core.errors import ConfigError
 from verse3d.core.files import sha256_of
 from verse3d.core.memory import keep_freed_memory
@@ -18,8 +17,8 @@ from verse3d.inference.naming import SequenceNaming
 from verse3d.inference.predictor import Predictor
 from verse3d.inference.spine_crop import NO_SCOUTS, Scouts
 from verse3d.model.checkpoint import Checkpoint, load_checkpoint, load_weights
-from verse3d.model.modes import get_mode
-from verse3d.model.scout import SCOUT, USABLE
+from verse3d.model.modes import Method, get_mode
+from verse3d.model.scout import SCOUT, USABLE, ScoutNetwork
 from verse3d.model.starter import seen_by
 from verse3d.model.trained_on import TrainedOn
 from verse3d.version import __version__
@@ -54,12 +53,16 @@ def open_predictor(
     if device.type == "cpu":
         keep_freed_memory()
     checkpoints = [load_checkpoint(path) for path in paths]
-    first = checkpoints[0].config
-    for path, checkpoint in zip(paths, checkpoints, strict=True):
-        _require_same_work(first, checkpoint.config, paths[0], path)
+    first = checkpoints[0].method
+    for path, checkpoint in zip(paths[1:], checkpoints[1:], strict=True):
+        _require_shared(first, checkpoint.method, paths[0], path)
     voices = Ensemble([_opened(*member, device, backend) for member in zip(checkpoints, paths, strict=True)], tta)
     scouts = open_scouts(checkpoints, paths, device) if skip_air else NO_SCOUTS
-    naming = open_naming(checkpoints, paths, device, keep_partial=keep_partial) if first.labels.by_sequence else None
+    naming = None
+    if first.by_sequence:
+        # Every model has one of those that crop, and each of them knows levels: it is opened and looks once.
+        seeing = scouts.networks or open_level_networks(checkpoints, paths, device)
+        naming = SequenceNaming(seeing, keep_partial)
     trained_on = TrainedOn.joined(map(seen_by, paths, checkpoints))
     predictor = Predictor.of_voices(
         voices, first, skip_air=skip_air, scouts=scouts, naming=naming, trained_on=trained_on
@@ -85,20 +88,22 @@ def open_scouts(checkpoints: Sequence[Checkpoint], paths: Sequence[Path], device
         if build is None:
             return NO_SCOUTS
         if stored is None:
-            return Scouts(absence=f"{path.name} holds no scout")
+            return Scouts(absence=f"{path.name} holds no scout, the small network that looks for the spine first")
         if stored.scores.get(USABLE) != 1.0:
             # One that has missed a spine in its validation would hide vertebrae from the network.
-            return Scouts(absence=f"the scout in {path.name} was not found to be reliable")
+            return Scouts(
+                absence=f"the scout in {path.name}, which looks for the spine first, was not found to be reliable"
+            )
         network = build(stored.config)
         load_weights(network, stored.network, path)
         networks.append(network.to(device).eval())
     return Scouts(networks)
 
 
-def open_naming(
-    checkpoints: Sequence[Checkpoint], paths: Sequence[Path], device: torch.device, *, keep_partial: bool
-) -> SequenceNaming:
-    """How the bones that these models find get their names. A scout that misses a process still knows its level.
+def open_level_networks(
+    checkpoints: Sequence[Checkpoint], paths: Sequence[Path], device: torch.device
+) -> Sequence[ScoutNetwork]:
+    """What sees levels, of all models that have it. A scout that misses a process still knows its level.
 
     Raises:
         CheckpointError: the weights of a scout do not fit its config.
@@ -110,7 +115,7 @@ def open_naming(
             network = build(stored.config)
             load_weights(network, stored.network, path)
             networks.append(network.to(device).eval())
-    return SequenceNaming(networks, keep_partial)
+    return networks
 
 
 def _opened(checkpoint: Checkpoint, path: Path, device: torch.device, backend: str) -> Backend:
@@ -121,13 +126,13 @@ def _opened(checkpoint: Checkpoint, path: Path, device: torch.device, backend: s
     return open_backend(backend, checkpoint, path, device, choose_precision(amp, device))
 
 
-def _require_same_work(one: Config, other: Config, one_path: Path, other_path: Path) -> None:
-    """Models are averaged piece by piece, so they must see the same pieces and give the same answers.
+def _require_shared(one: Method, other: Method, one_path: Path, other_path: Path) -> None:
+    """Models are averaged piece by piece, so they must see the same pieces and tell the same labels apart.
 
     Raises:
         ConfigError: says in which settings they differ.
     """
-    here, there = _work(one), _work(other)
+    here, there = one.shared, other.shared
     common = [key for key in here if key in there]  # windows and slices have settings of their own
     # All at once, as for a config: the user should not meet them one by one.
     different = [f"  - {key}: {here[key]} and {there[key]}" for key in common if here[key] != there[key]]
@@ -136,27 +141,6 @@ def _require_same_work(one: Config, other: Config, one_path: Path, other_path: P
             "\n".join([f"{one_path} and {other_path} cannot be averaged, they differ in", *different]),
             hint="predict with each of them by itself",
         )
-
-
-def _work(config: Config) -> dict[str, object]:
-    inference = config.inference
-    windows = {
-        "sampling.patch_voxels": config.sampling.patch_voxels,
-        "sampling.margin_voxels": config.sampling.margin_voxels,
-        "inference.overlap": inference.overlap,
-        "inference.blending": inference.blending,
-    }
-    slices = {f"slices.{key}": value for key, value in config.slices.model_dump().items()}
-    return {
-        "labels.scheme": config.labels.scheme,
-        "labels.naming": config.labels.naming,
-        "grid.spacing_mm": config.grid.spacing_mm,
-        "grid.window_hu": config.grid.window_hu,
-        "mode": config.mode,
-        **(windows if config.mode == "3d" else slices),
-        "inference.min_component_ml": inference.min_component_ml,
-        "inference.largest_component_only": inference.largest_component_only,
-    }
 
 
 def models_sha256(paths: Sequence[Path]) -> str:
@@ -171,7 +155,7 @@ def described(predictor: Predictor, paths: Sequence[Path]) -> dict[str, Any]:
         "verse3d": __version__,
         "model": str(paths[0]),
         "models": [str(path) for path in paths],
-        "scheme": predictor.scheme.name,
+        "scheme": predictor.method.scheme.name,
         "device": str(backend.device),
         "backends": [one.record() for one in predictor.placement.voices.backends],
         "tta": predictor.placement.voices.ask_mirrored,
@@ -179,5 +163,5 @@ def described(predictor: Predictor, paths: Sequence[Path]) -> dict[str, Any]:
         "scouts": len(predictor.scouts.networks),
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), **{name: installed_version(name) for name in _NAMED}},
-        "config": predictor.config.to_dict(),
+        "config": predictor.method.settings,
     }

@@ -77,19 +77,23 @@ def _odd_pieces(labels: NDArray[np.uint8], geometry: Geometry) -> Iterator[str]:
     at_edge = np.any((places == 0) | (places == np.array(coarse.shape) - 1), axis=1)
     is_whole = np.bincount(piece, at_edge, count + 1) == 0
     is_odd = is_whole & (volume_ml < _LEAST_ML)
+    # Sorted by height, so that only what is about as high is looked at for each piece.
+    upwards = np.argsort(world[:, 2])
+    world, piece = world[upwards], piece[upwards]
     for number in np.argsort(-volume_ml)[:_MOST_PLACED].tolist():
+        low, high = centres[number, 2] - _NEIGHBOURHOOD_MM, centres[number, 2] + _NEIGHBOURHOOD_MM
+        level = slice(*np.searchsorted(world[:, 2], (low, np.nextafter(high, np.inf))))
         # A bone says nothing about where a spine ten times its size should be.
-        others = world[(piece != number) & (volume_ml[piece] >= volume_ml[number] / 2)]
-        is_odd[number] |= _beside_mm(centres[number], others) > _FAR_MM
+        beside = (piece[level] != number) & (volume_ml[piece[level]] >= volume_ml[number] / 2)
+        is_odd[number] |= _beside_mm(centres[number], world[level][beside]) > _FAR_MM
     is_odd[0] = False
     if is_odd.any():
         yield _told([(volume_ml[number], centres[number]) for number in np.flatnonzero(is_odd)])
 
 
 def _beside_mm(centre: NDArray[np.float64], others: NDArray[np.float64]) -> float:
-    """How far a point lies beside the other pieces, mm: beside the middle of what is about as high, if anything is."""
-    near = others[np.abs(others[:, 2] - centre[2]) <= _NEIGHBOURHOOD_MM]
-    return float(np.linalg.norm(np.median(near[:, :2], axis=0) - centre[:2])) if near.size else 0.0
+    """How far a point lies beside the middle of others (n, 3) that are about as high, mm; 0 if there are none."""
+    return float(np.linalg.norm(np.median(others[:, :2], axis=0) - centre[:2])) if others.size else 0.0
 
 
 def _told(odd: list[tuple[float, NDArray[np.float64]]]) -> str:

@@ -55,6 +55,7 @@ class Demand:
         pieces_per_batch: as the config wants it.
         scout_mb: what the scouts take while they look for the spine.
         grouped: whether bones are grouped and named, where other labels are cleaned.
+        sums_dtype: of the open planes, if there is room: see ``Ensemble.sums_dtype``.
     """
 
     source_voxels: int
@@ -65,6 +66,7 @@ class Demand:
     pieces_per_batch: int
     scout_mb: float = 0.0
     grouped: bool = False
+    sums_dtype: torch.dtype = torch.float32
 
     @property
     def scouting_mb(self) -> float:
@@ -163,9 +165,9 @@ def make_plan(demand: Demand, limit: Limit, held_mb: float) -> Plan:
     Raises:
         MemoryLimitError: the smallest plan does not fit either; says what would.
     """
-    # float32: 4, 2, 1 windows; then float16: 4, 2, 1. The first that fits is taken.
+    # float32 (if it is wanted): 4, 2, 1 windows; then float16: 4, 2, 1. The first that fits is taken.
     smallest = None
-    for dtype in _SUMS_DTYPES:
+    for dtype in _SUMS_DTYPES[_SUMS_DTYPES.index(demand.sums_dtype) :]:
         batch = demand.pieces_per_batch
         while batch >= 1:
             smallest = _plan(demand, StreamSettings(batch, dtype), limit, held_mb)

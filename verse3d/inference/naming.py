@@ -7,24 +7,27 @@ parts on the grid of the scan  ->  bones  ->  one reading of the spine  ->  ids,
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from verse3d.core.errors import ConfigError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERTEBRAE
-from verse3d.core.logs import logger
-from verse3d.inference.scout import ScoutMaps, look, scout_megabytes, spine_box
+from verse3d.inference.overview import Overview, overview
+from verse3d.inference.scout import scout_megabytes, spine_box
+from verse3d.labelling.bones import BoneMap
 from verse3d.labelling.evidence import level_evidence, without_a_look
 from verse3d.labelling.instances import group_bones
 from verse3d.labelling.vertebrae import NamedBones, name_bones
 from verse3d.model.scout import CHANNELS, SCOUT_MM, ScoutNetwork
 
+PartialVertebrae = Literal["drop", "keep"]
+"""What becomes of vertebrae that the scan cuts: VerSe's masks leave them out."""
+
 _MAP_BYTES = 4
 _LARGEST_NOTED_ML = 5.0
-_log = logger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +41,17 @@ class LevelMaps:
 
     probabilities: NDArray[np.float16]
     geometry: Geometry
+
+    @classmethod
+    def of(cls, seen: Overview) -> Self | None:
+        """The levels of an overview around the spine; None if there are none, or no spine."""
+        box = None if seen.levels is None else spine_box(seen.levels)
+        if seen.levels is None or box is None:
+            return None
+        start, stop = [along.start for along in box], [along.stop for along in box]
+        # All of the scan times 27 is held until here only; around the spine it is a few megabytes.
+        around = seen.levels.probabilities[(slice(None), *box)].astype(np.float16)
+        return cls(around, seen.levels.geometry.cropped(start, stop))
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,21 +82,7 @@ class SequenceNaming:
 
     def look(self, image: NDArray[np.floating], grid: Geometry) -> LevelMaps | None:
         """Show a prepared image (I, J, K) to the networks; None if there are none, or if they see no spine."""
-        maps = None
-        for network in self.networks:
-            one = _look(network, image, grid)
-            maps = one if maps is None else ScoutMaps(maps.probabilities + one.probabilities, one.geometry)
-        if maps is None:
-            return None
-        if len(self.networks) > 1:
-            np.divide(maps.probabilities, len(self.networks), out=maps.probabilities)
-        # All of the scan times 27 is held for this moment only; around the spine it is a few megabytes.
-        box = spine_box(maps)
-        if box is None:
-            return None
-        start, stop = [along.start for along in box], [along.stop for along in box]
-        around = maps.probabilities[(slice(None), *box)].astype(np.float16)
-        return LevelMaps(around, maps.geometry.cropped(start, stop))
+        return LevelMaps.of(overview(self.networks, image, grid, levels=True)) if self.networks else None
 
     def name(self, labels: NDArray[np.uint8], geometry: Geometry, levels: LevelMaps | None) -> NamedBones:
         """Turn parts of vertebrae into VerSe ids, in place.
@@ -94,6 +94,12 @@ class SequenceNaming:
         """
         # parts -> bones -> what is known of each -> names of all at once -> ids, written over the parts
         bones = group_bones(labels, geometry)
+        named = self.name_grouped(bones, geometry, levels)
+        bones.write(named.ids, labels)
+        return named
+
+    def name_grouped(self, bones: BoneMap, geometry: Geometry, levels: LevelMaps | None) -> NamedBones:
+        """The names of bones that are grouped already; arguments as of ``name``."""
         if levels is None:
             evidence = without_a_look(len(bones.bones))
         else:
@@ -101,22 +107,21 @@ class SequenceNaming:
         named = name_bones(bones, geometry, evidence)
         if not self.keeps_partial:
             named = without_partial(named)
-        bones.write(named.ids, labels)
         if bones.dropped_ml >= _LARGEST_NOTED_ML:
             note = f"{bones.dropped_ml:.0f} ml in pieces too small for a vertebra were left out"
             named = replace(named, notes=(*named.notes, note))
         return named
 
 
-def _look(network: ScoutNetwork, image: NDArray[np.floating], grid: Geometry) -> ScoutMaps:
-    try:
-        return look(network, image, grid)
-    except torch.OutOfMemoryError:
-        if network.head.weight.device.type == "cpu":
-            raise
-    # Outside of the clause, where what did not fit is free again.
-    _log.warning("the GPU's memory does not suffice for the whole scan at 4 mm: naming goes on with the CPU")
-    return look(network.cpu(), image, grid)
+def keeps_partial(partial: str) -> bool:
+    """Whether masks show vertebrae that the scan cuts.
+
+    Raises:
+        ConfigError: ``partial`` is neither drop nor keep.
+    """
+    if partial not in ("drop", "keep"):
+        raise ConfigError(f"`partial` must be drop or keep, got {partial!r}", option="partial")
+    return partial == "keep"
 
 
 def without_partial(named: NamedBones) -> NamedBones:
@@ -147,20 +152,18 @@ def centroids_in_mask(named: NamedBones) -> dict[int, NDArray[np.float64]]:
     return {each.id: np.array(each.centre_mm) for each in named.vertebrae if each.in_mask}
 
 
-def named_by_truth(parts: NDArray[np.uint8], truth: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
+def named_by_truth(bones: BoneMap, truth: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Bones with the name of the true vertebra that they cover most of: what their shapes are worth, names aside.
 
     Args:
-        parts: uint8 (I, J, K), 0 background, 1 vertebra, 2 core.
-        truth: uint8 (I, J, K), network ids of the levels.
-        geometry: the grid of both.
+        bones: of a scan.
+        truth: uint8 (I, J, K) on its grid, network ids of the levels.
 
     Returns:
         Network ids, uint8 (I, J, K). A bone that covers nothing is background, and of several bones that cover the same
         vertebra only the one that covers most of it counts, so a parted vertebra is not whole.
     """
-    bones = group_bones(parts, geometry)
-    result = np.zeros_like(parts)
+    result = np.zeros_like(truth)
     if not bones.bones:
         return result
     # shared[bone, vertebra]: how many voxels they have in common

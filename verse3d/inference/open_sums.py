@@ -11,8 +11,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from verse3d.core.logs import logger
 from verse3d.inference.oom_fallback import Placement
 from verse3d.model.tilings import Region, Tiling
+
+_SAFE_IN_FLOAT16 = 250.0
+"""float16 ends at 65,504, and up to 262 windows may overlap at a voxel. Logits of trained networks stay below 50."""
+_log = logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,13 @@ class OpenSums:
         self._sums = self._sums.to(device)
         self._weights = self._weights.to(device)
 
+    def widen_for(self, scores: torch.Tensor) -> None:
+        """Go on in float32 if sums of scores like these (B, channels, ...) might be too large for float16."""
+        # Finite scores must not become infinite sums: their softmax is NaN, and NaN is taken for background.
+        if self._sums.dtype is torch.float16 and max(map(abs, _range_of(scores))) > _SAFE_IN_FLOAT16:
+            _log.debug("scores beyond %g are summed in float32, which takes twice the memory", _SAFE_IN_FLOAT16)
+            self._sums = self._sums.float()
+
     def taken(self, scores: torch.Tensor) -> torch.Tensor:
         """Scores as they can be added: on the device of the sums; on a GPU also in their format."""
         if self._sums.device.type == "cpu":
@@ -109,6 +121,12 @@ class OpenSums:
             _drop(self._sums, 1 + self._axis, count)
             _drop(self._weights, self._axis, count)
         self._first = max(self._first, until)
+
+
+def _range_of(scores: torch.Tensor) -> tuple[float, float]:
+    """The smallest and the largest score; in the order in which they lie in memory, or it takes ten times as long."""
+    low, high = torch.aminmax(scores.movedim(1, -1) if scores.stride(1) == 1 else scores)
+    return float(low), float(high)
 
 
 def _add_weighted(sums: torch.Tensor, scores: torch.Tensor, weights: torch.Tensor) -> None:

@@ -11,9 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from verse3d.core.config import Config
 from verse3d.core.geometry import Geometry, Shape
-from verse3d.core.labels import LabelScheme, label_scheme
 from verse3d.core.logs import Progress, no_progress
 from verse3d.core.peak_memory import MemoryWatch
 from verse3d.core.runtime import Precision, rss_mb
@@ -25,6 +23,7 @@ from verse3d.inference.body_mask import Body
 from verse3d.inference.ensemble import Ensemble
 from verse3d.inference.naming import LevelMaps, SequenceNaming
 from verse3d.inference.oom_fallback import Placement
+from verse3d.inference.overview import overview
 from verse3d.inference.postprocess import clean_up
 from verse3d.inference.sliding_window import StreamSettings, segment
 from verse3d.inference.spine_crop import (
@@ -38,7 +37,7 @@ from verse3d.inference.spine_crop import (
     moved,
 )
 from verse3d.labelling.vertebrae import NamedBones
-from verse3d.model.modes import get_mode
+from verse3d.model.modes import Method
 from verse3d.model.tilings import Tiling
 from verse3d.model.trained_on import TrainedOn
 
@@ -67,7 +66,7 @@ class Predictor:
 
     Attributes:
         placement: the networks, and where they run.
-        config: of the run that trained the (first) network.
+        method: of the (first) network: label scheme, grid, pieces, clean-up.
         skip_air: whether pieces that hold nothing of the patient are left out (see ``Body``); they are background.
         scouts: say where the spine is; the rest is background.
         naming: how bones get their names, if that follows from their sequence.
@@ -75,7 +74,7 @@ class Predictor:
     """
 
     placement: Placement
-    config: Config
+    method: Method
     skip_air: bool = True
     scouts: Scouts = NO_SCOUTS
     naming: SequenceNaming | None = None
@@ -85,7 +84,7 @@ class Predictor:
     def of_voices(
         cls,
         voices: Ensemble,
-        config: Config,
+        method: Method,
         *,
         skip_air: bool = True,
         scouts: Scouts = NO_SCOUTS,
@@ -93,27 +92,17 @@ class Predictor:
         trained_on: TrainedOn | None = None,
     ) -> Self:
         """The voices where they are now."""
-        return cls(Placement(voices), config, skip_air, scouts, naming, trained_on)
+        return cls(Placement(voices), method, skip_air, scouts, naming, trained_on)
 
     @classmethod
-    def of_network(cls, network: nn.Module, config: Config, device: torch.device, precision: Precision) -> Self:
+    def of_network(cls, network: nn.Module, method: Method, device: torch.device, precision: Precision) -> Self:
         """A single network on ``device``, in evaluation mode, run by PyTorch."""
-        return cls.of_voices(Ensemble([torch_backend(network, device, precision)]), config)
-
-    @property
-    def scheme(self) -> LabelScheme:
-        """What masks tell apart."""
-        return label_scheme(self.config.labels.scheme)
-
-    @property
-    def network_scheme(self) -> LabelScheme:
-        """What the network tells apart; the same, unless vertebrae are named by their sequence."""
-        return self.config.labels.network_scheme
+        return cls.of_voices(Ensemble([torch_backend(network, device, precision)]), method)
 
     @property
     def mask_settings(self) -> dict[str, Any]:
         """What decides about a mask beside the model files themselves; plain values."""
-        inference = self.config.inference
+        inference = self.method.inference
         return {
             "tta": self.placement.voices.ask_mirrored,
             "skip_air": self.skip_air,
@@ -129,19 +118,20 @@ class Predictor:
 
     @property
     def settings(self) -> StreamSettings:
-        """Those of the config, for volumes that are not planned."""
-        return StreamSettings(self.config.inference.windows_per_batch)
+        """Those of the method, for volumes that are not planned."""
+        sums_dtype = self.placement.voices.sums_dtype(self.method.network_scheme.output_channels)
+        return StreamSettings(self.method.inference.windows_per_batch, sums_dtype)
 
     def prepare(self, volume: Volume) -> tuple[NDArray[np.float16], Geometry]:
         """A scan on the network grid, (I, J, K) 0 ... 1, and that grid.
 
         float16, as in training and validation, so that the validation Dice is that of the masks written later.
         """
-        return prepare_image_float16(volume, self.config.grid)
+        return prepare_image_float16(volume, self.method.grid)
 
     def tiling(self, shape: Shape, source: Geometry) -> Tiling:
         """The pieces of a volume of ``shape`` on the network grid of ``source``."""
-        return get_mode(self.config.mode).tiling(self.config, source, shape)
+        return self.method.tiling(source, shape)
 
     def segment(
         self,
@@ -164,21 +154,20 @@ class Predictor:
             progress: told about the pieces.
         """
         if ids is None:
-            ids = self.network_scheme.file_from_network(self._network_ids)
+            ids = self.method.network_scheme.file_from_network(self._network_ids)
         started = time.perf_counter()
-        levels = self.naming.look(image, grid) if self.naming else None
-        spine = self.scouts.find(image, grid)
+        levels, spine = self._look_at_all(image, grid)
         scouting = time.perf_counter() - started if self.scouts.networks or self.naming else 0.0
         part = Part.whole(grid, source)
         if spine is not None:
-            sampling = self.config.sampling
+            sampling = self.method.sampling
             part = Part.of(spine.crop(grid.shape, sampling.patch_voxels, sampling.margin_voxels), grid, source)
         image, tiling = image[part.box], self.tiling(part.grid.shape, source)
         wanted = self._wanted(image, tiling, part, spine)
         self.placement.start_volume()
         answer: Answer = (
             BinaryAggregator(part.grid, part.source, int(ids[1]))
-            if self.network_scheme.output_channels == 1
+            if self.method.network_scheme.output_channels == 1
             else MulticlassAggregator(part.grid, part.source, tiling.axis, ids)
         )
         seconds = segment(
@@ -189,7 +178,7 @@ class Predictor:
         skipped = 1.0 - covered_share((tiling.regions[number] for number in wanted), part.box, grid.shape)
         why = ""
         if spine is None and self.skip_air:
-            why = "no spine was found at 4 mm" if self.scouts.networks else self.scouts.absence
+            why = "no spine was found in a first look at 4 mm" if self.scouts.networks else self.scouts.absence
         crop = CropRecord(
             box=[(along.start, along.stop) for along in part.box] if spine is not None else (),
             why=why,
@@ -198,9 +187,19 @@ class Predictor:
         )
         return answer, Look(len(wanted), len(self.tiling(grid.shape, source).regions), seconds, crop, levels)
 
+    def _look_at_all(self, image: NDArray[np.floating], grid: Geometry) -> tuple[LevelMaps | None, SpineRegion | None]:
+        """What is said about levels, and where the spine is; None if nobody asked or nothing was seen."""
+        if self.naming is None:
+            return None, self.scouts.find(image, grid)
+        if not self.scouts.networks or self.scouts.networks is not self.naming.networks:
+            return self.naming.look(image, grid), self.scouts.find(image, grid)
+        # The same networks know both, so they look once.
+        seen = overview(self.naming.networks, image, grid, levels=True)
+        return LevelMaps.of(seen), SpineRegion.of(seen.spine, grid.spacing_mm)
+
     @property
     def _network_ids(self) -> NDArray[np.uint8]:
-        return np.arange(1 + len(self.network_scheme.labels), dtype=np.uint8)
+        return np.arange(1 + len(self.method.network_scheme.labels), dtype=np.uint8)
 
     def _wanted(
         self, image: NDArray[np.floating], tiling: Tiling, part: Part, spine: SpineRegion | None
@@ -209,7 +208,7 @@ class Predictor:
         regions = tiling.regions
         if not self.skip_air:
             return range(len(regions))
-        body = Body.of(image, self.config.grid)
+        body = Body.of(image, self.method.grid)
         return [
             number
             for number, region in enumerate(regions)
@@ -220,7 +219,7 @@ class Predictor:
         """Segment a prepared image (I, J, K) on the network ``grid``; cleaned network ids, uint8, on ``source``."""
         answer, _ = self.segment(image, grid, source, self.settings, ids=self._network_ids)
         labels = answer.mask()
-        return labels if self.config.labels.by_sequence else clean_up(labels, source, self.config.inference)
+        return labels if self.method.by_sequence else clean_up(labels, source, self.method.inference)
 
     def label(self, volume: Volume, progress: Progress = no_progress) -> NDArray[np.uint8]:
         """The labels of a scan as file ids, uint8 (I, J, K) on the source grid."""
@@ -235,9 +234,9 @@ class Predictor:
 
         Where bones are named, what is too small is left out while they are grouped: a part of a bone may be small.
         """
-        if self.config.labels.by_sequence:
+        if self.method.by_sequence:
             return (self.naming or SequenceNaming()).name(labels, source, levels)
-        clean_up(labels, source, self.config.inference)
+        clean_up(labels, source, self.method.inference)
         return None
 
     def forward(self, pieces: torch.Tensor) -> torch.Tensor:
@@ -267,8 +266,8 @@ class Predictor:
         level is counted at half the resolution, at which some networks begin.
         """
         shape = self.tiling((1, 1, 1), _SMALLEST).piece_shape
-        halves = self.config.network.channels[0] / 2.0 ** len(shape[1:])
-        return (shape[0] + 1 + self.network_scheme.output_channels + halves) * math.prod(shape[1:]) * 4 / 1e6
+        halves = self.method.architecture.channels[0] / 2.0 ** len(shape[1:])
+        return (shape[0] + 1 + self.method.network_scheme.output_channels + halves) * math.prod(shape[1:]) * 4 / 1e6
 
     def piece_mb(self) -> float:
         """Memory that one piece takes on its way through the network, MB, measured with an empty one.
@@ -284,7 +283,7 @@ class Predictor:
             for _ in range(2):
                 self.placement.voices.scores(empty, _as_it_is, _as_it_is)
             peak_mb = peak.mb
-        proof_mb = _LOGITS_IN_PROOF * self.network_scheme.output_channels * float(np.prod(shape[1:])) * 4 / 1e6
+        proof_mb = _LOGITS_IN_PROOF * self.method.network_scheme.output_channels * float(np.prod(shape[1:])) * 4 / 1e6
         to_prove = any(backend.has_to_prove_itself for backend in self.placement.voices.backends)
         return max(0.0, peak_mb - before) + (proof_mb if to_prove else 0.0)
 

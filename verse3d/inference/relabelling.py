@@ -1,7 +1,8 @@
 """A shift that somebody found by eye: names of a predicted mask moved along the spine, written down, and undone.
 
-The record says what the mask should hold before the mask does. If the program is killed between the two, the next call
-finds that the mask still has the names from before, and moves them first.
+The record says what mask and centroids should hold before they do, and how their names were last moved. If the program
+is killed in between, forwards or back, the next call finds which of them still have the names from before, and moves
+these first.
 """
 
 import time
@@ -16,6 +17,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 
 from verse3d.core.errors import DataError
 from verse3d.core.labels import VERSE_IDS, VERTEBRAE, label_counts, vertebra
+from verse3d.core.paths import composed
 from verse3d.core.readers import Many, Number, Record, checked
 from verse3d.core.volume import Volume, read_labels, stored_scheme, write_labels
 from verse3d.data.centroids import parse_centroids, write_centroids
@@ -62,13 +64,14 @@ def relabel_mask(out: Path, case: str, shift: int) -> Relabelled:
         OutputError: something cannot be written.
     """
     predictions = read_predictions(out)
+    case = next((known for known in predictions.records if composed(known) == composed(case)), case)
     record = _record(predictions.records, case, out)
     target = mask_path(out, case)
     stored = checked(dict(record), _Correctable, f"the record of {case} in {out}")
     mask = _own_mask(target)
     past = list(stored.corrections)
     mask = _as_recorded(mask, stored, target)
-    ids = _ids(mask)
+    ids, latest = _ids(mask), dict(stored.latest_move)
     # Vertebrae that are listed but not in the mask (the scan cuts them) move, too.
     listed = {vertebra(one.name).id for one in stored.vertebrae}
     if shift:
@@ -83,7 +86,7 @@ def relabel_mask(out: Path, case: str, shift: int) -> Relabelled:
     with RecordList(out / PREDICTIONS_FILE, lambda: predictions.about) as records:
         records.put(changed)
         _write(mask, target, moved)
-    _move_centroids(centroid_path(out, case), mask, moved)
+    _move_centroids(centroid_path(out, case), mask, latest, moved)
     return Relabelled(case, target, _names(ids), _names({moved.get(one, one) for one in ids}), len(past))
 
 
@@ -102,11 +105,6 @@ class _Correction(Record):
     shift: Annotated[int, Field(ge=-MOST_PLACES, le=MOST_PLACES)]
     ids: Annotated[Many[tuple[int, int]], AfterValidator(_exchange)]
     when: Number = 0.0
-
-    @property
-    def moved(self) -> dict[int, int]:
-        """Id before -> id after."""
-        return dict(self.ids)
 
     @property
     def undone(self) -> dict[int, int]:
@@ -128,6 +126,7 @@ class _Correctable(Record):
     levels: Many[str] = ()
     vertebrae: Many[_Listed] = ()
     corrections: Many[_Correction] = ()
+    latest_move: Annotated[Many[tuple[int, int]], AfterValidator(_exchange)] = ()
 
 
 def _record(records: Mapping[str, Mapping[str, Any]], case: str, out: Path) -> Mapping[str, Any]:
@@ -151,15 +150,15 @@ def _own_mask(target: Path) -> Volume:
 
 
 def _as_recorded(mask: Volume, stored: _Correctable, target: Path) -> Volume:
-    """The mask as its record says it is; a correction that was interrupted is finished in memory.
+    """The mask as its record says it is; a move that was interrupted is finished in memory.
 
     Raises:
-        DataError: it is neither that nor what it was before the latest correction.
+        DataError: it is neither that nor what it was before the latest move.
     """
     ids, recorded = _ids(mask), {vertebra(name).id for name in stored.levels}
     if ids == recorded:
         return mask
-    moved = stored.corrections[-1].moved if stored.corrections else {}
+    moved = dict(stored.latest_move)
     if moved and {moved.get(one, one) for one in ids} == recorded:
         return Volume(_looked_up(mask.array, moved), mask.geometry, mask.header, mask.path)
     found, expected = (", ".join(_names(each)) or "nothing" for each in (ids, recorded))
@@ -184,6 +183,7 @@ def _changed(
         "levels": list(_names({moved.get(one, one) for one in ids})),
         "vertebrae": vertebrae,
         "corrections": [one.model_dump(mode="json") for one in past],
+        "latest_move": [list(pair) for pair in moved.items()],
     }
 
 
@@ -201,14 +201,24 @@ def _looked_up(labels: NDArray[Any], moved: Mapping[int, int]) -> NDArray[np.uin
     return result
 
 
-def _move_centroids(path: Path, mask: Volume, moved: Mapping[int, int]) -> None:
-    """Give the centroids beside the mask, if there are any, their new names."""
+def _move_centroids(path: Path, mask: Volume, latest: Mapping[int, int], moved: Mapping[int, int]) -> None:
+    """Give the centroids beside the mask, if there are any, their new names.
+
+    Args:
+        path: the file.
+        mask: as it was recorded before this move.
+        latest: the move before this one, which the file may have missed.
+        moved: this one.
+    """
     if not path.is_file():
         return
     # Back through the world, since the file counts along axes of its own.
     stored = parse_centroids(path)
     places = mask.geometry.reoriented(stored.direction).world_from_index(np.reshape(stored.points, (-1, 3)))
-    centres = {moved.get(label, label): place for label, place in zip(stored.labels, places, strict=True)}
+    labels, ids = set(stored.labels), _ids(mask)
+    missed = latest if labels != ids and {latest.get(one, one) for one in labels} == ids else {}
+    names = [missed.get(label, label) for label in stored.labels]
+    centres = {moved.get(label, label): place for label, place in zip(names, places, strict=True)}
     write_centroids(path, centres, mask.geometry)
 
 

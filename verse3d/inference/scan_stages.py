@@ -8,6 +8,7 @@ An exception ends the way of its scan (see ``pipeline``): ``MaskIsKeptError`` wh
 """
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -149,13 +150,13 @@ class ScanStages:
         stored, before = stored_voxels(image), _identity(image)
         with _naming(image):
             plan = self.budget.plan(stored)
-        grid = network_geometry(stored.geometry, self.predictor.config.grid)
+        grid = network_geometry(stored.geometry, self.predictor.method.grid)
         seconds_of: dict[str, float] = {}
         with _timed(seconds_of, "read"):
             volume = read_image(image)
         if _identity(image) != before or volume.header.binaryblock != stored.header.binaryblock:
             raise DataError(f"{image} was replaced while it was read", hint="predict it again when it is complete")
-        trained_on, window_hu = self.predictor.trained_on, self.predictor.config.grid.window_hu
+        trained_on, window_hu = self.predictor.trained_on, self.predictor.method.grid.window_hu
         warnings = scan_warnings(volume, trained_on)
         with _timed(seconds_of, "prepare"):
             prepared, _ = self.predictor.prepare(volume)
@@ -175,7 +176,7 @@ class ScanStages:
     def segment(self, scan: PreparedScan) -> SegmentedScan:
         """What the network says about it."""
         opened = scan.opened
-        _log.info(
+        _log.debug(
             "%s: %s voxels, expecting a peak of %.2f GB (%.1f may be used)",
             opened.record.case,
             " x ".join(map(str, opened.stored.geometry.shape)),
@@ -193,7 +194,9 @@ class ScanStages:
         if scouting:
             seconds_of["scout"] = round(scouting, 3)
         if look.crop.why:
-            _log.info("%s: searching the whole scan: %s", opened.record.case, look.crop.why)
+            # That a model cannot do better is no news about this scan.
+            level = logging.INFO if self.predictor.scouts.networks else logging.DEBUG
+            _log.log(level, "%s: searching the whole scan: %s", opened.record.case, look.crop.why)
         return SegmentedScan(opened, scan.plan, answer, look, seconds_of, scan.warnings)
 
     def write(self, scan: SegmentedScan) -> PredictionRecord:
@@ -205,7 +208,7 @@ class ScanStages:
         with _timed(seconds_of, "clean"):
             named = self.predictor.finish(labels, opened.stored.geometry, scan.look.levels)
         with _timed(seconds_of, "write"):
-            write_labels(opened.target, labels, like=opened.stored.header, scheme=self.predictor.scheme.name)
+            write_labels(opened.target, labels, like=opened.stored.header, scheme=self.predictor.method.scheme.name)
         if named is not None:
             centroids = centroid_path(self.out, opened.record.case)
             write_centroids(centroids, centroids_in_mask(named), opened.stored.geometry)
@@ -278,7 +281,7 @@ def _written(
     scan: SegmentedScan, seconds_of: dict[str, float], labels: NDArray[np.uint8], predictor: Predictor, *, all_cut: bool
 ) -> PredictionRecord:
     voxels = label_counts(labels)
-    names = tuple(label.name for label in predictor.scheme.labels if voxels[label.id])
+    names = tuple(label.name for label in predictor.method.scheme.labels if voxels[label.id])
     odd = mask_warnings(labels, scan.opened.stored.geometry) if names else (empty_mask_warning(all_cut=all_cut),)
     return replace(
         scan.opened.record,

@@ -43,20 +43,19 @@ class ScoutMaps:
         return np.asarray(1.0 - self.probabilities[0], np.float32)
 
 
-def look(network: ScoutNetwork, image: NDArray[np.floating], geometry: Geometry) -> ScoutMaps:
-    """Show the whole field of view to a scout.
+def look(network: ScoutNetwork, coarse: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The probability of any vertebra (I, J, K), as of ``look_for_spine``, and of all channels (27, I, J, K).
 
     Args:
         network: in evaluation mode, on its device.
-        image: (I, J, K) grey values 0 ... 1 on the network grid.
-        geometry: that grid (RAS).
+        coarse: (I, J, K) grey values 0 ... 1 of the whole field of view at 4 mm.
     """
     # The share of each window is multiplied in at once, so overlapping windows need no second volume.
-    coarse, grid = at_scout_spacing(image, geometry)
-    probabilities = np.zeros((CHANNELS, *grid.shape), np.float32)
+    spine, probabilities = np.zeros(coarse.shape, np.float32), np.zeros((CHANNELS, *coarse.shape), np.float32)
     for planes, share, found in _shown(network, coarse):
+        spine[..., planes] += (1.0 - found[0]) * share
         probabilities[..., planes] += found * share
-    return ScoutMaps(probabilities, grid)
+    return spine, probabilities
 
 
 def look_for_spine(network: ScoutNetwork, coarse: FloatArray) -> FloatArray:

@@ -44,10 +44,10 @@ def segment_volume(budget: Budget, volume: Volume, progress: Progress = no_progr
     """
     predictor, geometry = budget.predictor, volume.geometry
     plan = budget.plan(StoredVoxels(geometry, volume.header, volume.array.dtype.itemsize))
-    grid = network_geometry(geometry, predictor.config.grid)
+    grid = network_geometry(geometry, predictor.method.grid)
     warnings = scan_warnings(volume, predictor.trained_on)
     image, _ = predictor.prepare(volume)
-    warnings += tissue_warnings(image, grid, predictor.config.grid.window_hu, predictor.trained_on)
+    warnings += tissue_warnings(image, grid, predictor.method.grid.window_hu, predictor.trained_on)
     answer, look = predictor.segment(image, grid, geometry, plan.settings, progress=progress)
     # The mask needs the room; the caller still holds the scan itself.
     del image

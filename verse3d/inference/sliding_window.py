@@ -179,6 +179,7 @@ class _Sweep:
             self.sums = OpenSums(
                 self.tiling, slice(first, first + planes), self.settings.sums_dtype, self.placement, like=scores
             )
+        self._opened().widen_for(scores)
         spread = [self.tiling.spread(answer, number) for number, answer in zip(part, scores, strict=True)]
         return [self._opened().taken(answer) for answer in spread]
 

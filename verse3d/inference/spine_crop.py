@@ -14,30 +14,21 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from verse3d.core.axismaps import Box, axis_maps, box_of
 from verse3d.core.geometry import Geometry, Shape
-from verse3d.core.logs import logger
 from verse3d.inference.aggregator import Answer
 from verse3d.inference.open_sums import FinishedPlanes
-from verse3d.inference.scout import (
-    MARGIN_MM,
-    SPINE_THRESHOLD,
-    FloatArray,
-    at_scout_spacing,
-    look_for_spine,
-    scout_megabytes,
-)
+from verse3d.inference.overview import overview
+from verse3d.inference.scout import MARGIN_MM, SPINE_THRESHOLD, FloatArray, scout_megabytes
 from verse3d.model.scout import SCOUT_MM, ScoutNetwork
 from verse3d.model.tilings import Region
 
 _SMALLEST_ML = 3.0
 """Of a piece that the scout takes for spine. A vertebra by itself has twice that."""
 _UP_DOWN = 2
-_log = logger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,11 +105,8 @@ class Scouts:
         """Where the spine is in a prepared image (I, J, K) on the network ``grid``; None: nobody knows."""
         if not self.networks:
             return None
-        coarse, _ = at_scout_spacing(image, grid)
-        union: FloatArray = np.zeros(coarse.shape, np.float32)
-        for network in self.networks:
-            np.maximum(union, _seen_by(network, coarse), out=union)
-        return SpineRegion.of(union, grid.spacing_mm)
+        seen = overview(self.networks, image, grid, levels=False)
+        return SpineRegion.of(seen.spine, grid.spacing_mm)
 
     def megabytes(self, grid: Geometry) -> float:
         """What they take at most while they look at a volume on the network ``grid``."""
@@ -126,17 +114,6 @@ class Scouts:
 
 
 NO_SCOUTS = Scouts()
-
-
-def _seen_by(network: ScoutNetwork, coarse: FloatArray) -> FloatArray:
-    try:
-        return look_for_spine(network, coarse)
-    except torch.OutOfMemoryError:
-        if network.head.weight.device.type == "cpu":
-            raise
-    # Outside of the clause, where what did not fit is free again.
-    _log.warning("the GPU's memory does not suffice for the scout: it goes on with the CPU")
-    return look_for_spine(network.cpu(), coarse)
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,6 +26,7 @@ from verse3d.core.errors import CheckpointError
 from verse3d.core.files import output_error, whole_file
 from verse3d.core.labels import LabelScheme
 from verse3d.model.checksum import as_plain, content_sha256
+from verse3d.model.modes import Method
 from verse3d.model.plainfile import damaged, load_plain
 from verse3d.model.stored import StoredCheckpoint, StoredPart, read_stored
 from verse3d.model.trained_on import TrainedOn
@@ -88,6 +89,11 @@ class Checkpoint:
     versions: dict[str, str] = field(default_factory=dict)
     networks: Mapping[str, TrainedNetwork] = field(default_factory=dict)
     trained_on: TrainedOn | None = None
+
+    @property
+    def method(self) -> Method:
+        """What its config asks for."""
+        return Method(self.config)
 
     @property
     def scheme(self) -> LabelScheme:

@@ -8,8 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from verse3d.core.config import Config
+from verse3d.core.config import LossConfig
 from verse3d.core.errors import ConfigError
+from verse3d.core.labelling import LabelsConfig
+from verse3d.core.labels import IGNORED
 from verse3d.model.parts import PartsLoss
 
 AddUp = Callable[[torch.Tensor], torch.Tensor]
@@ -24,35 +26,77 @@ class BinaryCrossEntropy(nn.Module):
         return nn.functional.binary_cross_entropy_with_logits(logits, label.to(logits.dtype))
 
 
-def build_loss(config: Config) -> nn.Module:
+class IgnoringLoss(nn.Module):
+    """A loss to which voxels labelled ``IGNORED`` teach nothing.
+
+    They count as background about which the network is sure: overlap, size and cross-entropy of such a voxel are 0,
+    and so is its gradient. It still counts where a mean is taken over all voxels, as if all of them were known.
+
+    Args:
+        loss: takes logits (B, channels, ...) and network ids (B, 1, ...).
+    """
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        """Scalar loss of logits (B, channels, ...) against network ids (B, 1, ...), ``IGNORED`` among them."""
+        ignored, channels = label == IGNORED, logits.shape[1]
+        # (1, channels, 1, ...): of one channel a low score is background, of several a high one of the first.
+        first = torch.arange(channels, device=logits.device) == 0
+        background = torch.where(first & (channels > 1), _SURE, -_SURE).reshape(1, -1, *[1] * (logits.dim() - 2))
+        sure = torch.where(ignored, background.to(logits.dtype), logits)
+        loss: torch.Tensor = self.loss(sure, label.masked_fill(ignored, 0))
+        return loss
+
+
+_SURE = 1e3
+"""A logit whose exponential is 0 or infinite in float32."""
+
+
+def build_loss(loss: LossConfig, labels: LabelsConfig, spacing_mm: tuple[float, float, float]) -> nn.Module:
     """The configured loss; for one foreground label the cross-entropy of ``dice_ce`` is the binary one.
 
     If vertebrae are named by their sequence, it takes ids of bones (see ``core.labels.BONES``) instead of network ids.
 
+    Args:
+        loss: which one.
+        labels: what the network tells apart.
+        spacing_mm: of the network grid.
+
     Raises:
         ConfigError: ``bce`` was chosen for several labels.
     """
-    several = config.labels.network_scheme.output_channels > 1
-    if config.loss.name == "bce":
+    several = labels.network_scheme.output_channels > 1
+    if loss.name == "bce":
         if several:
             raise ConfigError(
-                f"loss.name bce tells one label from the rest, labels.scheme {config.labels.scheme} has several",
+                f"loss.name bce tells one label from the rest, labels.scheme {labels.scheme} has several",
                 hint="use dice_ce",
             )
-        return BinaryCrossEntropy()
+        return _of_targets(BinaryCrossEntropy(), labels, spacing_mm)
     from monai.losses import DiceCELoss, DiceLoss
 
     # Background fills nine tenths of a patch: its Dice is high whatever the network does.
     activation = {"softmax": True, "to_onehot_y": True, "include_background": False} if several else {"sigmoid": True}
     # batch=True: the overlap is taken over the batch, so that a patch without vertebrae does not weigh like a full one.
-    loss: nn.Module = {"dice": DiceLoss, "dice_ce": DiceCELoss}[config.loss.name](batch=True, **activation)
-    return PartsLoss(loss, config.grid.spacing_mm) if config.labels.by_sequence else loss
+    measured: nn.Module = {"dice": DiceLoss, "dice_ce": DiceCELoss}[loss.name](batch=True, **activation)
+    return _of_targets(measured, labels, spacing_mm)
 
 
-def build_joint_loss(config: Config, add_up: AddUp) -> nn.Module:
-    """The same for a batch whose samples lie in several processes; see ``JointLoss``."""
-    loss = JointLoss(config, add_up)
-    return PartsLoss(loss, config.grid.spacing_mm) if config.labels.by_sequence else loss
+def build_joint_loss(
+    loss: LossConfig, labels: LabelsConfig, spacing_mm: tuple[float, float, float], add_up: AddUp
+) -> nn.Module:
+    """The same for a batch whose samples lie in several processes; ``add_up`` is how they exchange sums."""
+    return _of_targets(JointLoss(loss, labels, add_up), labels, spacing_mm)
+
+
+def _of_targets(loss: nn.Module, labels: LabelsConfig, spacing_mm: tuple[float, float, float]) -> nn.Module:
+    """The loss against what samples hold: ids of bones perhaps, and voxels that teach nothing."""
+    if labels.ignores_cut:
+        loss = IgnoringLoss(loss)
+    return PartsLoss(loss, spacing_mm) if labels.by_sequence else loss
 
 
 _SMOOTH = 1e-5  # as MONAI's DiceLoss, so that both give the same
@@ -68,14 +112,14 @@ class JointLoss(nn.Module):
         process 1   sums of samples 1 3 |
 
     Args:
-        config: as for ``build_loss``.
+        loss, labels: as for ``build_loss``.
         add_up: how sums are exchanged.
     """
 
-    def __init__(self, config: Config, add_up: AddUp) -> None:
+    def __init__(self, loss: LossConfig, labels: LabelsConfig, add_up: AddUp) -> None:
         super().__init__()
-        self._several = config.labels.network_scheme.output_channels > 1
-        self._name = config.loss.name
+        self._several = labels.network_scheme.output_channels > 1
+        self._name = loss.name
         self._add_up = add_up
 
     def forward(self, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.functional import max_pool1d
 
-from verse3d.core.labels import BONES
+from verse3d.core.labels import BONES, IGNORED
 
 VERTEBRA, CORE = 1, 2
 NEAR_MM = 3.0
@@ -25,9 +25,11 @@ def parts_of(ids: torch.Tensor, spacing_mm: Sequence[float]) -> torch.Tensor:
     """The parts of vertebrae, uint8 (B, 1, ...): 0 background, 1 vertebra, 2 core.
 
     Args:
-        ids: which bone each voxel belongs to, uint8 (B, 1, ...), as ``BONES`` counts; 0 is none.
+        ids: which bone each voxel belongs to, uint8 (B, 1, ...), as ``BONES`` counts; 0 is none, ``IGNORED`` stays.
         spacing_mm: of the axes after the second.
     """
+    ignored = ids == IGNORED
+    ids = ids.masked_fill(ignored, 0)
     own = ids.to(torch.float32)
     # Background is no neighbour: it must not win where the smallest id is looked for.
     largest, smallest = own, torch.where(own > 0, own, torch.inf)
@@ -35,7 +37,8 @@ def parts_of(ids: torch.Tensor, spacing_mm: Sequence[float]) -> torch.Tensor:
         reach = max(1, round(NEAR_MM / spacing))
         largest, smallest = _largest_near(largest, axis, reach), -_largest_near(-smallest, axis, reach)
     alone = (largest == own) & (smallest == own) & (ids != BONES.undecided)
-    return (ids > 0).to(torch.uint8) + (alone & (ids > 0)).to(torch.uint8)
+    parts = (ids > 0).to(torch.uint8) + (alone & (ids > 0)).to(torch.uint8)
+    return parts.masked_fill(ignored, IGNORED)
 
 
 def _largest_near(values: torch.Tensor, axis: int, reach: int) -> torch.Tensor:

@@ -16,8 +16,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, interpolate, log_softmax, pad
 
-from verse3d.core.config import Config
-from verse3d.core.labels import VERTEBRAE
+from verse3d.core.labels import IGNORED, VERTEBRAE
 from verse3d.data.samples.grid import COARSE_MM
 
 SCOUT = "scout"
@@ -29,8 +28,6 @@ SCOUT_MM = COARSE_MM
 LEVEL_IDS: tuple[int, ...] = tuple(label.id for label in VERTEBRAE)
 """VerSe ids of the channels 1 ... 26, from head to tail: C1 ... C7, T1 ... T13, L1 ... L6. Channel 0 is background."""
 CHANNELS = 1 + len(LEVEL_IDS)
-IGNORED = 254
-"""In a target: a voxel that teaches nothing. VerSe leaves vertebrae unlabelled that the field of view cuts."""
 
 _REGIONS = "".join(label.name[0] for label in VERTEBRAE)
 _NEIGHBOUR_SHARE = 0.1
@@ -84,11 +81,6 @@ class ScoutNetwork(nn.Module):
             wider = interpolate(narrow(values), scale_factor=2, mode="trilinear", align_corners=False)
             values = up(wider.add_(skipped.pop()))
         return values[..., :i, :j, :k]
-
-
-def build_scout(config: Config) -> ScoutNetwork:
-    """The configured scout, freshly initialised from PyTorch's random state."""
-    return ScoutNetwork(config.scout.channels)
 
 
 def scout_loss(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from verse3d.core.config import Config
+from verse3d.core.config import InferenceConfig, SamplingConfig, SlicesConfig
 from verse3d.core.geometry import Geometry, Shape
 from verse3d.data.samples.slices import slice_axis, slice_stack
 from verse3d.model.windows import Computed, window_starts, window_weights
@@ -92,9 +92,8 @@ class WindowTiling:
     blending: str
 
     @classmethod
-    def of(cls, config: Config, shape: Shape) -> "WindowTiling":
-        """The windows that the config asks for."""
-        sampling, inference = config.sampling, config.inference
+    def of(cls, sampling: SamplingConfig, inference: InferenceConfig, shape: Shape) -> "WindowTiling":
+        """Windows as large as the patches of the training, which overlap as the inference asks."""
         sizes = zip(shape, sampling.patch_voxels, sampling.margin_voxels, strict=True)
         along = [_starts_along(size, window, margin, inference.overlap) for size, window, margin in sizes]
         # Windows come in the order of the longest axis, so that planes are finished, and given away, early.
@@ -215,9 +214,8 @@ class SliceTiling:
     neighbours: int
 
     @classmethod
-    def of(cls, config: Config, source: Geometry, shape: Shape) -> "SliceTiling":
-        """Slices in the plane of the config, which may depend on how the file of the scan is stored."""
-        slices = config.slices
+    def of(cls, slices: SlicesConfig, source: Geometry, shape: Shape) -> "SliceTiling":
+        """Slices in the plane that is asked for, which may depend on how the file of the scan is stored."""
         return cls(shape, slice_axis(slices.plane, source), slices.size_pixels, slices.neighbours)
 
     @property

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 import numpy as np
-from scipy.interpolate import CubicSpline
+import scipy
 
 from verse3d.core.geometry import Geometry
 from verse3d.phantoms.grid import block_around, box_corners
@@ -78,7 +78,9 @@ def _rib_path(vertebra: PosedVertebra, profile: Profile, side: float) -> Array:
     controls = np.concatenate([near, far])
     length = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(controls, axis=0), axis=1))])
     samples = np.concatenate([np.linspace(0, length[2], 8)[:-1], np.linspace(length[2], length[-1], _RIB_STEPS - 7)])
-    return np.asarray(CubicSpline(length, controls)(samples))
+    # Asked for only here: scipy loads `interpolate` when it is first used, and half a second is much for programs that
+    # never draw a rib.
+    return np.asarray(scipy.interpolate.CubicSpline(length, controls)(samples))
 
 
 def _vec(values: Array) -> Vec:

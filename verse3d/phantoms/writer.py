@@ -1,7 +1,9 @@
 """Phantom cases on disk, in VerSe's own folders and names."""
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 from verse3d.core.errors import DataError, OutputError
 from verse3d.core.files import make_folder
 from verse3d.core.paths import path_below
+from verse3d.core.worker_pool import CannotStartError, Failure, affordable_workers, each_in_processes
 from verse3d.phantoms.case import PhantomCase, make_case
 from verse3d.phantoms.levels import Anomaly
 from verse3d.phantoms.sidecar import SIDECAR
@@ -19,10 +22,18 @@ from verse3d.phantoms.sidecar import SIDECAR
 _TRAINING, _VALIDATION, _TEST = "dataset-01training", "dataset-02validation", "dataset-03test"
 _FIRST_SUBJECT = 900
 _MOST_CASES = 100
+_CASE_BYTES = 2**29
+"""What drawing a case holds at most, about."""
 
 
 def write_phantom(
-    out: Path, *, cases: int = 6, seed: int = 0, anomalies: bool = False, on_case: Callable[[str], None] | None = None
+    out: Path,
+    *,
+    cases: int = 6,
+    seed: int = 0,
+    anomalies: bool = False,
+    workers: int | None = 1,
+    on_case: Callable[[str], None] | None = None,
 ) -> tuple[Path, ...]:
     """Write synthetic spine CTs with masks and centroids, laid out and named like VerSe (subject-based).
 
@@ -34,7 +45,8 @@ def write_phantom(
         cases: how many, 1 to 100; the subjects are called sub-verse900, sub-verse901, ...
         seed: same seed, same bytes.
         anomalies: let the cases show, in turns, an L6, a T13, a missing T12, a collapsed body, metal screws.
-        on_case: called with the subject's name after each case is whole on disk.
+        workers: processes that draw; 1 draws in this one, None takes as many as cores and memory allow.
+        on_case: called with the subject's name after each case is whole on disk; in their order with one worker.
 
     Returns:
         Paths of the images, in the order of their subjects.
@@ -51,14 +63,50 @@ def write_phantom(
         raise OutputError(f"{out} already holds {', '.join(present)}", hint="name a new folder, or delete these first")
     make_folder(out)  # before the first case is drawn, which takes seconds
     known: tuple[Anomaly, ...] = get_args(Anomaly)
-    written = []
-    for index, split in enumerate(splits(cases)):
-        name = f"sub-verse{_FIRST_SUBJECT + index}"
-        case = make_case(seed, index, anomaly=known[index % len(known)] if anomalies else None)
-        written.append(_write_case(path_below(out, split), name, case))
+    jobs = [
+        _Job(path_below(out, split), seed, index, known[index % len(known)] if anomalies else None)
+        for index, split in enumerate(splits(cases))
+    ]
+    if workers is None:
+        workers = affordable_workers([_CASE_BYTES] * cases, [_CASE_BYTES] * cases)
+    written = {}
+    for number, path in _drawn(jobs, workers):
+        written[number] = path
         if on_case is not None:
-            on_case(name)
-    return tuple(written)
+            on_case(jobs[number].name)
+    return tuple(written[number] for number in range(cases))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A case to be drawn, by whichever process: it depends on nothing else."""
+
+    folder: Path
+    seed: int
+    index: int
+    anomaly: Anomaly | None
+
+    @property
+    def name(self) -> str:
+        return f"sub-verse{_FIRST_SUBJECT + self.index}"
+
+    def done(self) -> Path:
+        """Draw and write it; the path of its image."""
+        return _write_case(self.folder, self.name, make_case(self.seed, self.index, anomaly=self.anomaly))
+
+
+def _drawn(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[int, Path]]:
+    """(number, image) as they are finished; what processes could not begin is drawn here."""
+    waiting = set(range(len(jobs)))
+    if workers > 1:
+        with contextlib.suppress(CannotStartError):
+            for number, outcome in each_in_processes(_Job.done, jobs, workers):
+                if isinstance(outcome, Failure):
+                    raise OutputError(f"{jobs[number].name} could not be written: {outcome.reason}")
+                waiting.discard(number)
+                yield number, outcome
+    for number in sorted(waiting):
+        yield number, jobs[number].done()
 
 
 def splits(cases: int) -> list[str]:

@@ -52,7 +52,7 @@ def mask_notes(
         return (f"a binary mask ({scheme.reason}): its label 1 is any vertebra, not C1",)
     if [label.name for label in table.values()] == ["vertebrae"]:
         return ("the only label, 1, is too tall for a C1: shown as “vertebrae”",)
-    return ()
+    return (scheme.doubt,) if scheme and scheme.doubt else ()
 
 
 def heading(title: str, places: Sequence[LabelPlace], table: Mapping[int, Label]) -> str:

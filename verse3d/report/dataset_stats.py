@@ -12,7 +12,9 @@ from verse3d.core.escapes import csv_table
 from verse3d.core.files import write_text
 from verse3d.core.labels import VERTEBRAE
 from verse3d.data.cases import SPLITS, Case
+from verse3d.data.quality.mask import ONLY_C1
 from verse3d.data.quality.survey import HU_BIN_WIDTH, HU_BINS, HU_LOWEST, CaseSurvey
+from verse3d.data.schemes import TAKEN_FOR_C1
 from verse3d.report.cuts import levels_text
 
 NO_SPLIT = "no split"
@@ -51,6 +53,11 @@ class CaseStats:
         """Why the case or its mask cannot be used, "" if it can."""
         found = [each for each in self.survey.findings if each.severity == "error" and each.code.startswith(_UNUSABLE)]
         return "; ".join(each.message for each in found)
+
+    @property
+    def doubt(self) -> str:
+        """What must be said beside the levels of its mask, "" if nothing must."""
+        return TAKEN_FOR_C1 if any(each.code == ONLY_C1 for each in self.survey.findings) else ""
 
     @property
     def world_voxels(self) -> tuple[int, int, int] | None:
@@ -232,6 +239,7 @@ def _row(stats: CaseStats) -> dict[str, Any]:
         **_greys("hu_inside", stats.inside),
         **_greys("hu_outside", stats.outside),
         "problem": stats.problem,
+        "note": stats.doubt,
     }
 
 

@@ -19,10 +19,9 @@ def keep_bad_batch(session: Session, reading: Reading) -> str:
     Returns:
         What to say about it: the file and the cases, or why there is no file.
     """
-    config = session.config
     # Steps count from 1 over the whole run, epochs from 1, steps within an epoch from 0.
-    epoch, step = divmod(reading.step - 1, config.optim.steps_per_epoch)
-    size = config.sampling.batch_size
+    epoch, step = divmod(reading.step - 1, session.optim.steps_per_epoch)
+    size = session.batch_size
     places = [Place(epoch + 1, position) for position in range(step * size, (step + 1) * size)]
     try:
         cases = [session.dataset.source_of(place).case for place in places]

@@ -35,8 +35,8 @@ def run_session(session: Session, monitor: Monitor, signals: StopSignals, starte
         OutputError: a checkpoint cannot be written.
     """
     standing, options = session.standing, session.options
-    if standing.epoch >= session.config.optim.epochs:
-        _log.info("all %d epochs are done already", session.config.optim.epochs)
+    if standing.epoch >= session.optim.epochs:
+        _log.info("all %d epochs are done already", session.optim.epochs)
         return Ended("finished", _cost_of_nothing(session, started))
     if options.max_epochs is not None and standing.epoch >= options.max_epochs:
         return Ended("epochs", _cost_of_nothing(session, started))

@@ -18,8 +18,8 @@ from verse3d.core.config import RuntimeConfig
 from verse3d.core.errors import Verse3dError
 from verse3d.core.processes import small_processes, without_main
 from verse3d.data.samples.augment import Augment
-from verse3d.data.samples.cut import Box
-from verse3d.data.samples.packing import PackedBatch
+from verse3d.data.samples.cut import Box, PlannedBox
+from verse3d.data.samples.packing import PackedBatch, Packer
 from verse3d.data.samples.patches import BatchStream, PatchDataset, Place
 from verse3d.training.launch import side_stream
 
@@ -45,27 +45,37 @@ def choose_workers(runtime: RuntimeConfig, device: torch.device, sharing: int = 
     return min(_MOST_WORKERS, max(1, cores - 2))
 
 
-class _Guarded(Dataset[Box | Verse3dError]):
+_Planned = Box | PlannedBox
+
+
+class _Guarded(Dataset[_Planned | Verse3dError]):
     """Hands an error on as a value: from a worker process PyTorch would only bring its text."""
 
     def __init__(self, dataset: PatchDataset) -> None:
         self._dataset = dataset
 
-    def __getitem__(self, place: Place) -> Box | Verse3dError:
+    def __getitem__(self, place: Place) -> _Planned | Verse3dError:
         try:
-            return self._dataset[place]
+            return self._dataset.planned(place)
         except Verse3dError as error:
             return error
 
 
-def _pack(boxes: Sequence[Box | Verse3dError]) -> PackedBatch | Verse3dError:
-    # One bad case ends the batch: a batch with a sample less would be another training.
-    whole = []
-    for box in boxes:
-        if isinstance(box, Verse3dError):
-            return box
-        whole.append(box)
-    return PackedBatch.of(whole)
+class _GuardedPacker:
+    """Packs a batch, or hands on the first error of its samples."""
+
+    def __init__(self) -> None:
+        self._pack = Packer()
+
+    def __call__(self, boxes: Sequence[_Planned | Verse3dError]) -> PackedBatch | Verse3dError:
+        # One bad case ends the batch: a batch with a sample less would be another training.
+        errors = [box for box in boxes if isinstance(box, Verse3dError)]
+        if errors:
+            return errors[0]
+        try:
+            return self._pack([box for box in boxes if not isinstance(box, Verse3dError)])
+        except Verse3dError as error:
+            return error
 
 
 class Feed(Iterator[Batch]):
@@ -82,11 +92,11 @@ class Feed(Iterator[Batch]):
     def __init__(
         self, dataset: PatchDataset, stream: BatchStream, augment: Augment, device: torch.device, workers: int
     ) -> None:
-        self._loader: DataLoader[Box | Verse3dError] = DataLoader(
+        self._loader: DataLoader[_Planned | Verse3dError] = DataLoader(
             _Guarded(dataset),
             batch_sampler=stream,
             num_workers=workers,
-            collate_fn=_pack,
+            collate_fn=_GuardedPacker(),
             pin_memory=device.type == "cuda",
             multiprocessing_context=small_processes(__name__) if workers else None,
             generator=torch.Generator(),  # a loader draws a number even if nothing is random
@@ -111,7 +121,9 @@ class Feed(Iterator[Batch]):
         """
         self.waiting.begin()
         if self._side is None:  # on a CPU augmenting takes the cores from the step whenever it happens
-            batch = self._augment(self._next_packed().on(self._device))
+            packed = self._next_packed()
+            batch = self._augment(packed.on(self._device))
+            packed.give_back()  # what the augmentation gave are copies
         else:
             batch = self._taken(*(self._ahead or self._brought(self._side)))
         self._ahead = None

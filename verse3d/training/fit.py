@@ -10,7 +10,6 @@ import torch
 from verse3d.core.config import Config
 from verse3d.core.errors import ConfigError, DataError, OutputError, Verse3dError
 from verse3d.core.files import write_text
-from verse3d.core.labels import label_scheme
 from verse3d.core.logs import log_to_file, logger, stop_logging
 from verse3d.core.runtime import seed_everything
 from verse3d.data.cases import CaseIndex, write_index
@@ -20,7 +19,7 @@ from verse3d.data.samples.preparation import preparing
 from verse3d.data.samples.prepare import Job
 from verse3d.data.samples.store import SampleStore, open_store
 from verse3d.data.samples.stored import StoredCases
-from verse3d.model.modes import get_mode, require_suitable
+from verse3d.model.modes import Method, require_suitable
 from verse3d.model.networks import parameter_count
 from verse3d.training.clock import Cost
 from verse3d.training.engines import run_session
@@ -138,7 +137,7 @@ def _fit(config: Config, index: CaseIndex, folder: RunFolder, options: FitOption
         _log_start(session)
         with Monitor(folder.tensorboard, standing.step, writes=ranks.is_first) as monitor:
             if standing.step == 0 and options.paint is not None and ranks.is_first:
-                monitor.start(config, first_pictures(session.validation, options.paint))
+                monitor.start(config.to_dict(), config.to_yaml(), first_pictures(session.validation, options.paint))
             ended = run_session(session, monitor, signals, started)
     failures = _left_out([*training, *validation], told)
     return FitResult(
@@ -221,38 +220,42 @@ def _no_training_case(failures: Sequence[tuple[str, str]]) -> DataError:
 def _session(
     config: Config, folder: RunFolder, training: Sequence[Job], validation: Sequence[Job], options: FitOptions
 ) -> Session:
-    cut = get_mode(config.mode).cut(config)
+    method, seed = Method(config), config.runtime.seed
+    cut, ignores_cut = method.cut(), method.ignores_cut
+    cases = StoredCases(training, method.cut_scheme, ignores_cut=ignores_cut)
+    usable = [] if all(job.failure for job in validation) else validation
+    whole = StoredCases(usable, method.cut_scheme, ignores_cut=ignores_cut)
     length = config.optim.steps_per_epoch * config.sampling.batch_size
-    scheme, drawn = label_scheme(config.labels.scheme), config.validation.pictures if options.paint else 0
-    cut_as = config.labels.trained_on
-    whole = StoredCases([] if all(job.failure for job in validation) else validation, cut_as)
-    dataset = PatchDataset(StoredCases(training, cut_as), cut, length=length, seed=config.runtime.seed)
+    dataset = PatchDataset(cases, cut, length=length, seed=seed)
+    drawn = config.validation.pictures if options.paint else 0
     session = Session(
         config=config,
+        method=method,
         folder=folder,
-        learner=build_learner(config, options.device, options.ranks),
+        learner=build_learner(method, config.optim, config.runtime, options.device, options.ranks),
         dataset=dataset,
         augment=Augment(cut.size),
         validation=[
-            ValidationCase(case.files, case, scheme, drawn=number < drawn) for number, case in enumerate(whole.each())
+            ValidationCase(case.files, case, method.scheme, drawn=number < drawn)
+            for number, case in enumerate(whole.each())
         ],
-        loss_batches=LossBatches(whole, config),
+        loss_batches=LossBatches(whole, method, count=config.validation.loss_batches, seed=seed),
         case_names={
             "train": [job.case.case for job in training],
             "validation": [job.case.case for job in validation],
         },
         data={job.case.case: job.name for job in (*training, *validation)},
         options=options,
-        scout=scout_of_run(config, StoredCases(training, cut_as), whole, dataset.case_order(1), options.device)
+        scout=scout_of_run(config, cases, whole, dataset.case_order(1), options.device)
         if options.ranks.is_first
         else None,
     )
     if not options.ranks.is_first:  # so that no two processes drop the same units
-        torch.manual_seed(config.runtime.seed + options.ranks.rank)
+        torch.manual_seed(seed + options.ranks.rank)
     if options.resume:
         restore(session)
     elif options.initial:
-        begin_with(session.learner, options.initial, config)
+        begin_with(session.learner, options.initial, method.grid)
     return session
 
 
@@ -263,7 +266,7 @@ def _log_start(session: Session) -> None:
     count = session.options.ranks.count
     _log.info(
         "%s with %.2f million parameters on %s in %s%s; cases: %d for training, %d for validation",
-        session.config.network.name,
+        session.method.architecture.name,
         parameter_count(learner.network) / 1e6,
         learner.device,
         str(learner.precision.dtype).removeprefix("torch."),
@@ -272,5 +275,5 @@ def _log_start(session: Session) -> None:
         len(session.validation),
     )
     if session.standing.step:
-        epoch, epochs = session.standing.epoch, session.config.optim.epochs
+        epoch, epochs = session.standing.epoch, session.optim.epochs
         _log.info("resuming at step %d, after epoch %d of %d", session.standing.step, epoch, epochs)

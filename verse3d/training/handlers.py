@@ -1,17 +1,20 @@
 """What happens after every batch and after every epoch."""
 
+import copy
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from verse3d.core.errors import TrainingError
 from verse3d.core.logs import logger
+from verse3d.inference.naming import SequenceNaming
 from verse3d.inference.predictor import Predictor
-from verse3d.model.modes import get_mode
+from verse3d.model.scout import ScoutNetwork
 from verse3d.training.bad_batch import keep_bad_batch
 from verse3d.training.clock import memory_mb
 from verse3d.training.learner import best_network
+from verse3d.training.level_scores import joint_confusion, mean_id_rate
 from verse3d.training.monitor import Monitor
 from verse3d.training.pace import validation_fits
 from verse3d.training.ranks import Ranks
@@ -44,7 +47,7 @@ class Losses:
 
     def tell(self, step: int, last_step: float) -> None:
         """Tell how far the run is, and where it will end."""
-        standing, optim = self._session.standing, self._session.config.optim
+        standing, optim = self._session.standing, self._session.optim
         # Rounded up: step 1 is in epoch 1, and so is the last step of it.
         epoch = -(-step // optim.steps_per_epoch)  # both count from 1
         loss = f", loss {standing.losses[-1]:.3f}" if standing.losses else ""
@@ -64,7 +67,7 @@ class Losses:
         skips, standing = self._session.learner.scaler.is_enabled(), self._session.standing
         for reading in readings:
             if trouble := reading.trouble(skips_infinite=skips):
-                epoch = -(-reading.step // self._session.config.optim.steps_per_epoch)
+                epoch = -(-reading.step // self._session.optim.steps_per_epoch)
                 raise TrainingError(
                     f"the {trouble} in epoch {epoch}, step {reading.step} (lr {reading.lr:.3g}); "
                     f"{keep_bad_batch(self._session, reading)}",
@@ -105,7 +108,7 @@ class EpochEnd:
         self._session = session
         self._monitor = monitor
         self._signals = signals
-        self._loss = get_mode(session.config.mode).loss(session.config)
+        self._loss = session.method.loss()
         self._epochs_here = 0
         self._warned = False
 
@@ -121,9 +124,11 @@ class EpochEnd:
         ranks = session.options.ranks
         # What a normalisation has seen differs between processes; whole scans are segmented as rank 0 has seen it.
         ranks.copy_from_first(session.learner.network, buffers_only=True)
-        fits = ranks.from_first(lambda: validation_fits(session.standing, session.config, minutes))
+        sections = session.validating, session.optim, session.runtime
+        fits = ranks.from_first(lambda: validation_fits(session.standing, minutes, *sections))
         due = bool(session.validation) and (last or (self.is_planned(epoch) and fits))
-        parts = _together(ranks, self._signals, lambda: self._own_part(due=due))
+        scout = self._level_network() if due else None
+        parts = _together(ranks, self._signals, lambda: self._own_part(due=due, scout=scout))
         batches = max(len(part[0]) for part in parts)
         # Interleaved again: of ranks 0 and 1 batches 0 2 4 and 1 3 become 0 1 2 3 4, as if one had done them all.
         losses = [part[0][number] for number in range(batches) for part in parts if number < len(part[0])]
@@ -136,19 +141,33 @@ class EpochEnd:
 
     def is_planned(self, epoch: int) -> bool:
         """Whether whole scans are to be validated after this epoch, time allowing."""
-        return epoch % self._session.config.validation.every_epochs == 0
+        return epoch % self._session.validating.every_epochs == 0
 
-    def _own_part(self, *, due: bool) -> tuple[list[float], ValidationResult | None, float]:
+    def _level_network(self) -> ScoutNetwork | None:
+        """What sees levels, where names follow from them; it learns in the first process, and all look through it."""
+        session = self._session
+        ranks, device = session.options.ranks, session.learner.device
+        if not session.method.by_sequence:
+            return None
+        # A copy in the memory of the CPU can be sent, wherever it learns.
+        network = ranks.from_first(
+            lambda: None if session.scout is None else copy.deepcopy(session.scout.network).to("cpu")
+        )
+        return None if network is None else network.to(device).eval()
+
+    def _own_part(self, *, due: bool, scout: ScoutNetwork | None) -> tuple[list[float], ValidationResult | None, float]:
         """This process's share of the patches' losses and, if they are due, of the whole scans; minutes of these."""
         session, ranks = self._session, self._session.options.ranks
         learner = session.learner
         network = best_network(learner).eval()
-        predictor = Predictor.of_network(network, session.config, learner.device, learner.precision)
+        predictor = Predictor.of_network(network, session.method, learner.device, learner.precision)
         batches = ranks.share(list(session.loss_batches))
         losses = validation_losses(predictor, self._loss, session.augment, batches)
         if not due:
             return losses, None, 0.0
         started = time.monotonic()
+        if session.method.by_sequence:
+            predictor = replace(predictor, naming=SequenceNaming([scout] if scout else []))
         result = validate(predictor, ranks.share(session.validation), session.options.paint)
         return losses, result, (time.monotonic() - started) / 60
 
@@ -157,7 +176,7 @@ class EpochEnd:
         session, standing = self._session, self._session.standing
         done = len(standing.losses)
         speed = {
-            "patches_per_s": done * session.config.sampling.batch_size / max(standing.epoch_seconds, 1e-9),
+            "patches_per_s": done * session.batch_size / max(standing.epoch_seconds, 1e-9),
             "waiting_share": standing.epoch_waited / max(standing.epoch_seconds, 1e-9),
         }
         row = {
@@ -190,12 +209,17 @@ class EpochEnd:
             },
         )
         if scans is not None:
-            self._monitor.validation(step, scans)
+            paint = self._session.options.paint_confusion
+            drawn = paint and scans.levels_of and self._session.options.ranks.is_first
+            picture = paint(joint_confusion(scans.levels_of.values())) if paint and drawn else None
+            self._monitor.validation(step, scans, picture)
         words = [f"loss {row['train_loss']:.4f}"]
         if not math.isnan(row["validation_loss"]):
             words.append(f"validation loss {row['validation_loss']:.4f}")
         if scans is not None:
             words.append(f"validation Dice {scans.mean_dice:.4f}")
+            if scans.levels_of:
+                words.append(f"id-rate {mean_id_rate(scans.levels_of.values()):.4f}")
         words += [f"{row['patches_per_s']:.2f} patches/s", f"{100 * row['waiting_share']:.0f} % waiting for data"]
         _log.info("epoch %d: %s", row["epoch"], ", ".join(words))
 

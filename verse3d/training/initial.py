@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from verse3d.core.config import Config
+from verse3d.core.config import Config, GridConfig
 from verse3d.core.errors import CheckpointError
 from verse3d.core.logs import logger
 from verse3d.core.wording import listed
@@ -44,8 +44,10 @@ def read_initial(path: Path) -> InitialWeights:
     return InitialWeights(path, checkpoint.config, checkpoint.network)
 
 
-def begin_with(learner: Learner, initial: InitialWeights, config: Config) -> None:
+def begin_with(learner: Learner, initial: InitialWeights, grid: GridConfig) -> None:
     """Put the weights into a fresh learner. Layers of another size (other labels) stay as drawn, and are named.
+
+    ``grid`` is what the learner will see: weights that were learnt on another one begin worse, which is said.
 
     Raises:
         CheckpointError: the model is of another network.
@@ -55,8 +57,8 @@ def begin_with(learner: Learner, initial: InitialWeights, config: Config) -> Non
         learner.average.module.load_state_dict(learner.network.state_dict())
     _log.info("begins with the weights of %s%s", initial.path, f", but for {listed(fresh, 3)}" if fresh else "")
     for name, old, new in (
-        ("grid.spacing_mm", initial.config.grid.spacing_mm, config.grid.spacing_mm),
-        ("grid.window_hu", initial.config.grid.window_hu, config.grid.window_hu),
+        ("grid.spacing_mm", initial.config.grid.spacing_mm, grid.spacing_mm),
+        ("grid.window_hu", initial.config.grid.window_hu, grid.window_hu),
     ):
         if old != new:
             _log.warning("%s is %s, the weights were learnt at %s: expect a worse start", name, list(new), list(old))

@@ -1,4 +1,4 @@
-"""Building a learner from a config, and carrying its state into checkpoints and back."""
+"""Building a learner, and carrying its state into checkpoints and back."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,13 +7,12 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 
-from verse3d.core.config import Config, OptimConfig
+from verse3d.core.config import OptimConfig, RuntimeConfig
 from verse3d.core.errors import ConfigError, DataError
 from verse3d.core.readers import Record, Whole, checked
 from verse3d.core.runtime import choose_precision, random_state, restore_random_state
 from verse3d.core.wording import brief
-from verse3d.model.losses import build_joint_loss
-from verse3d.model.modes import get_mode
+from verse3d.model.modes import Method
 from verse3d.training.average import RunningMean
 from verse3d.training.ranks import Ranks
 from verse3d.training.schedule import MOST_STEPS, build_schedule
@@ -22,29 +21,37 @@ from verse3d.training.step import Learner
 _ALONE = Ranks()
 
 
-def build_learner(config: Config, device: torch.device, ranks: Ranks = _ALONE) -> Learner:
-    """A fresh network with its optimizer and schedule, as configured; the same weights in all ``ranks``.
+def build_learner(
+    method: Method, optim: OptimConfig, runtime: RuntimeConfig, device: torch.device, ranks: Ranks = _ALONE
+) -> Learner:
+    """A new network with its optimizer and schedule, as configured; the same weights in all ``ranks``.
+
+    Args:
+        method: network, loss and batch size.
+        optim: optimizer, rate and its schedule.
+        runtime: precision and repeatability.
+        device: where it learns.
+        ranks: the processes that share the run.
 
     Raises:
         ConfigError: the batch cannot be divided among the ranks.
     """
-    if config.sampling.batch_size < ranks.count:
+    if method.sampling.batch_size < ranks.count:
         raise ConfigError(
-            f"a batch of {config.sampling.batch_size} cannot be divided among {ranks.count} processes",
+            f"a batch of {method.sampling.batch_size} cannot be divided among {ranks.count} processes",
             hint="sampling.batch_size is that of all processes together: raise it, or start fewer of them",
         )
-    mode = get_mode(config.mode)
-    network = mode.network(config).to(device)
+    network = method.network().to(device)
     if device.type == "cuda":
         # Trying which convolution is quickest may choose another one next time, which rounds differently.
-        torch.backends.cudnn.benchmark = not config.runtime.deterministic
-        torch.backends.cudnn.deterministic = config.runtime.deterministic
-    optim, precision = config.optim, choose_precision(config.runtime.amp, device)
+        torch.backends.cudnn.benchmark = not runtime.deterministic
+        torch.backends.cudnn.deterministic = runtime.deterministic
+    precision = choose_precision(runtime.amp, device)
     optimizer = _build_optimizer(network, optim, device)
     ranks.copy_from_first(network)
     return Learner(
         network=network,
-        loss=mode.loss(config) if ranks.count == 1 else build_joint_loss(config, ranks.add_up),
+        loss=method.loss() if ranks.count == 1 else method.joint_loss(ranks.add_up),
         optimizer=optimizer,
         schedule=build_schedule(optimizer, optim),
         scaler=torch.amp.GradScaler(device.type, enabled=precision.scales_loss),

@@ -38,14 +38,14 @@ def open_feed(session: Session) -> Feed:
     standing, ranks = session.standing, session.options.ranks
     stream = BatchStream(
         length=len(session.dataset),
-        batch_size=session.config.sampling.batch_size,
+        batch_size=session.batch_size,
         epoch=standing.epoch + 1,
-        step=standing.step - standing.epoch * session.config.optim.steps_per_epoch,
+        step=standing.step - standing.epoch * session.optim.steps_per_epoch,
         rank=ranks.rank,
         ranks=ranks.count,
     )
     device = session.learner.device
-    workers = choose_workers(session.config.runtime, device, ranks.here)
+    workers = choose_workers(session.runtime, device, ranks.here)
     _log.debug("patches are read %s", f"by worker processes ({workers})" if workers else "in this process")
     return Feed(session.dataset, stream, session.augment, device, workers)
 
@@ -58,13 +58,12 @@ class Loop:
     """
 
     def __init__(self, session: Session, monitor: Monitor, signals: StopSignals, started: float) -> None:
-        config = session.config
         self.session, self.standing, self.signals = session, session.standing, signals
-        self.steps_per_epoch = config.optim.steps_per_epoch
-        self.total = config.optim.epochs * self.steps_per_epoch
+        self.steps_per_epoch = session.optim.steps_per_epoch
+        self.total = session.optim.epochs * self.steps_per_epoch
         self.stop: Stop = "finished"
-        self.clock = Clock(started, session.options.max_minutes, config.runtime.save_minutes, 2 * self.steps_per_epoch)
-        self.launch = Launcher(session.learner, config.runtime, _steps_to_come(session))
+        self.clock = Clock(started, session.options.max_minutes, session.runtime.save_minutes, 2 * self.steps_per_epoch)
+        self.launch = Launcher(session.learner, session.runtime, _steps_to_come(session))
         self.feed = open_feed(session)
         self.losses = Losses(session, monitor)
         self.epoch_end = EpochEnd(session, monitor, signals)
@@ -78,7 +77,7 @@ class Loop:
 
     def train(self) -> None:
         """Everything, until it ends by itself."""
-        optim = self.session.config.optim
+        optim = self.session.optim
         if self.steps_done == self.steps_per_epoch:  # stopped while the last epoch was validated
             self.finish_epoch()
         self._tell_schedule(self.total)
@@ -153,7 +152,7 @@ class Loop:
 
     def _tell_schedule(self, last_step: float) -> None:
         """Where the run will end, if seconds may decide anything at all."""
-        if self.session.options.max_minutes is not None and not self.session.config.runtime.deterministic:
+        if self.session.options.max_minutes is not None and not self.session.runtime.deterministic:
             self.session.learner.schedule.end_at(last_step)
 
     def _after_epoch(self, engine: Engine) -> None:
@@ -168,7 +167,7 @@ class Loop:
         epoch = self.standing.epoch + 1
         self._decide_to_stop(epoch)
         # The last epoch is always validated, or nothing would be known of the network that is kept.
-        last = epoch == self.session.config.optim.epochs or self.stop != "finished"
+        last = epoch == self.session.optim.epochs or self.stop != "finished"
         validated = self.epoch_end.validated(epoch, self._minutes(), last=last)
         self._agreed()
         if self._is_over and not last:  # validating took the rest of the time
@@ -181,7 +180,7 @@ class Loop:
 
     def _decide_to_stop(self, epoch: int) -> None:
         options = self.session.options
-        if epoch == self.session.config.optim.epochs:
+        if epoch == self.session.optim.epochs:
             return
         if self._is_over:
             self.stop = "time"
@@ -246,7 +245,7 @@ class Loop:
 
     def cost(self) -> Cost:
         """What the session took."""
-        samples = (self.standing.step - self._first_step) * self.session.config.sampling.batch_size
+        samples = (self.standing.step - self._first_step) * self.session.batch_size
         # NaN, not 0: no step was taken, so nothing is known about waiting.
         share = self._waited / self._seconds if self._seconds else float("nan")
         return Cost(self.clock.minutes, max(0, samples), share, *memory_mb(self.session.learner.device))
@@ -267,8 +266,8 @@ class Loop:
 
 def _steps_to_come(session: Session) -> int:
     """What decides whether compiling pays; the same in every session of a deterministic run."""
-    optim, minutes = session.config.optim, session.options.max_minutes
-    if session.config.runtime.deterministic:
+    optim, minutes = session.optim, session.options.max_minutes
+    if session.runtime.deterministic:
         return optim.epochs * optim.steps_per_epoch
     if minutes is not None and minutes < _MINUTES_WORTH_COMPILING:
         return 0
@@ -277,7 +276,7 @@ def _steps_to_come(session: Session) -> int:
 
 def _too_large(session: Session, batch: Batch) -> TrainingError:
     """Says which batch would fit, found by trial."""
-    asked, device = session.config.sampling.batch_size, session.learner.device
+    asked, device = session.batch_size, session.learner.device
     count = session.options.ranks.count
     if count > 1:  # trying would need all processes
         return TrainingError(

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from verse3d.core.config import Config
 from verse3d.core.errors import OutputError
 from verse3d.core.escapes import one_line
 from verse3d.core.files import output_error
+from verse3d.training.level_scores import all_right_share, mean_id_rate
 from verse3d.training.readings import Reading
 from verse3d.training.validate import ValidationResult
 
@@ -61,14 +61,14 @@ class Monitor:
             if not quietly:
                 raise output_error(self._folder, error) from error
 
-    def start(self, config: Config, pictures: Mapping[str, NDArray[np.uint8]]) -> None:
-        """The settings of a run, as text and for the comparison of runs, and pictures of what is to be learnt."""
+    def start(self, settings: Mapping[str, Any], yaml: str, pictures: Mapping[str, NDArray[np.uint8]]) -> None:
+        """The settings of a run, for the comparison of runs and as text, and pictures of what is to be learnt."""
         if self._writer is None:
             return
         with self._refused():
-            self._writer.add_text("config", f"```yaml\n{config.to_yaml()}```", 0)
+            self._writer.add_text("config", f"```yaml\n{yaml}```", 0)
             # ``add_hparams`` would open a run of its own beside this one.
-            for summary in hparams(_flat(config.to_dict()), dict.fromkeys(_FOLLOWED, 0.0)):
+            for summary in hparams(_flat(settings), dict.fromkeys(_FOLLOWED, 0.0)):
                 self._writer.file_writer.add_summary(summary)
             self._add_pictures(self._writer, pictures, 0)
             self._writer.flush()
@@ -82,15 +82,27 @@ class Monitor:
         """Mean losses, speed and memory of one epoch, by tag; an undefined one is not shown."""
         self._add({tag: value for tag, value in values.items() if not math.isnan(value)}, step)
 
-    def validation(self, step: int, result: ValidationResult) -> None:
-        """Dice of every whole scan, of every label, and their mean, and the pictures."""
+    def validation(self, step: int, result: ValidationResult, confusion: NDArray[np.uint8] | None = None) -> None:
+        """Dice of every whole scan, of every label, and their mean, what names are worth, and the pictures.
+
+        Args:
+            step: of the run.
+            result: of the validation.
+            confusion: the picture (H, W, 3) of which level was taken for which; None for none.
+        """
         values = {"validation/dice_mean": result.mean_dice}
         values |= {f"validation_dice/{one_line(case)}": value for case, value in result.dice_of.items()}
         values |= {f"validation_label/{name}": value for name, value in result.label_dice.items()}
+        if result.levels_of:
+            scores = result.levels_of.values()
+            named = {"id_rate": mean_id_rate(scores), "all_right": all_right_share(scores)}
+            values |= {f"validation/{tag}": value for tag, value in named.items() if not math.isnan(value)}
         self._add(values, step)
         if self._writer is not None:
             with self._refused():
                 self._add_pictures(self._writer, result.pictures, step)
+                if confusion is not None:
+                    self._writer.add_image("validation_names/levels", confusion, step, dataformats="HWC")
                 self._writer.flush()
 
     def _add(self, values: Mapping[str, float], step: int) -> None:

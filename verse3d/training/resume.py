@@ -32,10 +32,10 @@ def restore(session: Session) -> None:
     """
     path = session.folder.last
     checkpoint = load_checkpoint(path)
-    if checkpoint.config.mode != session.config.mode:
+    if checkpoint.method.mode != session.method.mode:
         raise CheckpointError(
-            f"{session.folder.last} is a model of mode {checkpoint.config.mode}, "
-            f"the run in {session.folder.path} is of mode {session.config.mode}",
+            f"{session.folder.last} is a model of mode {checkpoint.method.mode}, "
+            f"the run in {session.folder.path} is of mode {session.method.mode}",
             hint="was it copied from another run?",
         )
     if not checkpoint.training:
@@ -72,7 +72,7 @@ def _restore_state(session: Session, checkpoint: Checkpoint, state: StoredRun) -
         raise DataError(
             f"its state is that after epoch {standing.epoch}, its weights are those after epoch {checkpoint.epoch}"
         )
-    standing.require_fitting(session.config.optim.steps_per_epoch)
+    standing.require_fitting(session.optim.steps_per_epoch)
     restore_learner(session.learner, state.learner)
     if session.learner.schedule.step != standing.step:
         raise DataError(f"its schedule is at step {session.learner.schedule.step}, the run at step {standing.step}")
@@ -90,7 +90,7 @@ def _restore_random(session: Session, state: StoredRun) -> None:
     if ranks.rank <= len(state.others):
         restore_random_state(state.others[ranks.rank - 1])
     else:
-        torch.manual_seed(session.config.runtime.seed + ranks.rank + state.standing.get("step", 0))
+        torch.manual_seed(session.runtime.seed + ranks.rank + state.standing.get("step", 0))
 
 
 def _tell_changes(session: Session, state: StoredRun, versions: Mapping[str, str]) -> None:
@@ -108,7 +108,7 @@ def _tell_changes(session: Session, state: StoredRun, versions: Mapping[str, str
     if not changed:
         return
     lines = "\n".join(f"  - {change}" for change in changed)
-    if session.config.runtime.deterministic:
+    if session.runtime.deterministic:
         raise TrainingError(
             f"the run in {session.folder.path} cannot end as it would have, because something has changed:\n{lines}",
             hint="undo the change, or go on all the same with runtime.deterministic=false",

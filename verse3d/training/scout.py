@@ -21,6 +21,7 @@ from pydantic import Field
 
 from verse3d.core.config import Config
 from verse3d.core.errors import DataError, OutputError
+from verse3d.core.labels import IGNORED
 from verse3d.core.logs import logger
 from verse3d.core.readers import Record, checked
 from verse3d.core.runtime import channels_last
@@ -30,8 +31,8 @@ from verse3d.data.samples.stored import StoredCases
 from verse3d.inference.scout import look_for_spine
 from verse3d.inference.spine_crop import SpineRegion
 from verse3d.model.checkpoint import TrainedNetwork
-from verse3d.model.modes import get_mode
-from verse3d.model.scout import IGNORED, SCOUT_MM, USABLE, ScoutNetwork, scout_loss
+from verse3d.model.modes import Method
+from verse3d.model.scout import SCOUT_MM, USABLE, ScoutNetwork, scout_loss
 from verse3d.training.average import RunningMean
 from verse3d.training.scout_samples import (
     ScoutSamples,
@@ -75,14 +76,11 @@ class ScoutTraining:
     def __init__(
         self, config: Config, samples: ScoutSamples, validation: Sequence[Callable[[], Volumes]], device: torch.device
     ) -> None:
-        build = get_mode(config.mode).scout
-        if build is None:
-            raise ValueError(f"mode {config.mode} has no scout")
         self._config, self._samples, self._validation, self._device = config, samples, validation, device
         # Its weights are drawn aside, so that the fine network is the same with and without a scout.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.runtime.seed)
-            self._network = build(config).to(device)
+            self._network = Method(config).scout().to(device)
         self._optimizer = torch.optim.AdamW(self._network.parameters(), lr=RATE, weight_decay=1e-4)
         self._average = RunningMean(self._network, DECAY)
         self.steps, self.seconds = 0, 0.0
@@ -219,7 +217,7 @@ def scout_of_run(
         order: numbers of the training cases, in the order in which they will be prepared.
         device: of the run.
     """
-    if not config.scout.enabled or get_mode(config.mode).scout is None:
+    if not config.scout.enabled or not Method(config).has_scout:
         return None
 
     def read(number: int) -> Volumes:

@@ -18,10 +18,12 @@ from scipy import ndimage
 from verse3d.core.augmenting import AugmentConfig
 from verse3d.core.config import GridConfig
 from verse3d.core.geometry import Shape
+from verse3d.core.labels import IGNORED
 from verse3d.data.samples.cut import Box
+from verse3d.data.samples.cut_ends import open_ends
 from verse3d.data.samples.draws import ChangeDraws
 from verse3d.data.samples.grid import windowing
-from verse3d.model.scout import IGNORED, LEVEL_IDS, SCOUT_MM
+from verse3d.model.scout import SCOUT_MM
 from verse3d.phantoms.body import make_body
 
 _Voxel = TypeVar("_Voxel", bound=np.generic)
@@ -174,7 +176,6 @@ def with_ignored_ends(ids: NDArray[np.uint8]) -> NDArray[np.uint8]:
     Args:
         ids: (I, J, K) VerSe ids, 0 and 255; RAS.
     """
-    levels = [at for at, level in enumerate(LEVEL_IDS) if (ids == level).any()]
     found = ndimage.find_objects((ids > 0).astype(np.uint8))
     if not found:
         return ids
@@ -182,18 +183,16 @@ def with_ignored_ends(ids: NDArray[np.uint8]) -> NDArray[np.uint8]:
     beside, reach = 3, int(_CUT_VERTEBRA_MM / SCOUT_MM)
     across = tuple(slice(max(0, along.start - beside), along.stop + beside) for along in (i, j))
     ends = []
-    if not levels or levels[0] > 0:
+    upper, lower = open_ends(ids)
+    if upper:
         ends.append(slice(k.stop, k.stop + reach))
-    if not levels or levels[-1] < LEVEL_IDS.index(_L5):
+    if lower:
         ends.append(slice(max(0, k.start - reach), k.start))
     result = ids.copy()
     for end in ends:
         part = result[(*across, end)]
         part[part == 0] = IGNORED
     return result
-
-
-_L5 = 24
 
 
 def phantom_numbers_for_validation() -> Sequence[int]:

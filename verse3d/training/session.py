@@ -10,20 +10,21 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 import torch
 from pydantic import ConfigDict, Field
 
-from verse3d.core.config import Config
+from verse3d.core.config import Config, OptimConfig, RuntimeConfig, ValidationConfig
 from verse3d.core.errors import DataError
 from verse3d.core.logs import Progress, no_progress
 from verse3d.core.readers import Record, Text, checked
 from verse3d.data.samples.augment import Augment
 from verse3d.data.samples.packing import PackedBatch
 from verse3d.data.samples.patches import PatchDataset
+from verse3d.model.modes import Method
 from verse3d.training.initial import InitialWeights
 from verse3d.training.ranks import Ranks
 from verse3d.training.runfolder import RunFolder
 from verse3d.training.schedule import MOST_STEPS
 from verse3d.training.scout import ScoutTraining
 from verse3d.training.step import Learner
-from verse3d.training.validate import Painter, ValidationCase
+from verse3d.training.validate import ConfusionPainter, Painter, ValidationCase
 
 _ALONE = Ranks()
 _Minutes = Annotated[float, Field(ge=0.0, le=1e9, allow_inf_nan=False, strict=True)]
@@ -47,6 +48,7 @@ class FitOptions:
         max_minutes: stop then, wherever that is in an epoch, and validate once more; None for no limit.
         max_epochs: stop after this epoch of the schedule; None for all.
         paint: draws validation pictures, or None for none.
+        paint_confusion: draws which level was taken for which, or None for no such picture.
         progress: told about every batch.
         store: folder of prepared cases; None for the one that the run used before, or one in the run folder.
         initial: a model to begin with; None for a network as it is drawn. A resumed run goes on with its own weights.
@@ -59,6 +61,7 @@ class FitOptions:
     max_minutes: float | None = None
     max_epochs: int | None = None
     paint: Painter | None = None
+    paint_confusion: ConfusionPainter | None = None
     progress: Progress = no_progress
     store: Path | None = None
     initial: InitialWeights | None = None
@@ -164,7 +167,8 @@ class Session:
     """Everything that one call of ``fit`` works with.
 
     Attributes:
-        config: of the run.
+        config: of the run, complete, as it goes into checkpoints.
+        method: what it asks for.
         options: of this call.
         folder: where the files go.
         learner: the network and what trains it.
@@ -179,6 +183,7 @@ class Session:
     """
 
     config: Config
+    method: Method
     options: FitOptions
     folder: RunFolder
     learner: Learner
@@ -190,3 +195,23 @@ class Session:
     data: dict[str, str]
     standing: Standing = field(default_factory=Standing)
     scout: ScoutTraining | None = None
+
+    @property
+    def optim(self) -> OptimConfig:
+        """How the network learns, and for how long."""
+        return self.config.optim
+
+    @property
+    def runtime(self) -> RuntimeConfig:
+        """Speed and repeatability."""
+        return self.config.runtime
+
+    @property
+    def validating(self) -> ValidationConfig:
+        """When and on what the network is validated."""
+        return self.config.validation
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of a step, in all processes together."""
+        return self.method.sampling.batch_size

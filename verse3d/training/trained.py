@@ -11,7 +11,7 @@ from verse3d.core.config import Config
 from verse3d.core.errors import CheckpointError
 from verse3d.data.cases import CaseIndex, read_index
 from verse3d.model.checkpoint import load_checkpoint, load_weights
-from verse3d.model.modes import get_mode
+from verse3d.model.modes import Method
 from verse3d.model.networks import parameter_count
 from verse3d.training.runfolder import RunFolder, read_history, run_folder_of
 
@@ -71,7 +71,7 @@ def load_trained(path: Path) -> TrainedModel:
     if path.is_dir() and not file.is_file():
         raise CheckpointError(f"the run folder {path} holds no {file.name}", hint="pass a run that was trained")
     checkpoint = load_checkpoint(file)
-    network = get_mode(checkpoint.config.mode).network(checkpoint.config)
+    network = checkpoint.method.network()
     load_weights(network, checkpoint.network, file)
     model = TrainedModel(file.absolute(), checkpoint.config, parameter_count(network), checkpoint.epoch)
     folder = run_folder_of(file)
@@ -84,4 +84,4 @@ def load_trained(path: Path) -> TrainedModel:
 
 def sample_voxels(config: Config) -> int:
     """Labelled voxels in one training sample."""
-    return int(np.prod(get_mode(config.mode).cut(config).size))
+    return int(np.prod(Method(config).cut().size))

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from verse3d.core.config import Config, without_augmentation
 from verse3d.core.errors import DataError, NotFiniteError, OutputError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import Label, LabelScheme
@@ -22,14 +21,18 @@ from verse3d.data.samples.packing import PackedBatch
 from verse3d.data.samples.patches import PatchDataset
 from verse3d.data.samples.source import PatchSource, PatchSources
 from verse3d.data.schemes import require_levels
-from verse3d.inference.naming import named_by_truth
+from verse3d.inference.naming import SequenceNaming, named_by_truth
 from verse3d.inference.predictor import Predictor
+from verse3d.labelling.instances import group_bones
 from verse3d.metrics.overlap import confusion, dice
-from verse3d.model.modes import get_mode
+from verse3d.model.modes import Method
+from verse3d.training.level_scores import LevelScores
 from verse3d.training.step import LossFunction
 
 _log = logger(__name__)
 T = TypeVar("T")
+ConfusionPainter = Callable[[NDArray[np.int64]], NDArray[np.uint8]]
+"""Draws counts (27, 27) by true and by predicted level, the first of which is none, as an RGB picture (H, W, 3)."""
 Painter = Callable[[Volume, Mapping[str, NDArray[np.uint8]], Sequence[Label], str], NDArray[np.uint8]]
 """Draws (scan, {name: mask in file ids}, labels, title) as an RGB picture (H, W, 3) uint8."""
 
@@ -83,6 +86,8 @@ class ValidationResult:
     not_finite: tuple[str, ...] = ()
     labels_of: dict[str, dict[str, float]] = field(default_factory=dict)
     """By case and by name of each label in its truth."""
+    levels_of: dict[str, LevelScores] = field(default_factory=dict)
+    """By case, where masks have names: what these are worth."""
 
     @property
     def label_dice(self) -> dict[str, float]:
@@ -102,6 +107,7 @@ class ValidationResult:
             _in_order([part.pictures for part in parts], order),
             tuple(case for case in order if case in not_finite),
             _in_order([part.labels_of for part in parts], order),
+            _in_order([part.levels_of for part in parts], order),
         )
 
     @property
@@ -128,12 +134,13 @@ class LossBatches:
 
     Args:
         cases: to cut from.
-        config: of the run.
+        method: says what is cut.
+        count: batches to cut.
+        seed: of the run.
     """
 
-    def __init__(self, cases: PatchSources, config: Config) -> None:
-        self._cases = cases
-        self._config = config
+    def __init__(self, cases: PatchSources, method: Method, *, count: int, seed: int) -> None:
+        self._cases, self._method, self._count, self._seed = cases, method, count, seed
         self._batches: list[PackedBatch] | None = None
 
     def __iter__(self) -> Iterator[PackedBatch]:
@@ -142,11 +149,11 @@ class LossBatches:
         return iter(self._batches)
 
     def _cut(self) -> list[PackedBatch]:
-        count, size = self._config.validation.loss_batches, self._config.sampling.batch_size
-        if not len(self._cases) or not count:
+        if not len(self._cases) or not self._count:
             return []
-        cut = get_mode(self._config.mode).cut(without_augmentation(self._config))
-        patches = PatchDataset(self._cases, cut, length=count * size, seed=self._config.runtime.seed)
+        size = self._method.sampling.batch_size
+        cut = self._method.cut(augmented=False)
+        patches = PatchDataset(self._cases, cut, length=self._count * size, seed=self._seed)
         try:
             boxes = list(patches.epoch(0))
         except OutputError:
@@ -193,23 +200,24 @@ def validate(predictor: Predictor, cases: Sequence[ValidationCase], paint: Paint
     Raises:
         DataError: a scan or mask cannot be read any more.
     """
-    dice_of, labels_of, pictures, not_finite = {}, {}, {}, []
+    dice_of, labels_of, levels_of, pictures, not_finite = {}, {}, {}, {}, []
     for case in cases:
         grid = _grid_if_usable(case)
         if grid is None:
             continue
         # On the grid of the scan, as ``predict`` writes it: Dice on the network grid would flatter.
         image, _ = case.prepared.read((0, 0, 0), grid.shape)
+        truth = case.truth()
         try:
-            ids = predictor.network_ids(image, grid, case.prepared.source)
+            ids, named = _labelled(predictor, image, case, truth)
         except NotFiniteError as error:
             _log.warning("%s has no validation Dice: %s", case.case, error.message)
             dice_of[case.case] = float("nan")
             not_finite.append(case.case)
             continue
-        truth = case.truth()
-        if predictor.config.labels.by_sequence:
-            ids = named_by_truth(ids, truth, case.prepared.source)
+        to_file = case.scheme.file_from_network
+        if named is not None:
+            levels_of[case.case] = LevelScores.of(named, to_file(truth), case.prepared.source)
         # Of each label in the truth, by its name: network ids count the labels from 1.
         labels = case.scheme.labels
         present = [int(label) for label in np.unique(truth) if label]
@@ -217,14 +225,33 @@ def validate(predictor: Predictor, cases: Sequence[ValidationCase], paint: Paint
         labels_of[case.case] = {labels[number - 1].name: dice(counts[number]) for number in present}
         dice_of[case.case] = fmean(labels_of[case.case].values()) if labels_of[case.case] else float("nan")
         if paint is not None and case.drawn:
-            to_file = case.scheme.file_from_network
             masks = {"truth": to_file(truth), "prediction": to_file(ids)}
             title = f"{case.case}  Dice {dice_of[case.case]:.3f}"
             scan = read_image(case.files.image_path())
             pictures[case.case] = paint(scan, masks, case.scheme.labels, title)
     if not_finite:
         _log.warning("%d of %d validation cases were answered with NaN or infinity", len(not_finite), len(cases))
-    return ValidationResult(dice_of, pictures, tuple(not_finite), labels_of)
+    return ValidationResult(dice_of, pictures, tuple(not_finite), labels_of, levels_of)
+
+
+def _labelled(
+    predictor: Predictor, image: NDArray[np.float16], case: ValidationCase, truth: NDArray[np.uint8]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """Network ids whose overlap with the truth counts, and VerSe ids as ``predict`` would write them, if it has names.
+
+    They differ where bones are named by their sequence: what a bone's shape is worth must not depend on its name.
+    """
+    grid, source = case.prepared.geometry, case.prepared.source
+    if not predictor.method.by_sequence:
+        ids = predictor.network_ids(image, grid, source)
+        return ids, case.scheme.file_from_network(ids) if case.scheme.output_channels > 1 else None
+    answer, seen = predictor.segment(image, grid, source, predictor.settings)
+    parts = answer.mask()
+    bones = group_bones(parts, source)
+    naming = predictor.naming or SequenceNaming()
+    # Over the parts, which nobody needs any more.
+    bones.write(naming.name_grouped(bones, source, seen.levels).ids, parts)
+    return named_by_truth(bones, truth), parts
 
 
 def _grid_if_usable(case: ValidationCase) -> Geometry | None:

@@ -290,7 +290,8 @@ def test_a_qform_that_makes_no_sense_beside_a_good_sform_is_a_warning(pair, fiel
 @pytest.mark.parametrize(
     ("voxels", "words"),
     [
-        (np.random.default_rng(0).integers(0, 256, SHAPE).astype(np.uint8), "8-bit"),
+        (np.random.default_rng(0).integers(0, 256, SHAPE).astype(np.uint8), "an MR image or an 8-bit picture"),
+        (np.random.default_rng(0).integers(0, 700, SHAPE).astype(np.int16), "looks like an MR image"),
         (hounsfield(SHAPE) + np.int16(1024), "HU + 1024"),
         (np.clip(hounsfield(SHAPE), -1024, 100) + np.int16(1024), "HU + 1024"),
         (np.where(np.arange(14) < 10, -1000, hounsfield(SHAPE)).astype(np.int16) + np.int16(1024), "HU + 1024"),
@@ -299,7 +300,7 @@ def test_a_qform_that_makes_no_sense_beside_a_good_sform_is_a_warning(pair, fiel
         (np.random.default_rng(0).normal(0, 1, SHAPE).astype(np.float32), "does not look like a CT"),
         (hounsfield(SHAPE).astype(np.int32) * 30, "does not look like a CT"),
     ],
-    ids=["8-bit", "+1024", "+1024 without bone", "+1024 mostly air", "constant", "zeros", "normalised", "scaled"],
+    ids=["8-bit", "MR", "+1024", "+1024 without bone", "+1024 mostly air", "constant", "zeros", "normalised", "scaled"],
 )
 def test_grey_values_that_are_no_hounsfield_units_are_a_warning(pair, voxels, words):
     finding = only_finding(pair(scan=voxels))
@@ -386,7 +387,7 @@ def test_the_facts_say_what_a_case_is_made_of(tmp_path):
         save_scan(tmp_path / "a.nii.gz", hounsfield(SHAPE, np.float32), matrix, qform=1, sform=0),
         save_scan(tmp_path / "m.nii.gz", mask, matrix, qform=1, sform=0),
     )
-    assert check(case).facts == (CaseFacts("a", "9x11x14", "1x0.75x3", "PIR", "float32 s0 q1", "T12-L1"),)
+    assert check(case).facts == (CaseFacts("a", "9x11x14", "1x0.75x3", "PIR", "float32, qform", "T12-L1"),)
 
 
 @pytest.mark.parametrize(("ids", "levels"), [([], "none"), ([28], "T13"), ([25, 1], "C1-L6"), ([26], "none")])

@@ -212,7 +212,7 @@ def test_leaving_early_ends_the_processes_at_once():
     assert next(running) == (0, "ONE")
     started = time.monotonic()
     running.close()
-    assert time.monotonic() - started < 10  # a task sleeps for a minute
+    assert time.monotonic() - started < 120  # a task sleeps for ten minutes
 
 
 def test_ctrl_c_ends_at_once(tmp_path):
@@ -226,7 +226,7 @@ def test_ctrl_c_ends_at_once(tmp_path):
     (tmp_path / "script.py").write_text(code)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, tmp_path / "script.py"]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=40)
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert run.returncode == -signal.SIGINT
     assert run.stderr.count("KeyboardInterrupt") == 1
 

@@ -31,7 +31,8 @@ def prepared(shape, label=None) -> PreparedCase:
 def cutter(patch, fraction=0.5, margin=0, **augment) -> PatchCut:
     sampling = {"patch_voxels": list(patch), "foreground_fraction": fraction, "margin_voxels": margin}
     network = {"name": "classic", "channels": [2, 2]}
-    return PatchCut(parse_config({"network": network, "sampling": sampling, "augment": {**STILL, **augment}}))
+    config = parse_config({"network": network, "sampling": sampling, "augment": {**STILL, **augment}})
+    return PatchCut(config.sampling, config.augment, config.grid.spacing_mm)
 
 
 def centre_of(case, cut, seed) -> tuple[int, ...]:
@@ -128,3 +129,17 @@ def test_the_box_of_a_changed_patch_holds_every_voxel_that_the_patch_is_made_of(
             assert (places >= -1e-9).all()
             assert (places <= np.array(box.image.shape[1:])[:, None] - 1 + 1e-9).all()
         assert box.image.shape[1:] == box.label.shape[1:]
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("margin", [0, 3])
+def test_a_box_that_is_read_to_its_place_later_is_the_box_that_is_read_at_once(seed, margin):
+    case, cut = prepared((9, 11, 14)), cutter((4, 5, 6), margin=margin, affine=0.5, elastic=0.5, noise=0.5)
+    now, later = cut(case, np.random.RandomState(seed)), cut.plan(case, np.random.RandomState(seed))
+    assert later.layout == now.layout
+    image, label = (np.full(shape, 9, dtype) for shape, dtype in later.layout)
+    later.write(image, label)
+    np.testing.assert_array_equal(image, now.image)
+    np.testing.assert_array_equal(label, now.label)
+    assert later.middle == now.middle
+    assert later.changes.noise_seed == now.changes.noise_seed

@@ -31,7 +31,9 @@ CASES = [case(number) for number in range(3)]
 
 
 def patches(*, length=8, seed=0, config=CONFIG, cases=CASES) -> PatchDataset:
-    return PatchDataset(cases, PatchCut(config), length=length, seed=seed)
+    return PatchDataset(
+        cases, PatchCut(config.sampling, config.augment, config.grid.spacing_mm), length=length, seed=seed
+    )
 
 
 def same(one, two) -> bool:

@@ -73,7 +73,7 @@ def test_beside_a_training_other_processes_prepare_and_stop_with_it(tmp_path, ca
     with preparing(jobs):
         stored = StoredCases(jobs, "binary")
         assert [stored[number].case for number in range(4)] == [case.case for case in cases]
-        for _ in range(600):
+        for _ in range(6000):  # starting a process takes seconds, on a busy machine many
             if all(one.is_done for one in jobs):
                 break
             time.sleep(0.05)
@@ -83,7 +83,7 @@ def test_beside_a_training_other_processes_prepare_and_stop_with_it(tmp_path, ca
     place = store_in(tmp_path)
     with preparing([job(place, case, SETTINGS) for case in cases]):
         pass
-    assert time.monotonic() - started < 30  # what is under way is given up
+    assert time.monotonic() - started < 300  # what is under way is given up
 
 
 def test_the_list_tells_current_from_stale_and_damaged_and_pruning_keeps_the_current(tmp_path, cases):

@@ -125,9 +125,13 @@ def test_neighbours_stand_on_both_sides_and_the_last_slice_is_repeated_beyond_th
         np.testing.assert_array_equal(stack, np.stack([single[one] for one in expected]))
 
 
+def cut_of(config) -> SliceCut:
+    return SliceCut(config.slices, config.augment, config.sampling.foreground_fraction, config.grid.spacing_mm)
+
+
 def cutter(**changes) -> SliceCut:
     slices = {"size_pixels": [14, 10]} | changes.pop("slices", {})
-    return SliceCut(tiny_config("2d", slices=slices, augment=changes.pop("augment", STILL), **changes))
+    return cut_of(tiny_config("2d", slices=slices, augment=changes.pop("augment", STILL), **changes))
 
 
 def drawn(case, cut, count=40):
@@ -168,9 +172,7 @@ def test_the_wanted_share_of_slices_goes_through_a_vertebra():
 def test_left_and_right_change_places_wherever_they_are(plane, axis):
     """The same as cutting the mirrored volume."""
     mirror = {**STILL, "mirror_left_right": 1.0}
-    cut = SliceCut(
-        tiny_config("2.5d", slices={"size_pixels": [14, 10], "plane": plane, "neighbours": 1}, augment=mirror)
-    )
+    cut = cut_of(tiny_config("2.5d", slices={"size_pixels": [14, 10], "plane": plane, "neighbours": 1}, augment=mirror))
     case = prepared()
     mirrored = PreparedCase.of("m", case.image[:, ::-1], case.label[:, ::-1], case.geometry, case.source)
     for box in drawn(case, cut, 10):
@@ -200,7 +202,7 @@ def test_augmentation_changes_grey_values_and_keeps_labels_whole(neighbours):
     strong = dict.fromkeys(("affine", "elastic", "noise", "blur", "contrast", "thick_slices", "gain"), 1.0)
     case, mode = prepared(), "2.5d" if neighbours else "2d"
     slices = {"size_pixels": [14, 10], "neighbours": neighbours}
-    plain, changed = (SliceCut(tiny_config(mode, slices=slices, augment=some)) for some in (STILL, STILL | strong))
+    plain, changed = (cut_of(tiny_config(mode, slices=slices, augment=some)) for some in (STILL, STILL | strong))
     augment = Augment((14, 10))
     for one, other in zip(drawn(case, plain, 5), drawn(case, changed, 5), strict=True):
         before, after = (augment(PackedBatch.of([box]).on(torch.device("cpu"))) for box in (one, other))

@@ -9,6 +9,7 @@ from tests.data.samples.cases import LONG, OBLIQUE, config, job, store_in, write
 from tests.scans import PIR, Spine, spine
 from verse3d.core.geometry import Geometry
 from verse3d.data.cases import Case
+from verse3d.data.samples.blocks import LabelBlocks
 from verse3d.data.samples.entry import UNDECIDED
 from verse3d.data.samples.stored import StoredCases
 from verse3d.data.samples.transforms import prepare_case
@@ -70,6 +71,28 @@ def test_a_box_reaches_beyond_the_volume_into_air_and_background(long_case, star
         image, ids = source.read(start, size)
         np.testing.assert_array_equal(image, np.pad(memory.image[0], 310)[box])
         np.testing.assert_array_equal(ids, np.pad(memory.label[0], 310)[box])
+
+
+def test_the_labelled_part_of_a_box_is_the_smallest_one_of_whole_blocks():
+    labels = np.zeros((70, 100, 45), np.uint8)
+    labels[33:40, 20:70, 31:33] = 3
+    labels[69, 99, 44] = 255
+    blocks, random = LabelBlocks.of(labels), np.random.default_rng(0)
+    for _ in range(200):
+        start = tuple(int(number) for number in random.integers(-40, 100, 3))
+        size = tuple(int(number) for number in random.integers(1, 90, 3))
+        # Voxel by voxel: a block counts if it holds a label anywhere, and the part is where it meets the box.
+        bounds = [
+            [(max(a, first), min(a + 32, first + length)) for a, first, length in zip(block, start, size, strict=True)]
+            for block in {tuple(voxel // 32 * 32) for voxel in np.argwhere(labels)}
+        ]
+        met = np.array([bound for bound in bounds if all(low < high for low, high in bound)])
+        found = blocks.labelled_part(start, size)
+        if not len(met):
+            assert found is None
+            continue
+        low, high = met[:, :, 0].min(axis=0), met[:, :, 1].max(axis=0)
+        assert found == (tuple(low), tuple(high - low))
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.5, 1.0])

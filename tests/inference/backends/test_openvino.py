@@ -389,7 +389,7 @@ def _compute(path, queue, barrier):
     checkpoint = load_checkpoint(path)
     network = openvino_network(checkpoint, path)
     backend, pieces = OpenVinoBackend.of(lambda: network, checkpoint, path, FLOAT32), pieces_of(MODES["3d"])
-    barrier.wait(timeout=120)
+    barrier.wait(timeout=600)
     queue.put((backend(pieces).numpy(), backend.name))
 
 
@@ -406,9 +406,9 @@ def test_two_programs_at_once_keep_one_whole_model(model):
     programs = [context.Process(target=_compute, args=(model.path, queue, barrier)) for _ in range(2)]
     for program in programs:
         program.start()
-    results = [queue.get(timeout=120) for _ in programs]
+    results = [queue.get(timeout=600) for _ in programs]
     for program in programs:
-        program.join(timeout=120)
+        program.join(timeout=600)
     for logits, name in results:
         assert_right(model, torch.from_numpy(logits), pieces_of(MODES["3d"]))
         assert name == "openvino"

@@ -24,6 +24,7 @@ from verse3d.core.escapes import plain_cell
 from verse3d.core.files import is_file
 from verse3d.core.labels import vertebra
 from verse3d.core.logs import logger
+from verse3d.core.paths import composed
 from verse3d.core.readers import MEGABYTE, Row, read_table
 from verse3d.core.wording import brief, clipped
 from verse3d.data.cases import SPLITS, Case
@@ -81,7 +82,8 @@ def apply_overrides(cases: Iterable[Case], overrides: Iterable[Override]) -> App
     now = list(cases)
     excluded, unmatched = [], []
     for override in overrides:
-        hit = [case for case in now if override.name in (case.case, case.series, case.subject)]
+        wanted = composed(override.name)
+        hit = [case for case in now if wanted in map(composed, (case.case, case.series, case.subject))]
         if not hit:
             unmatched.append(override.name)
             continue

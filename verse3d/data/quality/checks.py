@@ -25,7 +25,7 @@ class CaseFacts:
         shape: voxels along the axes, e.g. "103x180x106".
         spacing_mm: e.g. "1x1x3".
         axes: the directions that the axes grow towards, e.g. "PIR".
-        stored: voxel type and sform/qform codes, e.g. "float32 s0 q1".
+        stored: voxel type and the affine of the header that counts, e.g. "float32, qform".
         levels: the labelled vertebrae, e.g. "T12-L5", or "binary".
     """
 
@@ -92,7 +92,8 @@ def _facts(survey: CaseSurvey) -> CaseFacts:
         shape="x".join(str(size) for size in survey.shape),
         spacing_mm="x".join(f"{size:.4g}" for size in survey.spacing_mm),
         axes=survey.axis_codes,
-        stored=f"{dtype} s{sform} q{qform}",
+        # Which of a NIfTI header's two affines counts: the sform, if it has a code.
+        stored=f"{dtype}, {'sform' if sform else 'qform' if qform else 'no affine'}",
         levels=_levels(survey) if survey.has_mask else "",
     )
 

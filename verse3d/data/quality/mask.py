@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 from verse3d.core.errors import GeometryError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERTEBRAE, unknown_ids
-from verse3d.core.volume import Volume, stored_scheme
+from verse3d.core.volume import Volume
 from verse3d.data.pairs import SAME_GRID_TOLERANCE_MM, GridMatch, carried_over, placement, require_same_grid
 from verse3d.data.quality.findings import Finding
 from verse3d.data.schemes import MaskScheme
 
+ONLY_C1 = "mask-only-c1"
+"""The code of a finding: the mask is read as a C1 alone, which it may not be."""
 _PIECE_VOXELS = 2**20
 _BRIGHTER_HU = 50.0
 _FIXES = "`verse3d.check(fixes=FOLDER)`"
@@ -47,12 +49,12 @@ def check_labels(
             f"{mask.path} is a binary mask ({scheme.reason}): 1 is any vertebra, the levels are not known",
             "train and score it with the scheme binary",
         )
-    elif set(counts) == {1} and not stored_scheme(mask.header):
+    elif scheme and scheme.doubt:
         yield Finding(
             case,
             "note",
-            "mask-only-c1",
-            f"{mask.path}: the only label is 1, taken for C1 as in VerSe; a binary mask would look the same",
+            ONLY_C1,
+            f"{mask.path}: {scheme.doubt}",
             "if it is a binary mask, train and score it with the scheme binary",
         )
     if mask.header.get_data_dtype().kind == "f":

@@ -9,7 +9,7 @@ from verse3d.core.labels import VERTEBRAE
 from verse3d.core.readers import RECORD_CONFIG
 from verse3d.data.quality.findings import Finding
 
-SURVEY_VERSION = 2
+SURVEY_VERSION = 3
 """Counts up whenever a check or a measurement changes, so that what was kept before is measured again."""
 HU_BINS = 64
 HU_BIN_WIDTH = 50

@@ -1,6 +1,7 @@
 """The grey values of a scan, measured plane by plane: histograms, range and fingerprint."""
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,15 @@ class VoxelFacts:
     outside: tuple[int, ...]
     hu_range: tuple[float, float]
     fingerprint: str
+
+
+_WITHOUT_NEGATIVES = (
+    (1.0, "values scaled to 0 ... 1"),
+    (255.0, "an MR image or an 8-bit picture"),
+    (1000.0, "an MR image"),  # water alone would be 1024 where HU were shifted
+    (math.inf, "HU + 1024, or an MR image"),
+)
+"""Up to which value a scan without negative ones reaches, and what it then looks like."""
 
 
 def measure_voxels(image: Volume, mask: NDArray[np.unsignedinteger] | None) -> VoxelFacts:
@@ -72,7 +82,7 @@ def _plane_bytes(plane: NDArray[Any]) -> bytes:
 
 
 def check_grey_values(case: str, image: Volume) -> Iterator[Finding]:
-    """Scales that are no Hounsfield units: 8-bit pictures, HU + 1024, normalised or constant values."""
+    """Scales that are no Hounsfield units: 8-bit pictures, MR images, HU + 1024, normalised or constant values."""
     # A voxel in sixty or so is enough to know the range of the scale; odd steps, so that none beats with a pattern.
     sample = image.array[::3, ::5, ::3] if min(image.array.shape) > 8 else image.array
     low, high = (float(value) for value in np.percentile(sample, [0.1, 99.9]))
@@ -80,9 +90,8 @@ def check_grey_values(case: str, image: Volume) -> Iterator[Finding]:
     hint = "Hounsfield units have air at -1000, water at 0 and dense bone above 700"
     if low == high:
         yield Finding(case, "warning", "hu-range", f"{image.path}: almost all voxels have the value {low:.0f}", hint)
-    elif low >= 0 and high <= 255:
-        yield Finding(case, "warning", "hu-range", f"{place}: this looks like an 8-bit picture", hint)
     elif low >= 0:
-        yield Finding(case, "warning", "hu-range", f"{place}: this looks like HU + 1024", hint)
+        looks_like = next(words for most, words in _WITHOUT_NEGATIVES if high <= most)
+        yield Finding(case, "warning", "hu-range", f"{place}: this looks like {looks_like}", hint)
     elif high < 200 or high > 20_000 or low < -10_000:
         yield Finding(case, "warning", "hu-range", f"{place}: this does not look like a CT with bone", hint)

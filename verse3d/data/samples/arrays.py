@@ -143,15 +143,22 @@ class StoredArray:
         Raises:
             DamagedEntryError: they cannot be read, or are not what was written.
         """
+        size = tuple(b - a for a, b in zip(start, stop, strict=True))
+        voxels: NDArray[Any] = np.empty(size, self._record.dtype)
+        self._read_inside(start, voxels)
+        return voxels
+
+    def _read_inside(self, start: Shape, target: NDArray[Any]) -> None:
+        stop = [first + length for first, length in zip(start, target.shape, strict=True)]
         # Chunks are numbered with the last axis running fastest; a box touches a range of them along each axis.
         grid = _chunk_grid(self._record.shape)
         spans = [range(a // CHUNK, (b - 1) // CHUNK + 1) for a, b in zip(start, stop, strict=True)]
         try:
             self._check([(i * grid[1] + j) * grid[2] + k for i, j, k in product(*spans)])
-            voxels: NDArray[Any] = self._array[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
+            # What indexing ends in: decompressed to where the voxels are wanted, without a copy.
+            self._array.get_slice_numpy(target, (tuple(start), tuple(stop)))
         except _READ_ERRORS as error:
             raise damaged_entry(self._path, error) from error
-        return voxels
 
     def read_padded(self, start: Shape, size: Shape) -> NDArray[Any]:
         """The voxels ``start`` ... ``start + size``, which may lie outside: there they are 0.
@@ -159,17 +166,27 @@ class StoredArray:
         Raises:
             DamagedEntryError: as for ``read``.
         """
-        stop = [first + length for first, length in zip(start, size, strict=True)]
+        result: NDArray[Any] = np.empty(size, self._record.dtype)
+        self.read_into(start, result)
+        return result
+
+    def read_into(self, start: Shape, target: NDArray[Any]) -> None:
+        """``read_padded`` into a contiguous array (I, J, K) of the array's own type.
+
+        Raises:
+            DamagedEntryError: as for ``read``.
+        """
+        stop = [first + length for first, length in zip(start, target.shape, strict=True)]
         first = [max(0, a) for a in start]
         last = [min(b, length) for b, length in zip(stop, self._record.shape, strict=True)]
         # Most patches lie inside: no second array for them.
         if tuple(first) == tuple(start) and last == stop:
-            return self.read(start, (stop[0], stop[1], stop[2]))
-        result: NDArray[Any] = np.zeros(size, self._record.dtype)
+            self._read_inside(start, target)
+            return
+        target[...] = 0
         if all(a < b for a, b in zip(first, last, strict=True)):
             inside = tuple(slice(a - s, b - s) for a, b, s in zip(first, last, start, strict=True))
-            result[inside] = self.read((first[0], first[1], first[2]), (last[0], last[1], last[2]))
-        return result
+            target[inside] = self.read((first[0], first[1], first[2]), (last[0], last[1], last[2]))
 
     def check_all(self) -> None:
         """Compare every chunk with its checksum.

@@ -90,6 +90,34 @@ class LabelBlocks:
             found += self.block_sizes - listed
         return found
 
+    def labelled_part(self, start: Shape, size: Shape) -> tuple[Shape, Shape] | None:
+        """The smallest part of a box that holds all its labelled blocks: its first voxel and its size.
+
+        Args:
+            start: first voxel of the box, which may lie outside.
+            size: of the box.
+
+        Returns:
+            None if no block in the box holds a label.
+        """
+        # blocks    |0      |1      |2      |          2 is the last one that the box touches
+        # box           [-----------)
+        low = np.array(start) // BLOCK
+        high = (np.add(start, size) - 1) // BLOCK
+        inside = self._labelled[((self._labelled >= low) & (self._labelled <= high)).all(axis=1)]
+        if not len(inside):
+            return None
+        first = np.maximum(inside.min(axis=0) * BLOCK, start)
+        stop = np.minimum((inside.max(axis=0) + 1) * BLOCK, np.add(start, size))
+        i, j, k = (int(place) for place in first)
+        depth = [int(length) for length in stop - first]
+        return (i, j, k), (depth[0], depth[1], depth[2])
+
+    @cached_property
+    def _labelled(self) -> NDArray[np.int64]:
+        """(n, 3): which block along i, j, k each labelled block is."""
+        return np.stack(np.unravel_index(np.unique(self.block), _grid(self.shape)), axis=1).astype(np.int64)
+
     @cached_property
     def block_sizes(self) -> NDArray[np.int64]:
         """Voxels of each block."""

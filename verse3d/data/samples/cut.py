@@ -6,9 +6,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from verse3d.core.config import Config
+from verse3d.core.augmenting import AugmentConfig
+from verse3d.core.config import SamplingConfig
+from verse3d.core.geometry import Shape
 from verse3d.data.samples.draws import UNCHANGED, ChangeDraws, Changes
 from verse3d.data.samples.source import PatchSource
+
+Layout = tuple[tuple[tuple[int, ...], str], tuple[tuple[int, ...], str]]
+"""(shape, type) of an image and of its label."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +32,45 @@ class Box:
     middle: tuple[float, ...]
     changes: Changes = UNCHANGED
 
+    @property
+    def layout(self) -> Layout:
+        """Shape and type of image and label."""
+        return (self.image.shape, self.image.dtype.name), (self.label.shape, self.label.dtype.name)
+
+    def write(self, image: NDArray[Any], label: NDArray[np.uint8]) -> None:
+        """Copy the voxels into arrays of that layout."""
+        image[...], label[...] = self.image, self.label
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedBox:
+    """A ``Box`` whose voxels are still to be read, so that they can be read to where they are wanted.
+
+    Attributes:
+        source: the case.
+        start, size: its voxels.
+        middle, changes: as of a ``Box``.
+    """
+
+    source: PatchSource
+    start: Shape
+    size: Shape
+    middle: tuple[float, ...]
+    changes: Changes = UNCHANGED
+
+    @property
+    def layout(self) -> Layout:
+        """Shape and type of image and label."""
+        return ((1, *self.size), "float16"), ((1, *self.size), "uint8")
+
+    def write(self, image: NDArray[Any], label: NDArray[np.uint8]) -> None:
+        """Read the voxels into arrays of that layout, which are contiguous.
+
+        Raises:
+            DataError: the case cannot be read any more.
+        """
+        self.source.read_into(self.start, image[0], label[0])
+
 
 class Cut(Protocol):
     """Cuts the box of a sample out of a case; all it does depends on the case and the random state alone."""
@@ -40,6 +84,10 @@ class Cut(Protocol):
         """A box, and what becomes of it."""
         ...
 
+    def plan(self, source: PatchSource, random: np.random.RandomState) -> Box | PlannedBox:
+        """The same box; what it needs of the case may be read later."""
+        ...
+
 
 class PatchCut:
     """Boxes of random patches.
@@ -48,14 +96,20 @@ class PatchCut:
     volume by ``margin_voxels``, or evenly on both sides if it is larger than that; there it is 0 (air, background).
     The box of a patch that is turned, scaled or bent reaches as far as the change does, so that a turned patch shows
     the scan in its corners and not nothing.
+
+    Args:
+        sampling: size of the patches, and where they lie.
+        augment: what is drawn to be changed about them.
+        spacing_mm: of the network grid.
     """
 
-    def __init__(self, config: Config) -> None:
-        sampling = config.sampling
+    def __init__(
+        self, sampling: SamplingConfig, augment: AugmentConfig, spacing_mm: tuple[float, float, float]
+    ) -> None:
         self.patch = np.array(sampling.patch_voxels)
         self.margin = np.array(sampling.margin_voxels)
         self.foreground_fraction = sampling.foreground_fraction
-        self.changes = ChangeDraws(config.augment, config.grid.spacing_mm)
+        self.changes = ChangeDraws(augment, spacing_mm)
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -64,6 +118,12 @@ class PatchCut:
 
     def __call__(self, source: PatchSource, random: np.random.RandomState) -> Box:
         """The box of one patch: image (1, I, J, K) float16, label (1, I, J, K) uint8."""
+        plan = self.plan(source, random)
+        image, label = source.read(plan.start, plan.size)
+        return Box(image[None], label[None], plan.middle, plan.changes)
+
+    def plan(self, source: PatchSource, random: np.random.RandomState) -> PlannedBox:
+        """The box of one patch, of which nothing was read but the block that its centre lies in."""
         centre = source.draw_centre(self.foreground_fraction, random)
         changes = self.changes.draw(random)
         # The first voxel of the patch around ``centre``, pushed inside the margin
@@ -81,8 +141,7 @@ class PatchCut:
             reach = changes.warp.reach(self.size)
             start = np.floor(corner + half - reach).astype(int)
             size = np.ceil(corner + half + reach).astype(int) + 1 - start
-        image, label = source.read(_three(start), _three(size))
-        return Box(image[None], label[None], tuple((corner + half - start).tolist()), changes)
+        return PlannedBox(source, _three(start), _three(size), tuple((corner + half - start).tolist()), changes)
 
 
 def _three(numbers: NDArray[np.int_]) -> tuple[int, int, int]:

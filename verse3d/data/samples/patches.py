@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
-from verse3d.data.samples.cut import Box, Cut
+from verse3d.data.samples.cut import Box, Cut, PlannedBox
 from verse3d.data.samples.source import PatchSource, PatchSources
 
 
@@ -41,10 +41,15 @@ class PatchDataset(Dataset[Box]):
         return self._length
 
     def __getitem__(self, place: Place) -> Box:
-        source = self.source_of(place)
+        return self._cut(self.source_of(place), self._random(place))
+
+    def planned(self, place: Place) -> Box | PlannedBox:
+        """The same sample, to be read when it is known where to."""
+        return self._cut.plan(self.source_of(place), self._random(place))
+
+    def _random(self, place: Place) -> np.random.RandomState:
         # Four words, not one: runs of a million samples would meet a 32-bit seed twice.
-        entropy = np.random.SeedSequence((self._seed, *place)).generate_state(4)
-        return self._cut(source, np.random.RandomState(entropy))
+        return np.random.RandomState(np.random.SeedSequence((self._seed, *place)).generate_state(4))
 
     def source_of(self, place: Place) -> PatchSource:
         """The case that a sample is cut from."""

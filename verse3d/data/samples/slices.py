@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
-from verse3d.core.config import Config
+from verse3d.core.augmenting import AugmentConfig
+from verse3d.core.config import SlicesConfig
 from verse3d.core.geometry import Geometry
 from verse3d.core.setting_types import PlaneName
 from verse3d.data.samples.cut import Box
@@ -93,15 +94,25 @@ def _nearest(old: int, new: int) -> NDArray[np.intp]:
 class SliceCut:
     """Random slices of a case, with their neighbours, as 8-bit pictures.
 
-    ``sampling.foreground_fraction`` of the slices go through a random labelled voxel, the others through an unlabelled
-    one: at 0 nearly all slices are drawn alike. Left and right are mirrored with ``augment.mirror_left_right``.
+    Args:
+        slices: plane, size and neighbours.
+        augment: random changes; left and right are mirrored with ``mirror_left_right``.
+        foreground_fraction: of the slices so many go through a random labelled voxel, the others through an unlabelled
+            one: at 0 nearly all slices are drawn alike.
+        spacing_mm: of the network grid.
     """
 
-    def __init__(self, config: Config) -> None:
-        self.slices = config.slices
-        self.foreground_fraction = config.sampling.foreground_fraction
-        self.augment = config.augment
-        self.spacing_mm = config.grid.spacing_mm
+    def __init__(
+        self,
+        slices: SlicesConfig,
+        augment: AugmentConfig,
+        foreground_fraction: float,
+        spacing_mm: tuple[float, float, float],
+    ) -> None:
+        self.slices = slices
+        self.augment = augment
+        self.foreground_fraction = foreground_fraction
+        self.spacing_mm = spacing_mm
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -130,6 +141,10 @@ class SliceCut:
         pixel_mm = (spacing[down] * shape[down] / rows, spacing[across] * shape[across] / columns)
         changes = ChangeDraws(self.augment, pixel_mm, mirrors=False)
         return Box(image, label, ((rows - 1) / 2, (columns - 1) / 2), changes.draw(random))
+
+    def plan(self, source: PatchSource, random: np.random.RandomState) -> Box:
+        """The box itself: a slice is stretched when it is read, so nothing could be read to its place."""
+        return self(source, random)
 
 
 def cut_slice(

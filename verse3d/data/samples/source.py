@@ -43,6 +43,17 @@ class PatchSource(Protocol):
             DataError: the case cannot be read any more.
         """
 
+    def read_into(self, start: Shape, image: NDArray[np.float16], label: NDArray[np.uint8]) -> None:
+        """``read`` into arrays that are there already, whose shape says how much.
+
+        Args:
+            start: first voxel (i, j, k).
+            image, label: (I, J, K), contiguous.
+
+        Raises:
+            DataError: the case cannot be read any more.
+        """
+
     def draw_centre(self, foreground_fraction: float, random: np.random.RandomState) -> NDArray[np.int_]:
         """A voxel (i, j, k), inside the volume: with that probability any labelled one, else any unlabelled one.
 

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from verse3d.core.logs import logger
 from verse3d.data.cases import Case
 from verse3d.data.samples.arrays import DamagedEntryError, StoredArray
 from verse3d.data.samples.blocks import CentreDraw
+from verse3d.data.samples.cut_ends import BONE_HU, ignore, maybe_cut
 from verse3d.data.samples.entry import ARRAYS, UNDECIDED, Entry, network_table, open_array, unchecked
 from verse3d.data.samples.measures import tissue_measures
 from verse3d.data.samples.prepare import Job, ensure_prepared
@@ -35,12 +36,14 @@ class OpenEntry:
         arrays: by name.
         centres: draws them.
         as_stored: whether the stored labels are network ids already.
+        unknown: where at 4 mm bone may be a vertebra that the scan cuts; None if that is background like all else.
     """
 
     entry: Entry
     arrays: dict[str, StoredArray]
     centres: CentreDraw
     as_stored: bool
+    unknown: NDArray[np.bool_] | None = None
 
 
 class StoredCase:
@@ -51,11 +54,13 @@ class StoredCase:
     Args:
         job: how the case is prepared.
         scheme: name of that of the network ids.
+        ignores_cut: whether network ids are ``IGNORED`` where a vertebra may be that the scan cuts (``cut_ends``).
     """
 
-    def __init__(self, job: Job, scheme: str) -> None:
+    def __init__(self, job: Job, scheme: str, *, ignores_cut: bool = False) -> None:
         self._job = job
         self._scheme = scheme
+        self._ignores_cut = ignores_cut
         self._table = network_table(training_scheme(scheme))
         self._checked: dict[str, NDArray[np.bool_]] = {}
         self._opened: OpenEntry | None = None
@@ -97,7 +102,25 @@ class StoredCase:
         Raises:
             DataError: the entry is damaged and cannot be prepared again.
         """
-        return self._reading(lambda opened: self._both(opened, "", start, size))
+        image, label = np.empty(size, np.float16), np.empty(size, np.uint8)
+        self.read_into(start, image, label)
+        return image, label
+
+    def read_into(self, start: Shape, image: NDArray[np.float16], label: NDArray[np.uint8]) -> None:
+        """``read`` into contiguous arrays (I, J, K) that are there already.
+
+        Raises:
+            DataError: the entry is damaged and cannot be prepared again.
+        """
+
+        def read(opened: OpenEntry) -> None:
+            opened.arrays["image"].read_into(start, image)
+            self._read_labels(opened, start, label)
+            if opened.unknown is not None:
+                grid = opened.entry.geometry
+                ignore(label, start, opened.unknown, grid.shape, grid.spacing_mm)
+
+        self._reading(read)
 
     def read_coarse(self) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
         """The 4 mm copy, all of it: grey values 0 ... 1 and network ids.
@@ -105,7 +128,13 @@ class StoredCase:
         Raises:
             DataError: the entry is damaged and cannot be prepared again.
         """
-        return self._reading(lambda opened: self._both(opened, "-4mm", (0, 0, 0), opened.entry.coarse.shape))
+
+        def read(opened: OpenEntry) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
+            start, size = (0, 0, 0), opened.entry.coarse.shape
+            stored = opened.arrays["labels-4mm"].read_padded(start, size)
+            return opened.arrays["image-4mm"].read_padded(start, size), self._network_ids(opened, stored)
+
+        return self._reading(read)
 
     def read_coarse_levels(self) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
         """The 4 mm copy, all of it: grey values 0 ... 1 and VerSe ids, whatever the label scheme of this case is.
@@ -116,13 +145,7 @@ class StoredCase:
             DataError: the entry is damaged and cannot be prepared again.
         """
 
-        def read(opened: OpenEntry) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
-            start, size = (0, 0, 0), opened.entry.coarse.shape
-            image = opened.arrays["image-4mm"].read_padded(start, size)
-            ids = opened.arrays["labels-4mm"].read_padded(start, size)
-            return image, np.where(ids > 0, np.uint8(UNDECIDED), ids) if opened.entry.binary else ids
-
-        return self._reading(read)
+        return self._reading(lambda opened: _coarse_levels(opened.entry, opened.arrays))
 
     def tissue_hu(self) -> dict[str, float] | None:
         """Measures of the grey values (see ``tissue_measures``) if the case is prepared, else None."""
@@ -192,19 +215,49 @@ class StoredCase:
             # Binary schemes and T13 are renumbered while reading, all else is stored as the network counts.
             present = np.unique(entry.blocks.code)
             as_stored = bool((self._table[present] == present).all())
-            self._opened = OpenEntry(entry, arrays, CentreDraw(entry.blocks, self._table > 0), as_stored)
+            unknown = _unknown_bone(entry, arrays) if self._ignores_cut else None
+            self._opened = OpenEntry(entry, arrays, CentreDraw(entry.blocks, self._table > 0), as_stored, unknown)
         return self._opened
 
-    def _both(
-        self, opened: OpenEntry, suffix: str, start: Shape, size: Shape
-    ) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
-        image = opened.arrays[f"image{suffix}"].read_padded(start, size)
-        stored = opened.arrays[f"labels{suffix}"].read_padded(start, size)
+    def _read_labels(self, opened: OpenEntry, start: Shape, label: NDArray[np.uint8]) -> None:
+        # Spines are narrow: only the part of the box is read in which there are labels at all.
+        #
+        #   +-----------+
+        #   |   +---+   |      the box, and the blocks of it that hold labels
+        #   |   |###|   |
+        #   +---+---+---+
+        i, j, k = label.shape
+        label[...] = 0
+        found = opened.entry.blocks.labelled_part(start, (i, j, k))
+        if found is None:
+            return
+        first, size = found
+        stored = opened.arrays["labels"].read_padded(first, size)
+        part = tuple(slice(a - b, a - b + length) for a, b, length in zip(first, start, size, strict=True))
+        label[part] = self._network_ids(opened, stored)
+
+    def _network_ids(self, opened: OpenEntry, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if opened.as_stored:
-            return image, stored
+            return stored
         # bytes.translate is the quickest look-up of single bytes: an index array would be widened to 64 bit first.
         ids = np.frombuffer(bytearray(stored.tobytes().translate(self._table.tobytes())), np.uint8)
-        return image, ids.reshape(size)
+        return ids.reshape(stored.shape)
+
+
+def _coarse_levels(entry: Entry, arrays: Mapping[str, StoredArray]) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
+    """The 4 mm copy: grey values, and VerSe ids; in a binary mask 1 is any vertebra, and not C1."""
+    start, size = (0, 0, 0), entry.coarse.shape
+    image = arrays["image-4mm"].read_padded(start, size)
+    ids = arrays["labels-4mm"].read_padded(start, size)
+    return image, np.where(ids > 0, np.uint8(UNDECIDED), ids) if entry.binary else ids
+
+
+def _unknown_bone(entry: Entry, arrays: Mapping[str, StoredArray]) -> NDArray[np.bool_]:
+    """Where at 4 mm bone may be a vertebra that the scan cuts; found when a case is opened, and stored nowhere."""
+    low, high = entry.grid.window_hu
+    # A window that begins above bone, or ends below it, clips: then what is above its lower end, or at its upper end.
+    bone = min(max((BONE_HU - low) / (high - low), 0.01), 1.0)
+    return maybe_cut(*_coarse_levels(entry, arrays), bone)
 
 
 class StoredCases:
@@ -216,10 +269,11 @@ class StoredCases:
     Args:
         jobs: how each case is prepared.
         scheme: name of that of the network ids.
+        ignores_cut: as of ``StoredCase``.
     """
 
-    def __init__(self, jobs: Sequence[Job], scheme: str) -> None:
-        self._cases = [StoredCase(job, scheme) for job in jobs]
+    def __init__(self, jobs: Sequence[Job], scheme: str, *, ignores_cut: bool = False) -> None:
+        self._cases = [StoredCase(job, scheme, ignores_cut=ignores_cut) for job in jobs]
         self._open: OrderedDict[int, None] = OrderedDict()  # the one used last is at the end
 
     def __len__(self) -> int:

@@ -65,6 +65,11 @@ class PreparedCase:
         """The voxels ``start`` ... ``start + size``: grey values and network ids; outside air and background."""
         return _cut(self.image[0], start, size), _cut(self.label[0], start, size)
 
+    def read_into(self, start: Shape, image: NDArray[np.float16], label: NDArray[np.uint8]) -> None:
+        """``read`` into arrays that are there already."""
+        i, j, k = image.shape
+        image[...], label[...] = self.read(start, (i, j, k))
+
     def draw_centre(self, foreground_fraction: float, random: np.random.RandomState) -> NDArray[np.int_]:
         """A voxel (i, j, k): with that probability any labelled one, else any unlabelled one."""
         draws = random.random_sample(3).tolist()

@@ -196,7 +196,7 @@ class ModelCache:
 
 def content_sha256(checkpoint: Checkpoint) -> str:
     """A hash of all that decides what a model computes: its config and its weights, not the file around them."""
-    settings = json.dumps(checkpoint.config.to_dict(), sort_keys=True)
+    settings = json.dumps(checkpoint.method.settings, sort_keys=True)
     digest = hashlib.sha256(settings.encode())
     for name, weight in sorted(checkpoint.network.items()):
         # Name, type and shape as well: the same bytes under another name are another network.

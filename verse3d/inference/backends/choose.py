@@ -14,7 +14,6 @@ from verse3d.inference.backends.base import Backend
 from verse3d.inference.backends.openvino import OpenVinoBackend
 from verse3d.inference.backends.pytorch import torch_backend
 from verse3d.model.checkpoint import Checkpoint, load_weights
-from verse3d.model.modes import get_mode
 
 BackendName = Literal["auto", "torch", "openvino"]
 BACKENDS: tuple[str, ...] = get_args(BackendName)
@@ -26,7 +25,7 @@ def network_of(checkpoint: Checkpoint, path: Path) -> nn.Module:
     Raises:
         CheckpointError: the weights do not fit the network of the config.
     """
-    network = get_mode(checkpoint.config.mode).network(checkpoint.config)
+    network = checkpoint.method.network()
     load_weights(network, checkpoint.network, path)
     return network.eval()
 

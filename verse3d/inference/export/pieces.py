@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from verse3d.core.config import Config, without_augmentation
+from verse3d.core.config import Config
 from verse3d.core.labels import training_scheme
 from verse3d.core.resample import resample_vote
 from verse3d.core.volume import Volume
@@ -14,7 +14,7 @@ from verse3d.data.samples.augment import Augment
 from verse3d.data.samples.grid import prepare_image
 from verse3d.data.samples.packing import PackedBatch
 from verse3d.data.samples.transforms import PreparedCase
-from verse3d.model.modes import get_mode
+from verse3d.model.modes import Method
 from verse3d.phantoms import make_case
 
 
@@ -26,8 +26,7 @@ def phantom_pieces(config: Config, count: int, *, seed: int = 0) -> torch.Tensor
     """
     # Around vertebrae, unchanged: every piece shows something, and two programs see the same.
     centred = config.sampling.model_copy(update={"foreground_fraction": 1.0})
-    plain = without_augmentation(config.model_copy(update={"sampling": centred}))
-    cut = get_mode(config.mode).cut(plain)
+    cut = Method(config.model_copy(update={"sampling": centred})).cut(augmented=False)
     case, random = _prepared(config, seed), np.random.RandomState(seed)
     boxes = PackedBatch.of([cut(case, random) for _ in range(count)])
     return Augment(cut.size)(boxes.on(torch.device("cpu")))["image"]
