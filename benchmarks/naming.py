@@ -20,7 +20,7 @@ from pathlib import Path
 
 from verse3d.labelling.crossval import Judged, judge_by_folds, scores_by_folds, threshold
 from verse3d.labelling.fitting import fit_priors
-from verse3d.labelling.keypoints import Spine, read_keypoints
+from verse3d.labelling.keypoints import SpineDetections, read_keypoints
 from verse3d.labelling.naming import name_spines
 from verse3d.labelling.priors import SHIPPED, load_priors, save_priors
 from verse3d.labelling.scoring import ScanScore, score_names, summarise_names
@@ -40,14 +40,14 @@ def main() -> None:
     print(json.dumps({key: round(value, 4) for key, value in summarise_names(scores).items()}))
 
 
-def _without(spines: Sequence[Spine], subjects: Sequence[str]) -> list[Spine]:
+def _without(spines: Sequence[SpineDetections], subjects: Sequence[str]) -> list[SpineDetections]:
     """All spines but those of some patients; one that has no spine may be a slip of the pen."""
     if unknown := sorted(set(subjects) - {spine.subject for spine in spines}):
         raise SystemExit(f"no spine is of {', '.join(unknown)}")
     return [spine for spine in spines if spine.subject not in subjects]
 
 
-def _fit(spines: Sequence[Spine], target: Path) -> list[ScanScore]:
+def _fit(spines: Sequence[SpineDetections], target: Path) -> list[ScanScore]:
     """Fit to all spines; the threshold and the scores come from the folds."""
     judged = _judged(spines)
     certain = threshold([each for fold in judged for each in fold])
@@ -58,7 +58,7 @@ def _fit(spines: Sequence[Spine], target: Path) -> list[ScanScore]:
     return scores_by_folds(judged)
 
 
-def _judged(spines: Sequence[Spine]) -> list[list[Judged]]:
+def _judged(spines: Sequence[SpineDetections]) -> list[list[Judged]]:
     def say(fold: int, certainty: float, scans: int) -> None:
         print(f"fold {fold}: {scans} scans, mean certainty {certainty:.3f}", flush=True)
 

@@ -30,7 +30,7 @@ from verse3d.data.cases import Case
 from verse3d.data.index.discover import load_cases
 from verse3d.data.pairs import read_mask
 from verse3d.data.samples.grid import network_geometry, prepare_image_float16, windowing
-from verse3d.inference.body_mask import Body
+from verse3d.inference.body_mask import BodyMask
 from verse3d.inference.scout import at_scout_spacing, look_for_spine
 from verse3d.inference.spine_crop import SpineRegion, covered_share, moved
 from verse3d.model.checkpoint import Checkpoint, TrainedNetwork, load_checkpoint, load_weights, save_checkpoint
@@ -200,7 +200,10 @@ def _skipped(region: SpineRegion | None, scan: Scan, config: Config) -> float:
     if region is not None:
         box = region.crop(shape, config.sampling.patch_voxels, (0, 0, 0))
     part = scan.image[box]
-    body, regions = Body.of(part, config.grid), WindowTiling.of(config.sampling, config.inference, part.shape).regions
+    body, regions = (
+        BodyMask.of(part, config.grid),
+        WindowTiling.of(config.sampling, config.inference, part.shape).regions,
+    )
     wanted = [one for one in regions if body.touches(one) and (region is None or region.touches(moved(one, box)))]
     return 1 - covered_share(wanted, box, shape)
 

@@ -248,6 +248,16 @@ def started_programs(package: Path) -> list[str]:
     return found
 
 
+def doubled_classes(package: Path) -> list[str]:
+    """Public classes of one name in two modules: whoever reads it must look where it came from."""
+    places: dict[str, list[str]] = {}
+    for module, path in modules(package).items():
+        for node in parsed(path).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(module)
+    return [f"{name} is defined in {' and '.join(found)}" for name, found in places.items() if len(found) > 1]
+
+
 DOOR, CONFIG, MOST_VISITS = "training.fit", "core.config", 8
 """From the door on, so many modules may know the whole config; the others get values, or a section of it."""
 
@@ -302,6 +312,7 @@ RULES = [
     wrong_wings,
     started_programs,
     many_visits,
+    doubled_classes,
 ]
 
 
@@ -357,7 +368,7 @@ GOOD_HOUSE = {
     "core/labels.py": "import numpy\nfrom verse3d import __version__",
     "core/volume.py": "from . import labels\nfrom .labels import VERTEBRAE\nfrom verse3d.version import __version__",
     "data/__init__.py": "",
-    "data/cases.py": "from verse3d.core import labels, volume",
+    "data/cases.py": "from verse3d.core import labels, volume\n\nclass Case: ...",
     "data/checks.py": "from .cases import Case\n\ndef check():\n    from os import path\n    return path",
     "data/index/__init__.py": "",
     "data/index/build.py": "from verse3d.data.cases import Case",
@@ -432,6 +443,7 @@ CRACKS = [
         "starts a program",
         id="itself, by name",
     ),
+    pytest.param(doubled_classes, "metrics/scores.py", "class Case: ...", "Case is defined", id="two meanings"),
     pytest.param(unknown_rooms, "attic.py", "", "no floor", id="a module outside of the plan"),
     pytest.param(unknown_rooms, "attic/box.py", "", "no floor", id="a folder outside of the plan"),
 ]

@@ -23,7 +23,7 @@ from tests.scans import spine, tiny_config
 from verse3d import api
 from verse3d.cli import app, main
 from verse3d.cli.tables import print_check
-from verse3d.cli.terminal import LayoutName, Mode, Partial, SchemeName, SplitName
+from verse3d.cli.terminal import LayoutName, ModeName, Partial, SchemeName, SplitName
 from verse3d.core.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
 from verse3d.core.labels import label_scheme
 from verse3d.data.cases import SPLITS, Case, CaseIndex, read_index, write_index
@@ -104,7 +104,7 @@ def test_every_command_has_a_help_of_its_own(command, capsys):
 
 def test_every_command_is_a_function_of_the_api_and_every_choice_is_known_there():
     assert sorted(command.callback.__name__ for command in app.registered_commands) == sorted(COMMANDS)
-    assert set(get_args(Mode)) == set(MODES)
+    assert set(get_args(ModeName)) == set(MODES)
     assert get_args(inspect.signature(api.predict).parameters["partial"].annotation) == get_args(Partial)
     assert get_args(SplitName) == SPLITS
     assert get_args(inspect.signature(api.convert).parameters["to"].annotation) == get_args(LayoutName)

@@ -6,12 +6,12 @@ from tests import scans
 from tests.scans import tiny_config
 from verse3d.cli import main
 from verse3d.cli.terminal import Plane
-from verse3d.core.setting_types import PlaneName
+from verse3d.core.setting_types import SlicePlane
 from verse3d.data.cases import write_index
 
 
 def test_every_plane_of_the_config_can_be_chosen():
-    assert get_args(Plane) == get_args(PlaneName)
+    assert get_args(Plane) == get_args(SlicePlane)
 
 
 def test_slices_are_written_kept_and_counted_and_a_bad_case_is_listed(dataset, tmp_path, capsys):

@@ -17,7 +17,7 @@ from verse3d.data.nnunet_labels import _corrections
 from verse3d.data.predictions import read_predictions
 from verse3d.downloads.lock import LOCK_FILE, Locked, read_lock
 from verse3d.downloads.parts import Origin, _read_note
-from verse3d.inference.backends.cache import ModelCache
+from verse3d.inference.backends.cache import MANIFEST, ModelCache
 from verse3d.inference.backends.parity import Parity
 from verse3d.model.modes import Method
 from verse3d.training.learner import build_learner, learner_state, restore_learner
@@ -170,7 +170,7 @@ def test_a_measured_parity_that_is_damaged_is_measured_again(tmp_path):
 def test_a_converted_model_whose_manifest_is_damaged_is_converted_again(tmp_path, caplog):
     cache = ModelCache(tmp_path / "best.openvino", "0" * 64, (1, 8, 8, 8), {"cpu": "x", "openvino": "1"})
     cache.entry.mkdir(parents=True)
-    (cache.entry / "conversion.json").write_bytes(BOMB)
+    (cache.entry / MANIFEST).write_bytes(BOMB)
     assert cache.load() is None
     assert "nests 100000 brackets deep" in caplog.text and not cache.entry.exists()
 

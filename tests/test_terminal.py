@@ -18,6 +18,7 @@ import verse3d
 from tests import scans
 from tests.scans import spine, tiny_config, write_nifti
 from verse3d import api
+from verse3d.api import progress
 from verse3d.api.folds import FoldsResult, train_folds
 from verse3d.api.journey import DemoResult
 from verse3d.api.pictures import StatsResult
@@ -280,3 +281,12 @@ def test_scores_fit_a_terminal_of_80_characters_and_tell_undefined_ones_by_count
     shown = narrow.file.getvalue()
     assert re.search(r"undefined +│ vertebrae │ 0 +│ 1 +│ 1 +│ 0", shown)
     assert "note: best.pt was trained on sub-verse500" in shown
+
+
+def test_bars_that_are_switched_off_draw_nothing_at_all(monkeypatch):
+    """Some versions of Rich end even those with an empty line."""
+    monkeypatch.setattr(progress, "Bars", None)
+    console = Console(file=io.StringIO())
+    with progress.progress_bars(console, enabled=False) as show:
+        show("cases", 1, 2)
+    assert console.file.getvalue() == ""

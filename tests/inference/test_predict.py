@@ -283,9 +283,9 @@ def test_masks_of_another_model_are_neither_kept_in_silence_nor_lost(tmp_path, b
 def test_masks_made_with_other_settings_are_not_kept_in_silence(tmp_path, batch, change):
     out, (model,) = tmp_path / "out", models(tmp_path, "one.pt")
     by = predictor(cut=0.35)
-    voices = Ensemble(by.placement.voices.backends, ask_mirrored=True)
+    ensemble = Ensemble(by.placement.ensemble.backends, ask_mirrored=True)
     others = {
-        "mirror image": Predictor.of_voices(voices, by.method),
+        "mirror image": Predictor.of_ensemble(ensemble, by.method),
         "all windows": replace(by, skip_air=False),
         "cleaning": predictor(
             tiny_config(grid={"spacing_mm": [2.0, 2.5, 2.2], **WINDOW}, inference={"min_component_ml": 1.0}), 0.35

@@ -87,8 +87,8 @@ def test_the_labels_are_those_of_monais_sliding_window(shape, overlap, mode):
 def test_the_labels_on_a_gpu_are_those_of_monais_sliding_window(channels):
     image, model = picture((17, 14, 41)), network(channels)
     expected = monai(image, model, 0.5, "gaussian")
-    voices = placed_network(model).voices.to(torch.device("cuda"))
-    found = segmented(image, tiling(image.shape), Placement(voices), channels=channels, settings=StreamSettings(2))
+    ensemble = placed_network(model).ensemble.to(torch.device("cuda"))
+    found = segmented(image, tiling(image.shape), Placement(ensemble), channels=channels, settings=StreamSettings(2))
     assert_decided_by(found, expected)
 
 
@@ -121,7 +121,7 @@ def test_neither_the_batch_nor_the_order_in_memory_changes_anything(batch, memor
     placement = placed(ordered)
     found = segmented(image, tiling(image.shape), placement, channels=5, settings=StreamSettings(batch))
     assert_decided_by(found, monai(image, model, 0.5, "gaussian"))
-    assert max(shape[0] for shape in placement.voices.backends[0].seen) <= batch
+    assert max(shape[0] for shape in placement.ensemble.backends[0].seen) <= batch
 
 
 @pytest.mark.parametrize("channels", [1, 5])
@@ -152,7 +152,7 @@ def test_slices_are_put_together_too(plane, channels, batch):
     assert_decided_by(found, whole_scores(slices, image, model).float())
     count = shape[slices.axis]
     expected = [min(batch, count - start) for start in range(0, count, batch)]
-    assert [seen[0] for seen in placement.voices.backends[0].seen] == expected
+    assert [seen[0] for seen in placement.ensemble.backends[0].seen] == expected
 
 
 @pytest.mark.parametrize("channels", [1, 4])
@@ -295,7 +295,7 @@ def test_the_network_moves_to_the_cpu_when_not_even_one_window_fits(caplog):
     placement = scarce(model, 0, torch.device("meta"))
     found = segmented(image, tiling(image.shape), placement, channels=3, settings=StreamSettings(2))
     assert_decided_by(found, monai(image, model, 0.5, "gaussian"))
-    assert placement.voices.device == placement.sums_device == CPU
+    assert placement.ensemble.device == placement.sums_device == CPU
     words = [record.message for record in caplog.records]
     assert ["windows at once" in words[0], "summed on the CPU" in words[1], "going on with the CPU" in words[2]] == [
         True,

@@ -19,7 +19,7 @@ from verse3d.inference.budget import Budget
 from verse3d.inference.loading import open_predictor
 from verse3d.inference.predictor import Predictor
 from verse3d.inference.scout import ScoutMaps, look, look_for_spine, scout_megabytes, spine_box
-from verse3d.inference.spine_crop import Part, Scouts, SpineRegion, covered_share
+from verse3d.inference.spine_crop import CroppedGrids, Scouts, SpineRegion, covered_share
 from verse3d.model.checkpoint import load_checkpoint, save_checkpoint
 from verse3d.model.modes import Method
 from verse3d.model.scout import SCOUT, USABLE, ScoutNetwork
@@ -97,7 +97,7 @@ def test_levels_are_pasted_back_with_background_around():
     everywhere, _ = segmented(predictor(LEVELS), scan)
     inside = np.zeros(mask.shape, bool)
     grid = by.prepare(scan)[1]
-    part = Part.of(tuple(slice(*along) for along in seen.crop.box), grid, scan.geometry)
+    part = CroppedGrids.of(tuple(slice(*along) for along in seen.crop.box), grid, scan.geometry)
     inside[part.source_box] = True
     # Soft tissue of 300 HU is a level to a network that knows grey values only; beyond the crop it must be background.
     assert everywhere[~inside].any() and not mask[~inside].any()
@@ -177,7 +177,7 @@ def test_several_scouts_look_wherever_one_of_them_sees_spine():
 def test_slices_thicker_than_the_crop_are_looked_at_everywhere():
     grid = Geometry((80, 80, 80), np.eye(4))
     thick = Geometry((80, 4, 80), np.diag([1.0, 25.0, 1.0, 1.0]))
-    part = Part.of((slice(0, 80), slice(30, 46), slice(0, 80)), grid, thick)
+    part = CroppedGrids.of((slice(0, 80), slice(30, 46), slice(0, 80)), grid, thick)
     assert part.grid == grid and part.source == thick
 
 

@@ -14,7 +14,7 @@ from verse3d.core.errors import DataError
 from verse3d.labelling.crossval import Judged, fold_of, scores_by_folds, threshold
 from verse3d.labelling.detections import detections
 from verse3d.labelling.fitting import fit_priors
-from verse3d.labelling.keypoints import Spine, read_keypoints
+from verse3d.labelling.keypoints import SpineDetections, read_keypoints
 from verse3d.labelling.levels import LEVEL_INDEX, LEVELS
 from verse3d.labelling.naming import NamedSpine, Reading, _missed, _readings, name_spines
 from verse3d.labelling.optimise import Recipe, _batch, _fresh, _gradient, _reading_gradient
@@ -192,14 +192,14 @@ def test_missing_huge_and_incomplete_files_of_priors_are_refused(tmp_path):
         load_priors(tmp_path / "part.npz")
 
 
-def spine_with_truth(names: list[str], number: int = 0, noise: float = 1.0) -> Spine:
+def spine_with_truth(names: list[str], number: int = 0, noise: float = 1.0) -> SpineDetections:
     random = np.random.default_rng(number)
     found = spine_of(names, scale=float(np.exp(random.normal(0, 0.08))))
     truth = found.centres_mm + random.normal(0, noise, found.centres_mm.shape)
-    return Spine(f"s{number}", f"p{number}", found, tuple(names), truth)
+    return SpineDetections(f"s{number}", f"p{number}", found, tuple(names), truth)
 
 
-def named_as(spine: Spine, names: list[str], ambiguous: bool = False) -> NamedSpine:
+def named_as(spine: SpineDetections, names: list[str], ambiguous: bool = False) -> NamedSpine:
     rows = {row: name for row, name in enumerate(names) if name}
     return NamedSpine(tuple(range(len(names))), (Reading(rows, 0.9),), ambiguous, False)
 
@@ -254,9 +254,9 @@ def test_shares_are_of_scans_and_of_vertebrae():
 def test_unlabelled_ends_become_the_sacrum_and_the_neighbour_above():
     names = ["T9", *between("T10", "L5"), "L6"]
     found = spine_of(names)
-    spine = Spine("a", "a", found, tuple(names[1:-1]), found.centres_mm[1:-1])
+    spine = SpineDetections("a", "a", found, tuple(names[1:-1]), found.centres_mm[1:-1])
     assert [LEVELS[level] for level in true_levels(spine, found)] == ["T9", *between("T10", "L5"), "S1"]
-    far = Spine("a", "a", found, ("L1",), found.centres_mm[:1] + 300.0)
+    far = SpineDetections("a", "a", found, ("L1",), found.centres_mm[:1] + 300.0)
     assert (true_levels(far, found) == UNKNOWN).all()
 
 
@@ -319,7 +319,7 @@ def test_the_gradient_is_that_of_finite_differences():
     assert _reading_gradient(batch, np.zeros((len(batch.features), 27)), np.zeros(4), 6.0).sum() == pytest.approx(0)
 
 
-def varied_spines(count: int) -> list[Spine]:
+def varied_spines(count: int) -> list[SpineDetections]:
     random = np.random.default_rng(7)
     spines = []
     for number in range(count):
@@ -359,7 +359,7 @@ def test_each_fold_is_judged_with_the_threshold_of_the_others():
     assert flags == [True] * 4 + [False] * 4
 
 
-def line_of(spine: Spine) -> str:
+def line_of(spine: SpineDetections) -> str:
     turn = np.array([-1.0, -1.0, 1.0])
     return json.dumps(
         {

@@ -9,8 +9,9 @@ import pytest
 from tests.metrics.conftest import SHAPE, blobs
 from tests.scans import all_orientations, orientation, turned
 from verse3d.core.errors import GeometryError
+from verse3d.core.planes import PLANES
 from verse3d.metrics.overlap import confusion, dice
-from verse3d.metrics.slices import SLICE_PLANES, axis_across, neighbour_dice, score_slices, slice_dice
+from verse3d.metrics.slices import axis_across, neighbour_dice, score_slices, slice_dice
 
 PLAIN = orientation((0, 1, 2), (1, 1, 1), (0.8, 1.1, 2.5), SHAPE)
 
@@ -53,11 +54,11 @@ def assert_equal(scores, expected):
         assert getattr(scores, name) == pytest.approx(value, nan_ok=True), name
 
 
-@pytest.mark.parametrize("plane", SLICE_PLANES)
+@pytest.mark.parametrize("plane", PLANES)
 def test_every_figure_is_that_of_a_loop_over_the_slices_on_all_orders_and_flips_of_oblique_axes(plane):
     for number, upright in enumerate(all_orientations((0.8, 1.1, 2.5), (7, 9, 5))):
         grid = turned(upright)
-        world_axis = SLICE_PLANES.index(plane)
+        world_axis = PLANES.index(plane)
         # The axis whose direction has most of the world axis in it: a banal definition for a moderate tilt.
         axis = int(np.argmax(np.abs(grid.affine[world_axis, :3]) / np.array(grid.spacing_mm)))
         prediction, truth = blobs(number, (7, 9, 5), ids=(1, 7)), blobs(number + 50, (7, 9, 5), ids=(20,))
@@ -68,7 +69,7 @@ def test_every_figure_is_that_of_a_loop_over_the_slices_on_all_orders_and_flips_
 
 def test_each_axis_belongs_to_one_plane_even_half_way_between_two():
     grid = turned(PLAIN, (44.9, 0.0, 45.1))
-    assert sorted(axis_across(grid, plane) for plane in SLICE_PLANES) == [0, 1, 2]
+    assert sorted(axis_across(grid, plane) for plane in PLANES) == [0, 1, 2]
 
 
 def test_slices_of_air_lift_the_mean_over_all_slices_and_nothing_else():

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from tests.scans import tiny_config
 from verse3d.cli.score_tables import print_comparison
-from verse3d.evaluation.comparison import METRICS, Comparison, Standing
+from verse3d.evaluation.comparison import METRICS, Comparison, ContestantScores
 from verse3d.evaluation.fairness import Contestant, Member
 from verse3d.evaluation.paired_tests import paired_difference
 from verse3d.evaluation.verdict import verdicts
@@ -31,7 +31,9 @@ def comparison(**columns) -> Comparison:
         model = TrainedModel(f"/models/{name}/best.pt", tiny_config(), 1000, 3)
         undefined = {metric: sum(math.isnan(value[metric]) for value in values.values()) for metric in METRICS}
         spread = dict.fromkeys(METRICS, math.nan)
-        standings.append(Standing(Contestant(name, (Member(name, model),)), values, undefined, spread, ("cpu",)))
+        standings.append(
+            ContestantScores(Contestant(name, (Member(name, model),)), values, undefined, spread, ("cpu",))
+        )
     first, *others = standings
     pairs = {
         other.contestant.name: {

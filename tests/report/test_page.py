@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from verse3d.core.errors import DataError, OutputError
-from verse3d.report.page import Picture, Section, Table, write_page
+from verse3d.report.page import PagePicture, PageSection, Table, write_page
 
 
 class Seen(HTMLParser):
@@ -41,7 +41,9 @@ def picture(tmp_path):
 
 def test_pictures_are_inside_of_the_page_as_they_were(tmp_path, picture):
     content = picture.read_bytes()
-    page = write_page(tmp_path / "x.html", "t", "i", [Section("s", pictures=[Picture(picture, "what it shows")])])
+    page = write_page(
+        tmp_path / "x.html", "t", "i", [PageSection("s", pictures=[PagePicture(picture, "what it shows")])]
+    )
     picture.unlink()
     [image] = [attributes for tag, attributes in Seen(page.read_text()).tags if tag == "img"]
     assert base64.b64decode(image["src"].removeprefix("data:image/png;base64,")) == content
@@ -50,7 +52,7 @@ def test_pictures_are_inside_of_the_page_as_they_were(tmp_path, picture):
 
 def test_texts_are_shown_as_they_are_and_never_acted_upon(tmp_path):
     evil = '<script>alert(1)</script> & "quoted" Müller\x1b[2J'
-    section = Section(evil, [evil], [Table([evil], [[evil]])], (), [evil])
+    section = PageSection(evil, [evil], [Table([evil], [[evil]])], (), [evil])
     seen = Seen(write_page(tmp_path / "x.html", evil, evil, [section]).read_text(encoding="utf-8"))
     assert "script" not in {tag for tag, _ in seen.tags}
     shown = "".join(seen.texts)
@@ -59,7 +61,7 @@ def test_texts_are_shown_as_they_are_and_never_acted_upon(tmp_path):
 
 
 def test_every_section_has_a_link_and_its_table_all_rows(tmp_path):
-    sections = [Section("one", tables=[Table(("a", "b"), [("1", "2"), ("3", "4")])]), Section("two")]
+    sections = [PageSection("one", tables=[Table(("a", "b"), [("1", "2"), ("3", "4")])]), PageSection("two")]
     content = write_page(tmp_path / "x.html", "t", "i", sections).read_text()
     targets = re.findall(r'href="#(\w+)"', content)
     assert targets == re.findall(r'section id="(\w+)"', content) and len(targets) == 2
@@ -69,14 +71,14 @@ def test_every_section_has_a_link_and_its_table_all_rows(tmp_path):
 def test_a_picture_that_is_missing_or_no_file_is_refused_and_nothing_is_written(tmp_path):
     for path in (tmp_path / "none.png", tmp_path):
         with pytest.raises(DataError):
-            write_page(tmp_path / "x.html", "t", "i", [Section("s", pictures=[Picture(path, "")])])
+            write_page(tmp_path / "x.html", "t", "i", [PageSection("s", pictures=[PagePicture(path, "")])])
     assert not (tmp_path / "x.html").exists()
 
 
 def test_a_picture_too_large_for_a_page_is_refused(tmp_path, picture, monkeypatch):
     monkeypatch.setattr("verse3d.report.page._MOST_PICTURE_BYTES", 10)
     with pytest.raises(DataError, match="too much for a page"):
-        write_page(tmp_path / "x.html", "t", "i", [Section("s", pictures=[Picture(picture, "")])])
+        write_page(tmp_path / "x.html", "t", "i", [PageSection("s", pictures=[PagePicture(picture, "")])])
 
 
 def test_a_page_that_cannot_be_written_says_so(tmp_path):

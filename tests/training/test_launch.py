@@ -15,8 +15,8 @@ from verse3d.model.modes import Method
 from verse3d.training import launch
 from verse3d.training.launch import Launcher, largest_batch, wants_compiling
 from verse3d.training.learner import best_network, build_learner, learner_state, restore_learner
-from verse3d.training.readings import Readings, require_finite
 from verse3d.training.step import StepResult, training_step
+from verse3d.training.step_values import StepValuesReader, require_finite
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -116,7 +116,7 @@ def result(loss, device=CPU, grad_norm=1.0):
 
 
 def test_on_a_cpu_every_step_is_read_at_once():
-    readings = Readings(CPU)
+    readings = StepValuesReader(CPU)
     for step in (1, 2, 3):
         (reading,) = readings.add(step, result(step / 4))
         assert (reading.step, reading.loss, reading.grad_norm, reading.lr) == (step, step / 4, 1.0, 0.1)
@@ -124,7 +124,7 @@ def test_on_a_cpu_every_step_is_read_at_once():
 
 
 def test_results_are_read_in_order_none_twice_and_none_later_than_eight_steps():
-    readings = Readings(CPU)
+    readings = StepValuesReader(CPU)
     readings._every = 4  # as on a GPU
     seen, late = [], 0
     for step in range(1, 19):
@@ -147,7 +147,7 @@ def test_results_are_read_in_order_none_twice_and_none_later_than_eight_steps():
     ],
 )
 def test_trouble_is_a_number_that_is_none(loss, grad_norm, skips, words):
-    (reading,) = Readings(CPU).add(1, result(loss, grad_norm=grad_norm))
+    (reading,) = StepValuesReader(CPU).add(1, result(loss, grad_norm=grad_norm))
     assert reading.trouble(skips_infinite=skips) == words
 
 

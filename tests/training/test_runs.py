@@ -28,9 +28,9 @@ from verse3d.model import checkpoint as checkpoints
 from verse3d.model.checkpoint import load_checkpoint
 from verse3d.training import feed, handlers, launch
 from verse3d.training import step as steps_module
-from verse3d.training.readings import Readings
 from verse3d.training.runfolder import resume_folder, start_folder
 from verse3d.training.step import StepResult, training_step
+from verse3d.training.step_values import StepValuesReader
 
 COLUMNS = [
     "epoch",
@@ -414,7 +414,7 @@ def test_a_loss_or_gradient_that_is_no_number_stops_with_a_clear_message(dataset
 
 def test_with_losses_that_are_read_late_nothing_bad_is_saved_either(dataset, tmp_path, monkeypatch):
     def late(device):
-        readings = Readings(device)
+        readings = StepValuesReader(device)
         readings._every = 4  # as on a GPU
         return readings
 
@@ -424,7 +424,7 @@ def test_with_losses_that_are_read_late_nothing_bad_is_saved_either(dataset, tmp
         return replace(result, loss=torch.tensor(math.nan)) if len(done) == 5 else result
 
     done = []
-    monkeypatch.setattr(handlers, "Readings", late)
+    monkeypatch.setattr(handlers, "StepValuesReader", late)
     monkeypatch.setattr(launch, "training_step", step)
     with pytest.raises(TrainingError, match="loss became nan in epoch 3, step 5"):
         train(dataset, tmp_path)

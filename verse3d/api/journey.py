@@ -35,7 +35,7 @@ from verse3d.report.demo_page import (
     training_section,
 )
 from verse3d.report.itksnap import open_command
-from verse3d.report.page import Section, write_page
+from verse3d.report.page import PageSection, write_page
 from verse3d.report.pictures import LOSS_PICTURE, draw_case
 from verse3d.training.fit import FitResult
 from verse3d.training.runfolder import history_of
@@ -186,7 +186,7 @@ def demo(
     )
 
 
-def _starter(case: Case, folder: Path, device: DeviceName, progress: Progress) -> Section:
+def _starter(case: Case, folder: Path, device: DeviceName, progress: Progress) -> PageSection:
     """Segment one case with the weights that come with verse3d, before anything is trained."""
     report = predict(case.image_path(), out=folder, device=device, progress=progress)
     record = report.records[0]
@@ -198,7 +198,7 @@ def _starter(case: Case, folder: Path, device: DeviceName, progress: Progress) -
     return starter_section(scored, record.seconds, picture)
 
 
-def _learnt(training: FitResult, evaluation: Evaluation, pictures: Path) -> list[Section]:
+def _learnt(training: FitResult, evaluation: Evaluation, pictures: Path) -> list[PageSection]:
     """What the page says about the training and the unseen cases; the loss curve is among the pictures."""
     pictured = [pictures / f"{case.case}.png" for case in evaluation.cases]
     drawn = [path for path in pictured if path.is_file()]

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from verse3d.core.logs import Progress
+from verse3d.core.logs import Progress, no_progress
 
 _ONE_BAR = ("epoch", "phantom")
 """Kinds of work whose description changes with every step: "epoch 3 of 100"."""
@@ -26,9 +26,12 @@ def progress_bars(console: Console | None = None, *, enabled: bool = True) -> It
         console: where to draw them; None for standard error.
         enabled: whether to draw at all.
     """
+    if not enabled:  # bars of Rich that are switched off still end with an empty line where there is no terminal
+        yield no_progress
+        return
     columns = (TextColumn("{task.description}", markup=False), BarColumn(24), MofNCompleteColumn())
     times = (TimeElapsedColumn(), TimeRemainingColumn())
-    with Bars(*columns, *times, console=console or Console(stderr=True), disable=not enabled) as bars:
+    with Bars(*columns, *times, console=console or Console(stderr=True)) as bars:
         tasks: dict[str, Any] = {}
 
         def show(what: str, done: int, total: int) -> None:

@@ -8,7 +8,7 @@ from verse3d.core.config import load_config
 from verse3d.core.errors import DataError
 from verse3d.core.files import PathOrText
 from verse3d.core.logs import Progress, no_progress
-from verse3d.core.setting_types import PlaneName
+from verse3d.core.setting_types import SlicePlane
 from verse3d.data.cases import Split
 from verse3d.data.samples.slice_writer import SliceReport, write_slices
 
@@ -17,7 +17,7 @@ def slices(
     data: PathOrText,
     *,
     out: PathOrText,
-    plane: PlaneName | None = None,
+    plane: SlicePlane | None = None,
     size: int | None = None,
     only_labelled: bool = False,
     config: PathOrText = "slices2d",

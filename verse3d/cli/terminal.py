@@ -68,10 +68,10 @@ err_console = SafeConsole(stderr=True)
 
 # The library's own types stand beside code that loads NumPy or PyTorch, which asking for help must not wait for. The
 # tests compare them.
-Mode = Literal["3d", "2d", "2.5d"]
+ModeName = Literal["3d", "2d", "2.5d"]
 Plane = Literal["sagittal", "coronal", "axial", "as-stored"]
 Device = Literal["auto", "cpu", "cuda"]
-Backend = Literal["auto", "torch", "openvino"]
+BackendName = Literal["auto", "torch", "openvino"]
 SplitName = Literal["train", "validation", "test"]
 SchemeName = Literal["binary", "vertebrae"]
 Partial = Literal["drop", "keep"]

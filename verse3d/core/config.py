@@ -29,8 +29,8 @@ from verse3d.core.setting_types import (
     Margin,
     Patch,
     Picture,
-    PlaneName,
     Positive,
+    SlicePlane,
     Spacing,
     VoxelCount,
 )
@@ -80,7 +80,7 @@ class LossConfig(_Section):
 class SlicesConfig(_Section):
     """Slices of the network grid, for the modes that look at slices."""
 
-    plane: PlaneName = "sagittal"
+    plane: SlicePlane = "sagittal"
     """``as-stored`` cuts across whatever the third axis of each file is, as the tutorials do that never look."""
     size_pixels: Picture = (250, 250)
     """Rows and columns that every slice is stretched to, whatever its own shape is."""

@@ -37,7 +37,8 @@ _SHOWN_PROBLEMS = 3
 class Record(BaseModel):
     """What verse3d reads of a file that it, or another program, has written. Keys it does not know are passed over."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+    # Older pydantics warn of every field that begins with "model_", as ``model_sha256`` does.
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
 RECORD_CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)

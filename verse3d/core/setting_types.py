@@ -38,7 +38,7 @@ Patch = Annotated[tuple[VoxelCount, VoxelCount, VoxelCount], _repeated(3), After
 
 _PixelCount = Annotated[int, Field(ge=1, le=8192)]
 Picture = Annotated[tuple[_PixelCount, _PixelCount], _repeated(2)]
-PlaneName = Literal["sagittal", "coronal", "axial", "as-stored"]
+SlicePlane = Literal["sagittal", "coronal", "axial", "as-stored"]
 
 _NotNegative = Annotated[int, Field(ge=0, le=1024)]
 Margin = Annotated[tuple[_NotNegative, _NotNegative, _NotNegative], _repeated(3)]

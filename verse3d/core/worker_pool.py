@@ -15,6 +15,7 @@ from multiprocessing.process import BaseProcess
 from threading import Event
 from typing import Any
 
+from verse3d.core.logs import logger
 from verse3d.core.memory import free_memory_bytes
 from verse3d.core.processes import without_main
 from verse3d.core.threads import usable_cores
@@ -26,6 +27,7 @@ _LOOK_SECONDS = 0.2
 _WORTH_A_PROCESS_BYTES = 2**28
 """A process takes about a second to start: below this much to read it gains nothing."""
 _SHARE_OF_FREE_MEMORY = 0.8
+_log = logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,27 @@ def affordable_workers(memory: Sequence[float], work: Sequence[float]) -> int:
     fitting = int(free_memory_bytes() * _SHARE_OF_FREE_MEMORY // max(1, *memory))
     worth = -(-int(sum(work)) // _WORTH_A_PROCESS_BYTES)
     return max(1, min(usable_cores(), len(memory), fitting, worth))
+
+
+def each(function: Callable[[Any], Any], items: Sequence[Any], workers: int, what: str) -> Iterator[tuple[int, Any]]:
+    """(position, result or ``Failure``) as they are finished: by processes, and in this one what those cannot do.
+
+    Args:
+        function, items: as for ``each_in_processes``.
+        workers: processes; 1 or fewer for none.
+        what: is done with the items, for the log: "cases are read".
+    """
+    waiting = set(range(len(items)))
+    if workers > 1:
+        try:
+            for position, outcome in each_in_processes(function, items, workers):
+                waiting.discard(position)
+                yield position, outcome
+        except CannotStartError as error:
+            _log.warning("%s: %s one after the other", error, what)
+    left = sorted(waiting)
+    for number, outcome in each_here(function, [items[position] for position in left]):
+        yield left[number], outcome
 
 
 def each_here(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[tuple[int, Any]]:

@@ -42,7 +42,7 @@ _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, length of the name, leng
 
 
 @dataclass(frozen=True)
-class Entry:
+class ZipEntry:
     """A file in a zip, or in a zip in it.
 
     Attributes:
@@ -181,7 +181,7 @@ class Zips:
     _inner: int = 0
     _scratch_bytes: int = 0
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[ZipEntry]:
         """Every file, depth first; folders are left out.
 
         Raises:
@@ -189,20 +189,20 @@ class Zips:
         """
         yield from self._walk(self.opened, self.stretch, PurePosixPath(), 1)
 
-    def _walk(self, opened: zipfile.ZipFile, stretch: Stretch, above: PurePosixPath, depth: int) -> Iterator[Entry]:
+    def _walk(self, opened: zipfile.ZipFile, stretch: Stretch, above: PurePosixPath, depth: int) -> Iterator[ZipEntry]:
         self._members += len(opened.infolist())
         if self._members > MAX_MEMBERS:
             raise DataError(f"{self.path} holds {self._members} files, at most {MAX_MEMBERS} are unpacked")
         for info in opened.infolist():
             if info.is_dir():
                 continue
-            entry = Entry(above / info.filename, info, opened)
+            entry = ZipEntry(above / info.filename, info, opened)
             if entry.path.suffix.lower() == ".zip":
                 yield from self._walk_inner(entry, stretch, depth)
             else:
                 yield entry
 
-    def _walk_inner(self, entry: Entry, stretch: Stretch, depth: int) -> Iterator[Entry]:
+    def _walk_inner(self, entry: ZipEntry, stretch: Stretch, depth: int) -> Iterator[ZipEntry]:
         self._inner += 1
         if self._inner > MAX_INNER:
             raise DataError(f"{self.path} holds more than {MAX_INNER} zips")
@@ -212,13 +212,13 @@ class Zips:
             content = self._content(entry, stretch)
             inner = open_directory(content, "its content")
         except DataError as error:
-            yield Entry(entry.path, entry.info, entry.holder, error.message)
+            yield ZipEntry(entry.path, entry.info, entry.holder, error.message)
         except ZIP_ERRORS as error:
-            yield Entry(entry.path, entry.info, entry.holder, f"cannot be read as a zip: {error}")
+            yield ZipEntry(entry.path, entry.info, entry.holder, f"cannot be read as a zip: {error}")
         else:
             yield from self._walk(inner, content, entry.path.with_suffix(""), depth + 1)
 
-    def _content(self, entry: Entry, stretch: Stretch) -> Stretch:
+    def _content(self, entry: ZipEntry, stretch: Stretch) -> Stretch:
         """The bytes of a zip in the zip: where they are if they are stored, else unpacked to the scratch file."""
         info = entry.info
         if info.compress_type != zipfile.ZIP_STORED:
@@ -227,7 +227,7 @@ class Zips:
         _, name, extra = _LOCAL_HEADER.unpack(stretch.read(_LOCAL_HEADER.size).ljust(_LOCAL_HEADER.size, b"\0"))
         return stretch.part(info.header_offset + _LOCAL_HEADER.size + name + extra, info.compress_size)
 
-    def _unpacked(self, entry: Entry) -> Stretch:
+    def _unpacked(self, entry: ZipEntry) -> Stretch:
         start, size = self._scratch_bytes, entry.info.file_size
         allowed = max(INNER_FREE_BYTES, INNER_GROWTH * self.stretch.size)
         if start + size > allowed:

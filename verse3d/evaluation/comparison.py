@@ -20,7 +20,7 @@ from verse3d.evaluation.paired_tests import PairedDifference, paired_difference
 from verse3d.evaluation.score_folder import evaluate_folder
 
 
-class Painter(Protocol):
+class RunPainter(Protocol):
     """What draws a run's pictures; it stands on a floor above."""
 
     def __call__(
@@ -84,13 +84,13 @@ class CompareOptions:
     folds: bool = False
     pictures: int = 2
     run: RunPredict
-    painter: Painter
+    painter: RunPainter
     device: DeviceName = "auto"
     progress: Progress = no_progress
 
 
 @dataclass(frozen=True, eq=False)
-class Standing:
+class ContestantScores:
     """How one contestant did.
 
     Attributes:
@@ -129,7 +129,7 @@ class Comparison:
     """
 
     cases: tuple[str, ...]
-    standings: tuple[Standing, ...]
+    standings: tuple[ContestantScores, ...]
     pairs: Mapping[str, Mapping[str, PairedDifference]]
     left_out: tuple[tuple[str, str], ...]
     differences: tuple[str, ...]
@@ -271,7 +271,7 @@ def _scored_everywhere(
     return common
 
 
-def _standing(contestant: Contestant, runs: Sequence[_Scored], common: Sequence[str]) -> Standing:
+def _standing(contestant: Contestant, runs: Sequence[_Scored], common: Sequence[str]) -> ContestantScores:
     values: dict[str, dict[str, float]] = {}
     undefined = dict.fromkeys(METRICS, 0)
     for case in common:
@@ -281,7 +281,7 @@ def _standing(contestant: Contestant, runs: Sequence[_Scored], common: Sequence[
         for metric in METRICS:
             undefined[metric] += sum(math.isnan(one[metric]) for one in of_case)
     run_sd = {metric: _run_sd(metric, runs, common) for metric in METRICS}
-    return Standing(contestant, values, undefined, run_sd, tuple(sorted({run.device for run in runs} - {""})))
+    return ContestantScores(contestant, values, undefined, run_sd, tuple(sorted({run.device for run in runs} - {""})))
 
 
 def _run_sd(metric: str, runs: Sequence[_Scored], common: Sequence[str]) -> float:
@@ -292,7 +292,7 @@ def _run_sd(metric: str, runs: Sequence[_Scored], common: Sequence[str]) -> floa
     return float(np.std(means, ddof=1))
 
 
-def _pairs(first: Standing, other: Standing) -> dict[str, PairedDifference]:
+def _pairs(first: ContestantScores, other: ContestantScores) -> dict[str, PairedDifference]:
     return {metric: paired_difference(first.column(metric), other.column(metric)) for metric in METRICS}
 
 

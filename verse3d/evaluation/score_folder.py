@@ -14,6 +14,7 @@ from verse3d.core.escapes import csv_table
 from verse3d.core.files import make_folder, write_json, write_text
 from verse3d.core.labels import VERTEBRAE, Label, label_scheme
 from verse3d.core.logs import Progress, logger, no_progress
+from verse3d.core.planes import PlaneName
 from verse3d.core.volume import Volume, stored_scheme
 from verse3d.data.cases import Case, CaseIndex
 from verse3d.data.centroids import CENTROID_SUFFIX, write_centroids
@@ -39,13 +40,13 @@ from verse3d.metrics.scores import (
     summarise,
     without_nan,
 )
-from verse3d.metrics.slices import SlicePlane, SliceScores, score_slices
+from verse3d.metrics.slices import SliceScores, score_slices
 
 _log = logger(__name__)
 
 UNION = label_scheme("binary").labels[0].name
 """Under this name all vertebrae together are scored, whatever the scheme."""
-PLANE: SlicePlane = "sagittal"
+PLANE: PlaneName = "sagittal"
 """The plane of the slice-wise scores."""
 SLICE_METRICS: tuple[str, ...] = tuple(field.name for field in fields(SliceScores))
 

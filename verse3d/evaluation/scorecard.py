@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from verse3d.core.files import write_text
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERTEBRAE
-from verse3d.metrics.bones import MIXED_FROM, Bones, score_bones
+from verse3d.metrics.bones import MIXED_FROM, BoneScores, score_bones
 from verse3d.metrics.identification import REGIONS, Identification, identify, mask_centroids, names, region
 from verse3d.metrics.scores import LabelScore, statistics_of
 
@@ -35,7 +35,7 @@ class CaseCard:
     """
 
     identification: Identification
-    bones: Bones
+    bones: BoneScores
     centroids_mm: Mapping[int, NDArray[np.float64]]
     geometry: Geometry
 

@@ -1,7 +1,7 @@
 """What a network says about a scan: collected plane by plane on its own grid, and carried to the grid of the scan.
 
 Classes x volume exists on neither grid. One label is kept as a probability and carried when it is complete. Of several
-labels only the winner is kept; near a border between labels, where the winner on the finer grid is not plain, the
+labels only the most probable is kept; near a border between labels, where the finer grid can hold any of several, the
 probabilities of all are interpolated while the planes that hold them are open.
 """
 
@@ -26,7 +26,7 @@ _VOXELS_AT_ONCE = 2**15
 """Whose scores become probabilities at once."""
 
 
-class Answer(Protocol):
+class Aggregator(Protocol):
     """Takes planes in their order; gives the mask when all have been taken."""
 
     seconds_resample: float
@@ -149,7 +149,7 @@ class _Planes:
     """Planes of the network grid, with their axes in the order of the mask.
 
     Attributes:
-        labels: the winners, channel numbers, uint8 (a, b, c).
+        labels: the most probable ones, channel numbers, uint8 (a, b, c).
         scores, weights, are_logits: as of ``FinishedPlanes``.
         along: the axis that they are stacked along.
     """
@@ -162,7 +162,7 @@ class _Planes:
 
     @classmethod
     def of(cls, planes: FinishedPlanes, turn: Sequence[int], along: int) -> Self:
-        """Decide the winners."""
+        """Take the most probable label of each voxel."""
         labels = best_channel(planes.scores).cpu().numpy().transpose(turn)
         # (channels, i, j, k): the first axis stays where it is
         channels_first = (0, *(1 + axis for axis in turn))

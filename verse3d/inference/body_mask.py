@@ -19,7 +19,7 @@ _IN_AXIAL_PLANE = ndimage.generate_binary_structure(2, 1)[:, :, None]
 
 
 @dataclass(frozen=True, eq=False)
-class Body:
+class BodyMask:
     """Blocks of the network grid that hold the patient, or lie near one that does.
 
     A block of about 6 mm is dense if at least half of its voxels are denser than -300 HU, or if dense blocks enclose it
@@ -36,7 +36,7 @@ class Body:
     voxels: tuple[int, int, int]
 
     @classmethod
-    def of(cls, image: NDArray[np.floating], grid: GridConfig) -> "Body":
+    def of(cls, image: NDArray[np.floating], grid: GridConfig) -> "BodyMask":
         """Find the patient in a prepared image (I, J, K), 0 ... 1 on the network grid."""
         i, j, k = (max(1, round(_BLOCK_MM / spacing)) for spacing in grid.spacing_mm)
         voxels = i, j, k

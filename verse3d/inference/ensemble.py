@@ -1,4 +1,4 @@
-"""Who is asked about a piece: one network, or several networks and mirror images whose probabilities are averaged."""
+"""One network, or several networks and mirror images whose probabilities are averaged."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from verse3d.inference.backends import Backend
 
 @dataclass(frozen=True, eq=False)
 class Ensemble:
-    """The networks that judge a piece together.
+    """The networks that segment a piece together.
 
-    One network by itself gives logits, which is what MONAI's sliding window blends. Several opinions (networks, or
-    the mirror image of the patient) are averaged piece by piece as probabilities, and those are blended.
+    One network by itself gives logits, which is what MONAI's sliding window blends. Several predictions (of networks,
+    or of the mirror image of the patient) are averaged piece by piece as probabilities, and those are blended.
 
     Attributes:
         backends: at least one, all with the same channels and pieces.
@@ -45,7 +45,7 @@ class Ensemble:
         return torch.float16 if are_short and channels > 1 and not self.give_probabilities else torch.float32
 
     def to(self, device: torch.device) -> "Ensemble":
-        """The same voices on another device."""
+        """The same networks on another device."""
         return Ensemble([backend.to(device) for backend in self.backends], self.ask_mirrored)
 
     def scores(
@@ -57,7 +57,7 @@ class Ensemble:
         """Logits as the backend gives them or float32 probabilities, (B, channels, *spatial) of (B, n, *spatial)."""
         if not self.give_probabilities:
             return self.backends[0](pieces)
-        # The first answer becomes the sum, in its own shape and memory; all others are added to it.
+        # The first prediction becomes the sum, in its own shape and memory; all others are added to it.
         mean = torch.zeros(())
         for backend in self.backends:
             mean = _added(mean, _probabilities(backend(pieces)))

@@ -35,18 +35,18 @@ _SMALLEST_BOX = 8
 _UNDECIDED = 255
 """Stands for a voxel near a border until its label is known; no label has this id."""
 _SURELY_LESS = 0.9
-"""Times the least share of a winner: weights in float16 are rounded."""
+"""Times the least probability that the best label can have: weights in float16 are rounded."""
 
 
 @dataclass(frozen=True, eq=False)
 class LabelInterpolation:
-    """The winners at voxels, and by way of probabilities between them.
+    """The most probable labels at voxels, and by way of probabilities between them.
 
-    Between eight voxels that agree nothing can change their winner, because an interpolated lead is a mean of leads. So
-    probabilities are needed only where neighbours differ; they are asked for in boxes of limited size.
+    Between eight voxels of one label that label stays the most probable, because an interpolated lead is a mean of
+    leads. So probabilities are needed only where neighbours differ; they are asked for in boxes of limited size.
 
     Attributes:
-        labels: the winner at each voxel, a channel number, uint8 (I, J, K).
+        labels: the most probable one at each voxel, a channel number, uint8 (I, J, K).
         at_points: gives float32 (n, channels) on the CPU for the indices (n,) of voxels along the three axes.
         in_box: gives float32 (channels, *box) of a box of voxels, on the device where it is at hand.
         ids: what is written for each channel, uint8 (channels,): first 0, none of them 255.
@@ -121,7 +121,7 @@ class _Border:
         row_of = np.zeros(labels.shape, np.int32)
         row_of.reshape(-1)[corners] = np.arange(corners.size, dtype=np.int32)
         self._row_of = torch.from_numpy(row_of)
-        # A channel that is small everywhere wins nowhere: fewer numbers for each point, the same winner.
+        # A channel that is small everywhere is the largest nowhere: fewer numbers for each point, the same label.
         able = _able(known.amax(0), ids.size) if len(known) else torch.ones(ids.size, dtype=torch.bool)
         self._ids = torch.from_numpy(ids)[able]
         self._known = known if bool(able.all()) else known[:, able]

@@ -56,7 +56,7 @@ def open_predictor(
     first = checkpoints[0].method
     for path, checkpoint in zip(paths[1:], checkpoints[1:], strict=True):
         _require_shared(first, checkpoint.method, paths[0], path)
-    voices = Ensemble([_opened(*member, device, backend) for member in zip(checkpoints, paths, strict=True)], tta)
+    ensemble = Ensemble([_opened(*member, device, backend) for member in zip(checkpoints, paths, strict=True)], tta)
     scouts = open_scouts(checkpoints, paths, device) if skip_air else NO_SCOUTS
     naming = None
     if first.by_sequence:
@@ -64,8 +64,8 @@ def open_predictor(
         seeing = scouts.networks or open_level_networks(checkpoints, paths, device)
         naming = SequenceNaming(seeing, keep_partial)
     trained_on = TrainedOn.joined(map(seen_by, paths, checkpoints))
-    predictor = Predictor.of_voices(
-        voices, first, skip_air=skip_air, scouts=scouts, naming=naming, trained_on=trained_on
+    predictor = Predictor.of_ensemble(
+        ensemble, first, skip_air=skip_air, scouts=scouts, naming=naming, trained_on=trained_on
     )
     if tta and not predictor.mirror_differs:
         raise ConfigError(
@@ -157,8 +157,8 @@ def described(predictor: Predictor, paths: Sequence[Path]) -> dict[str, Any]:
         "models": [str(path) for path in paths],
         "scheme": predictor.method.scheme.name,
         "device": str(backend.device),
-        "backends": [one.record() for one in predictor.placement.voices.backends],
-        "tta": predictor.placement.voices.ask_mirrored,
+        "backends": [one.record() for one in predictor.placement.ensemble.backends],
+        "tta": predictor.placement.ensemble.ask_mirrored,
         "skip_air": predictor.skip_air,
         "scouts": len(predictor.scouts.networks),
         "threads": torch.get_num_threads(),

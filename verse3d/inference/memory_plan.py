@@ -79,7 +79,7 @@ class Demand:
         return self.source_voxels * self.source_bytes / 1e6 + self._image_mb + _WORKING_MB
 
     def network_mb(self, settings: StreamSettings) -> float:
-        """While the network looks at it: the prepared volume, the answer so far, the open planes, one batch."""
+        """While the network looks at it: the prepared volume, the labels so far, the open planes, one batch."""
         # Labels are carried to the scan's grid while the network works, a single label's probability afterwards.
         carrying_mb = CARRYING_MB + self._plane_mb(settings) if self.channels > 1 else 0.0
         return (
@@ -94,7 +94,7 @@ class Demand:
 
     @property
     def finishing_mb(self) -> float:
-        """While the answer is carried to the grid of the scan, cleaned (at worst in all of it) and written."""
+        """While the labels are carried to the grid of the scan, cleaned (at worst in all of it) and written."""
         mask_mb = self.source_voxels / 1e6
         carrying_mb = mask_mb
         if self.channels == 1:  # the probabilities are there as well until the mask is made

@@ -1,4 +1,4 @@
-"""On which device voices and sums are, and how they give way when its memory does not suffice."""
+"""On which device the networks and the sums are, and how they give way when its memory does not suffice."""
 
 import torch
 
@@ -14,23 +14,23 @@ class Placement:
     """Where the work is done. It gives way for good, except that every volume tries its sums on the GPU again.
 
     Attributes:
-        voices: who is asked.
-        pieces_at_once: how many pieces they have been found to manage together; None before any trouble.
+        ensemble: the networks.
+        pieces_at_once: how many pieces they have been found to manage at once; None before any trouble.
         sums_device: where the sums of scores are held.
     """
 
-    def __init__(self, voices: Ensemble) -> None:
-        self.voices = voices
+    def __init__(self, ensemble: Ensemble) -> None:
+        self.ensemble = ensemble
         self.pieces_at_once: int | None = None
-        self.sums_device = voices.device
+        self.sums_device = ensemble.device
 
     def start_volume(self) -> None:
         """The sums of a new volume may fit again."""
-        self.sums_device = self.voices.device
+        self.sums_device = self.ensemble.device
 
     def scores(self, pieces: torch.Tensor, tiling: Tiling) -> torch.Tensor:
-        """Ask the voices; pieces come from the CPU, scores are left on their device."""
-        return self.voices.scores(pieces.to(self.voices.device), tiling.mirrored, tiling.mirrored_back)
+        """Scores of pieces from the CPU; they are left on the device of the networks."""
+        return self.ensemble.scores(pieces.to(self.ensemble.device), tiling.mirrored, tiling.mirrored_back)
 
     def give_way(self, error: torch.OutOfMemoryError, asked: int) -> None:
         """Take the next smaller step: fewer pieces at once, the sums on the CPU, at last the network on the CPU.
@@ -44,8 +44,8 @@ class Placement:
             _log.warning("the GPU's memory does not suffice: going on with %d windows at once", self.pieces_at_once)
         elif self.sums_device.type != "cpu":
             self.sum_on_cpu()
-        elif self.voices.device.type != "cpu":
-            self.voices = self.voices.to(_CPU)
+        elif self.ensemble.device.type != "cpu":
+            self.ensemble = self.ensemble.to(_CPU)
             _log.warning("the GPU's memory does not suffice for one window: going on with the CPU")
         else:
             raise error

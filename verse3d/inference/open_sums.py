@@ -65,7 +65,7 @@ class OpenSums:
         self, tiling: Tiling, planes: slice, dtype: torch.dtype, placement: Placement, *, like: torch.Tensor
     ) -> None:
         self._axis, self._first, self._size = tiling.axis, planes.start, tiling.shape[tiling.axis]
-        self._logits = not placement.voices.give_probabilities
+        self._logits = not placement.ensemble.give_probabilities
         # As the volume, but along the axis with only as many planes as are open at once.
         #     volume  |  finished  |==== planes ====|  not reached  |   -> axis
         opened = planes.stop - planes.start

@@ -17,9 +17,9 @@ from verse3d.core.peak_memory import MemoryWatch
 from verse3d.core.runtime import Precision, rss_mb
 from verse3d.core.volume import Volume
 from verse3d.data.samples.grid import prepare_image_float16
-from verse3d.inference.aggregator import Answer, BinaryAggregator, MulticlassAggregator
+from verse3d.inference.aggregator import Aggregator, BinaryAggregator, MulticlassAggregator
 from verse3d.inference.backends import Backend, torch_backend
-from verse3d.inference.body_mask import Body
+from verse3d.inference.body_mask import BodyMask
 from verse3d.inference.ensemble import Ensemble
 from verse3d.inference.naming import LevelMaps, SequenceNaming
 from verse3d.inference.oom_fallback import Placement
@@ -28,9 +28,9 @@ from verse3d.inference.postprocess import clean_up
 from verse3d.inference.sliding_window import StreamSettings, segment
 from verse3d.inference.spine_crop import (
     NO_SCOUTS,
+    CroppedGrids,
     CropRecord,
-    Part,
-    PastedAnswer,
+    PastedAggregator,
     Scouts,
     SpineRegion,
     covered_share,
@@ -67,7 +67,7 @@ class Predictor:
     Attributes:
         placement: the networks, and where they run.
         method: of the (first) network: label scheme, grid, pieces, clean-up.
-        skip_air: whether pieces that hold nothing of the patient are left out (see ``Body``); they are background.
+        skip_air: whether pieces that hold nothing of the patient are left out (see ``BodyMask``); they are background.
         scouts: say where the spine is; the rest is background.
         naming: how bones get their names, if that follows from their sequence.
         trained_on: what the models have seen; None if one of them does not tell.
@@ -81,9 +81,9 @@ class Predictor:
     trained_on: TrainedOn | None = None
 
     @classmethod
-    def of_voices(
+    def of_ensemble(
         cls,
-        voices: Ensemble,
+        ensemble: Ensemble,
         method: Method,
         *,
         skip_air: bool = True,
@@ -91,20 +91,20 @@ class Predictor:
         naming: SequenceNaming | None = None,
         trained_on: TrainedOn | None = None,
     ) -> Self:
-        """The voices where they are now."""
-        return cls(Placement(voices), method, skip_air, scouts, naming, trained_on)
+        """The networks of an ensemble, where they are now."""
+        return cls(Placement(ensemble), method, skip_air, scouts, naming, trained_on)
 
     @classmethod
     def of_network(cls, network: nn.Module, method: Method, device: torch.device, precision: Precision) -> Self:
         """A single network on ``device``, in evaluation mode, run by PyTorch."""
-        return cls.of_voices(Ensemble([torch_backend(network, device, precision)]), method)
+        return cls.of_ensemble(Ensemble([torch_backend(network, device, precision)]), method)
 
     @property
     def mask_settings(self) -> dict[str, Any]:
         """What decides about a mask beside the model files themselves; plain values."""
         inference = self.method.inference
         return {
-            "tta": self.placement.voices.ask_mirrored,
+            "tta": self.placement.ensemble.ask_mirrored,
             "skip_air": self.skip_air,
             "min_component_ml": inference.min_component_ml,
             "largest_component_only": inference.largest_component_only,
@@ -114,12 +114,12 @@ class Predictor:
     @property
     def backend(self) -> Backend:
         """What runs the (first) network."""
-        return self.placement.voices.backends[0]
+        return self.placement.ensemble.backends[0]
 
     @property
     def settings(self) -> StreamSettings:
         """Those of the method, for volumes that are not planned."""
-        sums_dtype = self.placement.voices.sums_dtype(self.method.network_scheme.output_channels)
+        sums_dtype = self.placement.ensemble.sums_dtype(self.method.network_scheme.output_channels)
         return StreamSettings(self.method.inference.windows_per_batch, sums_dtype)
 
     def prepare(self, volume: Volume) -> tuple[NDArray[np.float16], Geometry]:
@@ -142,7 +142,7 @@ class Predictor:
         *,
         ids: NDArray[np.uint8] | None = None,
         progress: Progress = no_progress,
-    ) -> tuple[Answer, Look]:
+    ) -> tuple[Aggregator, Look]:
         """What the network says about a prepared image (I, J, K) on the network ``grid`` of the scan ``source``.
 
         Args:
@@ -158,23 +158,23 @@ class Predictor:
         started = time.perf_counter()
         levels, spine = self._look_at_all(image, grid)
         scouting = time.perf_counter() - started if self.scouts.networks or self.naming else 0.0
-        part = Part.whole(grid, source)
+        part = CroppedGrids.whole(grid, source)
         if spine is not None:
             sampling = self.method.sampling
-            part = Part.of(spine.crop(grid.shape, sampling.patch_voxels, sampling.margin_voxels), grid, source)
+            part = CroppedGrids.of(spine.crop(grid.shape, sampling.patch_voxels, sampling.margin_voxels), grid, source)
         image, tiling = image[part.box], self.tiling(part.grid.shape, source)
         wanted = self._wanted(image, tiling, part, spine)
         self.placement.start_volume()
-        answer: Answer = (
+        aggregator: Aggregator = (
             BinaryAggregator(part.grid, part.source, int(ids[1]))
             if self.method.network_scheme.output_channels == 1
             else MulticlassAggregator(part.grid, part.source, tiling.axis, ids)
         )
         seconds = segment(
-            image, tiling, self.placement, settings=settings, take=answer.take, wanted=wanted, progress=progress
+            image, tiling, self.placement, settings=settings, take=aggregator.take, wanted=wanted, progress=progress
         )
         if part.source.shape != source.shape:
-            answer = PastedAnswer(answer, source.shape, part.source_box)
+            aggregator = PastedAggregator(aggregator, source.shape, part.source_box)
         skipped = 1.0 - covered_share((tiling.regions[number] for number in wanted), part.box, grid.shape)
         why = ""
         if spine is None and self.skip_air:
@@ -185,7 +185,7 @@ class Predictor:
             skipped=skipped,
             seconds=scouting,
         )
-        return answer, Look(len(wanted), len(self.tiling(grid.shape, source).regions), seconds, crop, levels)
+        return aggregator, Look(len(wanted), len(self.tiling(grid.shape, source).regions), seconds, crop, levels)
 
     def _look_at_all(self, image: NDArray[np.floating], grid: Geometry) -> tuple[LevelMaps | None, SpineRegion | None]:
         """What is said about levels, and where the spine is; None if nobody asked or nothing was seen."""
@@ -202,13 +202,13 @@ class Predictor:
         return np.arange(1 + len(self.method.network_scheme.labels), dtype=np.uint8)
 
     def _wanted(
-        self, image: NDArray[np.floating], tiling: Tiling, part: Part, spine: SpineRegion | None
+        self, image: NDArray[np.floating], tiling: Tiling, part: CroppedGrids, spine: SpineRegion | None
     ) -> Sequence[int]:
         """The pieces of the image of a part that hold something of the patient, and if that is known of the spine."""
         regions = tiling.regions
         if not self.skip_air:
             return range(len(regions))
-        body = Body.of(image, self.method.grid)
+        body = BodyMask.of(image, self.method.grid)
         return [
             number
             for number, region in enumerate(regions)
@@ -217,15 +217,15 @@ class Predictor:
 
     def network_ids(self, image: NDArray[np.floating], grid: Geometry, source: Geometry) -> NDArray[np.uint8]:
         """Segment a prepared image (I, J, K) on the network ``grid``; cleaned network ids, uint8, on ``source``."""
-        answer, _ = self.segment(image, grid, source, self.settings, ids=self._network_ids)
-        labels = answer.mask()
+        aggregator, _ = self.segment(image, grid, source, self.settings, ids=self._network_ids)
+        labels = aggregator.mask()
         return labels if self.method.by_sequence else clean_up(labels, source, self.method.inference)
 
     def label(self, volume: Volume, progress: Progress = no_progress) -> NDArray[np.uint8]:
         """The labels of a scan as file ids, uint8 (I, J, K) on the source grid."""
         image, grid = self.prepare(volume)
-        answer, seen = self.segment(image, grid, volume.geometry, self.settings, progress=progress)
-        labels = answer.mask()
+        aggregator, seen = self.segment(image, grid, volume.geometry, self.settings, progress=progress)
+        labels = aggregator.mask()
         self.finish(labels, volume.geometry, seen.levels)
         return labels
 
@@ -256,7 +256,7 @@ class Predictor:
             CheckpointError: the weights do not fit the network of the config.
         """
         shape = self.tiling((1, 1, 1), _SMALLEST).piece_shape
-        for backend in self.placement.voices.backends:
+        for backend in self.placement.ensemble.backends:
             backend.make_ready(shape)
 
     def least_piece_mb(self) -> float:
@@ -281,10 +281,10 @@ class Predictor:
         with MemoryWatch(_PIECE_WATCH_SECONDS) as watch, torch.inference_mode():
             peak = watch.peak()
             for _ in range(2):
-                self.placement.voices.scores(empty, _as_it_is, _as_it_is)
+                self.placement.ensemble.scores(empty, _as_it_is, _as_it_is)
             peak_mb = peak.mb
         proof_mb = _LOGITS_IN_PROOF * self.method.network_scheme.output_channels * float(np.prod(shape[1:])) * 4 / 1e6
-        to_prove = any(backend.has_to_prove_itself for backend in self.placement.voices.backends)
+        to_prove = any(backend.has_to_prove_itself for backend in self.placement.ensemble.backends)
         return max(0.0, peak_mb - before) + (proof_mb if to_prove else 0.0)
 
 

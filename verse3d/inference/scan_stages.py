@@ -30,7 +30,7 @@ from verse3d.data.cases import Case
 from verse3d.data.centroids import write_centroids
 from verse3d.data.predictions import MASK_SUFFIX, centroid_path, mask_path
 from verse3d.data.samples.grid import network_geometry
-from verse3d.inference.aggregator import Answer
+from verse3d.inference.aggregator import Aggregator
 from verse3d.inference.budget import Budget
 from verse3d.inference.guards import (
     Maker,
@@ -100,13 +100,13 @@ class SegmentedScan:
 
     Attributes:
         opened, plan, seconds_of, warnings: as of ``PreparedScan``, whose image is not held any more.
-        answer: gives the mask, once.
+        aggregator: gives the mask, once.
         look: what was looked at.
     """
 
     opened: OpenedScan
     plan: Plan
-    answer: Answer
+    aggregator: Aggregator
     look: Look
     seconds_of: dict[str, float]
     warnings: tuple[str, ...]
@@ -184,12 +184,12 @@ class ScanStages:
             scan.plan.limit_mb / 1000,
         )
         start = time.perf_counter()
-        answer, look = self.predictor.segment(
+        aggregator, look = self.predictor.segment(
             scan.image, opened.grid, opened.stored.geometry, scan.plan.settings, progress=self.progress
         )
         whole, network, scouting = time.perf_counter() - start, look.seconds, look.crop.seconds
         # What is left: cutting pieces out, and adding their scores up.
-        stitching = whole - network - answer.seconds_resample - scouting
+        stitching = whole - network - aggregator.seconds_resample - scouting
         seconds_of = {**scan.seconds_of, "network": round(network, 3), "stitch": round(stitching, 3)}
         if scouting:
             seconds_of["scout"] = round(scouting, 3)
@@ -197,14 +197,14 @@ class ScanStages:
             # That a model cannot do better is no news about this scan.
             level = logging.INFO if self.predictor.scouts.networks else logging.DEBUG
             _log.log(level, "%s: searching the whole scan: %s", opened.record.case, look.crop.why)
-        return SegmentedScan(opened, scan.plan, answer, look, seconds_of, scan.warnings)
+        return SegmentedScan(opened, scan.plan, aggregator, look, seconds_of, scan.warnings)
 
     def write(self, scan: SegmentedScan) -> PredictionRecord:
         """Resample to the grid of the scan what is not there yet, clean it and write it."""
         opened, seconds_of = scan.opened, dict(scan.seconds_of)
         give_back_freed_memory()  # what the network needed; a mask is new
-        labels = scan.answer.mask()
-        seconds_of["resample"] = round(scan.answer.seconds_resample, 3)
+        labels = scan.aggregator.mask()
+        seconds_of["resample"] = round(scan.aggregator.seconds_resample, 3)
         with _timed(seconds_of, "clean"):
             named = self.predictor.finish(labels, opened.stored.geometry, scan.look.levels)
         with _timed(seconds_of, "write"):

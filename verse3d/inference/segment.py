@@ -48,10 +48,10 @@ def segment_volume(budget: Budget, volume: Volume, progress: Progress = no_progr
     warnings = scan_warnings(volume, predictor.trained_on)
     image, _ = predictor.prepare(volume)
     warnings += tissue_warnings(image, grid, predictor.method.grid.window_hu, predictor.trained_on)
-    answer, look = predictor.segment(image, grid, geometry, plan.settings, progress=progress)
+    aggregator, look = predictor.segment(image, grid, geometry, plan.settings, progress=progress)
     # The mask needs the room; the caller still holds the scan itself.
     del image
-    labels = answer.mask()
+    labels = aggregator.mask()
     named = predictor.finish(labels, geometry, look.levels)
     all_cut = bool(named and named.vertebrae)
     odd = mask_warnings(labels, geometry) if labels.any() else (empty_mask_warning(all_cut=all_cut),)

@@ -48,7 +48,7 @@ def segment(
     Args:
         image: (I, J, K) grey values 0 ... 1.
         tiling: of the image.
-        placement: whose voices are asked, and where.
+        placement: the networks, and where they run.
         settings: see there.
         take: gets the planes in their order as they are finished. Planes that no piece touches are not given.
         wanted: the pieces to look at; None means all.
@@ -107,7 +107,7 @@ class _Sweep:
 
     def __post_init__(self) -> None:
         self.regions = self.tiling.regions
-        backend = self.placement.voices.backends[0]
+        backend = self.placement.ensemble.backends[0]
         self.check = FiniteCheck(self.tiling, f"{backend.name} in {backend.precision} on {backend.device}")
 
     def finished_planes(self, numbers: Sequence[int]) -> Iterator[FinishedPlanes]:
@@ -158,17 +158,17 @@ class _Sweep:
         while done < len(group):
             part = group[done : done + (self.placement.pieces_at_once or len(group))]
             try:
-                answers = self._answers(pieces[done : done + len(part)], part, planes)
+                all_scores = self._spread_scores(pieces[done : done + len(part)], part, planes)
             except torch.OutOfMemoryError as error:
                 self.placement.give_way(error, len(part))
                 if self.sums is not None:
                     self.sums.move(self.placement.sums_device)
                 continue
-            for number, answer in zip(part, answers, strict=True):
-                self._opened().add(self.regions[number], answer, self.tiling.weights(number))
+            for number, scores in zip(part, all_scores, strict=True):
+                self._opened().add(self.regions[number], scores, self.tiling.weights(number))
             done += len(part)
 
-    def _answers(self, pieces: torch.Tensor, part: Sequence[int], planes: int) -> list[torch.Tensor]:
+    def _spread_scores(self, pieces: torch.Tensor, part: Sequence[int], planes: int) -> list[torch.Tensor]:
         """All that needs new memory; what is added afterwards is never added twice."""
         start = time.perf_counter()
         scores = self.placement.scores(pieces, self.tiling)
@@ -180,8 +180,8 @@ class _Sweep:
                 self.tiling, slice(first, first + planes), self.settings.sums_dtype, self.placement, like=scores
             )
         self._opened().widen_for(scores)
-        spread = [self.tiling.spread(answer, number) for number, answer in zip(part, scores, strict=True)]
-        return [self._opened().taken(answer) for answer in spread]
+        spread = [self.tiling.spread(one, number) for number, one in zip(part, scores, strict=True)]
+        return [self._opened().taken(one) for one in spread]
 
     def _opened(self) -> OpenSums:
         if self.sums is None:

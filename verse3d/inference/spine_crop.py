@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from verse3d.core.axismaps import Box, axis_maps, box_of
 from verse3d.core.geometry import Geometry, Shape
-from verse3d.inference.aggregator import Answer
+from verse3d.inference.aggregator import Aggregator
 from verse3d.inference.open_sums import FinishedPlanes
 from verse3d.inference.overview import overview
 from verse3d.inference.scout import MARGIN_MM, SPINE_THRESHOLD, FloatArray, scout_megabytes
@@ -117,7 +117,7 @@ NO_SCOUTS = Scouts()
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class CroppedGrids:
     """The part of a scan that is looked at.
 
     Attributes:
@@ -153,8 +153,8 @@ def _cropped(grid: Geometry, box: Box) -> Geometry:
     return grid.cropped([along.start for along in box], [along.stop for along in box])
 
 
-class PastedAnswer:
-    """The answer about a part of a scan, as one about the whole, with background around.
+class PastedAggregator:
+    """The labels of a part of a scan, put into the whole, with background around.
 
     Args:
         inner: about the part.
@@ -162,7 +162,7 @@ class PastedAnswer:
         place: of the part in it.
     """
 
-    def __init__(self, inner: Answer, shape: Shape, place: Box) -> None:
+    def __init__(self, inner: Aggregator, shape: Shape, place: Box) -> None:
         self._inner, self._shape, self._place = inner, shape, place
         self.seconds_resample = 0.0
 

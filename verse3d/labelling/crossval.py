@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from verse3d.labelling.fitting import fit_priors
-from verse3d.labelling.keypoints import Spine
+from verse3d.labelling.keypoints import SpineDetections
 from verse3d.labelling.naming import NamedSpine, name_spines
 from verse3d.labelling.optimise import Recipe
 from verse3d.labelling.scoring import ScanScore, score_names
@@ -21,7 +21,7 @@ AMBIGUOUS_SHARE = 0.095
 class Judged:
     """One scan as named by priors that never saw its patient."""
 
-    spine: Spine
+    spine: SpineDetections
     named: tuple[NamedSpine, ...]
 
     @property
@@ -41,7 +41,7 @@ def fold_of(subject: str, folds: int = FOLDS) -> int:
 
 
 def judge_by_folds(
-    spines: Sequence[Spine],
+    spines: Sequence[SpineDetections],
     recipe: Recipe | None = None,
     folds: int = FOLDS,
     report: Callable[[int, float, int], None] = lambda fold, certain, scans: None,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from verse3d.core.errors import DataError
 from verse3d.labelling.detections import Detections
 from verse3d.labelling.features import describe
-from verse3d.labelling.keypoints import Spine
+from verse3d.labelling.keypoints import SpineDetections
 from verse3d.labelling.levels import ANOMALIES, LEVELS, MOST_MISSED, STEPS
 from verse3d.labelling.optimise import Recipe, fit_looks, logistic
 from verse3d.labelling.priors import Priors
@@ -47,12 +47,12 @@ _CERTAIN = 0.7
 class _Ordered:
     """A spine with its detections in order, and what each of them is."""
 
-    spine: Spine
+    spine: SpineDetections
     found: Detections
     levels: NDArray[np.intp]
 
 
-def fit_priors(spines: Sequence[Spine], recipe: Recipe | None = None, certain: float = _CERTAIN) -> Priors:
+def fit_priors(spines: Sequence[SpineDetections], recipe: Recipe | None = None, certain: float = _CERTAIN) -> Priors:
     """Fit all numbers to spines with known levels.
 
     Args:
@@ -85,7 +85,7 @@ def fit_priors(spines: Sequence[Spine], recipe: Recipe | None = None, certain: f
     return fit_looks(_material(ordered, start, recipe), start, recipe)
 
 
-def _ordered(spine: Spine) -> _Ordered | None:
+def _ordered(spine: SpineDetections) -> _Ordered | None:
     rows = split_spines(spine.found)
     if not rows:
         return None
@@ -93,7 +93,7 @@ def _ordered(spine: Spine) -> _Ordered | None:
     return _Ordered(spine, found, true_levels(spine, found))
 
 
-def _steps(spines: Sequence[Spine]) -> tuple[NDArray[np.float64], float]:
+def _steps(spines: Sequence[SpineDetections]) -> tuple[NDArray[np.float64], float]:
     """Mean log distance per step of ``STEPS``, and the spread around it once each patient's size is taken out."""
     seen: dict[tuple[str, str], list[float]] = {step: [] for step in STEPS}
     for step, log_mm, _ in _true_steps(spines):
@@ -113,7 +113,7 @@ def _steps(spines: Sequence[Spine]) -> tuple[NDArray[np.float64], float]:
     return log_step_mm, float(1.4826 * np.median(np.abs(centred))) + 0.01
 
 
-def _true_steps(spines: Sequence[Spine]) -> list[tuple[tuple[str, str], float, int]]:
+def _true_steps(spines: Sequence[SpineDetections]) -> list[tuple[tuple[str, str], float, int]]:
     """Step, log distance in mm and number of the spine, for all true neighbours."""
     found = []
     for number, spine in enumerate(spines):

@@ -23,7 +23,7 @@ _RAS_FROM_LPS = np.array([-1.0, -1.0, 1.0])
 
 
 @dataclass(frozen=True)
-class Spine:
+class SpineDetections:
     """The detections of one scan, and the truth if it is known.
 
     Attributes:
@@ -41,7 +41,7 @@ class Spine:
     centres_mm: NDArray[np.float64]
 
 
-def read_keypoints(path: Path) -> list[Spine]:
+def read_keypoints(path: Path) -> list[SpineDetections]:
     """Read a file of JSON lines, packed with gzip or not.
 
     Raises:
@@ -59,11 +59,11 @@ def read_keypoints(path: Path) -> list[Spine]:
     return [_spine(line, f"{path}, line {number}") for number, line in lines]
 
 
-def _spine(line: str, place: str) -> Spine:
+def _spine(line: str, place: str) -> SpineDetections:
     try:
         content = json.loads(line)
         truth = list(content["truth"])
-        return Spine(
+        return SpineDetections(
             id=str(content["id"]),
             subject=subject_of(str(content.get("source", content["id"]))),
             found=_found(content),

@@ -10,7 +10,7 @@ from scipy.special import logsumexp
 
 from verse3d.labelling.detections import Detections
 from verse3d.labelling.features import describe
-from verse3d.labelling.keypoints import Spine
+from verse3d.labelling.keypoints import SpineDetections
 from verse3d.labelling.levels import LEVEL_INDEX, LEVELS, STEPS, anomalies_on, whole_spines
 from verse3d.labelling.priors import SCALES, Priors, scale_scores
 
@@ -41,7 +41,7 @@ class Readings:
     truth: int
 
 
-def true_levels(spine: Spine, found: Detections) -> NDArray[np.intp]:
+def true_levels(spine: SpineDetections, found: Detections) -> NDArray[np.intp]:
     """The level index of each detection (ordered from head to feet), (N,); ``UNKNOWN`` where it is no labelled one.
 
     Each true centre takes the nearest detection within ``MATCH_MM``, the surest first. VerSe leaves the sacrum and cut
@@ -61,7 +61,7 @@ def true_levels(spine: Spine, found: Detections) -> NDArray[np.intp]:
     return levels
 
 
-def _name_the_ends(levels: NDArray[np.intp], centres_mm: NDArray[np.float64], spine: Spine) -> None:
+def _name_the_ends(levels: NDArray[np.intp], centres_mm: NDArray[np.float64], spine: SpineDetections) -> None:
     known = np.flatnonzero(levels != UNKNOWN)
     if not len(known):
         return
@@ -80,7 +80,7 @@ def _is_next(centres_mm: NDArray[np.float64], upper: int, lower: int) -> bool:
     return bool(_NEXT_MM[0] < np.linalg.norm(step) < _NEXT_MM[1] and step[2] < 0)
 
 
-def readings_of(spine: Spine, found: Detections, levels: NDArray[np.intp], priors: Priors) -> Readings | None:
+def readings_of(spine: SpineDetections, found: Detections, levels: NDArray[np.intp], priors: Priors) -> Readings | None:
     """All readings of the detections whose level is known; None if that is no row of levels that the graph allows."""
     rows = np.flatnonzero(levels != UNKNOWN)
     known = levels[rows]
@@ -101,7 +101,7 @@ def readings_of(spine: Spine, found: Detections, levels: NDArray[np.intp], prior
     )
 
 
-def _places(spine: Spine, known: NDArray[np.intp]) -> NDArray[np.intp]:
+def _places(spine: SpineDetections, known: NDArray[np.intp]) -> NDArray[np.intp]:
     """The place of each known level in this patient's spine, counted from the first: T11, L1 are neighbours if T12 is
     missing there."""
     names = {*spine.levels, *(LEVELS[level] for level in known)}

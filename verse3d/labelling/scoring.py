@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from verse3d.labelling.keypoints import Spine
+from verse3d.labelling.keypoints import SpineDetections
 from verse3d.labelling.naming import NamedSpine
 from verse3d.labelling.readings import MATCH_MM
 
@@ -28,7 +28,7 @@ class ScanScore:
     ambiguous: bool
 
 
-def score_names(spine: Spine, named: Sequence[NamedSpine]) -> ScanScore:
+def score_names(spine: SpineDetections, named: Sequence[NamedSpine]) -> ScanScore:
     """Score the best readings of one scan against its truth; missed vertebrae count where they should lie."""
     centres, names = _outputs(spine, named)
     right = []
@@ -59,7 +59,7 @@ def summarise_names(scores: Sequence[ScanScore]) -> dict[str, float | int]:
     }
 
 
-def _outputs(spine: Spine, named: Sequence[NamedSpine]) -> tuple[NDArray[np.float64], list[str]]:
+def _outputs(spine: SpineDetections, named: Sequence[NamedSpine]) -> tuple[NDArray[np.float64], list[str]]:
     """Where (N, 3), world mm, something has which name: the detections first, then what was inferred between them."""
     centres, names = [], []
     for each in named:

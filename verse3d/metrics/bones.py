@@ -27,7 +27,7 @@ _IDS = [label.id for label in VERTEBRAE]
 
 
 @dataclass(frozen=True)
-class Bones:
+class BoneScores:
     """Per vertebra of the truth, by VerSe id, in the order of the spine.
 
     Attributes:
@@ -50,7 +50,7 @@ class Bones:
         return tuple(label for label, share in self.mixed.items() if share >= MIXED_FROM)
 
 
-def score_bones(prediction: NDArray[np.uint8], truth: NDArray[np.uint8], geometry: Geometry) -> Bones:
+def score_bones(prediction: NDArray[np.uint8], truth: NDArray[np.uint8], geometry: Geometry) -> BoneScores:
     """Score one case.
 
     Args:
@@ -74,7 +74,7 @@ def score_bones(prediction: NDArray[np.uint8], truth: NDArray[np.uint8], geometr
         # Voxels of the bone that carry no label at all are missed, not mixed.
         named = whole[1:, label]
         mixed[label] = 1.0 - float(named.max()) / float(named.sum()) if named.sum() else math.nan
-    return Bones(
+    return BoneScores(
         dice={label: _dice(whole, label) for label in present},
         dice_in_span={label: _dice(inside, label) for label in present},
         mixed=mixed,

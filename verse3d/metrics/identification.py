@@ -23,7 +23,7 @@ from verse3d.metrics.occupied import occupied
 LIMIT_MM = 20.0
 LARGEST_SHIFT = 3
 
-Centroids = Mapping[int, NDArray[np.float64]]
+CentroidsById = Mapping[int, NDArray[np.float64]]
 """VerSe id -> world RAS+ mm (3,)."""
 
 
@@ -81,7 +81,7 @@ def mask_centroids(labels: NDArray[np.uint8], geometry: Geometry) -> dict[int, N
     return dict(zip(present, world, strict=True))
 
 
-def identify(predicted: Centroids, true: Centroids) -> Identification:
+def identify(predicted: CentroidsById, true: CentroidsById) -> Identification:
     """Compare names by the rule of VerSe.
 
     Args:
@@ -109,7 +109,7 @@ def identify(predicted: Centroids, true: Centroids) -> Identification:
     )
 
 
-def shifted(predicted: Centroids, shift: int, true: Centroids) -> dict[int, NDArray[np.float64]]:
+def shifted(predicted: CentroidsById, shift: int, true: CentroidsById) -> dict[int, NDArray[np.float64]]:
     """The same centroids with all names moved down the spine by ``shift`` places (up if negative).
 
     The places are those of the patient: T13 and L6 count only if the truth or the prediction has them, T12 only if the
@@ -136,7 +136,7 @@ def _places(true: set[int], predicted: set[int]) -> list[int]:
     return [label.id for label in VERTEBRAE if label.id not in lacking or label.id == l6]
 
 
-def _hits(predicted: Centroids, true: Centroids) -> dict[int, float]:
+def _hits(predicted: CentroidsById, true: CentroidsById) -> dict[int, float]:
     """Identified id -> distance in mm."""
     shared = [label for label in true if label in predicted]
     if not shared:

@@ -10,7 +10,7 @@ no truth to be computed, but a truth to be judged: real bones change from slice 
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -18,9 +18,7 @@ from numpy.typing import NDArray
 
 from verse3d.core.errors import GeometryError
 from verse3d.core.geometry import Geometry
-
-SlicePlane = Literal["sagittal", "coronal", "axial"]
-SLICE_PLANES: tuple[SlicePlane, ...] = ("sagittal", "coronal", "axial")
+from verse3d.core.planes import PLANES, PlaneName
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class SliceScores:
     consistency_gap: float
 
 
-def axis_across(geometry: Geometry, plane: SlicePlane) -> int:
+def axis_across(geometry: Geometry, plane: PlaneName) -> int:
     """The axis of the array (0, 1, 2) that runs across the slices of a plane.
 
     Sagittal slices are stacked along the axis nearest to left-right, coronal ones along front-back, axial ones along
@@ -60,11 +58,11 @@ def axis_across(geometry: Geometry, plane: SlicePlane) -> int:
     """
     # For each axis of the array the world axis it runs along, every one of them once: 0 left-right, 1 front-back, ...
     world_axes = nib.io_orientation(geometry.affine)[:, 0].astype(int).tolist()
-    return int(world_axes.index(SLICE_PLANES.index(plane)))
+    return int(world_axes.index(PLANES.index(plane)))
 
 
 def slice_dice(
-    prediction: NDArray[Any], truth: NDArray[Any], geometry: Geometry, plane: SlicePlane = "sagittal"
+    prediction: NDArray[Any], truth: NDArray[Any], geometry: Geometry, plane: PlaneName = "sagittal"
 ) -> NDArray[np.float64]:
     """Dice of every slice, along the axis across ``plane``.
 
@@ -93,7 +91,7 @@ def slice_dice(
     return _dice(both, sum_of_two)
 
 
-def neighbour_dice(mask: NDArray[Any], geometry: Geometry, plane: SlicePlane = "sagittal") -> NDArray[np.float64]:
+def neighbour_dice(mask: NDArray[Any], geometry: Geometry, plane: PlaneName = "sagittal") -> NDArray[np.float64]:
     """Dice between each slice and the next one, along the axis across ``plane``.
 
     Args:
@@ -113,7 +111,7 @@ def neighbour_dice(mask: NDArray[Any], geometry: Geometry, plane: SlicePlane = "
 
 
 def score_slices(
-    prediction: NDArray[Any], truth: NDArray[Any], geometry: Geometry, plane: SlicePlane = "sagittal"
+    prediction: NDArray[Any], truth: NDArray[Any], geometry: Geometry, plane: PlaneName = "sagittal"
 ) -> SliceScores:
     """All slice-wise figures of one case; see ``SliceScores``.
 

@@ -44,7 +44,7 @@ class Mode:
             this mode.
         network: config -> network from (B, n, ...) to logits (B, channels, ...).
         tiling: (config, source grid of the scan, shape of the volume on the network grid) -> the pieces that the
-            network will look at, and how its answers are put together.
+            network will look at, and how its scores are put together.
         loss: config -> callable (logits (B, channels, ...), network ids (B, 1, ...)) -> scalar. Raises ``ConfigError``
             if it does not suit the labels.
         pieces: config -> the settings that decide which pieces these are, by name. Models are averaged piece by piece,

@@ -92,7 +92,7 @@ _BUILDERS: dict[str, Callable[..., nn.Module]] = {
 def build_network(
     network: NetworkConfig, *, spatial_dims: int, output_channels: int, input_channels: int = 1
 ) -> nn.Module:
-    """The configured network, freshly initialised from PyTorch's random state."""
+    """The configured network, with weights drawn from PyTorch's random state."""
     return _BUILDERS[network.name](
         network, spatial_dims=spatial_dims, input_channels=input_channels, output_channels=output_channels
     )

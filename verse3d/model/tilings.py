@@ -1,4 +1,4 @@
-"""How a volume on the network grid is cut into pieces that a network can look at, and where its answers belong."""
+"""How a volume on the network grid is cut into pieces that a network can look at, and where its scores belong."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ class Tiling(Protocol):
         ...
 
     def spread(self, scores: torch.Tensor, number: int) -> torch.Tensor:
-        """The network's answer to a piece (channels, *spatial) as (channels, *region); a view if possible."""
+        """The network's scores of a piece (channels, *spatial) as (channels, *region); a view if possible."""
         ...
 
     def weights(self, number: int) -> torch.Tensor | None:
@@ -68,7 +68,7 @@ class Tiling(Protocol):
         ...
 
     def mirrored_back(self, scores: torch.Tensor) -> torch.Tensor:
-        """The answers (B, channels, *spatial) to mirrored pieces, as answers to the pieces themselves."""
+        """The scores (B, channels, *spatial) of mirrored pieces, as scores of the pieces themselves."""
         ...
 
 
@@ -200,7 +200,7 @@ def _moved(region: Region, start: Shape) -> Region:
 
 @dataclass(frozen=True, eq=False)
 class SliceTiling:
-    """Every slice, between its neighbours, stretched as in training; the answers are stretched back.
+    """Every slice, between its neighbours, stretched as in training; the scores are stretched back.
 
     Attributes:
         axis: of the network grid, across the slices.

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-SpineRegion = Literal["atlas", "axis", "cervical", "thoracic", "lumbar"]
+RegionName = Literal["atlas", "axis", "cervical", "thoracic", "lumbar"]
 Anomaly = Literal["l6", "t13", "t12-missing", "collapsed", "screw"]
 
 SACRUM = 25.0
@@ -42,7 +42,7 @@ class Level:
     spinous_height: float
 
     @property
-    def region(self) -> SpineRegion:
+    def region(self) -> RegionName:
         """Which building plan the level follows."""
         if self.name in ("C1", "C2"):
             return "atlas" if self.name == "C1" else "axis"

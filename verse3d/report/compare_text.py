@@ -7,7 +7,7 @@ from typing import Any
 
 from verse3d.core.escapes import csv_table, markdown_text
 from verse3d.core.wording import number_text
-from verse3d.evaluation.comparison import METRICS, Comparison, Standing
+from verse3d.evaluation.comparison import METRICS, Comparison, ContestantScores
 from verse3d.evaluation.paired_tests import PairedDifference
 from verse3d.evaluation.verdict import Verdict, interval_text, p_text, verdicts
 from verse3d.metrics.scores import statistics_of, without_nan
@@ -80,7 +80,7 @@ def _circumstances(comparison: Comparison) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def score_cell(standing: Standing, metric: str) -> str:
+def score_cell(standing: ContestantScores, metric: str) -> str:
     """``mean ± sd``, the spread over the runs if there are several, and how many values are undefined."""
     found, digits = statistics_of(standing.column(metric)), METRICS[metric].digits
     text = number_text(found["mean"], digits)
@@ -175,7 +175,7 @@ def json_dict(comparison: Comparison) -> dict[str, Any]:
     return plain
 
 
-def _standing_dict(standing: Standing) -> dict[str, Any]:
+def _standing_dict(standing: ContestantScores) -> dict[str, Any]:
     return {
         "name": standing.contestant.name,
         "models": [

@@ -12,7 +12,7 @@ from verse3d.evaluation.verdict import verdicts
 from verse3d.metrics.identification import names
 from verse3d.metrics.scores import LabelScore
 from verse3d.report.compare_text import score_cell
-from verse3d.report.page import Picture, Section, Table
+from verse3d.report.page import PagePicture, PageSection, Table
 
 TITLE = "verse3d: the demo"
 INTRODUCTION = (
@@ -23,33 +23,35 @@ _SHOWN_METRICS = ("dice", "hd95_mm", "assd_mm", "volume_error_ml", "consistency"
 _MOST_PICTURES = 4
 
 
-def starter_section(evaluation: Evaluation, seconds: float, picture: Path) -> Section:
+def starter_section(evaluation: Evaluation, seconds: float, picture: Path) -> PageSection:
     """The weights that come with verse3d, on a scan that they have never seen."""
     took = "" if math.isnan(seconds) else f" It took {seconds:.1f} s."
-    return Section(
+    return PageSection(
         "A first prediction, without any training",
         (
             "The starter weights have learnt from four real CT scans. Here they segment a synthetic one, which looks "
             f"like nothing they have seen.{took} What they are and where they fail is in their model card.",
         ),
         tables=(score_table(evaluation),),
-        pictures=(Picture(picture, "The CT alone, the truth, and what the starter weights found."),),
+        pictures=(PagePicture(picture, "The CT alone, the truth, and what the starter weights found."),),
     )
 
 
-def data_section(report: CheckReport, splits: Mapping[str, int]) -> Section:
+def data_section(report: CheckReport, splits: Mapping[str, int]) -> PageSection:
     """How many cases there are, and what is wrong with them."""
     divided = ", ".join(f"{count} {name}" for name, count in splits.items())
     counts = ", ".join(f"{count} {severity}s" for severity, count in report.counts.items())
     findings = [[one.case, one.severity, one.message] for one in report.findings]
-    return Section(
+    return PageSection(
         "The data, and whether they can be trusted",
         (f"Cases: {divided}. What the check found: {counts}.",),
         tables=(Table(("case", "severity", "what"), findings),) if findings else (),
     )
 
 
-def training_section(history: Sequence[Mapping[str, float]], best_epoch: int, best_dice: float, loss: Path) -> Section:
+def training_section(
+    history: Sequence[Mapping[str, float]], best_epoch: int, best_dice: float, loss: Path
+) -> PageSection:
     """How long the network learnt, and how the loss fell."""
     # A run that was stopped in its first epoch has no row yet.
     last = history[-1] if history else {}
@@ -57,21 +59,21 @@ def training_section(history: Sequence[Mapping[str, float]], best_epoch: int, be
     text = f"{epochs} in {last.get('minutes', math.nan):.1f} minutes."
     if not math.isnan(best_dice):
         text += f" Epoch {best_epoch} is kept: validation Dice {best_dice:.3f}."
-    picture = Picture(loss, "Loss of the training patches, and Dice of whole validation scans.")
-    return Section("Training", (text,), pictures=(picture,) if loss.is_file() else ())
+    picture = PagePicture(loss, "Loss of the training patches, and Dice of whole validation scans.")
+    return PageSection("Training", (text,), pictures=(picture,) if loss.is_file() else ())
 
 
-def scores_section(evaluation: Evaluation, pictures: Sequence[Path]) -> Section:
+def scores_section(evaluation: Evaluation, pictures: Sequence[Path]) -> PageSection:
     """The unseen scans: scores, names of the vertebrae where the model gives them, and pictures."""
-    shown = tuple(Picture(path, f"{path.stem}: the CT alone, the truth, the prediction.") for path in pictures)
+    shown = tuple(PagePicture(path, f"{path.stem}: the CT alone, the truth, the prediction.") for path in pictures)
     text = "Scans that were neither trained on nor used to choose an epoch, scored on their own grids."
     tables = [score_table(evaluation)]
     if evaluation.cards:
         tables.append(_names_table(evaluation))
-    return Section("Unseen scans", (text,), tables=tables, pictures=shown[:_MOST_PICTURES])
+    return PageSection("Unseen scans", (text,), tables=tables, pictures=shown[:_MOST_PICTURES])
 
 
-def comparison_section(comparison: Comparison, figure: Path) -> Section:
+def comparison_section(comparison: Comparison, figure: Path) -> PageSection:
     """Two approaches on the same cases: the verdict in words, the means, the pairs."""
     said = [verdict.headline for verdict in verdicts(comparison)]
     columns = ("mean ± sd", *(standing.contestant.name for standing in comparison.standings))
@@ -79,14 +81,14 @@ def comparison_section(comparison: Comparison, figure: Path) -> Section:
         [METRICS[key].title, *(score_cell(standing, key) for standing in comparison.standings)]
         for key in _SHOWN_METRICS
     ]
-    picture = Picture(figure, "A line per case: both approaches on the same scan.")
-    return Section("Against another approach", said, tables=(Table(columns, rows),), pictures=(picture,))
+    picture = PagePicture(figure, "A line per case: both approaches on the same scan.")
+    return PageSection("Against another approach", said, tables=(Table(columns, rows),), pictures=(picture,))
 
 
-def next_section(commands: Sequence[str]) -> Section:
+def next_section(commands: Sequence[str]) -> PageSection:
     """What to type next."""
     text = "Look at the masks in a viewer, watch the training, and then do the same with scans of your own."
-    return Section("Go on", (text,), commands=commands)
+    return PageSection("Go on", (text,), commands=commands)
 
 
 def score_table(evaluation: Evaluation) -> Table:

@@ -22,7 +22,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Picture:
+class PagePicture:
     """A PNG and what it shows."""
 
     path: Path
@@ -30,7 +30,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Section:
+class PageSection:
     """A part of a page.
 
     Attributes:
@@ -44,11 +44,11 @@ class Section:
     title: str
     text: Sequence[str] = ()
     tables: Sequence[Table] = ()
-    pictures: Sequence[Picture] = ()
+    pictures: Sequence[PagePicture] = ()
     commands: Sequence[str] = ()
 
 
-def write_page(path: Path, title: str, introduction: str, sections: Sequence[Section]) -> Path:
+def write_page(path: Path, title: str, introduction: str, sections: Sequence[PageSection]) -> Path:
     """Write a page; all texts are shown as they are, whatever characters they hold.
 
     Raises:
@@ -72,7 +72,7 @@ def write_page(path: Path, title: str, introduction: str, sections: Sequence[Sec
     return path
 
 
-def _section(section: Section) -> Iterator[str]:
+def _section(section: PageSection) -> Iterator[str]:
     yield f"<h2>{markup_text(section.title)}</h2>"
     yield from (f"<p>{markup_text(paragraph)}</p>" for paragraph in section.text)
     yield from map(_table, section.tables)
@@ -87,7 +87,7 @@ def _table(table: Table) -> str:
     return f"<table>\n<tr>{head}</tr>\n" + "\n".join(f"<tr>{row}</tr>" for row in rows) + "\n</table>"
 
 
-def _figure(picture: Picture) -> str:
+def _figure(picture: PagePicture) -> str:
     """A picture as text inside of the page: data:image/png;base64,iVBORw0K..."""
     # Base64 makes a third more of it; a page of hundreds of MB opens nowhere.
     file = regular_file(picture.path)

@@ -6,11 +6,11 @@ from verse3d.core.errors import DataError
 from verse3d.core.files import output_error, whole_file
 from verse3d.data.samples.packing import PackedBatch
 from verse3d.data.samples.patches import Place
-from verse3d.training.readings import Reading
 from verse3d.training.session import Session
+from verse3d.training.step_values import StepValues
 
 
-def keep_bad_batch(session: Session, reading: Reading) -> str:
+def keep_bad_batch(session: Session, reading: StepValues) -> str:
     """Write ``bad_batch.pt`` into the run folder: image, label, names of the cases, and where in the run it was.
 
     A loss is read steps later, when the batch is gone; but samples are a function of seed, epoch and position, so the

@@ -18,11 +18,11 @@ from verse3d.training.level_scores import joint_confusion, mean_id_rate
 from verse3d.training.monitor import Monitor
 from verse3d.training.pace import validation_fits
 from verse3d.training.ranks import Ranks
-from verse3d.training.readings import SICK_HINT, Reading, Readings
 from verse3d.training.runfolder import write_history
 from verse3d.training.session import Session
 from verse3d.training.signals import StopSignals, Terminated
 from verse3d.training.step import StepResult
+from verse3d.training.step_values import SICK_HINT, StepValues, StepValuesReader
 from verse3d.training.validate import ValidationResult, validate, validation_losses
 
 _MUCH_WAITING = 0.1
@@ -33,7 +33,7 @@ class Losses:
     """Reads losses off the device every few steps, shows them, and stops at one that is no number."""
 
     def __init__(self, session: Session, monitor: Monitor) -> None:
-        self._readings = Readings(session.learner.device)
+        self._readings = StepValuesReader(session.learner.device)
         self._session = session
         self._monitor = monitor
 
@@ -63,7 +63,7 @@ class Losses:
         """
         self._look_at(self._readings.rest())
 
-    def _look_at(self, readings: Sequence[Reading]) -> None:
+    def _look_at(self, readings: Sequence[StepValues]) -> None:
         skips, standing = self._session.learner.scaler.is_enabled(), self._session.standing
         for reading in readings:
             if trouble := reading.trouble(skips_infinite=skips):

@@ -45,17 +45,17 @@ def read_initial(path: Path) -> InitialWeights:
 
 
 def begin_with(learner: Learner, initial: InitialWeights, grid: GridConfig) -> None:
-    """Put the weights into a fresh learner. Layers of another size (other labels) stay as drawn, and are named.
+    """Put the weights into a new learner. Layers of another size (other labels) stay as drawn, and are named.
 
     ``grid`` is what the learner will see: weights that were learnt on another one begin worse, which is said.
 
     Raises:
         CheckpointError: the model is of another network.
     """
-    fresh = _load_fitting(learner.network, initial)
+    as_drawn = _load_fitting(learner.network, initial)
     if learner.average is not None:  # otherwise the mean would begin with the network as it was drawn
         learner.average.module.load_state_dict(learner.network.state_dict())
-    _log.info("begins with the weights of %s%s", initial.path, f", but for {listed(fresh, 3)}" if fresh else "")
+    _log.info("begins with the weights of %s%s", initial.path, f", but for {listed(as_drawn, 3)}" if as_drawn else "")
     for name, old, new in (
         ("grid.spacing_mm", initial.config.grid.spacing_mm, grid.spacing_mm),
         ("grid.window_hu", initial.config.grid.window_hu, grid.window_hu),

@@ -9,10 +9,10 @@ from verse3d.core.runtime import random_state
 from verse3d.model.checkpoint import Checkpoint, TrainedNetwork, save_checkpoint, verify_checkpoint
 from verse3d.model.scout import SCOUT
 from verse3d.training.learner import best_network, learner_state
-from verse3d.training.readings import require_finite
 from verse3d.training.seen import seen_by
 from verse3d.training.session import DRAWS, Session
 from verse3d.training.source_code import code_sha256
+from verse3d.training.step_values import require_finite
 from verse3d.training.validate import ValidationResult
 
 

@@ -16,7 +16,7 @@ from verse3d.core.errors import OutputError
 from verse3d.core.escapes import one_line
 from verse3d.core.files import output_error
 from verse3d.training.level_scores import all_right_share, mean_id_rate
-from verse3d.training.readings import Reading
+from verse3d.training.step_values import StepValues
 from verse3d.training.validate import ValidationResult
 
 _FOLLOWED = ("validation/dice_mean", "validation/loss")
@@ -73,7 +73,7 @@ class Monitor:
             self._add_pictures(self._writer, pictures, 0)
             self._writer.flush()
 
-    def step(self, reading: Reading) -> None:
+    def step(self, reading: StepValues) -> None:
         """Loss, learning rate and gradient length of one batch."""
         values = {"loss": reading.loss, "lr": reading.lr, "grad_norm": reading.grad_norm}
         self._add({f"train/{name}": value for name, value in values.items()}, reading.step)

@@ -187,7 +187,7 @@ def test_processes_that_cannot_start_are_replaced_by_this_one(cases, monkeypatch
         yield 0, survey_case(cases[0])
         raise CannotStartError("no")
 
-    monkeypatch.setattr(surveys, "each_in_processes", broken)
+    monkeypatch.setattr(worker_pool, "each_in_processes", broken)
     assert [survey.case for survey in survey_cases(cases, workers=2)] == [case.case for case in cases]
 
 

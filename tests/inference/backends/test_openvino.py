@@ -370,6 +370,22 @@ def test_ctrl_c_is_no_error_of_openvino(model, monkeypatch):
         backend_of(model)(pieces_of(MODES["3d"]))
 
 
+def test_a_model_in_an_earlier_format_is_removed_and_whatever_else_bears_such_a_name_is_not(tmp_path):
+    kept = cache.ModelCache(tmp_path / "best.openvino", "a" * 64, (1, 8, 8, 8), {"cpu": "x"})
+    mine = {"format": "verse3d openvino cache", "checkpoint_sha256": "a" * 64, "sha256": {}}
+    earlier, other, broken = (kept.folder / name for name in ("earlier", "other", "broken"))
+    for folder, text in ((earlier, json.dumps(mine)), (other, json.dumps({**mine, "format": "?"})), (broken, "{")):
+        folder.mkdir(parents=True)
+        (folder / "conversion.json").write_text(text)
+
+    def write(folder):
+        for name in ("model.xml", "model.bin"):
+            (folder / name).write_bytes(b"1")
+
+    assert kept.store(write) and kept.load() == (b"1", b"1")
+    assert not earlier.exists() and other.is_dir() and broken.is_dir()
+
+
 def test_what_a_killed_program_left_is_removed_after_an_hour(model):
     folder = model.path.with_suffix(".openvino")
     for name, age_s in ((".verse3d-1-old", 7200), (".verse3d-2-young", 60)):

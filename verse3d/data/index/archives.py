@@ -18,7 +18,7 @@ from verse3d.core.errors import DataError, OutputError
 from verse3d.core.files import FileBatch, regular_file
 from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.core.paths import name_problem, path_below, same_on_disk
-from verse3d.core.zips import PIECE_BYTES, ZIP_ERRORS, Entry, Zips, opened_zip
+from verse3d.core.zips import PIECE_BYTES, ZIP_ERRORS, ZipEntry, Zips, opened_zip
 
 ARCHIVE_SUFFIX = ".zip"
 MAX_GROWTH = 50
@@ -151,7 +151,7 @@ class _Target:
 
     path: Path
     member: PackedFile
-    entry: Entry
+    entry: ZipEntry
 
 
 def _write_all(archive: Path, missing: Sequence[_Target], progress: Progress) -> list[tuple[str, str]]:
@@ -184,7 +184,7 @@ def _is_about_the_file(error: OutputError) -> bool:
     )
 
 
-def _members(opened: Zips) -> Iterator[tuple[PackedFile, Entry]]:
+def _members(opened: Zips) -> Iterator[tuple[PackedFile, ZipEntry]]:
     """Every file of a zip with what is wrong with it."""
     taken: set[str] = set()
     for entry in opened.entries():
@@ -195,7 +195,7 @@ def _members(opened: Zips) -> Iterator[tuple[PackedFile, Entry]]:
         yield PackedFile(entry.path, info.file_size, info.CRC, problem), entry
 
 
-def _problem(entry: Entry) -> str:
+def _problem(entry: ZipEntry) -> str:
     """Why a member must not be unpacked, or ""."""
     info, mode = entry.info, entry.info.external_attr >> 16
     if problem := _path_problem(entry):
@@ -205,7 +205,7 @@ def _problem(entry: Entry) -> str:
     return "is encrypted" if info.flag_bits & _ENCRYPTED else entry.problem
 
 
-def _path_problem(entry: Entry) -> str:
+def _path_problem(entry: ZipEntry) -> str:
     # Read both ways: a zip may come from the other kind of system, and lead out there only.
     path, foreign = PurePosixPath(entry.info.filename), PureWindowsPath(entry.info.filename)
     if path.is_absolute() or foreign.drive or foreign.root or ".." in foreign.parts:
@@ -274,7 +274,7 @@ def _write(target: _Target, batch: FileBatch) -> None:
             out.write(piece)
 
 
-def _pieces(entry: Entry) -> Iterator[bytes]:
+def _pieces(entry: ZipEntry) -> Iterator[bytes]:
     """The content; zipfile compares the checksum at its end, and never gives more bytes than the zip announced."""
     try:
         with entry.holder.open(entry.info) as source:

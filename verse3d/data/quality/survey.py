@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from verse3d.core.logs import Progress, logger, no_progress
+from verse3d.core.logs import Progress, no_progress
 from verse3d.core.threads import usable_cores
-from verse3d.core.worker_pool import CannotStartError, Failure, affordable_workers, each_here, each_in_processes
+from verse3d.core.worker_pool import Failure, affordable_workers, each
 from verse3d.data.cases import Case
 from verse3d.data.quality.examine import predicted_bytes, survey_case
 from verse3d.data.quality.findings import Finding
@@ -13,8 +13,6 @@ from verse3d.data.quality.record import HU_BIN_WIDTH, HU_BINS, HU_LOWEST, CaseSu
 from verse3d.data.quality.survey_cache import SurveyCache, cache_key, cache_path
 
 __all__ = ["HU_BINS", "HU_BIN_WIDTH", "HU_LOWEST", "CaseSurvey", "cache_path", "survey_case", "survey_cases"]
-
-_log = logger(__name__)
 
 
 def survey_cases(
@@ -36,10 +34,12 @@ def survey_cases(
     done = len(known)
     progress("cases", done, len(cases))
     following = 0
-    for position, survey in _measured([cases[number] for number in rest], workers):
+    to_read = [cases[number] for number in rest]
+    count = fitting_workers(to_read) if workers is None else workers
+    for position, outcome in each(survey_case, to_read, count, "cases are read"):
         number = rest[position]
-        known[number] = survey
-        store.put(keys[number], survey)
+        known[number] = _survey(cases[number], outcome)
+        store.put(keys[number], known[number])
         done += 1
         progress("cases", done, len(cases))
         while following in known:
@@ -48,22 +48,6 @@ def survey_cases(
     for number in range(following, len(cases)):
         yield known.pop(number)
     store.tidy(keys)
-
-
-def _measured(cases: Sequence[Case], workers: int | None) -> Iterator[tuple[int, CaseSurvey]]:
-    """(position, survey) as they are finished."""
-    count = fitting_workers(cases) if workers is None else workers
-    waiting = set(range(len(cases)))
-    if count > 1:
-        try:
-            for position, outcome in each_in_processes(survey_case, cases, count):
-                waiting.discard(position)
-                yield position, _survey(cases[position], outcome)
-        except CannotStartError as error:
-            _log.warning("%s: cases are read one after the other", error)
-    left = sorted(waiting)
-    for number, outcome in each_here(survey_case, [cases[position] for position in left]):
-        yield left[number], _survey(cases[left[number]], outcome)
 
 
 def _survey(case: Case, outcome: CaseSurvey | Failure) -> CaseSurvey:

@@ -12,7 +12,7 @@ from verse3d.core.errors import DataError, OutputError
 from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.core.threads import usable_cores
 from verse3d.core.volume import stored_voxels
-from verse3d.core.worker_pool import CannotStartError, Failure, affordable_workers, each_here, each_in_processes
+from verse3d.core.worker_pool import CannotStartError, Failure, affordable_workers, each, each_in_processes
 from verse3d.data.samples.arrays import DamagedEntryError
 from verse3d.data.samples.entry import check_entry
 from verse3d.data.samples.grid import fitting_geometry
@@ -69,10 +69,12 @@ def prepare_cases(jobs: Sequence[Job], workers: int | None, progress: Progress =
             job.store.forget_failure(job.name)  # it is tried again: the reason may have passed
     require_room(jobs)
     states = {}
-    for number, outcome in _outcomes(jobs, fitting_workers(jobs) if workers is None else workers):
-        if isinstance(outcome, OutputError):
-            raise outcome
-        states[number] = outcome
+    count = fitting_workers(jobs) if workers is None else workers
+    for number, outcome in each(prepare_or_check, jobs, count, "cases are prepared"):
+        state = _told(jobs[number], outcome)
+        if isinstance(state, OutputError):
+            raise state
+        states[number] = state
         progress("cases", len(states), len(jobs))
 
     def named(*wanted: str) -> tuple[str, ...]:
@@ -81,21 +83,6 @@ def prepare_cases(jobs: Sequence[Job], workers: int | None, progress: Progress =
     failures = tuple((job.case.case, reason) for job in jobs if (reason := job.failure))
     disk = sum(disk_bytes(job.store, job.name) for job in jobs if job.is_done)
     return Preparation(named("made", "repaired"), named("kept"), named("repaired"), failures, disk)
-
-
-def _outcomes(jobs: Sequence[Job], workers: int) -> Iterator[tuple[int, str | OutputError]]:
-    """(position, "made", "kept", "repaired" or "failed") as they are finished."""
-    waiting = set(range(len(jobs)))
-    if workers > 1:
-        try:
-            for number, outcome in each_in_processes(prepare_or_check, jobs, workers):
-                waiting.discard(number)
-                yield number, _told(jobs[number], outcome)
-        except CannotStartError as error:
-            _log.warning("%s: cases are prepared one after the other", error)
-    left = sorted(waiting)
-    for position, outcome in each_here(prepare_or_check, [jobs[number] for number in left]):
-        yield left[position], _told(jobs[left[position]], outcome)
 
 
 def _told(job: Job, outcome: str | OutputError | Failure) -> str | OutputError:

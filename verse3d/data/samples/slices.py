@@ -14,19 +14,19 @@ from torch.nn.functional import interpolate
 from verse3d.core.augmenting import AugmentConfig
 from verse3d.core.config import SlicesConfig
 from verse3d.core.geometry import Geometry
-from verse3d.core.setting_types import PlaneName
+from verse3d.core.setting_types import SlicePlane
 from verse3d.data.samples.cut import Box
 from verse3d.data.samples.draws import ChangeDraws
 from verse3d.data.samples.source import PatchSource
 
-AXIS_OF_PLANE: dict[PlaneName, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
+AXIS_OF_PLANE: dict[SlicePlane, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
 """The axis of the network grid (right, anterior, superior) that runs across the slices of a plane."""
 
 _NETWORK_AXIS = {"L": 0, "R": 0, "P": 1, "A": 1, "I": 2, "S": 2}
 _LEFT_RIGHT = 0
 
 
-def slice_axis(plane: PlaneName, source: Geometry) -> int:
+def slice_axis(plane: SlicePlane, source: Geometry) -> int:
     """The axis of the network grid across the slices; for ``as-stored`` the one along the third axis of the file."""
     return AXIS_OF_PLANE[plane] if plane in AXIS_OF_PLANE else _NETWORK_AXIS[source.axis_codes[2]]
 

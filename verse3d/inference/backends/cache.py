@@ -32,8 +32,9 @@ from verse3d.model.checkpoint import Checkpoint
 from verse3d.model.starter import starter_folder
 from verse3d.version import __version__
 
-FORMAT, FORMAT_VERSION = "verse3d openvino cache", 1
-MANIFEST = "conversion.json"
+FORMAT, FORMAT_VERSION = "verse3d openvino cache", 2
+MANIFEST, _EARLIER_MANIFEST = "openvino.json", "conversion.json"
+"""The latter is that of version 1, whose models are not used any more."""
 _STALE_SECONDS = 3600.0
 _log = logger(__name__)
 
@@ -138,9 +139,9 @@ class ModelCache:
             self._say_not_kept(error)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        # Remove what killed programs left behind, and models of a checkpoint that was here before
+        # Remove what killed programs left behind, and models of an earlier checkpoint or in an earlier format
         for path in list(self.folder.iterdir()) if self.folder.is_dir() else []:
-            if _is_stale(path) or _is_of_another(path, self.checkpoint_sha256):
+            if _is_stale(path) or _is_outdated(path, self.checkpoint_sha256):
                 shutil.rmtree(path, ignore_errors=True)
         return self._is_there()
 
@@ -215,12 +216,17 @@ def _is_stale(path: Path) -> bool:
         return False
 
 
-def _is_of_another(path: Path, checkpoint_sha256: str) -> bool:
-    # What holds no list of ours is not ours to remove.
-    if path.name.startswith(TEMPORARY_PREFIX) or not (path / MANIFEST).is_file():
+def _is_outdated(path: Path, checkpoint_sha256: str) -> bool:
+    """Whether a folder holds a model of another checkpoint, or in an earlier format."""
+    if path.name.startswith(TEMPORARY_PREFIX):
         return False
+    # What holds no list of ours is not ours to remove.
+    names = [name for name in (MANIFEST, _EARLIER_MANIFEST) if (path / name).is_file()]
     try:
-        content = read_record(path / MANIFEST, _Manifest)
+        found = {name: read_record(path / name, _Manifest) for name in names}
     except DataError:
         return False
-    return content.format == FORMAT and content.checkpoint_sha256 != checkpoint_sha256
+    return any(
+        one.format == FORMAT and (name == _EARLIER_MANIFEST or one.checkpoint_sha256 != checkpoint_sha256)
+        for name, one in found.items()
+    )

@@ -1,4 +1,4 @@
-"""OpenVINO itself. It is loaded when it is first used, sends nothing home, and keeps to PyTorch's threads."""
+"""OpenVINO itself. It is loaded when it is first used, contacts no server, and keeps to PyTorch's threads."""
 
 import copy
 import sys

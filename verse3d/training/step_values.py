@@ -19,7 +19,7 @@ _GPU_STEPS_PER_READING = 4
 
 
 @dataclass(frozen=True)
-class Reading:
+class StepValues:
     """A ``StepResult`` in plain numbers, and which step of the run it was."""
 
     step: int
@@ -54,14 +54,14 @@ class _Asked:
     values: torch.Tensor
     there: torch.cuda.Event | None
 
-    def read(self) -> list[Reading]:
+    def read(self) -> list[StepValues]:
         if self.there is not None:
             self.there.synchronize()
         rows = zip(self.steps, self.values.tolist(), strict=True)
-        return [Reading(step, loss, grad_norm, lr) for (step, lr), (loss, grad_norm) in rows]
+        return [StepValues(step, loss, grad_norm, lr) for (step, lr), (loss, grad_norm) in rows]
 
 
-class Readings:
+class StepValuesReader:
     """Collects the results of steps until they are read.
 
     Args:
@@ -73,7 +73,7 @@ class Readings:
         self._kept: list[tuple[int, StepResult]] = []
         self._asked: list[_Asked] = []
 
-    def add(self, step: int, result: StepResult) -> list[Reading]:
+    def add(self, step: int, result: StepResult) -> list[StepValues]:
         """Keep a result; the readings that have arrived meanwhile."""
         self._kept.append((step, result))
         if len(self._kept) < self._every:
@@ -82,7 +82,7 @@ class Readings:
         self._ask()
         return arrived if self._every > 1 else self._take()
 
-    def rest(self) -> list[Reading]:
+    def rest(self) -> list[StepValues]:
         """All that were not read yet; waits for the last step to end."""
         if self._kept:
             self._ask()
@@ -100,7 +100,7 @@ class Readings:
         self._asked.append(_Asked([(step, result.lr) for step, result in self._kept], values, there))
         self._kept = []
 
-    def _take(self) -> list[Reading]:
+    def _take(self) -> list[StepValues]:
         readings = [reading for asked in self._asked for reading in asked.read()]
         self._asked = []
         return readings
