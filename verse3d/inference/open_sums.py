@@ -86,7 +86,11 @@ class OpenSums:
     def widen_for(self, scores: torch.Tensor) -> None:
         """Go on in float32 if sums of scores like these (B, channels, ...) might be too large for float16."""
         # Finite scores must not become infinite sums: their softmax is NaN, and NaN is taken for background.
-        if self._sums.dtype is torch.float16 and max(map(abs, _range_of(scores))) > _SAFE_IN_FLOAT16:
+        if self._sums.dtype is not torch.float16:
+            return
+        # In the order in which they lie in memory, or it takes ten times as long
+        low, high = torch.aminmax(scores.movedim(1, -1) if scores.stride(1) == 1 else scores)
+        if max(abs(float(low)), abs(float(high))) > _SAFE_IN_FLOAT16:
             _log.debug("scores beyond %g are summed in float32, which takes twice the memory", _SAFE_IN_FLOAT16)
             self._sums = self._sums.float()
 
@@ -121,12 +125,6 @@ class OpenSums:
             _drop(self._sums, 1 + self._axis, count)
             _drop(self._weights, self._axis, count)
         self._first = max(self._first, until)
-
-
-def _range_of(scores: torch.Tensor) -> tuple[float, float]:
-    """The smallest and the largest score; in the order in which they lie in memory, or it takes ten times as long."""
-    low, high = torch.aminmax(scores.movedim(1, -1) if scores.stride(1) == 1 else scores)
-    return float(low), float(high)
 
 
 def _add_weighted(sums: torch.Tensor, scores: torch.Tensor, weights: torch.Tensor) -> None:

@@ -137,6 +137,14 @@ def unchecked(record: ArrayRecord) -> NDArray[np.bool_]:
     return np.zeros(len(record.chunks), bool)
 
 
+def coarse_levels(entry: Entry, arrays: Mapping[str, StoredArray]) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
+    """The 4 mm copy: grey values, and VerSe ids; in a binary mask 1 is any vertebra, and not C1."""
+    start, size = (0, 0, 0), entry.coarse.shape
+    image = arrays["image-4mm"].read_padded(start, size)
+    ids = arrays["labels-4mm"].read_padded(start, size)
+    return image, np.where(ids > 0, np.uint8(UNDECIDED), ids) if entry.binary else ids
+
+
 def network_table(scheme: LabelScheme) -> NDArray[np.uint8]:
     """For each of the 256 stored values its network id."""
     table = np.zeros(256, np.uint8)
