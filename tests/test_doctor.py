@@ -38,7 +38,7 @@ def test_versions_device_cores_memory_and_disk_are_told_without_any_path():
 
 
 def test_a_missing_extra_is_named_with_what_to_install(monkeypatch):
-    monkeypatch.setattr(diagnosing, "_version", lambda name: "not installed" if name == "openvino" else "1.0")
+    monkeypatch.setattr(diagnosing, "installed_version", lambda name: "not installed" if name == "openvino" else "1.0")
     found = verse3d.doctor(self_test=False)
     assert [(one.what, "verse3d[openvino]" in one.remedy, one.serious) for one in found.advice] == [
         ("openvino is not installed", True, False)

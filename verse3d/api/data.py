@@ -158,9 +158,12 @@ def index(
 
 def _refuse_data_name(out: Path, source: Path | None = None) -> None:
     """A list must not take the place of a scan, a zip or the index that it was made from."""
-    # By file, not by name: "./cases.jsonl" and a link to it are the same one.
-    is_source = source is not None and out.exists() and source.exists() and out.samefile(source)
-    if is_source or out.name.lower().endswith((*NIFTI_SUFFIXES, ARCHIVE_SUFFIX)):
+    is_source = False
+    if source is not None and out.exists() and source.exists():
+        # By file, not by name: "./cases.jsonl" and a link to it are the same one.
+        is_source = out.samefile(source)
+    is_data = out.name.lower().endswith((*NIFTI_SUFFIXES, ARCHIVE_SUFFIX))
+    if is_source or is_data:
         raise ConfigError(f"{out} is the name of data, and would be replaced", hint="choose another name for the list")
 
 

@@ -7,7 +7,6 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -19,7 +18,7 @@ from verse3d.core.errors import Verse3dError
 from verse3d.core.files import PathOrText
 from verse3d.core.logs import Progress, no_progress
 from verse3d.core.memory import free_memory_bytes
-from verse3d.core.runtime import choose_device, choose_precision
+from verse3d.core.runtime import choose_device, choose_precision, installed_version
 from verse3d.core.threads import thread_count
 from verse3d.model.checkpoint import Checkpoint, load_checkpoint
 from verse3d.model.locate import model_file
@@ -80,8 +79,11 @@ def doctor(*, model: PathOrText | None = None, self_test: bool = True, progress:
         CheckpointError: the model that was asked about is missing, damaged or of another version.
     """
     about = "" if model is None else _about(model)
-    facts = {**_versions(), **_machine()}
-    advice = [*_missing_extras(), *_tight(), *_unused_gpu()]
+    packages = {name: installed_version(name) for name in (*_NEEDED, *_EXTRAS)}
+    facts = {"verse3d": __version__, "Python": platform.python_version(), **packages, **_machine()}
+    missing = [name for name in _EXTRAS if packages[name] == "not installed"]
+    advice = [Advice(f"{name} is not installed", _EXTRAS[name]) for name in missing]
+    advice += [*_tight(), *_unused_gpu()]
     if self_test:
         result, failed = _tried(progress)
         facts["self-test"] = result
@@ -109,18 +111,6 @@ def _described(checkpoint: Checkpoint) -> str:
     )
 
 
-def _versions() -> dict[str, str]:
-    packages = {name: _version(name) for name in (*_NEEDED, *_EXTRAS)}
-    return {"verse3d": __version__, "Python": platform.python_version(), **packages}
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
-
-
 def _machine() -> dict[str, str]:
     """The machine without its name: what computes, and how much room there is."""
     device = choose_device()
@@ -141,14 +131,6 @@ def _device_name(device: torch.device) -> str:
         return "cpu"
     properties = torch.cuda.get_device_properties(device)
     return f"{properties.name}, {properties.total_memory / 1e9:.0f} GB, CUDA {torch.version.cuda}"
-
-
-def _missing_extras() -> list[Advice]:
-    return [
-        Advice(f"{name} is not installed", remedy)
-        for name, remedy in _EXTRAS.items()
-        if _version(name) == "not installed"
-    ]
 
 
 def _tight() -> list[Advice]:

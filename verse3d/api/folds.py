@@ -128,7 +128,8 @@ def _settings(
 ) -> Config:
     """One config for all folds; that of the first fold if they are gone on with."""
     # Folds that differ in a setting are no cross-validation: all take the config of the first that was begun.
-    begun = [run for fold in folds if RunFolder(run := fold_folder(folder, fold)).last.is_file()]
+    runs = [fold_folder(folder, fold) for fold in folds]
+    begun = [run for run in runs if RunFolder(run).last.is_file()]
     if resume and not begun and config is None and initial is None:
         raise DataError(f"{folder} holds no fold to resume", hint="start the folds without resuming")
     resumed = begun[0] if resume and begun else None

@@ -200,10 +200,13 @@ def _starter(case: Case, folder: Path, device: DeviceName, progress: Progress) -
 
 def _learnt(training: FitResult, evaluation: Evaluation, pictures: Path) -> list[PageSection]:
     """What the page says about the training and the unseen cases; the loss curve is among the pictures."""
-    drawn = [pictures / f"{case.case}.png" for case in evaluation.cases]
+    pictured = [pictures / f"{case.case}.png" for case in evaluation.cases]
+    drawn = [path for path in pictured if path.is_file()]
+    history = history_of(training.best)
+    loss = pictures / LOSS_PICTURE
     return [
-        training_section(history_of(training.best), training.best_epoch, training.best_dice, pictures / LOSS_PICTURE),
-        scores_section(evaluation, [path for path in drawn if path.is_file()]),
+        training_section(history, training.best_epoch, training.best_dice, loss),
+        scores_section(evaluation, drawn),
     ]
 
 

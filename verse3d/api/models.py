@@ -118,9 +118,15 @@ def _store(data: Path, out: Path, store: PathOrText | None, *, resume: bool) -> 
 
 def divided(data: Path, seed: int) -> CaseIndex:
     """The cases with splits. An index in which nobody is undivided is taken as it is, even without validation."""
-    cases = load_cases(data) if data.is_file() else CaseIndex(merge_series(load_cases(data).cases, {})[0])
-    complete = [case for case in cases if case.image and case.mask]
-    return cases if data.is_file() and all(case.split for case in complete) else split_by_subject(cases, seed=seed)
+    cases = load_cases(data)
+    if data.is_file():
+        complete = [case for case in cases if case.image and case.mask]
+        if all(case.split for case in complete):
+            return cases
+    else:
+        # A folder may hold a scan twice, and copies may not come into two splits.
+        cases = CaseIndex(merge_series(cases.cases, {})[0])
+    return split_by_subject(cases, seed=seed)
 
 
 def training_config(

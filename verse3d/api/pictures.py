@@ -144,7 +144,9 @@ def _require_free(path: Path, *, overwrite: bool) -> None:
 def _named(path: Path, name: str, data: PathOrText | None) -> Case:
     """The case that a path or a name stands for."""
     if path.is_file() or (data is None and name.lower().endswith(NIFTI_SUFFIXES)):
-        return Case(_title(path), path.name, path)
+        # A file's name, with that of its folder where the name itself says nothing: "chest/ct.nii.gz"
+        plain = path.name.split(".")[0].lower() in _SAY_NOTHING
+        return Case(f"{path.absolute().parent.name}/{path.name}" if plain else path.name, path.name, path)
     if data is None and path.is_dir():
         return _only_case(path)
     if data is None:
@@ -166,12 +168,6 @@ def _only_case(folder: Path) -> Case:
             hint=f"name one of them, for example `verse3d.look({cases[0].case}, data={folder})`",
         )
     return cases[0]
-
-
-def _title(path: Path) -> str:
-    """A file's name, with that of its folder where the name itself says nothing: "chest/ct.nii.gz"."""
-    plain = path.name.split(".")[0].lower() in _SAY_NOTHING
-    return f"{path.absolute().parent.name}/{path.name}" if plain else path.name
 
 
 def _find(cases: CaseIndex, name: str, data: Path) -> Case:

@@ -79,7 +79,10 @@ def predict(
         CheckpointError: the model is damaged, unsafe, or of another version.
         OutputError: the folder cannot be written to.
     """
-    _refuse_options(parts, part, max_ram_gb)
+    if parts < 1 or not 0 <= part < parts:
+        raise ConfigError(f"part {part} of {parts} parts does not exist", hint="parts are counted from 0")
+    if max_ram_gb is not None and max_ram_gb <= 0:
+        raise ConfigError(f"`max_ram_gb` must be above 0, got {max_ram_gb:g}", option="max_ram_gb")
     keep_partial = keeps_partial(partial)
     # Options, scans, models: whoever mistypes a scan hears of nothing else.
     cases = _cases_to_predict([Path(scan) for scan in scans], split)
@@ -129,13 +132,6 @@ def draw_previews(report: PredictionReport, progress: Progress = no_progress) ->
             _log.warning("%s has no preview: %s", record.case, reason_of(error))
     progress("previews", len(written), len(written))
     return pictures
-
-
-def _refuse_options(parts: int, part: int, max_ram_gb: float | None) -> None:
-    if parts < 1 or not 0 <= part < parts:
-        raise ConfigError(f"part {part} of {parts} parts does not exist", hint="parts are counted from 0")
-    if max_ram_gb is not None and max_ram_gb <= 0:
-        raise ConfigError(f"`max_ram_gb` must be above 0, got {max_ram_gb:g}", option="max_ram_gb")
 
 
 def _cases_to_predict(scans: Sequence[Path], split: Split | None) -> list[Case]:

@@ -21,8 +21,11 @@ def command_line(*words: object, **options: object) -> list[str]:
     """
     line = [str(word) for word in words]
     for name, value in options.items():
-        if value is not None and value is not False:
-            line += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+        flag = f"--{name.replace('_', '-')}"
+        if value is True:
+            line.append(flag)
+        elif value is not None and value is not False:
+            line += [flag, str(value)]
     return line
 
 

@@ -75,7 +75,8 @@ def _found(report: "IndexReport") -> Iterator[str]:
 def _missing(report: "IndexReport", *, everything: bool) -> Iterator[str]:
     """The names of missing scans, where a part is nearly whole; who has a few scans of VerSe misses nothing."""
     for part in report.release:
-        if part.missing and part.scans and (everything or part.scans * 2 > part.expected_scans):
+        nearly_whole = part.scans * 2 > part.expected_scans
+        if part.missing and part.scans and (everything or nearly_whole):
             yield f"missing from {part.part}: {' '.join(part.missing)}"
         if part.without_mask:
             yield f"without mask in {part.part}: {' '.join(part.without_mask)}"
@@ -83,9 +84,10 @@ def _missing(report: "IndexReport", *, everything: bool) -> Iterator[str]:
 
 def _look_like_masks(report: "IndexReport") -> Iterator[str]:
     for case, path, (low, high) in report.look_like_masks:
+        as_mask = f"{path.name.partition('.nii')[0]}_seg.nii.gz"
         yield (
             f"{one_line(case)} looks like a mask (whole numbers {low} ... {high}, most of them 0) but is named like a "
-            f"scan: call it {one_line(path.name.partition('.nii')[0])}_seg.nii.gz, or put it into a folder labels/"
+            f"scan: call it {one_line(as_mask)}, or put it into a folder labels/"
         )
 
 

@@ -44,14 +44,14 @@ def as_typed_today(words: Sequence[str]) -> list[str]:
     """
     # After "--" everything is a name: a scan may be called "-v".
     end = list(words).index("--") if "--" in words else len(words)
-    moved = [word for word in words[:end] if word in _EVERYWHERE]
-    others = [_today(word) for word in words[:end] if word not in _EVERYWHERE]
+    moved, others = [], []
+    for word in words[:end]:
+        flag, equals, value = word.partition("=")
+        if word in _EVERYWHERE:
+            moved.append(word)
+        else:
+            others.append(OLD_FLAGS.get(flag, flag) + equals + value)
     return [*moved, *others, *words[end:]]
-
-
-def _today(word: str) -> str:
-    flag, equals, value = word.partition("=")
-    return OLD_FLAGS.get(flag, flag) + equals + value
 
 
 PANELS = {

@@ -43,6 +43,11 @@ def print_scores(out: Console, result: "Evaluation") -> None:
     if result.cases:
         _print_slices(out, result)
         _print_identification(out, result)
+    _print_remarks(out, result)
+
+
+def _print_remarks(out: Console, result: "Evaluation") -> None:
+    """What is to be known about the scores, and where they were written."""
     for case_name, reason in result.failures:
         out.print(f"{one_line(case_name)} was not scored: {in_flags(reason)}")
     for note in result.notes:
@@ -126,5 +131,7 @@ def _mean_sd(summary: Any, metric: str) -> str:  # noqa: ANN401 - a dict of numb
     undefined = f" ({summary['undefined']} undefined)" if summary["undefined"] else ""
     if not summary["n"]:
         return f"undefined{undefined}"
-    sd = f" ± {_number(summary['sd'], metric)}" if summary["n"] > 1 else ""
-    return f"{_number(summary['mean'], metric)}{sd}{undefined}"
+    mean = _number(summary["mean"], metric)
+    if summary["n"] > 1:
+        mean += f" ± {_number(summary['sd'], metric)}"
+    return mean + undefined

@@ -209,7 +209,9 @@ def print_predictions(out: Console, report: "PredictionReport", *, details: bool
     for record in report.records:
         for text in record.warnings:
             out.print(f"{one_line(record.case)}: {in_flags(text)}")
-    out.print(f"{_counted(report)}: {report.folder}")
+    counts = Counter(record.status for record in report.records)
+    counted = [f"{counts[status]} {status}" for status in ("written", "skipped", "failed") if counts[status]]
+    out.print(f"{', '.join(counted)}: {report.folder}")
 
 
 _DETAILS = ("seconds", "expected MB", "peak MB", "mask")
@@ -230,8 +232,3 @@ def _found(record: "PredictionRecord") -> str:
     if levels == ("vertebrae",):
         return "not told apart"
     return levels[0] if len(levels) == 1 else f"{len(levels)}: {levels[0]} to {levels[-1]}"
-
-
-def _counted(report: "PredictionReport") -> str:
-    counts = Counter(record.status for record in report.records)
-    return ", ".join(f"{counts[status]} {status}" for status in ("written", "skipped", "failed") if counts[status])

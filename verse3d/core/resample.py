@@ -104,10 +104,11 @@ def resample_above(
     def fill(tile: Box) -> None:
         # An interpolated value exceeds the largest of the eight around it by rounding at most.
         ready = _around(view.T, axes[::-1], tile, lambda near: near > threshold - _ROUNDING)
-        if ready is not None:
-            near, maps, box = ready
-            values = _carried(near.astype(np.float32), maps, (rows, columns, across))
-            mask[tile][box] = values > threshold
+        if ready is None:
+            return
+        near, maps, box = ready
+        values = _carried(near.astype(np.float32), maps, (rows, columns, across))
+        mask[tile][box] = values > threshold
 
     _in_tiles(fill, mask.shape)
     return mask.T

@@ -151,7 +151,8 @@ def is_archive(path: Path) -> bool:
     """Whether a file is a zip with a readable table of contents that names at least one file."""
     try:
         with opened_zip(path) as archive:
-            return any(not entry.is_dir() for entry in archive.opened.infolist())
+            entries = archive.opened.infolist()
+            return any(not entry.is_dir() for entry in entries)
     except DataError:
         return False
 

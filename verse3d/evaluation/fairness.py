@@ -1,7 +1,7 @@
 """Who is compared: runs under a name, and whether a comparison of them would be fair."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,15 +80,20 @@ def _run_name(path: Path) -> str:
     absolute = path.absolute()
     if absolute.suffix != ".pt":
         return absolute.name
-    return absolute.parent.name if absolute.stem in ("best", "last") else absolute.stem
+    if absolute.stem in ("best", "last"):  # the folder says more
+        return absolute.parent.name
+    return absolute.stem
 
 
 def _members(paths: Sequence[Path]) -> tuple[Member, ...]:
     names = [_run_name(path) for path in paths]
     several = _repeated(names)
-    # The names become folders, so seeds in a/run, b/run, c/run are 1-run, 2-run, 3-run.
-    unique = [f"{number}-{name}" if name in several else name for number, name in enumerate(names, 1)]
-    return tuple(Member(name, load_trained(path)) for name, path in zip(unique, paths, strict=True))
+    members = []
+    for number, (name, path) in enumerate(zip(names, paths, strict=True), 1):
+        # The names become folders, so seeds in a/run, b/run, c/run are 1-run, 2-run, 3-run.
+        unique = f"{number}-{name}" if name in several else name
+        members.append(Member(unique, load_trained(path)))
+    return tuple(members)
 
 
 def _repeated(names: Sequence[str]) -> list[str]:
@@ -104,7 +109,8 @@ def cases_of(member: Member, cases: Sequence[Case], *, folds: bool) -> tuple[Cas
         return tuple(cases)
     own = member.model.cases or CaseIndex(())
     # Of fold 2 of 5: what run 2 has never seen. Over all folds each case is scored once.
-    kept = {case.case for case in held_out(own) or own.in_split("test")}
+    unseen = held_out(own) or own.in_split("test")
+    kept = {case.case for case in unseen}
     return tuple(case for case in cases if case.case in kept)
 
 
@@ -125,7 +131,8 @@ def _seen(
     for contestant, member in _everyone(contestants):
         index = member.model.cases or CaseIndex(())
         own = cases_of(member, cases, folds=folds)
-        if seen := [case.case for case in seen_in(own, index, split)]:
+        seen = [case.case for case in seen_in(own, index, split)]
+        if seen:
             yield contestant.full_name(member), seen
 
 
@@ -163,7 +170,7 @@ def _split_differences(contestants: Sequence[Contestant], *, folds: bool) -> Ite
     if folds:
         # All folds of a name together: which fold is called first does not matter.
         signatures = {
-            contestant.name: _lines(sorted(_signature(member) for member in contestant.members))
+            contestant.name: "\n".join(sorted(_signature(member) for member in contestant.members))
             for contestant in contestants
         }
         if len(set(signatures.values())) > 1:
@@ -183,7 +190,7 @@ def _only_in_one(names: Mapping[str, Sequence[str]]) -> str:
 
 
 def _signature(member: Member) -> str:
-    return _lines(f"{split}: {_lines(_names(member, split))}" for split in SPLITS)
+    return "\n".join(f"{split}: " + "\n".join(_names(member, split)) for split in SPLITS)
 
 
 def _names(member: Member, split: Split) -> list[str]:
@@ -193,9 +200,11 @@ def _names(member: Member, split: Split) -> list[str]:
 def _member_differences(contestant: Contestant) -> Iterator[str]:
     """Runs of one name are one method: only seed and the like may differ."""
     first, *others = contestant.members
+    settings = first.model.config.to_dict()
     for other in others:
-        keys = setting_differences(first.model.config.to_dict(), other.model.config.to_dict())
-        if changed := [key for key in keys if not key.startswith(_MAY_DIFFER)]:
+        keys = setting_differences(settings, other.model.config.to_dict())
+        changed = [key for key in keys if not key.startswith(_MAY_DIFFER)]
+        if changed:
             yield f"{contestant.name}: {first.name} and {other.name} differ in {', '.join(changed)}"
 
 
@@ -211,7 +220,3 @@ def _by_value(values: Mapping[str, str]) -> str:
     for name, value in values.items():
         owners.setdefault(value, []).append(name)
     return "; ".join(f"{', '.join(names)}: {value}" for value, names in owners.items())
-
-
-def _lines(parts: Iterable[str]) -> str:
-    return "\n".join(parts)

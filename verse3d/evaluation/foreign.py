@@ -123,8 +123,10 @@ def read_foreign_mask(path: Path, label_map: LabelMap | None = None) -> Volume:
 
 def _structures(folder: Path) -> dict[int, Path]:
     """VerSe id -> file, of the files that are called after a vertebra."""
+    if not folder.is_dir():
+        return {}
     found = {}
-    for path in sorted(folder.glob("vertebrae_*.nii.gz")) if folder.is_dir() else ():
+    for path in sorted(folder.glob("vertebrae_*.nii.gz")):
         if level := level_called(path.name.removesuffix(".nii.gz")):
             found[level.id] = path
     return found

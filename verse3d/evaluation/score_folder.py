@@ -81,18 +81,13 @@ class Evaluation:
 
     @property
     def slice_summary(self) -> dict[str, dict[str, float | int]]:
-        """Mean, sd, median and counts per slice-wise metric over the cases."""
-        return summarise_slices(self.slices)
+        """Mean, sd, median and counts per slice-wise metric over the cases; each counts once."""
+        return {name: statistics_of([getattr(one, name) for one in self.slices.values()]) for name in SLICE_METRICS}
 
     @property
     def labels(self) -> tuple[Label, ...]:
         """The label table of the scheme, from head to tail."""
         return VERTEBRAE if self.scheme == "vertebrae" else label_scheme(self.scheme).labels
-
-
-def summarise_slices(slices: Mapping[str, SliceScores]) -> dict[str, dict[str, float | int]]:
-    """``{METRIC: {STATISTIC: value}}`` over the cases; each counts once."""
-    return {name: statistics_of([getattr(one, name) for one in slices.values()]) for name in SLICE_METRICS}
 
 
 def evaluate_folder(
@@ -276,4 +271,5 @@ def _slice_cells(row: Sequence[str], slices: Mapping[str, SliceScores]) -> list[
     case, label = row[:2]
     if label != UNION:
         return [""] * len(SLICE_METRICS)
-    return ["" if math.isnan(value) else repr(value) for value in asdict(slices[case]).values()]
+    scores = asdict(slices[case])
+    return ["" if math.isnan(value) else repr(value) for value in scores.values()]

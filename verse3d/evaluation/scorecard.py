@@ -210,5 +210,7 @@ def _mean_sd(values: Sequence[float], digits: int) -> str:
     numbers = statistics_of(values)
     if not numbers["n"]:
         return "–"
-    spread = "" if math.isnan(numbers["sd"]) else f" ± {numbers['sd']:.{digits}f}"
-    return f"{numbers['mean']:.{digits}f}{spread}"
+    mean = f"{numbers['mean']:.{digits}f}"
+    if math.isnan(numbers["sd"]):  # of a single value
+        return mean
+    return f"{mean} ± {numbers['sd']:.{digits}f}"

@@ -32,20 +32,16 @@ def seen_in(cases: Sequence[Case], index: CaseIndex, split: Split) -> list[Case]
         # The same file is the same scan, whatever either index calls it.
         if case.image and resolved(case.image) in images:
             return True
-        # Both call something sub-01, and it is not the same: names of another data set.
-        if case.image and case.case in listed and _other_scan(case, listed[case.case]):
-            return False
+        if case.image and case.case in listed:
+            # Both call something sub-01, and it is not the same: names of another data set. What is no longer there
+            # may have been the same.
+            first, second = case.image, listed[case.case].image_path()
+            both_there = resolved(first) != resolved(second) and is_file(first) and is_file(second)
+            if both_there and sha256_of(first) != sha256_of(second):
+                return False
         return case.case in names or case.subject in subjects
 
     return [case for case in cases if is_seen(case)]
-
-
-def _other_scan(one: Case, other: Case) -> bool:
-    """Both files are there and differ; a scan that is no longer there may be the same."""
-    first, second = one.image_path(), other.image_path()
-    if resolved(first) == resolved(second):
-        return False
-    return is_file(first) and is_file(second) and sha256_of(first) != sha256_of(second)
 
 
 def notes_on_seen_cases(cases: Sequence[Case], records: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
@@ -59,7 +55,10 @@ def notes_on_seen_cases(cases: Sequence[Case], records: Mapping[str, Mapping[str
     for case in cases:
         for model in records.get(case.case, {}).get("models", ()):
             by_model[str(model)].append(case)
-    return tuple(note for model, made in by_model.items() for note in _notes_on_model(Path(model), made))
+    notes: list[str] = []
+    for model, made in by_model.items():
+        notes += _notes_on_model(Path(model), made)
+    return tuple(notes)
 
 
 def _notes_on_model(model: Path, made: Sequence[Case]) -> Iterator[str]:

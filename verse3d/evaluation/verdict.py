@@ -71,7 +71,9 @@ def _sentence(metric: str, pair: PairedDifference, first: str, other: str) -> st
         return f"{title}: undefined in every pair."
     if not ahead:
         return f"{title}: equal on average{lost}."
-    size = _size(metric, pair.mean)
+    size = f"{abs(pair.mean):.{METRICS[metric].digits}f}"
+    if not float(size):  # what would be rounded to 0 keeps its first digit
+        size = f"{abs(pair.mean):.1g}"
     if pair.n == 1:
         return f"{title}: {ahead} is ahead by {size} in the one case{lost}."
     # `above` counts cases in which `other` has the larger value:
@@ -101,13 +103,11 @@ def _who_is_better(metric: str, pair: PairedDifference, first: str, other: str) 
     """By the mean difference; nobody where it is 0 or undefined."""
     if pair.mean == 0 or math.isnan(pair.mean):
         return ""
-    return other if (pair.mean > 0) == (METRICS[metric].better == "higher") else first
-
-
-def _size(metric: str, value: float) -> str:
-    """A difference without its sign; what would be rounded to 0 keeps its first digit."""
-    shown = f"{abs(value):.{METRICS[metric].digits}f}"
-    return shown if float(shown) else f"{abs(value):.1g}"
+    other_is_higher = pair.mean > 0
+    higher_is_better = METRICS[metric].better == "higher"
+    if other_is_higher == higher_is_better:
+        return other
+    return first
 
 
 def interval_text(metric: str, pair: PairedDifference) -> str:

@@ -166,8 +166,11 @@ class _Planes:
     def of(cls, planes: FinishedPlanes, turn: Sequence[int], along: int) -> Self:
         """Take the most probable label of each voxel."""
         labels = best_channel(planes.scores).cpu().numpy().transpose(turn)
-        scores = planes.scores.permute(0, *(1 + axis for axis in turn))
-        return cls(labels, scores, planes.weights.permute(*turn), planes.are_logits, along)
+        # (channels, i, j, k): the first axis stays where it is
+        channels_first = (0, *(1 + axis for axis in turn))
+        scores = planes.scores.permute(*channels_first)
+        weights = planes.weights.permute(*turn)
+        return cls(labels, scores, weights, planes.are_logits, along)
 
     @property
     def count(self) -> int:
@@ -178,8 +181,10 @@ class _Planes:
         """The last plane, in memory of its own."""
         # Cloned: the planes' own memory is used again as soon as they are taken.
         at = self.count - 1
-        labels, weights = self.labels.take([at], self.along), self.weights.narrow(self.along, at, 1).clone()
-        return _Planes(labels, self.scores.narrow(1 + self.along, at, 1).clone(), weights, self.are_logits, self.along)
+        labels = self.labels.take([at], self.along)
+        scores = self.scores.narrow(1 + self.along, at, 1).clone()
+        weights = self.weights.narrow(self.along, at, 1).clone()
+        return _Planes(labels, scores, weights, self.are_logits, self.along)
 
     def in_box(self, before: "_Planes", box: Box) -> torch.Tensor:
         """Float32 (channels, *box) on the device of the scores; the box is counted from the first plane of ``before``.

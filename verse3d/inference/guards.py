@@ -43,8 +43,11 @@ class Maker:
     def __str__(self) -> str:
         """The models with the beginnings of their hashes."""
         hashes = self.model_sha256.split("+")
-        names = self.models if len(self.models) == len(hashes) else ("a model",) * len(hashes)
-        return " and ".join(f"{name} (SHA-256 {digest[:12]})" for name, digest in zip(names, hashes, strict=True))
+        names = self.models
+        if len(names) != len(hashes):
+            names = ("a model",) * len(hashes)
+        described = [f"{name} (SHA-256 {digest[:12]})" for name, digest in zip(names, hashes, strict=True)]
+        return " and ".join(described)
 
 
 _ANOTHER_OR_REPLACE = "choose another folder as `out`, or `overwrite` to replace it"

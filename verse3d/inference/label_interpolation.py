@@ -201,7 +201,8 @@ def mixed_cells(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
     #     labels   1 1 1 2 2        mixed   0 0 1 0 0      (along one axis)
     low = high = labels
     for axis in range(3):
-        low, high = _with_next(np.minimum, low, axis), _with_next(np.maximum, high, axis)
+        low = _with_next(np.minimum, low, axis)
+        high = _with_next(np.maximum, high, axis)
     mixed: NDArray[np.bool_] = low != high
     return mixed
 

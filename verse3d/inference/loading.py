@@ -2,7 +2,6 @@
 
 import platform
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from verse3d.core.errors import ConfigError
 from verse3d.core.files import sha256_of
 from verse3d.core.memory import keep_freed_memory
-from verse3d.core.runtime import choose_precision
+from verse3d.core.runtime import choose_precision, installed_version
 from verse3d.inference.backends import Backend, open_backend
 from verse3d.inference.ensemble import Ensemble
 from verse3d.inference.naming import SequenceNaming
@@ -163,13 +162,6 @@ def described(predictor: Predictor, paths: Sequence[Path]) -> dict[str, Any]:
         "skip_air": predictor.skip_air,
         "scouts": len(predictor.scouts.networks),
         "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _NAMED}},
+        "versions": {"python": platform.python_version(), **{name: installed_version(name) for name in _NAMED}},
         "config": predictor.method.settings,
     }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"

@@ -29,8 +29,12 @@ def mask_warnings(labels: NDArray[np.uint8], geometry: Geometry) -> tuple[str, .
         geometry: the grid of ``labels``.
     """
     sides = [_SIDES[code] for code, plane in _faces(labels, geometry) if plane.any()]
-    cut = (f"the mask touches the {_ends(sides)} of the scan: vertebrae are cut off there",) if sides else ()
-    return (*cut, *_odd_pieces(labels, geometry))
+    if not sides:
+        return tuple(_odd_pieces(labels, geometry))
+    # "upper end", "lower and upper ends", "back, lower and upper ends"
+    *others, last = sides
+    ends = f"{', '.join(others)} and {last} ends" if others else f"{last} end"
+    return (f"the mask touches the {ends} of the scan: vertebrae are cut off there", *_odd_pieces(labels, geometry))
 
 
 def empty_mask_warning(*, all_cut: bool) -> str:
@@ -40,12 +44,6 @@ def empty_mask_warning(*, all_cut: bool) -> str:
         all_cut: whether vertebrae were found, and all of them left out because the scan cuts them.
     """
     return f"no {'whole ' if all_cut else ''}vertebra was found: the mask is empty"
-
-
-def _ends(sides: list[str]) -> str:
-    """``upper end``, ``lower and upper ends``, ``back, lower and upper ends``."""
-    *others, last = sides
-    return f"{', '.join(others)} and {last} ends" if others else f"{last} end"
 
 
 def _faces(labels: NDArray[np.uint8], geometry: Geometry) -> Iterator[tuple[str, NDArray[np.uint8]]]:

@@ -96,8 +96,12 @@ class Demand:
     def finishing_mb(self) -> float:
         """While the labels are carried to the grid of the scan, cleaned (at worst in all of it) and written."""
         mask_mb = self.source_voxels / 1e6
-        carrying_mb = self._answer_mb + mask_mb if self.channels == 1 else mask_mb
-        return max(carrying_mb, mask_mb * (1 + (_GROUPING_BYTES if self.grouped else _CLEANING_BYTES))) + _WORKING_MB
+        carrying_mb = mask_mb
+        if self.channels == 1:  # the probabilities are there as well until the mask is made
+            carrying_mb += self._answer_mb
+        bytes_each = _GROUPING_BYTES if self.grouped else _CLEANING_BYTES
+        cleaning_mb = mask_mb * (1 + bytes_each)
+        return max(carrying_mb, cleaning_mb) + _WORKING_MB
 
     @property
     def _image_mb(self) -> float:

@@ -46,10 +46,11 @@ class FinishedPlanes:
     @property
     def place(self) -> Region:
         """Where they are in the volume."""
-        i, j, k = (
-            slice(self.first, self.first + size) if axis == self.axis else slice(0, size)
-            for axis, size in enumerate(self.weights.shape)
-        )
+        sides = [slice(0, size) for size in self.weights.shape]
+        count = self.weights.shape[self.axis]
+        # All of two axes, some planes of the third
+        sides[self.axis] = slice(self.first, self.first + count)
+        i, j, k = sides
         return i, j, k
 
     def on_cpu(self) -> "FinishedPlanes":
@@ -85,7 +86,11 @@ class OpenSums:
     def widen_for(self, scores: torch.Tensor) -> None:
         """Go on in float32 if sums of scores like these (B, channels, ...) might be too large for float16."""
         # Finite scores must not become infinite sums: their softmax is NaN, and NaN is taken for background.
-        if self._sums.dtype is torch.float16 and max(map(abs, _range_of(scores))) > _SAFE_IN_FLOAT16:
+        if self._sums.dtype is not torch.float16:
+            return
+        # In the order in which they lie in memory, or it takes ten times as long
+        low, high = torch.aminmax(scores.movedim(1, -1) if scores.stride(1) == 1 else scores)
+        if max(abs(float(low)), abs(float(high))) > _SAFE_IN_FLOAT16:
             _log.debug("scores beyond %g are summed in float32, which takes twice the memory", _SAFE_IN_FLOAT16)
             self._sums = self._sums.float()
 
@@ -122,12 +127,6 @@ class OpenSums:
         self._first = max(self._first, until)
 
 
-def _range_of(scores: torch.Tensor) -> tuple[float, float]:
-    """The smallest and the largest score; in the order in which they lie in memory, or it takes ten times as long."""
-    low, high = torch.aminmax(scores.movedim(1, -1) if scores.stride(1) == 1 else scores)
-    return float(low), float(high)
-
-
 def _add_weighted(sums: torch.Tensor, scores: torch.Tensor, weights: torch.Tensor) -> None:
     """``sums += scores * weights``. Scores in another format are converted in pieces that fit the processor's cache."""
     if scores.dtype is sums.dtype:
@@ -161,5 +160,6 @@ def _drop(planes: torch.Tensor, axis: int, count: int) -> None:
     size = planes.shape[axis]
     for start in range(0, size - count, count):
         length = min(count, size - count - start)
-        planes.narrow(axis, start, length).copy_(planes.narrow(axis, start + count, length))
+        later = planes.narrow(axis, start + count, length)
+        planes.narrow(axis, start, length).copy_(later)
     planes.narrow(axis, size - count, count).zero_()

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from verse3d.core.logs import logger
 from verse3d.core.system import lock
-from verse3d.data.prediction_log import LoggedPredictions, PredictionLog, abandoned_logs, logs_in, newest, read_log
+from verse3d.data.prediction_log import PredictionLog, abandoned_logs, logs_in, newest, read_log
 from verse3d.data.predictions import (
     Predictions,
     prediction_lists,
@@ -92,8 +92,10 @@ class PredictionReport:
 def contents_told_by(record: Mapping[str, Any]) -> dict[str, Any]:
     """What a record that was read back says is in its mask; nothing where an older version wrote it."""
     numbers = {name: record.get(name) for name in ("voxels", "labelled_voxels", "labelled_ml")}
+    if not all(isinstance(number, int | float) for number in numbers.values()):
+        return {}
     levels = record.get("levels")
-    if not isinstance(levels, list | tuple) or not all(isinstance(number, int | float) for number in numbers.values()):
+    if not isinstance(levels, list | tuple):
         return {}
     return {**numbers, "levels": tuple(map(str, levels))}
 
@@ -185,17 +187,11 @@ class RecordList:
             earlier = read_prediction_list(self._path) if self._path.is_file() else Predictions()
             about, records = earlier.about, earlier.records
             for log in map(read_log, logs):
-                about, records = _joined(about, records, log)
+                about, records = log.about or about, newest(records, log.records)
             write_prediction_list(self._path, Predictions(about, records))
             # Last: whoever is killed before this finds the same records twice, and takes the newest.
             for path in logs:
                 path.unlink()
-
-
-def _joined(
-    about: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]], log: LoggedPredictions
-) -> tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]]:
-    return log.about or about, newest(records, log.records)
 
 
 @contextlib.contextmanager

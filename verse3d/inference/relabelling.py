@@ -92,7 +92,9 @@ def relabel_mask(out: Path, case: str, shift: int) -> Relabelled:
 
 def _exchange(pairs: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
     before, after = {pair[0] for pair in pairs}, {pair[1] for pair in pairs}
-    if not before | after <= VERSE_IDS or not len(before) == len(after) == len(pairs):
+    are_known = before | after <= VERSE_IDS
+    is_reversible = len(before) == len(after) == len(pairs)
+    if not (are_known and is_reversible):
         raise ValueError("is no way to exchange VerSe ids")
     return pairs
 

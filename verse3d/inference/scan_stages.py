@@ -8,7 +8,6 @@ An exception ends the way of its scan (see ``pipeline``): ``MaskIsKeptError`` wh
 """
 
 import contextlib
-import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -195,8 +194,8 @@ class ScanStages:
             seconds_of["scout"] = round(scouting, 3)
         if look.crop.why:
             # That a model cannot do better is no news about this scan.
-            level = logging.INFO if self.predictor.scouts.networks else logging.DEBUG
-            _log.log(level, "%s: searching the whole scan: %s", opened.record.case, look.crop.why)
+            tell = _log.info if self.predictor.scouts.networks else _log.debug
+            tell("%s: searching the whole scan: %s", opened.record.case, look.crop.why)
         return SegmentedScan(opened, scan.plan, aggregator, look, seconds_of, scan.warnings)
 
     def write(self, scan: SegmentedScan) -> PredictionRecord:
@@ -209,12 +208,11 @@ class ScanStages:
             named = self.predictor.finish(labels, opened.stored.geometry, scan.look.levels)
         with _timed(seconds_of, "write"):
             write_labels(opened.target, labels, like=opened.stored.header, scheme=self.predictor.method.scheme.name)
-        if named is not None:
-            centroids = centroid_path(self.out, opened.record.case)
-            write_centroids(centroids, centroids_in_mask(named), opened.stored.geometry)
         record = _written(scan, seconds_of, labels, self.predictor, all_cut=bool(named and named.vertebrae))
         if named is None:
             return record
+        centroids = centroid_path(self.out, opened.record.case)
+        write_centroids(centroids, centroids_in_mask(named), opened.stored.geometry)
         return replace(record, **naming_record(named), warnings=(*record.warnings, *named.notes))
 
     def ended(self, case: Case, error: Exception) -> PredictionRecord:

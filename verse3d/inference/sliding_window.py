@@ -86,8 +86,10 @@ def open_planes(regions: Sequence[Region], axis: int, groups: Sequence[Sequence[
     """How many planes must be open at once for these batches."""
     reached, most = 0, 0
     for group in groups:
+        # From the first plane of the first piece to the last plane that any piece so far has touched
+        first = regions[group[0]][axis].start
         reached = max(reached, *(regions[number][axis].stop for number in group))
-        most = max(most, reached - regions[group[0]][axis].start)
+        most = max(most, reached - first)
     return most
 
 
@@ -123,7 +125,9 @@ class _Sweep:
 
     def _finish(self, until: int) -> Iterator[FinishedPlanes]:
         """The planes before ``until``, if all that was added to them is finite."""
-        for planes in self.sums.finish(until) if self.sums is not None else ():
+        if self.sums is None:
+            return
+        for planes in self.sums.finish(until):
             for number in self.check.suspects():
                 piece = torch.from_numpy(self.tiling.cut(self.image, number))[None]
                 self.check.refuse(number, self.placement.scores(piece, self.tiling))

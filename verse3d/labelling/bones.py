@@ -1,6 +1,5 @@
 """Single bones in the box of a scan, and what can be measured of them; no names yet."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,22 +128,18 @@ def measured_bones(
     for number, box in enumerate(ndimage.find_objects(sampled), start=1):
         if box is None:
             continue
+        # Padded, so that the edge of the box counts as the bone's surface and not as more of it.
+        bone = np.pad(sampled[box] == number, 1)
+        depth = ndimage.distance_transform_edt(bone, sampling=coarse.spacing_mm)[1:-1, 1:-1, 1:-1]
+        # A vertebra is 25 mm thick in its body and 10 mm in its processes: the middle of its thickest part is that of
+        # its body.
+        deep = np.argwhere(depth >= _BODY_DEPTH * depth.max())
         # index: (1, 3) on the coarse grid of the box, whose first voxel is ``start`` in the scan.
-        index = _body_index(sampled[box] == number, coarse.spacing_mm) + [side.start for side in box]
+        index = deep.mean(axis=0, keepdims=True) + [side.start for side in box]
         x, y, z = geometry.world_from_index(start + index * coarse.step)[0].tolist()
         area = (1000.0 * volumes[number]) ** (2 / 3)  # of a face of a cube as large as the bone
         found.append(Bone(number, (x, y, z), float(volumes[number]), bool(cut_mm2[number] > _CUT_AREA * area)))
     return tuple(found)
-
-
-def _body_index(bone: NDArray[np.bool_], spacing_mm: Sequence[float]) -> NDArray[np.float64]:
-    """The middle of the thickest part of a bone, an index (1, 3): of a vertebra, the middle of its body."""
-    # Padded, so that the edge of the box counts as the bone's surface and not as more of it.
-    depth = ndimage.distance_transform_edt(np.pad(bone, 1), sampling=spacing_mm)[1:-1, 1:-1, 1:-1]
-    # A vertebra is 25 mm thick in its body and 10 mm in its processes.
-    deep = np.argwhere(depth >= _BODY_DEPTH * depth.max())
-    middle: NDArray[np.float64] = deep.mean(axis=0, keepdims=True)
-    return middle
 
 
 def _cut_areas(numbers: NDArray[np.uint8], start: tuple[int, int, int], geometry: Geometry) -> NDArray[np.float64]:

@@ -74,5 +74,6 @@ def scores_by_folds(judged: Sequence[Sequence[Judged]], share: float = AMBIGUOUS
     for fold, held_out in enumerate(judged):
         # The threshold is a number that is fitted, too, so it may not see the scans that it is judged on.
         others = [each for number, fold_judged in enumerate(judged) if number != fold for each in fold_judged]
-        scores += [each.score(threshold(others, share)) for each in held_out]
+        certain = threshold(others, share)
+        scores += [each.score(certain) for each in held_out]
     return scores

@@ -59,7 +59,8 @@ class LevelEvidence:
             return np.full((self.real.size, len(REGIONS)), np.nan)
         # (N, 26) -> (N, 3), by the letter of each name
         shares = np.exp(self.levels)
-        return np.column_stack([shares[:, region == _REGION_OF].sum(axis=1) for region in range(3)]).clip(0.0, 1.0)
+        columns = [shares[:, region == _REGION_OF].sum(axis=1) for region in range(3)]
+        return np.column_stack(columns).clip(0.0, 1.0)
 
     def weigh(self, rows: NDArray[np.intp], centres_mm: NDArray[np.float64], priors: Priors) -> Evidence:
         """The same for the path search, for these rows in order from head to feet, with their centres (n, 3)."""
@@ -68,8 +69,9 @@ class LevelEvidence:
         # The likeliest level has 0, as in ``Priors.looks``: a bone between two names is no worse a vertebra for it.
         looks[:, : len(VERTEBRAE)] = WEIGHT * (levels - levels.max(axis=1, keepdims=True))
         # The sacrum is background to whoever has learnt from VerSe: bone that is none of its vertebrae.
-        looks[:, LEVEL_INDEX[SACRUM]] = np.log1p(-real) - np.log(real)
-        return Evidence(looks, np.log(real), np.log1p(-real) + priors.skipped[0], cdist(centres_mm, centres_mm))
+        is_real, is_none = np.log(real), np.log1p(-real)
+        looks[:, LEVEL_INDEX[SACRUM]] = is_none - is_real
+        return Evidence(looks, is_real, is_none + priors.skipped[0], cdist(centres_mm, centres_mm))
 
 
 def without_a_look(count: int) -> LevelEvidence:

@@ -30,6 +30,8 @@ def describe(found: Detections) -> NDArray[np.float64]:
     logits = region_logits(found.regions) / 4.0
     present = np.ones((count, 1))
     pedicles = _pedicles(found)
+    # How many detections lie above each, (N,), in tenths and at most 1; turned round it is how many lie below
+    above = np.minimum(np.arange(count), _MOST_COUNTED) / _MOST_COUNTED
     # Each column says the same for a child and for a giant, standing or lying: scores, counts, and lengths beside
     # what is usual (a step of 25 mm becomes 0).
     columns = [
@@ -37,7 +39,7 @@ def describe(found: Detections) -> NDArray[np.float64]:
         _window(pedicles, 1),
         _window(_steps(found.centres_mm) / 25.0 - 1.0, REACH),
         _window(_kinks(found.centres_mm), 1),
-        _ends(count),
+        np.column_stack([above, above[::-1]]),
         np.broadcast_to(_whole_spine(found, logits, pedicles), (count, _WHOLE)),
     ]
     return np.hstack(columns)
@@ -123,12 +125,6 @@ def _nearest_pedicles(
     across = np.sqrt(np.maximum(distance**2 - along**2, 0.0))
     rows = np.flatnonzero(usable.any(axis=1))
     return [(int(r), pedicles_mm[best[r]], float(along[r, best[r]]), float(across[r, best[r]])) for r in rows]
-
-
-def _ends(count: int) -> NDArray[np.float64]:
-    """How many detections lie above and below each, (N, 2), in tenths and at most 1."""
-    above = np.minimum(np.arange(count), _MOST_COUNTED) / _MOST_COUNTED
-    return np.column_stack([above, above[::-1]])
 
 
 _WHOLE = 10

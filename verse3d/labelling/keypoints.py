@@ -109,4 +109,6 @@ def subject_of(source: str) -> str:
     if verse := re.search(r"sub-[a-z]+\d+", source):
         return verse.group(0)
     parts = source.split("/")
-    return parts[2] if parts[0] == "COLONOG" and len(parts) > 2 else source
+    if parts[0] == "COLONOG" and len(parts) > 2:
+        return parts[2]
+    return source

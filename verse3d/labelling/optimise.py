@@ -227,7 +227,10 @@ class _Descent:
         rising = max(1, self.steps // 6)
         if self.done < rising:
             return (self.done + 1) / rising
-        return 0.5 * (1.0 + float(np.cos(np.pi * (self.done - rising) / max(1, self.steps - rising))))
+        # Half a wave of a cosine, from 1 down to 0
+        falling = max(1, self.steps - rising)
+        angle = np.pi * (self.done - rising) / falling
+        return 0.5 * (1.0 + float(np.cos(angle)))
 
 
 def logistic(

@@ -61,10 +61,16 @@ def summarise_names(scores: Sequence[ScanScore]) -> dict[str, float | int]:
 
 def _outputs(spine: SpineDetections, named: Sequence[NamedSpine]) -> tuple[NDArray[np.float64], list[str]]:
     """Where (N, 3), world mm, something has which name: the detections first, then what was inferred between them."""
-    found = [(spine.found.centres_mm[row], name) for each in named for row, name in each.names.items()]
-    inferred = [(np.array(centre), name) for each in named for name, centre in each.missed.items()]
-    outputs = found + inferred
-    return np.reshape([centre for centre, _ in outputs], (-1, 3)), [name for _, name in outputs]
+    centres, names = [], []
+    for each in named:
+        for row, name in each.names.items():
+            centres.append(spine.found.centres_mm[row])
+            names.append(name)
+    for each in named:
+        for name, centre in each.missed.items():
+            centres.append(np.array(centre))
+            names.append(name)
+    return np.reshape(centres, (-1, 3)), names
 
 
 def _nearest_mm(point: NDArray[np.float64], centres_mm: NDArray[np.float64]) -> float:

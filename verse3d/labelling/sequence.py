@@ -145,9 +145,13 @@ class _Lattice:
     def traced(self, count: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         """Rows and levels of the best ``count`` entries, if the detections after each are passed over."""
         final = self.scores + self.rest[:, None, None, None]
+        # More than ``count``: a way may end at several sizes of the patient, and counts once.
         best = np.argsort(-final, axis=None, kind="stable")[: count * len(_SEARCH_SCALES)]
-        ends = [np.unravel_index(flat, final.shape) for flat in best if final.flat[flat] > _NOTHING / 2]
-        return list(dict.fromkeys(self._back(*map(int, end)) for end in ends))
+        ways = []
+        for flat in best:
+            if final.flat[flat] > _NOTHING / 2:
+                ways.append(self._back(*map(int, np.unravel_index(flat, final.shape))))
+        return list(dict.fromkeys(ways))
 
     def _back(self, row: int, scale: int, level: int, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         rows, levels = [], []

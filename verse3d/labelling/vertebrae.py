@@ -1,6 +1,6 @@
 """Names for the bones of a scan: from single bones to vertebrae with names, and how sure that is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -188,15 +188,7 @@ def _notes(
     notes = []
     if not levels.seen:
         notes.append("no network has seen the whole scan: names follow from distances alone")
-    if spine.ambiguous and len(spine.readings) > 1:
-        first, second = (_span(tuple(reading.names.values())) for reading in spine.readings[:2])
-        notes.append(f"the names are ambiguous: {first} or {second}")
-    elif spine.ambiguous:
-        notes.append("the names are ambiguous")
-    if spine.upside_down:
-        notes.append("the head lies lower than the feet: the header may be wrong")
-    if spine.missed:
-        notes.append(f"{', '.join(spine.missed)} should lie between the others and was not found")
+    notes += _doubts(spine)
     if other_spines:
         notes.append(f"the scan shows {1 + other_spines} spines; only the longest is in the mask")
     if left_out:
@@ -207,7 +199,15 @@ def _notes(
     return tuple(notes)
 
 
-def _span(names: Sequence[str]) -> str:
-    if len(names) < 2:
-        return names[0] if names else "no vertebra"
-    return f"{names[0]}-{names[-1]}"
+def _doubts(spine: NamedSpine) -> Iterator[str]:
+    """What makes the names of a spine doubtful."""
+    if spine.ambiguous:
+        spans = []
+        for reading in spine.readings[:2]:
+            names = tuple(reading.names.values()) or ("no vertebra",)
+            spans.append(names[0] if len(names) == 1 else f"{names[0]}-{names[-1]}")
+        yield "the names are ambiguous" + (f": {' or '.join(spans)}" if len(spans) > 1 else "")
+    if spine.upside_down:
+        yield "the head lies lower than the feet: the header may be wrong"
+    if spine.missed:
+        yield f"{', '.join(spine.missed)} should lie between the others and was not found"

@@ -69,10 +69,15 @@ def score_bones(prediction: NDArray[np.uint8], truth: NDArray[np.uint8], geometr
     span = labelled_span_mm(truth, geometry)
     inside = whole if span is None else _of_vertebrae(_counts_within(prediction, truth, geometry, span))
     present = [label for label in _IDS if whole[:, label].sum()]
+    mixed = {}
+    for label in present:
+        # Voxels of the bone that carry no label at all are missed, not mixed.
+        named = whole[1:, label]
+        mixed[label] = 1.0 - float(named.max()) / float(named.sum()) if named.sum() else math.nan
     return BoneScores(
         dice={label: _dice(whole, label) for label in present},
         dice_in_span={label: _dice(inside, label) for label in present},
-        mixed={label: _mixed(whole[:, label]) for label in present},
+        mixed=mixed,
         union_dice=_union_dice(whole),
         union_dice_in_span=_union_dice(inside),
     )
@@ -133,9 +138,3 @@ def _dice(counts: NDArray[np.int64], label: int) -> float:
 
 def _union_dice(counts: NDArray[np.int64]) -> float:
     return dice(Overlap(int(counts[1:, 1:].sum()), int(counts[1:].sum()), int(counts[:, 1:].sum())))
-
-
-def _mixed(predicted: NDArray[np.int64]) -> float:
-    # Voxels of the bone that carry no label at all are missed, not mixed.
-    named = predicted[1:]
-    return 1.0 - float(named.max()) / float(named.sum()) if named.sum() else math.nan

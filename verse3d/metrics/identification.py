@@ -90,7 +90,8 @@ def identify(predicted: CentroidsById, true: CentroidsById) -> Identification:
     """
     hits = _hits(predicted, true)
     # Names that are all wrong by one place are one error and not twenty, so that is looked for.
-    rates = {shift: len(_hits(shifted(predicted, shift, true), true)) for shift in _shifts()}
+    shifts = [0, *(sign * size for size in range(1, LARGEST_SHIFT + 1) for sign in (1, -1))]
+    rates = {shift: len(_hits(shifted(predicted, shift, true), true)) for shift in shifts}
     # ties go to the smallest shift, so a mask that is as wrong either way is not called shifted
     best = max(rates, key=lambda shift: (rates[shift], -abs(shift)))
     rate = len(hits) / len(true) if true else math.nan
@@ -125,16 +126,14 @@ def shifted(predicted: CentroidsById, shift: int, true: CentroidsById) -> dict[i
 
 def _places(true: set[int], predicted: set[int]) -> list[int]:
     t11, t12, t13, l1, l6 = (vertebra(name).id for name in ("T11", "T12", "T13", "L1", "L6"))
-    lacking = {t13} - true - predicted
+    lacking = set()
+    if t13 not in true | predicted:
+        lacking.add(t13)
     # A patient with eleven ribs has L1 below T11.
     if {t11, l1} <= true and t12 not in true:
         lacking.add(t12)
     # the last place stays open, so that L5 can move to L6
     return [label.id for label in VERTEBRAE if label.id not in lacking or label.id == l6]
-
-
-def _shifts() -> Sequence[int]:
-    return [0, *(sign * size for size in range(1, LARGEST_SHIFT + 1) for sign in (1, -1))]
 
 
 def _hits(predicted: CentroidsById, true: CentroidsById) -> dict[int, float]:

@@ -75,7 +75,11 @@ def confusion(prediction: NDArray[np.uint8], truth: NDArray[np.uint8], ids: Iter
     counts = joint_counts(prediction, truth)
     # A row holds all voxels that are predicted so, a column all that truly are.
     predicted, true = counts.sum(axis=1), counts.sum(axis=0)
-    return {label: Overlap(int(counts[label, label]), int(predicted[label]), int(true[label])) for label in ids}
+    overlaps = {}
+    for label in ids:
+        both = int(counts[label, label])
+        overlaps[label] = Overlap(both, int(predicted[label]), int(true[label]))
+    return overlaps
 
 
 def dice(overlap: Overlap) -> float:

@@ -12,7 +12,7 @@ from scipy.ndimage import find_objects
 from verse3d.core.errors import GeometryError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERTEBRAE, Label
-from verse3d.metrics.overlap import Overlap, confusion, dice, volume_difference_ml
+from verse3d.metrics.overlap import confusion, dice, volume_difference_ml
 from verse3d.metrics.surface import SurfaceDistances, assd_mm, hd95_mm, surface_distances
 
 Box = tuple[slice, ...]
@@ -78,7 +78,9 @@ def score_case(
     for label in labels:
         if not overlaps[label.id].absent:
             distances = _distances(prediction, truth, geometry, label.id, boxes)
-            scores[label.name] = _score(overlaps[label.id], distances, geometry)
+            overlap = overlaps[label.id]
+            volume_ml = volume_difference_ml(overlap, geometry)
+            scores[label.name] = LabelScore(dice(overlap), hd95_mm(distances), assd_mm(distances), volume_ml)
         elif len(labels) == 1:
             scores[label.name] = UNDEFINED
     return scores
@@ -116,19 +118,22 @@ def scores_to_json_dict(cases: Sequence[CaseScores], labels: Sequence[Label] = V
     Returns:
         ``{"cases": [{"case", "labels": {NAME: {METRIC: value}}}], "summary": {NAME: {METRIC: {STATISTIC: value}}}}``.
     """
-    listed = [
-        {"case": case.case, "labels": {name: asdict(case.labels[name]) for name in _in_order(case.labels, labels)}}
-        for case in cases
-    ]
-    return {"cases": without_nan(listed), "summary": without_nan(summarise(cases, labels))}
+    listed = []
+    for case in cases:
+        # In the order of the vertebrae, whatever the order in which they were scored
+        of_labels = {name: asdict(case.labels[name]) for name in _in_order(case.labels, labels)}
+        listed.append({"case": case.case, "labels": of_labels})
+    summary = summarise(cases, labels)
+    return {"cases": without_nan(listed), "summary": without_nan(summary)}
 
 
 def csv_rows(cases: Iterable[CaseScores], labels: Sequence[Label] = VERTEBRAE) -> Iterator[tuple[str, ...]]:
     """One row of text per case and label under ``CSV_COLUMNS``; undefined values are empty cells."""
     for case in cases:
         for name in _in_order(case.labels, labels):
-            values = asdict(case.labels[name]).values()
-            yield case.case, name, *("" if math.isnan(value) else repr(float(value)) for value in values)
+            scores = [float(value) for value in asdict(case.labels[name]).values()]
+            cells = ["" if math.isnan(value) else repr(value) for value in scores]
+            yield case.case, name, *cells
 
 
 def _boxes(label_map: NDArray[np.uint8], highest: int) -> list[Box | None]:
@@ -152,10 +157,6 @@ def _distances(
     stop = [max(a.stop, b.stop) for a, b in zip(predicted, true, strict=True)]
     box = tuple(slice(*ends) for ends in zip(start, stop, strict=True))
     return surface_distances(prediction[box] == label, truth[box] == label, geometry.cropped(start, stop))
-
-
-def _score(overlap: Overlap, distances: SurfaceDistances, geometry: Geometry) -> LabelScore:
-    return LabelScore(dice(overlap), hd95_mm(distances), assd_mm(distances), volume_difference_ml(overlap, geometry))
 
 
 def statistics_of(values: Sequence[float]) -> dict[str, float | int]:
@@ -183,5 +184,6 @@ def without_nan(value: object) -> object:
         return {key: without_nan(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [without_nan(inner) for inner in value]
-    # Strict JSON knows no NaN, and 0 would be a score.
-    return None if isinstance(value, float) and math.isnan(value) else value
+    if isinstance(value, float) and math.isnan(value):
+        return None  # strict JSON knows no NaN, and 0 would be a score
+    return value

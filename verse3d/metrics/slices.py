@@ -80,12 +80,15 @@ def slice_dice(
         GeometryError: the shapes of the maps and of the geometry differ.
     """
     axis = axis_across(geometry, plane)
-    predicted, true = _foreground(prediction, geometry), _foreground(truth, geometry)
+    predicted = _foreground(prediction, geometry)
+    true = _foreground(truth, geometry)
     #         both      predicted + true        Dice
     # slice 0   0           0 + 0               undefined
     # slice 1   0          12 + 0               0
     # slice 2  40          50 + 44              80 / 94
-    return _dice(_per_slice(predicted & true, axis), _per_slice(predicted, axis) + _per_slice(true, axis))
+    both = _per_slice(predicted & true, axis)
+    sum_of_two = _per_slice(predicted, axis) + _per_slice(true, axis)
+    return _dice(both, sum_of_two)
 
 
 def neighbour_dice(mask: NDArray[Any], geometry: Geometry, plane: PlaneName = "sagittal") -> NDArray[np.float64]:

@@ -50,8 +50,12 @@ def surface_points_mm(mask: NDArray[np.bool_], geometry: Geometry) -> NDArray[np
     if mask.shape != geometry.shape:
         raise GeometryError(f"a mask of shape {mask.shape} does not lie on a grid of shape {geometry.shape}")
     # A vertebra fills a hundredth of a scan: all that follows happens in its box.
-    i, j, k = (_extent(mask, axis) for axis in range(3))
-    box = (i, j, k)
+    extents = []
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        found = np.flatnonzero(mask.any(axis=others))
+        extents.append(slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, 0))
+    box = tuple(extents)
     inside = mask[box] != 0
     # Erosion takes away what has a neighbour outside (through a face), so the rest of the mask is the surface:
     #
@@ -104,9 +108,3 @@ def _nearest_mm(points: NDArray[np.float64], others: NDArray[np.float64]) -> NDA
     # Each tree is asked once, so the time goes into building it: an unbalanced one is built much faster.
     distances, _ = cKDTree(others, balanced_tree=False, compact_nodes=False).query(points, workers=-1)
     return np.asarray(distances, dtype=np.float64)
-
-
-def _extent(mask: NDArray[np.bool_], axis: int) -> slice:
-    others = tuple(other for other in range(3) if other != axis)
-    found = np.flatnonzero(mask.any(axis=others))
-    return slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, 0)

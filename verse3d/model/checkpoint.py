@@ -233,8 +233,11 @@ def _described(content: object) -> str:
     """What another program put into a file, short."""
     if not isinstance(content, dict):
         return f"a {type(content).__name__} in it"
-    names = ", ".join(str(name)[:40] for name in list(content)[:5])
-    return f"the entries {names or '(none)'}{' ...' if len(content) > 5 else ''}"
+    names = [str(name)[:40] for name in list(content)[:5]]
+    if not names:
+        return "the entries (none)"
+    more = " ..." if len(content) > 5 else ""
+    return f"the entries {', '.join(names)}{more}"
 
 
 def _checkpoint(stored: StoredCheckpoint, path: Path) -> Checkpoint:
@@ -262,9 +265,10 @@ def _config(part: StoredPart, source: str) -> Config:
         ValueError: it does not, or the config has mistakes (ConfigError).
     """
     config = parse_config(part.config, source=source)
+    labels = config.labels
     # Channel 3 has to mean the vertebra that it meant in training, whatever this version calls it.
-    if part.labels not in (None, _label_ids(config.labels.network_scheme)):
-        scheme = f"{config.labels.scheme}, named {config.labels.naming}"
+    if part.labels not in (None, _label_ids(labels.network_scheme)):
+        scheme = f"{labels.scheme}, named {labels.naming}"
         raise ValueError(f"the labels are not those of the scheme {scheme} in {source}")
     return config
 

@@ -53,9 +53,12 @@ def require_plain_tensor(tensor: torch.Tensor, place: str) -> None:
     """
     if tensor.layout is not torch.strided or tensor.is_quantized or tensor.dtype not in _DTYPES:
         raise ValueError(f"{place} is a tensor of {tensor.dtype}, {tensor.layout}; expected plain real numbers")
-    held, needed = tensor.untyped_storage().nbytes(), tensor.numel() * tensor.element_size()
+    held = tensor.untyped_storage().nbytes()
+    needed = tensor.numel() * tensor.element_size()
     if not tensor.is_contiguous() or tensor.storage_offset() or held != needed:
-        raise ValueError(f"{place} is a view of shape {_shape(tensor)} into {held} bytes; expected memory of its own")
+        raise ValueError(
+            f"{place} is a view of shape {list(tensor.shape)} into {held} bytes; expected memory of its own"
+        )
 
 
 def as_plain(value: Any) -> Any:  # noqa: ANN401 - plain data of any kind
@@ -110,15 +113,15 @@ def _values(content: Mapping[str, Any]) -> Iterator[tuple[_Place, Any]]:
     while waiting:
         place, value = waiting.pop()
         yield place, value
-        waiting += [((*place, key), one) for key, one in reversed(_inside(value))]
-
-
-def _inside(value: Any) -> Sequence[tuple[str | int, Any]]:  # noqa: ANN401 - plain data of any kind
-    if isinstance(value, Mapping):
-        if strange := [key for key in value if type(key) not in (str, int)]:
-            raise ValueError(f"a key is {type(strange[0]).__name__}; expected text or a whole number")
-        return sorted(value.items(), key=lambda item: (type(item[0]).__name__, item[0]))
-    return list(enumerate(value)) if isinstance(value, list | tuple) else ()
+        inside: Sequence[tuple[str | int, Any]] = ()
+        if isinstance(value, Mapping):
+            if strange := [key for key in value if type(key) not in (str, int)]:
+                raise ValueError(f"a key is {type(strange[0]).__name__}; expected text or a whole number")
+            inside = sorted(value.items(), key=lambda item: (type(item[0]).__name__, item[0]))
+        elif isinstance(value, list | tuple):
+            inside = list(enumerate(value))
+        # The last one in is the first one out.
+        waiting += [((*place, key), one) for key, one in reversed(inside)]
 
 
 @dataclass
@@ -130,22 +133,18 @@ class _TensorHashes:
     def of(self, tensor: torch.Tensor) -> str:
         key = tensor.data_ptr(), tensor.numel() * tensor.element_size()
         if key not in self.known:
-            self.known[key] = hashlib.sha256(_little_endian(tensor)).hexdigest()
+            values = tensor.detach().reshape(-1).view(torch.uint8).numpy()
+            if sys.byteorder == "big":
+                values = values.reshape(-1, tensor.element_size())[:, ::-1].copy()
+            self.known[key] = hashlib.sha256(values.data).hexdigest()
         return self.known[key]
-
-
-def _little_endian(tensor: torch.Tensor) -> memoryview:
-    values = tensor.detach().reshape(-1).view(torch.uint8).numpy()
-    if sys.byteorder == "big":
-        values = values.reshape(-1, tensor.element_size())[:, ::-1].copy()
-    return values.data
 
 
 def _described(value: Any, tensors: _TensorHashes, place: str) -> tuple[Any, ...]:  # noqa: ANN401
     """What is hashed of a value: its type, and enough to tell it from any other; of containers their length."""
     if isinstance(value, torch.Tensor):
         require_plain_tensor(value, place)
-        return "tensor", str(value.dtype), _shape(value), tensors.of(value)
+        return "tensor", str(value.dtype), list(value.shape), tensors.of(value)
     if isinstance(value, Mapping | list | tuple):
         return "mapping" if isinstance(value, Mapping) else type(value).__name__, len(value)
     if value is None or type(value) is bool or (type(value) is int and abs(value) <= _LARGEST_INTEGER):
@@ -155,7 +154,3 @@ def _described(value: Any, tensors: _TensorHashes, place: str) -> tuple[Any, ...
     if type(value) is str and len(value) <= _LONGEST_TEXT:
         return "str", value
     raise ValueError(f"{place} is {type(value).__name__}; expected a number, a text of bounded length or a tensor")
-
-
-def _shape(tensor: torch.Tensor) -> list[int]:
-    return list(tensor.shape)

@@ -71,7 +71,12 @@ class ClassicUNet(nn.Module):
             features = level(self.pool(features))
         features = self.dropout(features)
         for double, merge, skip in zip(self.up, self.merge, reversed(skipped), strict=True):
-            features = merge(torch.cat([skip, _padded(double(features), skip)], dim=1))
+            features = double(features)
+            # Zeros after the last line along every axis that lost one by halving. `pad` counts from the last axis:
+            # (0, lack of the last, 0, lack of the one before ...).
+            missing = [want - have for want, have in zip(skip.shape[2:], features.shape[2:], strict=True)]
+            padded = nn.functional.pad(features, [size for lack in reversed(missing) for size in (0, lack)])
+            features = merge(torch.cat([skip, padded], dim=1))
         logits: torch.Tensor = self.out(features)
         return logits
 
@@ -95,10 +100,3 @@ def _doubling(before: int, after: int, spatial_dims: int, upsampling: str) -> nn
         _CONVOLUTION[spatial_dims](before, after, kernel_size=1),
         nn.Upsample(scale_factor=2, mode=_INTERPOLATION[spatial_dims], align_corners=False),
     )
-
-
-def _padded(features: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
-    """Zeros after the last line along every axis that lost one by halving."""
-    # `pad` counts from the last axis: (0, lack of the last, 0, lack of the one before ...).
-    missing = [want - have for want, have in zip(skip.shape[2:], features.shape[2:], strict=True)]
-    return nn.functional.pad(features, [size for lack in reversed(missing) for size in (0, lack)])

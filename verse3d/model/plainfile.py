@@ -21,6 +21,7 @@ import torch
 from verse3d.core.errors import CheckpointError
 from verse3d.core.filekinds import kind_of
 from verse3d.core.memory import free_memory_bytes
+from verse3d.core.wording import first_line
 
 _ZIP_START = b"PK\x03\x04"
 _PICKLE = "data.pkl"
@@ -82,11 +83,6 @@ def damaged(path: Path, reason: str) -> CheckpointError:
         f"{path} cannot be read, it is truncated or damaged: {reason}",
         hint="copy it again from where it is whole, or use another file of the run (best.pt, last.pt)",
     )
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, short enough to be quoted."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def _unsafe(path: Path, what: str) -> CheckpointError:

@@ -54,8 +54,10 @@ def model_card() -> str:
     Raises:
         CheckpointError: it is in neither place.
     """
-    package = starter_folder().parent
-    for path in (starter_folder() / _CARD, package.parent / "docs" / _CARD):
+    beside = starter_folder()
+    # In the wheel the card lies beside the weights, in a checkout among the documents.
+    checkout = beside.parent.parent
+    for path in (beside / _CARD, checkout / "docs" / _CARD):
         if path.is_file():
             return path.read_text(encoding="utf-8")
     raise CheckpointError("this copy of verse3d has no model card", hint="install verse3d from its wheel")
@@ -67,7 +69,10 @@ def seen_by(path: Path, checkpoint: Checkpoint) -> TrainedOn | None:
     Raises:
         DataError: the file beside the starter weights is damaged.
     """
+    known = checkpoint.trained_on
+    if known is not None or path.parent != starter_folder():
+        return known
     beside = starter_folder() / _SEEN
-    if checkpoint.trained_on is not None or path.parent != starter_folder() or not beside.is_file():
-        return checkpoint.trained_on
+    if not beside.is_file():
+        return None
     return checked(read_json(beside), TrainedOn, f"{beside}")

@@ -94,11 +94,11 @@ class WindowTiling:
     @classmethod
     def of(cls, sampling: SamplingConfig, inference: InferenceConfig, shape: Shape) -> "WindowTiling":
         """Windows as large as the patches of the training, which overlap as the inference asks."""
-        window, margins, overlap = sampling.patch_voxels, sampling.margin_voxels, inference.overlap
+        sizes = zip(shape, sampling.patch_voxels, sampling.margin_voxels, strict=True)
+        along = [_starts_along(size, window, margin, inference.overlap) for size, window, margin in sizes]
         # Windows come in the order of the longest axis, so that planes are finished, and given away, early.
-        along = [_starts_along(*sizes, overlap) for sizes in zip(shape, window, margins, strict=True)]
         axis = max(range(3), key=lambda number: (shape[number], number))
-        return cls(shape, axis, _starts(along, axis), window, inference.blending)
+        return cls(shape, axis, _starts(along, axis), sampling.patch_voxels, inference.blending)
 
     @property
     def mirror_differs(self) -> bool:
@@ -149,10 +149,12 @@ class WindowTiling:
         return scores.flip(2 + _LEFT_RIGHT)
 
     def _inside(self, start: Shape) -> Region:
-        i, j, k = (
-            slice(max(0, first), min(size, first + length))
-            for first, size, length in zip(start, self.shape, self.window, strict=True)
-        )
+        sides = []
+        for first, size, length in zip(start, self.shape, self.window, strict=True):
+            # |-- margin --|----- size -----|      what of the window lies between 0 and size
+            #      [--- window ---]
+            sides.append(slice(max(0, first), min(size, first + length)))
+        i, j, k = sides
         return i, j, k
 
 
@@ -168,7 +170,8 @@ def _starts_along(size: int, window: int, margin: int, overlap: float) -> Comput
     framed = size + 2 * margin
     before = margin + max(0, window - framed) // 2
     starts = window_starts(framed, window, overlap)
-    first, stop = bisect_right(starts, before - window), bisect_left(starts, before + size)
+    first = bisect_right(starts, before - window)
+    stop = bisect_left(starts, before + size)
     return Computed(stop - first, lambda number: starts[first + number] - before)
 
 
@@ -242,11 +245,11 @@ class SliceTiling:
     def spread(self, scores: torch.Tensor, number: int) -> torch.Tensor:
         """The scores (channels, rows, columns) stretched back linearly, as one plane of the volume."""
         rows, columns = (size for axis, size in reversed(list(enumerate(self.shape))) if axis != self.axis)
-        stretched = torch.nn.functional.interpolate(
-            scores[None].float(), (rows, columns), mode="bilinear", align_corners=False
-        )[0]
-        # Rows and columns run against the volume's axes.
-        return stretched.flip(1, 2).transpose(1, 2).unsqueeze(1 + self.axis)
+        batch = scores[None].float()
+        stretched = torch.nn.functional.interpolate(batch, (rows, columns), mode="bilinear", align_corners=False)[0]
+        # Rows and columns run against the volume's axes: (channels, rows, columns) -> (channels, columns, rows)
+        turned = stretched.flip(1, 2).transpose(1, 2)
+        return turned.unsqueeze(1 + self.axis)
 
     def weights(self, number: int) -> torch.Tensor | None:
         """None: slices do not overlap, so each voxel is seen once."""

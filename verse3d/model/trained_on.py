@@ -35,8 +35,10 @@ class TrainedOn(BaseModel):
     def of(cls, measures: Sequence[Mapping[str, float]], *, phantoms: int) -> Self:
         """From the measures of every case; what is not measured of all of them is left out."""
         common = sorted(set.intersection(*(set(one) for one in measures)))
-        values = {name: [float(one[name]) for one in measures] for name in common}
-        ranges = {name: [min(found), max(found)] for name, found in values.items()}
+        ranges = {}
+        for name in common:
+            values = [float(one[name]) for one in measures]
+            ranges[name] = [min(values), max(values)]
         return cls(cases=len(measures), phantoms=phantoms, ranges=ranges)
 
     @classmethod

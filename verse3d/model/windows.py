@@ -67,9 +67,10 @@ def window_starts(size: int, window: int, overlap: float) -> Computed[int]:
     #         [ 2 step ]                  the last one is pushed back to end with the axis
     #            [ size - window ]
     step = max(1, int(window * (1 - overlap)))
+    last = size - window
     # Whole numbers only: a float would lose the last windows of an axis of more than 2^53 voxels.
-    count = -((window - size) // step) + 1
-    return Computed(count, lambda number: min(number * step, size - window))
+    count = -(-last // step) + 1
+    return Computed(count, lambda number: min(number * step, last))
 
 
 def count_windows(shape: Shape, window: Sequence[int], overlap: float) -> int:

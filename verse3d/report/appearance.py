@@ -3,7 +3,6 @@
 import colorsys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,21 +75,19 @@ def is_label_map(scan: Preview) -> bool:
     # Whoever stores labels has no reason to scale them.
     if scan.slope != 1 or scan.inter != 0:
         return False
-    if array.dtype.kind == "f" and not all(_whole(plane) for plane in np.moveaxis(array, -1, 0)):
+    planes = np.moveaxis(array, -1, 0)
+    # Not equal to itself, and so no label map, where there is a NaN
+    if array.dtype.kind == "f" and not all(np.array_equal(plane, np.rint(plane)) for plane in planes):
         return False
     if array.min() != 0 or not 0 < array.max() <= np.iinfo(np.uint16).max:
         return False
     equal, pairs = 0, 0
-    for plane in np.moveaxis(array, -1, 0):
+    for plane in planes:
         # Neighbours inside of labels are nearly always equal, neighbours in a CT hardly ever.
         inside = plane[:-1] > 0
         pairs += int(np.count_nonzero(inside))
         equal += int(np.count_nonzero(inside & (plane[:-1] == plane[1:])))
     return bool(pairs) and equal >= _CALM_SHARE * pairs
-
-
-def _whole(plane: NDArray[Any]) -> bool:
-    return bool(np.array_equal(plane, np.rint(plane)))  # False if there is a NaN
 
 
 def label_table(places: Sequence[LabelPlace], *, binary: bool = False) -> Mapping[int, Label]:
@@ -102,11 +99,13 @@ def label_table(places: Sequence[LabelPlace], *, binary: bool = False) -> Mappin
     if [place.id for place in places] == [1] and (binary or places[0].extent_mm[2] > LARGEST_C1_MM):
         return {1: label_scheme("binary").labels[0]}
     known = {label.id: label for label in VERTEBRAE}
-    return {place.id: known.get(place.id) or _unknown(place.id, position) for position, place in enumerate(places)}
-
-
-def _unknown(number: int, position: int) -> Label:
-    """A pale colour that its neighbours in the list do not have, so that it is not taken for a vertebra."""
-    # 0.38: the golden section, so that the next colours lie far apart however many there are
-    red, green, blue = colorsys.hsv_to_rgb((position * 0.381966) % 1.0, 0.35, 0.95)
-    return Label(number, str(number), (round(red * 255), round(green * 255), round(blue * 255)))
+    table = {}
+    for position, place in enumerate(places):
+        label = known.get(place.id)
+        if label is None:
+            # Pale, so that it is not taken for a vertebra. 0.38: the golden section, so that the colours lie far apart
+            # however many there are.
+            red, green, blue = colorsys.hsv_to_rgb((position * 0.381966) % 1.0, 0.35, 0.95)
+            label = Label(place.id, str(place.id), (round(red * 255), round(green * 255), round(blue * 255)))
+        table[place.id] = label
+    return table

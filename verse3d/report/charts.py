@@ -21,11 +21,17 @@ _INSIDE, _OUTSIDE = "#c0392b", "#5d6d7e"
 
 def draw_charts(cases: Sequence[CaseStats]) -> Mapping[str, Figure]:
     """All figures by the name of their file (without ".png"). Cases of which nothing is known are left out of each."""
+    voxels = [
+        Quantity(f"voxels along {name}", _pick("world_voxels", axis), whole=True)
+        for axis, name in enumerate(WORLD_AXES)
+    ]
+    names = ("width R-L", "depth A-P", "height S-I")
+    extents = [Quantity(f"{name} (mm)", _pick("extent_mm", axis)) for axis, name in enumerate(names)]
     return {
         "spacing": _spacing(cases),
-        "size": _size(cases),
+        "size": _histograms(cases, "Size in voxels", voxels),
         "orientation": _orientation(cases),
-        "field_of_view": _field_of_view(cases),
+        "field_of_view": _histograms(cases, "Field of view", extents),
         "levels": _levels(cases),
         "hu": _grey_values(cases),
         "splits": _splits(cases),
@@ -43,20 +49,6 @@ def _spacing(cases: Sequence[CaseStats]) -> Figure:
             ),
         ],
     )
-
-
-def _size(cases: Sequence[CaseStats]) -> Figure:
-    along = [
-        Quantity(f"voxels along {name}", _pick("world_voxels", axis), whole=True)
-        for axis, name in enumerate(WORLD_AXES)
-    ]
-    return _histograms(cases, "Size in voxels", along)
-
-
-def _field_of_view(cases: Sequence[CaseStats]) -> Figure:
-    names = ("width R-L", "depth A-P", "height S-I")
-    along = [Quantity(f"{name} (mm)", _pick("extent_mm", axis)) for axis, name in enumerate(names)]
-    return _histograms(cases, "Field of view", along)
 
 
 def _pick(name: str, axis: int) -> Callable[[CaseStats], float | None]:

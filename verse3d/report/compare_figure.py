@@ -36,7 +36,8 @@ def compare_figure(comparison: Comparison) -> Figure:
         low, high = axes.get_ylim()
         if high - low < _SHOWN[metric]:
             axes.set_ylim((low + high - _SHOWN[metric]) / 2, (low + high + _SHOWN[metric]) / 2)
-        axes.set_title(_title(metric), fontsize=9)
+        better = {"higher": "(higher is better)", "lower": "(lower is better)", "": "(best: like the truth)"}
+        axes.set_title(f"{METRICS[metric].title}\n{better[METRICS[metric].better]}", fontsize=9)
         axes.set_xticks(range(len(columns)), [*map(figure_text, names), "truth"][: len(columns)], fontsize=8)
     if named:
         lines = figure.axes[0].lines[: len(comparison.cases)]
@@ -50,11 +51,6 @@ def compare_figure(comparison: Comparison) -> Figure:
     count = len(comparison.cases)
     figure.supxlabel(f"n = {count} cases, joined by lines; black: mean" if count > 1 else "n = 1 case", fontsize=7)
     return figure
-
-
-def _title(metric: str) -> str:
-    better = {"higher": " (higher is better)", "lower": " (lower is better)", "": " (best: like the truth)"}
-    return METRICS[metric].title + "\n" + better[METRICS[metric].better].strip()
 
 
 def _draw(axes: Axes, columns: NDArray[np.float64], named: bool) -> None:

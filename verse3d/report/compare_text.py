@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from verse3d.core.escapes import csv_table, markdown_text
+from verse3d.core.wording import number_text
 from verse3d.evaluation.comparison import METRICS, Comparison, ContestantScores
 from verse3d.evaluation.paired_tests import PairedDifference
 from verse3d.evaluation.verdict import Verdict, interval_text, p_text, verdicts
@@ -82,7 +83,7 @@ def _circumstances(comparison: Comparison) -> str:
 def score_cell(standing: ContestantScores, metric: str) -> str:
     """``mean ± sd``, the spread over the runs if there are several, and how many values are undefined."""
     found, digits = statistics_of(standing.column(metric)), METRICS[metric].digits
-    text = _number(found["mean"], digits)
+    text = number_text(found["mean"], digits)
     if found["n"] > 1:
         text += f" ± {found['sd']:.{digits}f}"
     if not math.isnan(standing.run_sd[metric]):
@@ -109,18 +110,22 @@ def _cost_table(comparison: Comparison) -> str:
     head = ["mean over the runs", *(standing.contestant.name for standing in comparison.standings)]
     models = [[member.model for member in standing.contestant.members] for standing in comparison.standings]
     rows = [
-        ["mode", *(_same({model.config.mode for model in group}) for group in models)],
-        ["network", *(_same({model.config.network.name for model in group}) for group in models)],
-        *([title, *(_cost(cost, group) for group in models)] for title, cost in _COSTS.items()),
+        ["mode", *(", ".join(sorted({model.config.mode for model in group})) for group in models)],
+        ["network", *(", ".join(sorted({model.config.network.name for model in group})) for group in models)],
     ]
+    rows += ([title, *(_cost(cost, group) for group in models)] for title, cost in _COSTS.items())
     return _table(head, rows)
 
 
 def _cost(cost: Callable[[TrainedModel], float], models: Sequence[TrainedModel]) -> str:
     """The mean over the runs; unknown if it is for one of them."""
-    # NaN of one run makes the mean NaN, which is what "unknown" means here.
-    values = [float(cost(model)) for model in models]
-    return _count(math.fsum(values) / len(values))
+    # NaN of one run makes the mean NaN.
+    mean = math.fsum(float(cost(model)) for model in models) / len(models)
+    if math.isnan(mean):
+        return "unknown"
+    if mean >= 100 or mean == round(mean):
+        return f"{mean:,.0f}"
+    return f"{mean:.1f}"
 
 
 def _case_table(comparison: Comparison) -> str:
@@ -129,7 +134,7 @@ def _case_table(comparison: Comparison) -> str:
     rows = []
     for case in comparison.cases:
         cells = [
-            _number(standing.values[case][metric], METRICS[metric].digits)
+            number_text(standing.values[case][metric], METRICS[metric].digits)
             for metric in _PER_CASE
             for standing in comparison.standings
         ]
@@ -188,20 +193,6 @@ def _standing_dict(standing: ContestantScores) -> dict[str, Any]:
             metric: {**statistics_of(standing.column(metric)), "run_sd": standing.run_sd[metric]} for metric in METRICS
         },
     }
-
-
-def _number(value: float, digits: int) -> str:
-    return "undefined" if math.isnan(value) else f"{value:.{digits}f}"
-
-
-def _count(value: float) -> str:
-    if math.isnan(value):
-        return "unknown"
-    return f"{value:,.0f}" if value >= 100 or value == round(value) else f"{value:.1f}"
-
-
-def _same(values: set[str]) -> str:
-    return ", ".join(sorted(values))
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

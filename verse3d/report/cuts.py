@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import nibabel as nib
@@ -178,15 +177,14 @@ def require_inside(point_mm: ArrayLike, geometry: Geometry) -> None:
 def levels_text(ids: Iterable[int]) -> str:
     """Names of the vertebrae among some ids, runs joined, e.g. "T9-T11, L1-L5"; T13 and L6 may lack in a run."""
     present = set(ids)
-    known = [label for label in VERTEBRAE if label.id in present]
     runs: list[list[str]] = []
-    for before, label in pairwise([None, *known]):
-        if label is not None and (before is None or _between(before.id, label.id) - _OFTEN_ABSENT):
-            runs.append([])
-        if label is not None:
+    goes_on = False
+    for label in VERTEBRAE:
+        if label.id in present:
+            if not goes_on:
+                runs.append([])
             runs[-1].append(label.name)
+            goes_on = True
+        elif label.id not in _OFTEN_ABSENT:  # T12-L1 is a run for whoever has no T13
+            goes_on = False
     return ", ".join(run[0] if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
-
-
-def _between(upper: int, lower: int) -> set[int]:
-    return {label.id for label in VERTEBRAE[_POSITION[upper] + 1 : _POSITION[lower]]}

@@ -62,9 +62,12 @@ class CaseStats:
     @property
     def world_voxels(self) -> tuple[int, int, int] | None:
         """Voxels along R-L, A-P and S-I."""
-        if self.survey.shape is None:
+        shape = self.survey.shape
+        if shape is None:
             return None
-        along = {_WORLD_AXIS[code]: size for code, size in zip(self.survey.axis_codes, self.survey.shape, strict=True)}
+        along = {}
+        for code, size in zip(self.survey.axis_codes, shape, strict=True):
+            along[_WORLD_AXIS[code]] = size
         return along[0], along[1], along[2]
 
     @property
@@ -74,8 +77,9 @@ class CaseStats:
             return None
         low, middle, high = sorted(self.survey.spacing_mm)
         # 0.4 0.4 1.0: thick slices, 1.0 through the plane;   0.4 0.9 0.9: thin ones, 0.4
-        thick = high - middle >= middle - low
-        return ((low + middle) / 2, high) if thick else ((middle + high) / 2, low)
+        if high - middle >= middle - low:
+            return (low + middle) / 2, high
+        return (middle + high) / 2, low
 
     @property
     def masked(self) -> bool:
@@ -139,7 +143,8 @@ def _percentile(weights: NDArray[np.float64], percent: float) -> float:
     below = np.concatenate([[0.0], np.cumsum(weights)])
     target = percent / 100 * below[-1]
     position = int(np.searchsorted(below[1:], target))
-    return float(bin_edges_hu()[position] + HU_BIN_WIDTH * (target - below[position]) / weights[position])
+    into_bin = HU_BIN_WIDTH * (target - below[position]) / weights[position]
+    return float(bin_edges_hu()[position] + into_bin)
 
 
 def bin_edges_hu() -> NDArray[np.float64]:
@@ -156,9 +161,13 @@ def splits_of(cases: Iterable[CaseStats]) -> list[str]:
 def summarise(cases: Sequence[CaseStats]) -> list[SplitSummary]:
     """A summary per split, and one of all cases if there are several splits."""
     splits = splits_of(cases)
-    # A summary of all would only repeat that of a single split.
-    found = [_summary(split, [case for case in cases if case.split == split]) for split in splits]
-    return found if len(splits) == 1 else [*found, _summary("all", cases)]
+    found = []
+    for split in splits:
+        own = [case for case in cases if case.split == split]
+        found.append(_summary(split, own))
+    if len(splits) != 1:  # of a single split a summary of all would only repeat that
+        found.append(_summary("all", cases))
+    return found
 
 
 def _summary(name: str, cases: Sequence[CaseStats]) -> SplitSummary:

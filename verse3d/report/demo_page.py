@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from verse3d.core.wording import number_text
 from verse3d.data.quality.checks import CheckReport
 from verse3d.evaluation.comparison import METRICS, Comparison
 from verse3d.evaluation.score_folder import UNION, Evaluation
@@ -54,17 +55,21 @@ def training_section(
     """How long the network learnt, and how the loss fell."""
     # A run that was stopped in its first epoch has no row yet.
     last = history[-1] if history else {}
-    length = f"{len(history)} epoch{'s' if len(history) != 1 else ''} in {last.get('minutes', math.nan):.1f} minutes"
-    chosen = "" if math.isnan(best_dice) else f" Epoch {best_epoch} is kept: validation Dice {best_dice:.3f}."
+    epochs = f"{len(history)} epoch{'s' if len(history) != 1 else ''}"
+    text = f"{epochs} in {last.get('minutes', math.nan):.1f} minutes."
+    if not math.isnan(best_dice):
+        text += f" Epoch {best_epoch} is kept: validation Dice {best_dice:.3f}."
     picture = PagePicture(loss, "Loss of the training patches, and Dice of whole validation scans.")
-    return PageSection("Training", (f"{length}.{chosen}",), pictures=(picture,) if loss.is_file() else ())
+    return PageSection("Training", (text,), pictures=(picture,) if loss.is_file() else ())
 
 
 def scores_section(evaluation: Evaluation, pictures: Sequence[Path]) -> PageSection:
     """The unseen scans: scores, names of the vertebrae where the model gives them, and pictures."""
     shown = tuple(PagePicture(path, f"{path.stem}: the CT alone, the truth, the prediction.") for path in pictures)
     text = "Scans that were neither trained on nor used to choose an epoch, scored on their own grids."
-    tables = (score_table(evaluation), *([_names_table(evaluation)] if evaluation.cards else []))
+    tables = [score_table(evaluation)]
+    if evaluation.cards:
+        tables.append(_names_table(evaluation))
     return PageSection("Unseen scans", (text,), tables=tables, pictures=shown[:_MOST_PICTURES])
 
 
@@ -92,14 +97,10 @@ def score_table(evaluation: Evaluation) -> Table:
     columns["volume_difference_ml"] = ("volume difference ml", 1)
 
     def cells(score: LabelScore) -> list[str]:
-        return [_number(getattr(score, name), digits) for name, (_, digits) in columns.items()]
+        return [number_text(getattr(score, name), digits) for name, (_, digits) in columns.items()]
 
     rows = [[case.case, *cells(case.labels[UNION])] for case in evaluation.cases]
     return Table(("case", *(title for title, _ in columns.values())), rows)
-
-
-def _number(value: float, digits: int) -> str:
-    return "undefined" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _names_table(evaluation: Evaluation) -> Table:

@@ -66,13 +66,13 @@ def doubts_about(mask: Path) -> Doubts:
         return Doubts()
     # Only what the mask shows can be marked; the rest is told below the picture.
     shown = [one for one in named.vertebrae if one.in_mask and one.id in VERSE_IDS]
-    return Doubts({one.id: mark for one in shown if (mark := _mark(one, named.naming))}, _remarks(named))
-
-
-def _mark(one: _Vertebra, naming: _Naming) -> str:
-    # Of an ambiguous spine some names are the same in all likely readings.
-    doubtful = naming.ambiguous and one.confidence < _SURE
-    return ("?" if doubtful else "") + (" partial" if one.partial else "")
+    marks = {}
+    for one in shown:
+        # Of an ambiguous spine some names are the same in all likely readings.
+        doubtful = named.naming.ambiguous and one.confidence < _SURE
+        if doubtful or one.partial:
+            marks[one.id] = ("?" if doubtful else "") + (" partial" if one.partial else "")
+    return Doubts(marks, _remarks(named))
 
 
 def _remarks(named: _Named) -> tuple[str, ...]:

@@ -73,10 +73,12 @@ def _palette(rgb: NDArray[np.uint8]) -> Image.Image:
 
 
 def _draw_curve(axes: Axes, history: Sequence[Mapping[str, float]], key: str, colour: str) -> None:
-    points = [(entry["epoch"], entry[key]) for entry in history if np.isfinite(entry.get(key, np.nan))]
-    if points:
-        label = {"train_loss": "training loss", "validation_loss": "validation loss"}.get(key, "")
-        axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=3, linewidth=1.2, label=label)
+    measured = [entry for entry in history if np.isfinite(entry.get(key, np.nan))]
+    if not measured:
+        return
+    epochs, values = [entry["epoch"] for entry in measured], [entry[key] for entry in measured]
+    label = {"train_loss": "training loss", "validation_loss": "validation loss"}.get(key, "")
+    axes.plot(epochs, values, color=colour, marker="o", markersize=3, linewidth=1.2, label=label)
 
 
 def outline_segments(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:

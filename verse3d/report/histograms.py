@@ -28,7 +28,10 @@ class Quantity:
 def draw_values(axes: Axes, cases: Sequence[CaseStats], quantity: Quantity) -> None:
     """The values of all cases in the colours of their splits: a dot each if they are few, else a histogram."""
     axes.set_xlabel(quantity.name)
-    values = {split: _values(cases, split, quantity) for split in splits_of(cases)}
+    values = {}
+    for split in splits_of(cases):
+        found = [quantity.value(case) for case in cases if case.split == split]
+        values[split] = [value for value in found if value is not None]
     everything = [value for group in values.values() for value in group]
     if not everything:
         say_nothing(axes)
@@ -66,11 +69,6 @@ def _dots(axes: Axes, values: Mapping[str, Sequence[float]], *, whole: bool) -> 
             axes.plot(value, heights[column] + 0.5, "o", color=COLOURS[split], markersize=9, markeredgecolor="white")
             heights[column] += 1
     axes.set_ylim(0, max(4.0, heights.max() + 1))
-
-
-def _values(cases: Sequence[CaseStats], split: str, quantity: Quantity) -> list[float]:
-    found = [quantity.value(case) for case in cases if case.split == split]
-    return [value for value in found if value is not None]
 
 
 def nice_edges(values: Sequence[float], *, whole: bool = False) -> NDArray[np.float64]:

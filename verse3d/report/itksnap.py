@@ -40,7 +40,14 @@ def label_description(labels: Sequence[Label]) -> str:
     Raises:
         DataError: an id is not 1-65535, or a name cannot stand between double quotes on one line.
     """
-    rows = [_row(0, (0, 0, 0), 0, "Clear Label"), *(_checked_row(label) for label in labels)]
+    rows = [_row(0, (0, 0, 0), 0, "Clear Label")]
+    for label in labels:
+        if not 1 <= label.id <= _HIGHEST_ID:
+            reach = f"ITK-SNAP takes 1-{_HIGHEST_ID} (0 is the background)"
+            raise DataError(f"label {label.name!r} has id {label.id}; {reach}")
+        if '"' in label.name or not label.name.isprintable():
+            raise DataError(f"label {label.id} has a name that ITK-SNAP cannot read: {label.name!r}")
+        rows.append(_row(label.id, label.rgb, 1, label.name))
     return "\n".join([*_HEADER, *rows]) + "\n"
 
 
@@ -64,14 +71,6 @@ def open_command(image: Path | str, mask: Path | str, label_file: Path | str) ->
         "itksnap -g ct.nii.gz -s 'my mask.nii.gz' -l verse.label"
     """
     return shlex.join(["itksnap", "-g", str(image), "-s", str(mask), "-l", str(label_file)])
-
-
-def _checked_row(label: Label) -> str:
-    if not 1 <= label.id <= _HIGHEST_ID:
-        raise DataError(f"label {label.name!r} has id {label.id}; ITK-SNAP takes 1-{_HIGHEST_ID} (0 is the background)")
-    if '"' in label.name or not label.name.isprintable():
-        raise DataError(f"label {label.id} has a name that ITK-SNAP cannot read: {label.name!r}")
-    return _row(label.id, label.rgb, 1, label.name)
 
 
 def _row(label_id: int, rgb: tuple[int, int, int], shown: int, name: str) -> str:

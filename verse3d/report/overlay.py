@@ -65,10 +65,13 @@ def overlay_figure(
 
 def _rows_text(places: Mapping[str, Sequence[LabelPlace]], binary: bool) -> str:
     """What the rows show, e.g. "Rows: the CT alone; truth (T12-L5); prediction (T12-L5).", as a legend."""
-
-    def said(found: Sequence[LabelPlace]) -> str:
+    texts = ["the CT alone"]
+    for name, found in places.items():
         if not found:
-            return "empty"
-        return "all vertebrae in one colour" if binary else levels_text(place.id for place in found) or "no vertebra"
-
-    return "Rows: " + "; ".join(["the CT alone", *(f"{name} ({said(found)})" for name, found in places.items())]) + "."
+            said = "empty"
+        elif binary:
+            said = "all vertebrae in one colour"
+        else:
+            said = levels_text(place.id for place in found) or "no vertebra"
+        texts.append(f"{name} ({said})")
+    return f"Rows: {'; '.join(texts)}."

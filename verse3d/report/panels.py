@@ -203,12 +203,16 @@ def _free_height(taken: Sequence[float], height: float) -> float:
     free = np.arange(_NAME_LINE, height - _NAME_LINE, 2.0)
     for other in taken:
         free = free[np.abs(free - other) > 1.3 * _NAME_LINE]
-    return float(free[np.argmin(np.abs(free - height / 2))]) if free.size else height / 2
+    if not free.size:
+        return height / 2
+    nearest = np.argmin(np.abs(free - height / 2))
+    return float(free[nearest])
 
 
 def _draw_scale_bar(axes: Axes, back: PlaneSlice, sheet: Sheet) -> None:
-    middle, below = back.size_mm[1] / 2, back.size_mm[0] + 34 / sheet.scale
-    ends = [middle - sheet.bar_mm / 2, middle + sheet.bar_mm / 2], [below, below]
+    middle, half = back.size_mm[1] / 2, sheet.bar_mm / 2
+    below = back.size_mm[0] + 34 / sheet.scale
+    ends = [middle - half, middle + half], [below, below]
     axes.plot(*ends, color=_TEXT, linewidth=2, solid_capstyle="butt", clip_on=False, gid="scale bar")
     text = f"{sheet.bar_mm / 10:g} cm" if sheet.bar_mm >= 10 else f"{sheet.bar_mm:g} mm"
     _write_beside(axes, text, (0.5, 0), (0, -46), color=_TEXT, fontsize=8.5, gid="scale")

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from verse3d.core.caseerrors import CASE_ERRORS, keep_or_raise, reason_of
 from verse3d.core.logs import logger
@@ -43,18 +42,8 @@ def draw_case(case: Case, mask: Path, picture: Path, *, title: str, scheme: str 
     shown = {"truth": read_mask(case), "prediction": read_labels(mask)}
     for volume in shown.values():
         require_same_grid(scan.volume, volume)
-    masks = {name: _shown(volume.array, binary) for name, volume in shown.items()}
+    masks = {name: (volume.array > 0 if binary else volume.array).astype(np.uint8) for name, volume in shown.items()}
     save_figure(overlay_figure(scan, masks, title=title, binary=binary), picture)
-    return picture
-
-
-def draw_loss(history: Sequence[Mapping[str, float]], picture: Path) -> Path:
-    """The loss over the epochs, training and (where it was measured) validation.
-
-    Raises:
-        OutputError: the picture cannot be written.
-    """
-    save_figure(loss_curve(history), picture)
     return picture
 
 
@@ -87,7 +76,8 @@ def draw_folder(
             _log.error("%s is not drawn: %s", case.case, reason_of(error))
     # The run folder may be gone, or be on another machine.
     if model is not None and (history := history_of(model)):
-        drawn.append(draw_loss(history, folder / LOSS_PICTURE))
+        save_figure(loss_curve(history), folder / LOSS_PICTURE)
+        drawn.append(folder / LOSS_PICTURE)
     return tuple(drawn)
 
 
@@ -108,7 +98,3 @@ def draw_evaluation(result: Evaluation, cases: Iterable[Case], masks: Path, fold
         model=Path(model) if model else None,
         scheme=result.scheme,
     )
-
-
-def _shown(labels: NDArray[np.integer], binary: bool) -> NDArray[np.uint8]:
-    return (labels > 0 if binary else labels).astype(np.uint8)

@@ -96,7 +96,9 @@ class Cost:
         if self.samples:
             words.append(f"{100 * self.waiting_share:.0f} % of the steps waiting for data")
         words.append(f"peak {self.peak_rss_mb:.0f} MB of memory")
-        return ", ".join([*words, f"{self.peak_gpu_mb:.0f} MB on the GPU"] if self.peak_gpu_mb else words)
+        if self.peak_gpu_mb:
+            words.append(f"{self.peak_gpu_mb:.0f} MB on the GPU")
+        return ", ".join(words)
 
 
 def memory_mb(device: torch.device) -> tuple[float, float]:

@@ -216,7 +216,8 @@ class GpuWaiting(CpuWaiting):
         """Seconds between the marks since the last call, and those on the CPU. Waits for the GPU."""
         # elapsed_time wants both marks passed; the last one is passed last.
         if self._gaps:
-            self._gaps[-1][1].synchronize()
+            _, last = self._gaps[-1]
+            last.synchronize()
         gaps = math.fsum(before.elapsed_time(after) for before, after in self._gaps) / 1000
         self._gaps, self._step_end = [], None
         return gaps + super().take()

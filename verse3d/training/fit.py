@@ -159,19 +159,25 @@ def fit_store(folder: RunFolder, options: FitOptions) -> SampleStore:
         DataError: the folder holds something else, or the store of a newer version.
         OutputError: it cannot be made.
     """
-    noted = folder.store_note.read_text(encoding="utf-8").strip() if folder.store_note.is_file() else ""
-    store = open_store(options.store or (Path(noted) if noted and options.resume else folder.store))
+    noted = ""
+    if folder.store_note.is_file():
+        noted = folder.store_note.read_text(encoding="utf-8").strip()
+    # What is asked for, else where the run had its cases before, else in its own folder
+    before = Path(noted) if noted and options.resume else folder.store
+    store = open_store(options.store or before)
     write_text(folder.store_note, f"{store.folder.absolute()}\n")
     return store
 
 
 def _left_out(jobs: Sequence[Job], told: tuple[tuple[str, str], ...] = ()) -> tuple[tuple[str, str], ...]:
     """(case, reason) of the cases that cannot be prepared; those that were not told before are logged."""
-    failures = tuple((job.case.case, reason) for job in jobs if (reason := job.failure))
-    for case, reason in failures:
-        if (case, reason) not in told:
-            _log.error("%s is left out: %s", case, reason)
-    return failures
+    failures = []
+    for job in jobs:
+        if reason := job.failure:
+            failures.append((job.case.case, reason))
+            if failures[-1] not in told:
+                _log.error("%s is left out: %s", *failures[-1])
+    return tuple(failures)
 
 
 def _consider_validation(config: Config, validation: Sequence[Job]) -> None:

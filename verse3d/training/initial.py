@@ -10,6 +10,7 @@ from torch import nn
 from verse3d.core.config import Config, GridConfig
 from verse3d.core.errors import CheckpointError
 from verse3d.core.logs import logger
+from verse3d.core.wording import listed
 from verse3d.model.checkpoint import load_checkpoint
 from verse3d.training.step import Learner
 
@@ -54,7 +55,7 @@ def begin_with(learner: Learner, initial: InitialWeights, grid: GridConfig) -> N
     as_drawn = _load_fitting(learner.network, initial)
     if learner.average is not None:  # otherwise the mean would begin with the network as it was drawn
         learner.average.module.load_state_dict(learner.network.state_dict())
-    _log.info("begins with the weights of %s%s", initial.path, f", but for {_listed(as_drawn)}" if as_drawn else "")
+    _log.info("begins with the weights of %s%s", initial.path, f", but for {listed(as_drawn, 3)}" if as_drawn else "")
     for name, old, new in (
         ("grid.spacing_mm", initial.config.grid.spacing_mm, grid.spacing_mm),
         ("grid.window_hu", initial.config.grid.window_hu, grid.window_hu),
@@ -77,7 +78,3 @@ def _load_fitting(network: nn.Module, initial: InitialWeights) -> list[str]:
         )
     network.load_state_dict({**own, **same})
     return [name for name in own if name not in same]
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more layers" if len(names) > 3 else "")

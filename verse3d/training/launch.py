@@ -17,6 +17,7 @@ import torch
 from verse3d.core.config import RuntimeConfig
 from verse3d.core.errors import ConfigError
 from verse3d.core.logs import logger
+from verse3d.core.wording import first_line
 from verse3d.training.step import Batch, Learner, NetworkCall, StepResult, backward, forward, training_step
 
 _WARM_UP_STEPS = 3
@@ -90,7 +91,7 @@ class Launcher:
         except Exception as error:  # a compiler can fail in any way
             if self._must_compile:
                 raise _cannot("runtime.compile", "the network cannot be compiled", error) from error
-            _log.info("the network is not compiled (%s)", _first_line(error))
+            _log.info("the network is not compiled (%s)", first_line(error))
         self._network = network
         for buffer, old in zip(network.buffers(), before, strict=True):
             buffer.data.copy_(old)
@@ -103,7 +104,7 @@ class Launcher:
         except Exception as error:  # whatever a kernel does not allow while it is recorded
             if self._must_record:
                 raise _cannot("runtime.cuda_graph", "the step cannot be recorded", error) from error
-            _log.info("steps are launched kernel by kernel (%s)", _first_line(error))
+            _log.info("steps are launched kernel by kernel (%s)", first_line(error))
             self._records = False
             self._learner.optimizer.zero_grad(set_to_none=True)
 
@@ -213,8 +214,4 @@ def _fits(learner: Learner, batch: Batch) -> bool:
 
 
 def _cannot(setting: str, what: str, error: Exception) -> ConfigError:
-    return ConfigError(f"{setting} on: {what} here: {_first_line(error)}", hint=f"set {setting}=auto")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ConfigError(f"{setting} on: {what} here: {first_line(error)}", hint=f"set {setting}=auto")

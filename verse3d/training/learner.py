@@ -120,7 +120,14 @@ def restore_learner(learner: Learner, state: dict[str, Any]) -> None:
     if learner.scaler.is_enabled() and state["scaler"]:
         checked(state["scaler"], _StoredScaler, "the state of the loss scaler")
     learner.network.load_state_dict(state["network"])
-    _restore_optimizer(learner.optimizer, state["optimizer"])
+    optimizer = learner.optimizer
+    # A resumed run may have another rate or weight decay: the config decides, not the file. The kind of device may be
+    # another than the one it was saved on, too.
+    kept = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state["optimizer"])
+    for group, own in zip(optimizer.param_groups, kept, strict=True):
+        group.update(own)
+    _move_counts(optimizer)
     learner.schedule.load_state_dict(state["schedule"])
     if learner.scaler.is_enabled() and state["scaler"]:
         learner.scaler.load_state_dict(state["scaler"])
@@ -203,16 +210,6 @@ def _require_count(value: object, what: str) -> None:
     count = float(torch.as_tensor(value))
     if not 0 <= count <= MOST_STEPS:
         raise DataError(f"{what} is {count:g}, expected 0 to {MOST_STEPS:g}")
-
-
-def _restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Also from another kind of device than the one it was saved on. What the config decides stays as it is."""
-    # A resumed run may have another rate or weight decay: the config decides, not the file.
-    kept = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
-    optimizer.load_state_dict(state)
-    for group, own in zip(optimizer.param_groups, kept, strict=True):
-        group.update(own)
-    _move_counts(optimizer)
 
 
 def _move_counts(optimizer: torch.optim.Optimizer) -> None:

@@ -114,7 +114,9 @@ class Ranks:
         """Give every process rank 0's weights and buffers (running means of a normalisation)."""
         if self.control is None:
             return
-        values = list(network.buffers()) if buffers_only else list(network.state_dict().values())
+        values = list(network.buffers())
+        if not buffers_only:
+            values = list(network.state_dict().values())
         for value in values:
             _reached(partial(dist.broadcast, value.data, src=0))
 

@@ -1,6 +1,6 @@
 """Going on with a run from its ``last.pt``: what may have changed meanwhile is said, each thing by its name."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 
@@ -9,6 +9,7 @@ from verse3d.core.errors import CheckpointError, DataError, TrainingError
 from verse3d.core.logs import logger
 from verse3d.core.readers import checked
 from verse3d.core.runtime import restore_random_state
+from verse3d.core.wording import listed
 from verse3d.model.checkpoint import Checkpoint, installed_versions, load_checkpoint
 from verse3d.model.scout import SCOUT
 from verse3d.training.learner import restore_learner
@@ -103,33 +104,27 @@ def _tell_changes(session: Session, state: StoredRun, versions: Mapping[str, str
     before, now = len(state.others) + 1, session.options.ranks.count
     if before != now:
         _log.warning("the run was trained by %d processes and is by %d now: the same but for rounding", before, now)
-    changed = [*_changed_data(session, state), *_changed_code(state, versions)]
+    changed = list(_changes(session, state, versions))
     if not changed:
         return
-    listed = "\n".join(f"  - {change}" for change in changed)
+    lines = "\n".join(f"  - {change}" for change in changed)
     if session.runtime.deterministic:
         raise TrainingError(
-            f"the run in {session.folder.path} cannot end as it would have, because something has changed:\n{listed}",
+            f"the run in {session.folder.path} cannot end as it would have, because something has changed:\n{lines}",
             hint="undo the change, or go on all the same with runtime.deterministic=false",
         )
-    _log.warning("since the run was saved, something has changed:\n%s", listed)
+    _log.warning("since the run was saved, something has changed:\n%s", lines)
 
 
-def _changed_data(session: Session, state: StoredRun) -> list[str]:
-    changed = [case for case, name in state.data.items() if session.data.get(case, name) != name]
-    if not changed:
-        return []
-    more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
-    return [f"the data: scan, mask or relabelling of {', '.join(changed[:_SHOWN])}{more}"]
-
-
-def _changed_code(state: StoredRun, versions: Mapping[str, str]) -> list[str]:
+def _changes(session: Session, state: StoredRun, versions: Mapping[str, str]) -> Iterator[str]:
+    """What differs from the time when the run was saved: its data, the packages, the program."""
+    data = [case for case, name in state.data.items() if session.data.get(case, name) != name]
+    if data:
+        yield f"the data: scan, mask or relabelling of {listed(data, _SHOWN)}"
     now = installed_versions()
-    changed = [
-        f"{name}: {before} before, {now[name]} now"
-        for name, before in versions.items()
-        if now.get(name, before) != before
-    ]
+    for name, before in versions.items():
+        if now.get(name, before) != before:
+            yield f"{name}: {before} before, {now[name]} now"
+    # The same version with other code: somebody works on it.
     if state.code and state.code != code_sha256() and versions.get("verse3d") == now["verse3d"]:
-        changed.append(f"the code of verse3d {now['verse3d']} itself")
-    return changed
+        yield f"the code of verse3d {now['verse3d']} itself"

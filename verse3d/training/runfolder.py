@@ -95,9 +95,12 @@ class RunFolder:
     @property
     def holds_a_run(self) -> bool:
         """Whether anything is here that could be lost: something learnt, or a config that somebody wrote."""
-        if any(file.exists() for file in (self.last, self.best, self.history)):
+        learnt = (self.last, self.best, self.history)
+        if any(file.exists() for file in learnt):
             return True
-        return self.config.exists() and not self.config.read_text(errors="replace").startswith(_OURS)
+        if not self.config.exists():
+            return False
+        return not self.config.read_text(errors="replace").startswith(_OURS)
 
 
 def fold_folder(out: Path, fold: int) -> Path:
@@ -234,14 +237,19 @@ def _is_number(cell: str) -> bool:
 def run_folder_of(checkpoint: Path) -> RunFolder | None:
     """The run folder that a checkpoint lies in; None if it lies somewhere else."""
     folder = RunFolder(checkpoint.absolute().parent)
-    inside = checkpoint.name in (folder.best.name, folder.last.name)
-    return folder if inside and folder.config.is_file() and folder.history.is_file() else None
+    if checkpoint.name not in (folder.best.name, folder.last.name):
+        return None
+    if not (folder.config.is_file() and folder.history.is_file()):
+        return None
+    return folder
 
 
 def history_of(checkpoint: Path) -> tuple[Mapping[str, float], ...]:
     """The history of the run that a checkpoint belongs to; nothing if it is not known or damaged."""
     folder = run_folder_of(checkpoint)
+    if folder is None:
+        return ()
     try:
-        return tuple(read_history(folder.history)) if folder else ()
+        return tuple(read_history(folder.history))
     except DataError:
         return ()

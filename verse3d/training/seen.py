@@ -25,8 +25,11 @@ def seen_in(cases: Iterable[StoredCase]) -> TrainedOn | None:
     Grey values are told once all cases are prepared: before, they would depend on how fast that goes.
     """
     used = [case for case in cases if not case.failure]
-    # A case whose file has gone is prepared all the same, but tells nothing about its grid.
-    measured = [{**grid, **(case.tissue_hu() or {})} for case in used if (grid := _grid(case.files.image_path()))]
+    measured = []
+    for case in used:
+        # A case whose file has gone is prepared all the same, but tells nothing about its grid.
+        if grid := _grid(case.files.image_path()):
+            measured.append({**grid, **(case.tissue_hu() or {})})
     if not measured:
         return None
     return TrainedOn.of(measured, phantoms=sum(is_phantom(case.files.image_path()) for case in used))

@@ -13,5 +13,6 @@ def code_sha256() -> str:
     package = Path(verse3d.__file__).parent
     total = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
-        total.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+        name = path.relative_to(package).as_posix()
+        total.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return total.hexdigest()

@@ -101,7 +101,8 @@ def _write_case(plan: CasePlan, out: OutputFolder) -> tuple[FileRecord, ...]:
 def _write_mask(case: Case, mask: Volume, path: str, out: OutputFolder) -> FileRecord:
     if not case.relabel:
         return FileRecord(path, str(mask.path), out.place(mask.path, path))
-    write_labels(out.target(path), mask.array.astype(np.uint8), like=mask.header, scheme="vertebrae")
+    labels = mask.array.astype(np.uint8)
+    write_labels(out.target(path), labels, like=mask.header, scheme="vertebrae")
     changed = ", ".join(f"{stored} is {right}" for stored, right in case.relabel)
     return FileRecord(path, str(mask.path), "rewritten", note=f"labels corrected: {changed}")
 

@@ -135,7 +135,7 @@ class StoredArray:
             if not same or self._array.schunk.nchunks != len(record.chunks):
                 raise ValueError("it holds another array")
         except _READ_ERRORS as error:
-            raise _damaged(path, error) from error
+            raise damaged_entry(path, error) from error
 
     def read(self, start: Shape, stop: Shape) -> NDArray[Any]:
         """The voxels ``start`` ... ``stop``, which lie inside.
@@ -158,7 +158,7 @@ class StoredArray:
             # What indexing ends in: decompressed to where the voxels are wanted, without a copy.
             self._array.get_slice_numpy(target, (tuple(start), tuple(stop)))
         except _READ_ERRORS as error:
-            raise _damaged(self._path, error) from error
+            raise damaged_entry(self._path, error) from error
 
     def read_padded(self, start: Shape, size: Shape) -> NDArray[Any]:
         """The voxels ``start`` ... ``start + size``, which may lie outside: there they are 0.
@@ -197,14 +197,16 @@ class StoredArray:
         try:
             self._check(range(len(self._record.chunks)))
         except _READ_ERRORS as error:
-            raise _damaged(self._path, error) from error
+            raise damaged_entry(self._path, error) from error
 
     def _check(self, numbers: Iterable[int]) -> None:
         for number in numbers:
-            if not self._checked[number]:
-                if _crc(self._array.schunk.get_chunk(number)) != self._record.chunks[number]:
-                    raise ValueError(f"chunk {number} does not have its checksum")
-                self._checked[number] = True
+            if self._checked[number]:
+                continue
+            chunk = self._array.schunk.get_chunk(number)
+            if _crc(chunk) != self._record.chunks[number]:
+                raise ValueError(f"chunk {number} does not have its checksum")
+            self._checked[number] = True
 
 
 def _chunk_grid(shape: Shape) -> list[int]:
@@ -238,5 +240,6 @@ def _crc(data: bytes) -> int:
     return int(isal_zlib.crc32(data))
 
 
-def _damaged(path: Path, error: Exception) -> DamagedEntryError:
+def damaged_entry(path: Path, error: Exception) -> DamagedEntryError:
+    """The error to raise when an entry, or a file of it, is not what was written."""
     return DamagedEntryError(f"{path} is damaged: {error}", hint="verse3d prepare makes it again")

@@ -82,10 +82,12 @@ class LabelBlocks:
     def counts(self, wanted: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Voxels in each block whose label is wanted; ``wanted`` is a table of 256 truth values, label 0 included."""
         labelled = wanted[self.code]
-        found = np.bincount(self.block[labelled], self.count[labelled], self.block_sizes.size).astype(np.int64)
+        blocks = self.block_sizes.size
+        found = np.bincount(self.block[labelled], self.count[labelled], blocks).astype(np.int64)
         if wanted[0]:
             # Only labels are listed: what a block holds beyond them is its background.
-            found += self.block_sizes - np.bincount(self.block, self.count, self.block_sizes.size).astype(np.int64)
+            listed = np.bincount(self.block, self.count, blocks).astype(np.int64)
+            found += self.block_sizes - listed
         return found
 
     def labelled_part(self, start: Shape, size: Shape) -> tuple[Shape, Shape] | None:
@@ -119,17 +121,22 @@ class LabelBlocks:
     @cached_property
     def block_sizes(self) -> NDArray[np.int64]:
         """Voxels of each block."""
-        # 70 voxels are blocks of 32, 32 and 6.
-        along = [np.diff(np.append(np.arange(0, length, BLOCK), length)) for length in self.shape]
-        sizes: NDArray[np.int64] = np.multiply.outer(np.multiply.outer(along[0], along[1]), along[2]).ravel()
+        along = []
+        for length in self.shape:
+            edges = np.append(np.arange(0, length, BLOCK), length)  # 70 voxels: 0 32 64 70
+            along.append(np.diff(edges))
+        i, j, k = along
+        sizes: NDArray[np.int64] = np.multiply.outer(np.multiply.outer(i, j), k).ravel()
         return sizes
 
     def place(self, number: int) -> tuple[Shape, Shape]:
         """First voxel and size of a block."""
         index = np.unravel_index(number, _grid(self.shape))
-        start = [int(position) * BLOCK for position in index]
+        i, j, k = start = [int(position) * BLOCK for position in index]
+        # The last block along an axis may be smaller.
         size = [min(BLOCK, length - first) for first, length in zip(start, self.shape, strict=True)]
-        return (start[0], start[1], start[2]), (size[0], size[1], size[2])
+        rows, columns, planes = size
+        return (i, j, k), (rows, columns, planes)
 
 
 def counted(labels: NDArray[np.uint8], start: Shape, shape: Shape) -> NDArray[np.int64]:
@@ -144,7 +151,8 @@ def counted(labels: NDArray[np.uint8], start: Shape, shape: Shape) -> NDArray[np
     blocks = [(axis + first) // BLOCK for axis, first in zip(where, start, strict=True)]
     number = np.ravel_multi_index(blocks, _grid(shape))
     # One number for block and label, so that they are counted together.
-    both, count = np.unique(number * _CODES + labels[where], return_counts=True)
+    codes = number * _CODES + labels[where]
+    both, count = np.unique(codes, return_counts=True)
     return np.stack([both // _CODES, both % _CODES, count])
 
 
@@ -163,7 +171,8 @@ class CentreDraw:
 
     def __init__(self, blocks: LabelBlocks, labelled: NDArray[np.bool_]) -> None:
         self._blocks = blocks
-        self._kinds = (np.logical_not(labelled), labelled)
+        unlabelled = np.logical_not(labelled)
+        self._kinds = (unlabelled, labelled)
         # ends[n]: how many voxels of a kind the blocks 0 ... n hold together
         self._ends = tuple(np.cumsum(blocks.counts(wanted)) for wanted in self._kinds)
 
@@ -185,9 +194,11 @@ class CentreDraw:
     def _voxel(
         self, wanted: NDArray[np.bool_], ends: NDArray[np.int64], draws: Sequence[float], read: ReadBlock
     ) -> NDArray[np.int_]:
-        # The first number chooses the block by how much it holds, the second the voxel inside.
-        number = int(np.searchsorted(ends, int(draws[0] * ends[-1]), side="right"))
+        # The first number chooses the block by how much it holds ...
+        place = int(draws[0] * ends[-1])
+        number = int(np.searchsorted(ends, place, side="right"))
         start, size = self._blocks.place(number)
+        # ... and the second the voxel inside.
         found = np.flatnonzero(wanted[read(start, size)])
         inside = np.unravel_index(found[int(draws[1] * found.size)], size)
         return np.add(start, inside).astype(int)

@@ -126,7 +126,12 @@ class PatchCut:
         """The box of one patch, of which nothing was read but the block that its centre lies in."""
         centre = source.draw_centre(self.foreground_fraction, random)
         changes = self.changes.draw(random)
-        corner = self._corner(centre, np.array(source.geometry.shape))
+        # The first voxel of the patch around ``centre``, pushed inside the margin
+        shape = np.array(source.geometry.shape)
+        first, last = -self.margin, shape + self.margin - self.patch
+        # Where the patch is larger than scan and margins there is no choice: it lies in the middle.
+        free = np.clip(centre - self.patch // 2, first, np.maximum(first, last))
+        corner = np.where(first <= last, free, -((self.patch - shape) // 2))
         half = (self.patch - 1) / 2
         if changes.warp is None:
             start, size = corner, self.patch
@@ -137,13 +142,6 @@ class PatchCut:
             start = np.floor(corner + half - reach).astype(int)
             size = np.ceil(corner + half + reach).astype(int) + 1 - start
         return PlannedBox(source, _three(start), _three(size), tuple((corner + half - start).tolist()), changes)
-
-    def _corner(self, centre: NDArray[np.int_], shape: NDArray[np.int_]) -> NDArray[np.int_]:
-        """The first voxel of the patch around ``centre``, pushed inside the margin."""
-        first, last = -self.margin, shape + self.margin - self.patch
-        # Where the patch is larger than scan and margins there is no choice: it lies in the middle.
-        free = np.clip(centre - self.patch // 2, first, np.maximum(first, last))
-        return np.where(first <= last, free, -((self.patch - shape) // 2))
 
 
 def _three(numbers: NDArray[np.int_]) -> tuple[int, int, int]:

@@ -8,7 +8,6 @@ sub-verse004-1f0c.../
     entry.json         grids, checksums, label blocks
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,10 +20,10 @@ from numpy.typing import NDArray
 from verse3d.core.config import GridConfig
 from verse3d.core.errors import Verse3dError
 from verse3d.core.geometry import Geometry
-from verse3d.core.jsontext import parse_json
+from verse3d.core.jsontext import json_checksum, parse_json
 from verse3d.core.labels import VERSE_IDS, LabelScheme
 from verse3d.core.limits import require_countable
-from verse3d.data.samples.arrays import ArrayRecord, DamagedEntryError, StoredArray
+from verse3d.data.samples.arrays import ArrayRecord, StoredArray, damaged_entry
 from verse3d.data.samples.blocks import LabelBlocks
 from verse3d.data.samples.keys import PREPARATION_VERSION
 
@@ -75,7 +74,7 @@ class Entry:
         blocks = {name: getattr(self.blocks, name).tolist() for name in ("block", "code", "count")}
         values = {"version": PREPARATION_VERSION, "case": self.case, "grid": self.grid.model_dump(mode="json"), **grids}
         values |= {"arrays": arrays, "blocks": blocks, "binary": self.binary}
-        return json.dumps({"checksum": _checksum(values), "entry": values})
+        return json.dumps({"checksum": json_checksum(values), "entry": values})
 
     @classmethod
     def of_text(cls, text: bytes) -> Self:
@@ -84,7 +83,7 @@ class Entry:
             raise ValueError(f"it has {len(text)} bytes")
         outer = parse_json(text.decode())
         values = outer["entry"]
-        if outer["checksum"] != _checksum(values):
+        if outer["checksum"] != json_checksum(values):
             raise ValueError("it does not have its checksum")
         geometry, coarse = _geometry(values["geometry"]), _geometry(values["coarse"])
         arrays = {name: ArrayRecord.from_dict(values["arrays"][name]) for name in ARRAYS}
@@ -109,9 +108,9 @@ def read_entry(folder: Path) -> Entry | None:
     except FileNotFoundError as error:
         if not folder.is_dir():
             return None
-        raise _damaged(folder, error) from error
+        raise damaged_entry(folder, error) from error
     except (OSError, KeyError, TypeError, ValueError, Verse3dError) as error:
-        raise _damaged(folder, error) from error
+        raise damaged_entry(folder, error) from error
 
 
 def check_entry(folder: Path, entry: Entry) -> None:
@@ -138,6 +137,14 @@ def unchecked(record: ArrayRecord) -> NDArray[np.bool_]:
     return np.zeros(len(record.chunks), bool)
 
 
+def coarse_levels(entry: Entry, arrays: Mapping[str, StoredArray]) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
+    """The 4 mm copy: grey values, and VerSe ids; in a binary mask 1 is any vertebra, and not C1."""
+    start, size = (0, 0, 0), entry.coarse.shape
+    image = arrays["image-4mm"].read_padded(start, size)
+    ids = arrays["labels-4mm"].read_padded(start, size)
+    return image, np.where(ids > 0, np.uint8(UNDECIDED), ids) if entry.binary else ids
+
+
 def network_table(scheme: LabelScheme) -> NDArray[np.uint8]:
     """For each of the 256 stored values its network id."""
     table = np.zeros(256, np.uint8)
@@ -147,16 +154,7 @@ def network_table(scheme: LabelScheme) -> NDArray[np.uint8]:
     return table
 
 
-def _checksum(values: Any) -> str:  # noqa: ANN401 - whatever JSON can hold
-    text = json.dumps(values, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
 def _geometry(values: Mapping[str, Any]) -> Geometry:
     i, j, k = values["shape"]
     require_countable((i, j, k), "the grid")
     return Geometry((i, j, k), np.array(values["affine"], float))
-
-
-def _damaged(folder: Path, error: Exception) -> DamagedEntryError:
-    return DamagedEntryError(f"{folder} is damaged: {error}", hint="verse3d prepare makes it again")

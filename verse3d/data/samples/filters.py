@@ -45,7 +45,8 @@ def filter_axis(image: torch.Tensor, matrix: torch.Tensor, axis: int) -> torch.T
     if along == image.dim() - 1:
         return image @ matrix.T
     #  (n, A, L, B, C)  ->  (n A, L, B C): whatever lies after the axis is a column of its own
-    columns = image.reshape(math.prod(image.shape[:along]), image.shape[along], -1)
+    before, lines = math.prod(image.shape[:along]), image.shape[along]
+    columns = image.reshape(before, lines, -1)
     return torch.matmul(matrix, columns).reshape(image.shape)
 
 

@@ -14,8 +14,10 @@ def grid_measures(geometry: Geometry) -> dict[str, float]:
     """Spacing and field of view of a scan: "finest", "coarsest" (mm a voxel), "width", "depth", "height" (mm)."""
     sizes = np.array(geometry.shape) * geometry.spacing_mm
     along = dict(zip(geometry.axis_codes, sizes, strict=True))
-    extents = {name: float(next(along[code] for code in codes if code in along)) for name, codes in _WORLD_AXES.items()}
-    return {"finest": min(geometry.spacing_mm), "coarsest": max(geometry.spacing_mm), **extents}
+    measures = {"finest": min(geometry.spacing_mm), "coarsest": max(geometry.spacing_mm)}
+    for name, codes in _WORLD_AXES.items():
+        measures[name] = float(next(along[code] for code in codes if code in along))
+    return measures
 
 
 def tissue_measures(image: NDArray[np.floating], window_hu: tuple[float, float]) -> dict[str, float]:

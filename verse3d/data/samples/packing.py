@@ -94,10 +94,11 @@ class PackedBatch:
     def on(self, device: torch.device) -> list[BoxTensors]:
         """The boxes on a device: one transfer, which does not wait if the block is pinned; else views of the block."""
         block = self.block.to(device, non_blocking=True)  # on a CPU the block itself
-        return [
-            BoxTensors(_view(block, image), _view(block, label), middle, changes)
-            for (image, label), middle, changes in zip(self.places, self.middles, self.changes, strict=True)
-        ]
+        boxes = []
+        for (image, label), middle, changes in zip(self.places, self.middles, self.changes, strict=True):
+            tensors = _view(block, image), _view(block, label)
+            boxes.append(BoxTensors(*tensors, middle, changes))
+        return boxes
 
 
 class Packer:

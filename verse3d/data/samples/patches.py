@@ -56,7 +56,9 @@ class PatchDataset(Dataset[Box]):
         epoch, position = place
         if not 0 <= position < self._length:
             raise IndexError(position)
-        return self.cases[int(_order(self._seed, epoch, self._length, len(self.cases))[position])]
+        order = _order(self._seed, epoch, self._length, len(self.cases))
+        number = int(order[position])
+        return self.cases[number]
 
     def case_order(self, epoch: int) -> list[int]:
         """All cases by when the epoch first wants them; those that it does not want come last."""

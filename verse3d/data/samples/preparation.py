@@ -204,8 +204,10 @@ def fitting_workers(jobs: Sequence[Job]) -> int:
     needs = [_need(job) for job in jobs if not job.problem]
     if usable_cores() == 1 or len(needs) < 2:
         return 1
+    memory = [need.memory for need in needs]
     # What the program itself takes has to fit into memory, too, but is no work.
-    return affordable_workers([need.memory for need in needs], [need.memory - _BASE_BYTES for need in needs])
+    work = [need.memory - _BASE_BYTES for need in needs]
+    return affordable_workers(memory, work)
 
 
 def _need(job: Job) -> _Need:

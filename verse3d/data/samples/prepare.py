@@ -195,7 +195,8 @@ def slabs(source: Geometry, target: Geometry) -> Iterator[Box]:
     """
     # The axis of the target along which the file's planes are stacked.
     axis = axis_maps(source, target)[0].index(2)
-    for start in range(0, target.shape[axis], CHUNK):
-        box = [slice(0, length) for length in target.shape]
-        box[axis] = slice(start, min(start + CHUNK, target.shape[axis]))
+    length = target.shape[axis]
+    for start in range(0, length, CHUNK):
+        box = [slice(0, size) for size in target.shape]
+        box[axis] = slice(start, min(start + CHUNK, length))
         yield tuple(box)

@@ -152,9 +152,12 @@ class SliceFolder(Dataset[dict[str, torch.Tensor]]):
             DataError: a PNG is damaged, RGB, 16 bit or of another size, or a mask holds other values than labels.
         """
         row = self.rows[position]
-        picture, mask = (read_png(self.folder / name, self.size) for name in (row.image, row.mask))
+        picture = read_png(self.folder / row.image, self.size)
+        mask = read_png(self.folder / row.mask, self.size)
         ids = self._network_ids(mask, self.folder / row.mask)
-        return {"image": torch.from_numpy(grey_values(picture))[None], "label": torch.from_numpy(ids)[None]}
+        # A channel of one in front, as images and labels of a training have it
+        image, label = torch.from_numpy(grey_values(picture))[None], torch.from_numpy(ids)[None]
+        return {"image": image, "label": label}
 
     def _network_ids(self, mask: NDArray[np.uint8], path: Path) -> NDArray[np.uint8]:
         if self.scheme.output_channels > 1:

@@ -117,7 +117,11 @@ class SampleStore:
                 for path in temporary.iterdir():
                     flush_file(path)
                 flush_folder(temporary)
-                self._publish(temporary, name)
+                try:
+                    temporary.rename(self.entry_folder(name))
+                except OSError:
+                    if not self.entry_folder(name).is_dir():  # else another process was faster, with the same voxels
+                        raise
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
         except OutputError:
@@ -189,13 +193,6 @@ class SampleStore:
     def names(self) -> list[str]:
         """All entries, of whatever index, grid and version."""
         return sorted(path.name for path in self.folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-    def _publish(self, temporary: Path, name: str) -> None:
-        try:
-            temporary.rename(self.entry_folder(name))
-        except OSError:
-            if not self.entry_folder(name).is_dir():  # else another process was faster, with the same voxels
-                raise
 
 
 def store_beside(data: Path) -> Path:

@@ -17,7 +17,7 @@ from verse3d.data.cases import Case
 from verse3d.data.samples.arrays import DamagedEntryError, StoredArray
 from verse3d.data.samples.blocks import CentreDraw
 from verse3d.data.samples.cut_ends import BONE_HU, ignore, maybe_cut
-from verse3d.data.samples.entry import ARRAYS, UNDECIDED, Entry, network_table, open_array, unchecked
+from verse3d.data.samples.entry import ARRAYS, Entry, coarse_levels, network_table, open_array, unchecked
 from verse3d.data.samples.measures import tissue_measures
 from verse3d.data.samples.prepare import Job, ensure_prepared
 
@@ -145,7 +145,7 @@ class StoredCase:
             DataError: the entry is damaged and cannot be prepared again.
         """
 
-        return self._reading(lambda opened: _coarse_levels(opened.entry, opened.arrays))
+        return self._reading(lambda opened: coarse_levels(opened.entry, opened.arrays))
 
     def tissue_hu(self) -> dict[str, float] | None:
         """Measures of the grey values (see ``tissue_measures``) if the case is prepared, else None."""
@@ -164,7 +164,8 @@ class StoredCase:
 
     def draw_on(self, ids: Sequence[int], random: np.random.RandomState) -> NDArray[np.int_] | None:
         """A voxel (i, j, k) whose network id is among ``ids``; None if the case has none. Takes two numbers."""
-        draws, wanted = random.random_sample(2).tolist(), np.isin(self._table, ids)
+        draws = random.random_sample(2).tolist()
+        wanted = np.isin(self._table, ids)
         return self._reading(lambda opened: opened.centres.among(wanted, draws, opened.arrays["labels"].read_padded))
 
     def open(self) -> None:
@@ -241,20 +242,12 @@ class StoredCase:
         return ids.reshape(stored.shape)
 
 
-def _coarse_levels(entry: Entry, arrays: Mapping[str, StoredArray]) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
-    """The 4 mm copy: grey values, and VerSe ids; in a binary mask 1 is any vertebra, and not C1."""
-    start, size = (0, 0, 0), entry.coarse.shape
-    image = arrays["image-4mm"].read_padded(start, size)
-    ids = arrays["labels-4mm"].read_padded(start, size)
-    return image, np.where(ids > 0, np.uint8(UNDECIDED), ids) if entry.binary else ids
-
-
 def _unknown_bone(entry: Entry, arrays: Mapping[str, StoredArray]) -> NDArray[np.bool_]:
     """Where at 4 mm bone may be a vertebra that the scan cuts; found when a case is opened, and stored nowhere."""
     low, high = entry.grid.window_hu
     # A window that begins above bone, or ends below it, clips: then what is above its lower end, or at its upper end.
     bone = min(max((BONE_HU - low) / (high - low), 0.01), 1.0)
-    return maybe_cut(*_coarse_levels(entry, arrays), bone)
+    return maybe_cut(*coarse_levels(entry, arrays), bone)
 
 
 class StoredCases:

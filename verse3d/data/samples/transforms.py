@@ -82,8 +82,10 @@ _Voxel = TypeVar("_Voxel", bound=np.generic)
 def _cut(volume: NDArray[_Voxel], start: Shape, size: Shape) -> NDArray[_Voxel]:
     """A copy of a box that may reach beyond the volume, where it is 0."""
     result = np.zeros(size, volume.dtype)
+    box = tuple(slice(max(0, a), max(0, a + length)) for a, length in zip(start, size, strict=True))
+    inside = volume[box]
+    # Where the box begins before the volume, that many voxels stay empty.
     first = [max(0, -a) for a in start]
-    inside = volume[tuple(slice(max(0, a), max(0, a + length)) for a, length in zip(start, size, strict=True))]
     result[tuple(slice(a, a + length) for a, length in zip(first, inside.shape, strict=True))] = inside
     return result
 

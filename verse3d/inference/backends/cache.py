@@ -128,7 +128,8 @@ class ModelCache:
             write(temporary)
             write_json(temporary / MANIFEST, self._manifest(temporary))
             for name in (XML, WEIGHTS):
-                _flush_to_disk(temporary / name)
+                with (temporary / name).open("rb") as handle:
+                    os.fsync(handle.fileno())
             try:
                 temporary.rename(self.entry)
             except OSError:
@@ -138,7 +139,10 @@ class ModelCache:
             self._say_not_kept(error)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        self._sweep()
+        # Remove what killed programs left behind, and models of an earlier checkpoint or in an earlier format
+        for path in list(self.folder.iterdir()) if self.folder.is_dir() else []:
+            if _is_stale(path) or _is_outdated(path, self.checkpoint_sha256):
+                shutil.rmtree(path, ignore_errors=True)
         return self._is_there()
 
     def discard(self) -> None:
@@ -163,11 +167,12 @@ class ModelCache:
 
     def remember(self, parity: Parity) -> None:
         """Keep a measurement, if the model itself is kept."""
-        if self._is_there():
-            with contextlib.suppress(Verse3dError):
-                write_json(
-                    self._parity_file(parity.precision), {"cpu": self.versions["cpu"], "parity": parity.to_dict()}
-                )
+        if not self._is_there():
+            return
+        path = self._parity_file(parity.precision)
+        content = {"cpu": self.versions["cpu"], "parity": parity.to_dict()}
+        with contextlib.suppress(Verse3dError):
+            write_json(path, content)
 
     def _parity_file(self, precision: str) -> Path:
         return self.entry / f"parity-{precision}.json"
@@ -189,31 +194,24 @@ class ModelCache:
     def _say_not_kept(self, error: Exception) -> None:
         _log.info("the OpenVINO model cannot be kept in %s and is converted each time: %s", self.folder, error)
 
-    def _sweep(self) -> None:
-        """Remove what killed programs left behind, and models of an earlier checkpoint or in an earlier format."""
-        for path in list(self.folder.iterdir()) if self.folder.is_dir() else []:
-            if _is_stale(path) or _is_outdated(path, self.checkpoint_sha256):
-                shutil.rmtree(path, ignore_errors=True)
-
 
 def content_sha256(checkpoint: Checkpoint) -> str:
     """A hash of all that decides what a model computes: its config and its weights, not the file around them."""
-    digest = hashlib.sha256(json.dumps(checkpoint.method.settings, sort_keys=True).encode())
-    # Name, type and shape as well: the same bytes under another name are another network.
+    settings = json.dumps(checkpoint.method.settings, sort_keys=True)
+    digest = hashlib.sha256(settings.encode())
     for name, weight in sorted(checkpoint.network.items()):
+        # Name, type and shape as well: the same bytes under another name are another network.
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        numbers = weight.detach().cpu().contiguous().flatten()
+        digest.update(numbers.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def _flush_to_disk(path: Path) -> None:
-    with path.open("rb") as handle:
-        os.fsync(handle.fileno())
-
-
 def _is_stale(path: Path) -> bool:
+    if not path.name.startswith(TEMPORARY_PREFIX):
+        return False
     try:
-        return path.name.startswith(TEMPORARY_PREFIX) and time.time() - path.stat().st_mtime > _STALE_SECONDS
+        return time.time() - path.stat().st_mtime > _STALE_SECONDS
     except OSError:  # another program was quicker
         return False
 

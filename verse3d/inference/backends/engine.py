@@ -116,17 +116,14 @@ class Engine:
             "ENABLE_CPU_PINNING": False,  # several programs on one machine would all be tied to the same cores
         }
         self._dtype, self._type = precision.dtype, getattr(self._openvino.Type, _HINTS[precision.dtype])
-        compiled = openvino_core().compile_model(self._channels_last(model, len(shape) - 1), "CPU", settings)
-        self._output: list[int] = list(compiled.outputs[0].shape)[1:]
-        self._request = compiled.create_infer_request()
-
-    def _channels_last(self, model: Any, axes: int) -> Any:  # noqa: ANN401 - an openvino.Model
-        """The model with its output as it is computed."""
-        layout, along = self._openvino.Layout, "DHW"[-axes:]
+        # The model with its output as it is computed
+        layout, along = self._openvino.Layout, "DHW"[-(len(shape) - 1) :]
         steps = self._openvino.preprocess.PrePostProcessor(model)
         steps.output().model().set_layout(layout(f"NC{along}"))
         steps.output().tensor().set_layout(layout(f"N{along}C")).set_element_type(self._type)
-        return steps.build()
+        compiled = openvino_core().compile_model(steps.build(), "CPU", settings)
+        self._output: list[int] = list(compiled.outputs[0].shape)[1:]
+        self._request = compiled.create_infer_request()
 
     def __call__(self, pieces: torch.Tensor) -> torch.Tensor:
         """Logits (B, channels, ...) of float32 pieces (B, n, ...). No voxel is copied.

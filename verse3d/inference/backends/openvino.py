@@ -11,6 +11,7 @@ from torch import nn
 
 from verse3d.core.logs import logger
 from verse3d.core.runtime import Precision
+from verse3d.core.wording import first_line
 from verse3d.inference.backends.cache import ModelCache, content_sha256
 from verse3d.inference.backends.engine import Engine, convert, read_model, versions, write_model
 from verse3d.inference.backends.parity import Parity, measure_parity, shows_something
@@ -116,11 +117,14 @@ class OpenVinoBackend:
 
     def record(self) -> dict[str, Any]:
         """Name, precision, device, how near each model is to PyTorch (by its input's shape), and why it was refused."""
-        parities = {
-            "x".join(map(str, shape)): model.parity.to_dict() for shape, model in self._models.items() if model.parity
-        }
-        known = {"name": self.name, "precision": self.precision, "device": str(self.device), "parity": parities}
-        return known | ({"refusal": self.refusal} if self.refusal else {})
+        known: dict[str, Any] = {"name": self.name, "precision": self.precision, "device": str(self.device)}
+        known["parity"] = {}
+        for shape, model in self._models.items():
+            if model.parity:
+                known["parity"]["x".join(map(str, shape))] = model.parity.to_dict()
+        if self.refusal:
+            known["refusal"] = self.refusal
+        return known
 
     def __call__(self, pieces: torch.Tensor) -> torch.Tensor:
         """Logits (B, channels, ...), float32, of float32 pieces (B, n, ...): OpenVINO's, or PyTorch's in any doubt."""
@@ -129,7 +133,7 @@ class OpenVinoBackend:
                 logits = self._compute(pieces)
             except Exception as error:  # whatever OpenVINO meets, PyTorch does not need it
                 _log.debug("OpenVINO failed", exc_info=True)
-                self._refuse(f"OpenVINO failed: {type(error).__name__}: {_first_line(error)}")
+                self._refuse(f"OpenVINO failed: {type(error).__name__}: {first_line(error)}")
             else:
                 if logits is not None:
                     return logits
@@ -182,7 +186,3 @@ class OpenVinoBackend:
         self.refusal = reason
         self._models = {shape: model for shape, model in self._models.items() if model.parity}
         _log.warning("%s; PyTorch computes instead", reason)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or "no reason given").splitlines()[0]

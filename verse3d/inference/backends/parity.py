@@ -68,10 +68,11 @@ class Parity:
     def to_dict(self) -> dict[str, Any]:
         """Strict JSON: what is not a number becomes None."""
         plain = asdict(self) | {"passed": self.passed}
-        return {
-            key: None if isinstance(value, float) and not abs(value) < float("inf") else value
-            for key, value in plain.items()
-        }
+        for name, value in plain.items():
+            # Strict JSON knows neither NaN nor infinity.
+            if isinstance(value, float) and not math.isfinite(value):
+                plain[name] = None
+        return plain
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -43,13 +43,12 @@ class TorchBackend:
     def __call__(self, pieces: torch.Tensor) -> torch.Tensor:
         """Logits (B, channels, ...) of float32 pieces (B, n, ...), on the device; float16 comes back as float32."""
         with torch.no_grad():  # not inference mode: its tensors could not be changed in place by the caller
-            logits = self._on_cpu(pieces) if self.device.type == "cpu" else self._on_gpu(pieces)
+            if self.device.type == "cpu":
+                logits = self._on_cpu(pieces)
+            else:
+                with self.number_format.autocast(self.device):
+                    logits = self.network(channels_last(pieces.to(self.device, non_blocking=True)))
             return logits.float() if logits.dtype is torch.float16 else logits
-
-    def _on_gpu(self, pieces: torch.Tensor) -> torch.Tensor:
-        with self.number_format.autocast(self.device):
-            logits: torch.Tensor = self.network(channels_last(pieces.to(self.device, non_blocking=True)))
-        return logits
 
     def _on_cpu(self, pieces: torch.Tensor) -> torch.Tensor:
         pieces = pieces.to(self.device)

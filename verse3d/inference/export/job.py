@@ -73,7 +73,10 @@ def export_model(model: Path, to: str, out: Path, *, overwrite: bool = False) ->
                 f"the {form.name} export of {model} computes something else than PyTorch: {parity.figures}",
                 hint="nothing was kept; try another format, or other versions of its packages",
             )
-        about = Export(form, checkpoint.config, shape, parity, model.name, checkpoint_sha256, _versions(form))
+        own = {"verse3d": __version__, "python": platform.python_version()}
+        libraries = {"torch": str(torch.__version__), "monai": str(monai.__version__)}
+        versions = own | libraries | {package: version(package) for package in form.packages}
+        about = Export(form, checkpoint.config, shape, parity, model.name, checkpoint_sha256, versions)
         write_json(folder / LABELS, channel_table(about.config))
         write_text(folder / README, readme(about))
         # Last, because it holds the hashes of all others.
@@ -114,12 +117,6 @@ def _manifest(export: Export, sha256: dict[str, str]) -> dict[str, Any]:
         "config": export.config.to_dict(),
         "sha256": sha256,
     }
-
-
-def _versions(form: Format) -> dict[str, str]:
-    own = {"verse3d": __version__, "python": platform.python_version()}
-    libraries = {"torch": str(torch.__version__), "monai": str(monai.__version__)}
-    return own | libraries | {package: version(package) for package in form.packages}
 
 
 def _require_free(out: Path, *, overwrite: bool) -> None:

@@ -24,6 +24,7 @@ def phantom_pieces(config: Config, count: int, *, seed: int = 0) -> torch.Tensor
     Raises:
         ConfigError: settings contradict each other.
     """
+    # Around vertebrae, unchanged: every piece shows something, and two programs see the same.
     centred = config.sampling.model_copy(update={"foreground_fraction": 1.0})
     cut = Method(config.model_copy(update={"sampling": centred})).cut(augmented=False)
     case, random = _prepared(config, seed), np.random.RandomState(seed)
