@@ -119,6 +119,7 @@ def _trained(config: Config, options: argparse.Namespace) -> ScoutNetwork:
             seconds = time.monotonic() - started
             print(f"step {step}: loss {np.mean(losses[-25:]):.3f}, {seconds / step:.2f} s per step", flush=True)
             torch.save(training.network.state_dict(), options.out)
+    torch.save(training.network.state_dict(), options.out)
     return training.network
 
 
