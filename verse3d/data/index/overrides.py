@@ -124,7 +124,7 @@ def _relabel(value: str, _: Path) -> _Change:
 def _pair(text: str) -> tuple[int, int]:
     stored, arrow, right = text.partition(">")
     if not arrow:
-        raise DataError(f"{brief(text)} is no pair such as 19>20 or T12>L1")
+        raise DataError(f"{brief(text)} is not a pair such as 19>20 or T12>L1")
     return _label_id(stored), _label_id(right)
 
 
