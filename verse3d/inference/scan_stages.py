@@ -8,7 +8,6 @@ An exception ends the way of its scan (see ``pipeline``): ``MaskIsKeptError`` wh
 """
 
 import contextlib
-import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -194,9 +193,8 @@ class ScanStages:
         if scouting:
             seconds_of["scout"] = round(scouting, 3)
         if look.crop.why:
-            # That a model cannot do better is no news about this scan.
-            level = logging.INFO if self.predictor.scouts.networks else logging.DEBUG
-            _log.log(level, "%s: searching the whole scan: %s", opened.record.case, look.crop.why)
+            tell = _log.info if self.predictor.scouts.networks else _log.debug  # what a model lacks is no news
+            tell("%s: searching the whole scan: %s", opened.record.case, look.crop.why)
         return SegmentedScan(opened, scan.plan, answer, look, seconds_of, scan.warnings)
 
     def write(self, scan: SegmentedScan) -> PredictionRecord:
