@@ -188,7 +188,7 @@ def test_how_far_a_run_is_is_taken_whole_or_not_at_all():
             lists = {"history": [{"loss": "0.5"}], "losses": ["0.5"], "grad_norms": [-1.0]}
             wrong = lists.get(name, value) if value == [1] else value
             fresh = Standing()
-            with pytest.raises(DataError, match=f"how far the run is is damaged: {name}"):
+            with pytest.raises(DataError, match=f"the progress of the run is damaged: {name}"):
                 fresh.restore(standing.to_dict() | {name: wrong})
             assert str(fresh) == str(Standing())
 

@@ -30,7 +30,7 @@ OPTION = re.compile(r"(?<!`)`([a-z][a-z_]*)(?:=[^`]*)?`")
         ("predict", "at least 0.5 GB: raise `max_ram_gb`", "at least 0.5 GB: raise --max-ram-gb"),
         ("predict", "allow `max_ram_gb=2.5` or more", "allow --max-ram-gb 2.5 or more"),
         ("train", "use `sampling.batch_size=4`", "use --set sampling.batch_size=4"),
-        ("train", "`resume` and `overwrite` exclude each other", "--resume and --overwrite exclude each other"),
+        ("train", "`resume` and `overwrite` cannot be combined", "--resume and --overwrite cannot be combined"),
         ("train", "`overrides` has 2 problems", "--set has 2 problems"),
         ("index", "`overrides` has 2 problems", "--overrides has 2 problems"),
         ("look", "e.g. `out=look.png`", "e.g. --out look.png"),

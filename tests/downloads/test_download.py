@@ -589,7 +589,7 @@ def test_a_mistyped_address_is_refused(url, data):
         ({"splits": ["train"]}, "split 'train'"),
         ({"years": []}, "without a year"),
         ({"mirrors": ["s4"]}, "mirror 's4'"),
-        ({"mirrors": ["s3"], "base_url": "http://here.org"}, "exclude each other"),
+        ({"mirrors": ["s3"], "base_url": "http://here.org"}, "cannot be combined"),
     ],
 )
 def test_wishes_that_make_no_sense_are_refused(wrong, words, data):

@@ -104,7 +104,7 @@ def test_a_damaged_line_in_the_middle_of_a_log_is_an_error_with_its_place(tmp_pa
     log.append({}, {"case": "a"})
     whole = log.path.read_bytes()
     log.path.write_bytes(whole + line.encode("utf-8", "surrogateescape") + b"\n" + whole)
-    with pytest.raises(DataError, match=r"jsonl(, line \d|: byte \d+ is no text)"):
+    with pytest.raises(DataError, match=r"jsonl(, line \d|: byte \d+ is not valid)"):
         read_predictions(tmp_path)
 
 

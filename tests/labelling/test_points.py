@@ -24,7 +24,7 @@ from verse3d.labelling.spine_curve import order_along, split_spines
         pytest.param([[0, 0, 0]], [[0, 0, 1]] * 2, "1 centres have 2 rows", id="too many scores"),
         pytest.param([[0, 0, 0]], [[0, 0, 3.5]], "between 0 and 1", id="logits for scores"),
         pytest.param([[0, 0]], [[0, 0, 1]], "rows of three", id="flat points"),
-        pytest.param("points", [[0, 0, 1]], "no numbers", id="words"),
+        pytest.param("points", [[0, 0, 1]], "not rows of three numbers", id="words"),
     ],
 )
 def test_detections_that_make_no_sense_are_refused(centres, scores, words):

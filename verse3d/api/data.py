@@ -92,7 +92,7 @@ def download(
     """
     if base_url is not None and mirrors:
         raise ConfigError(
-            "base_url and mirrors exclude each other", hint="a base address is asked instead of the mirrors"
+            "base_url and mirrors cannot be combined", hint="a base address is asked instead of the mirrors"
         )
     wanted = archives(years, splits)
     # All addresses are made before the first is asked, so a wrong mirror is told at once.

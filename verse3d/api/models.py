@@ -80,7 +80,7 @@ def train(
         TrainingError: the loss is no longer a number.
     """
     if resume and overwrite:
-        raise ConfigError("`resume` and `overwrite` exclude each other", option="resume")
+        raise ConfigError("`resume` and `overwrite` cannot be combined", option="resume")
     if resume and from_model is not None:
         raise ConfigError(
             "`resume` goes on with the run's own weights, so no other model can be begun with",

@@ -100,7 +100,7 @@ def look(
     path = Path(out)
     _require_free(path, overwrite=overwrite)
     if at is not None and level is not None:
-        raise ConfigError("`at` and `level` exclude each other", option="level")
+        raise ConfigError("`at` and `level` cannot be combined", option="level")
     case = _named(Path(scan), str(scan), data)
     if mask is not None:
         # A mask that is named stands for itself: corrections of the case belong to the case's own mask.

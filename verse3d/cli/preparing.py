@@ -53,7 +53,7 @@ def prepare(
     from verse3d import api
 
     if list_ and prune:
-        raise ConfigError("--list and --prune exclude each other")
+        raise ConfigError("--list and --prune cannot be combined")
     if list_ or prune:
         states = api.prune(data, store=store) if prune else api.prepared(data, store=store)
         if json:

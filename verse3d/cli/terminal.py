@@ -151,7 +151,7 @@ def _options(
     ] = False,
 ) -> None:
     if verbose and quiet:
-        raise ConfigError("-v and -q exclude each other")
+        raise ConfigError("-v and -q cannot be combined")
     global _level, _speech  # noqa: PLW0603 - set once per call, before any command
     # Typed as any command, but a callback of the program belongs to the group of all of them.
     commands = getattr(context.command, "commands", {})

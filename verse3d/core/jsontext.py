@@ -92,4 +92,4 @@ def _finite(text: str) -> float:
 def _constant(word: str, allow_nan: bool) -> float:
     if word == "NaN" and allow_nan:
         return math.nan
-    raise DataError(f"not JSON: it knows no number {word}")
+    raise DataError(f"not JSON: {word} is no number there")

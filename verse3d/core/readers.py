@@ -59,7 +59,7 @@ def read_text(path: Path, *, max_bytes: int, encoding: str = "utf-8", what: str 
             raise DataError(f"it is larger than {max_bytes / MEGABYTE:g} MB")
         return content.decode(encoding)
     except UnicodeDecodeError as error:
-        raise DataError(f"cannot read {what} {path}: byte {error.start} is no text in {encoding}") from None
+        raise DataError(f"cannot read {what} {path}: byte {error.start} is not valid {encoding}") from None
     except DataError as error:
         raise DataError(f"cannot read {what} {path}: {error.message}", hint=error.hint) from error
     except OSError as error:

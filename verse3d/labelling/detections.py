@@ -87,7 +87,7 @@ def _rows(values: ArrayLike, name: str) -> NDArray[np.float64]:
     try:
         array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise DataError(f"{name} are no numbers in rows of three") from error
+        raise DataError(f"{name} are not rows of three numbers") from error
     if array.size == 0:
         return np.zeros((0, 3))
     if array.ndim != 2 or array.shape[1] != 3:

@@ -113,9 +113,9 @@ class Standing:
         Raises:
             DataError: it is no such state; nothing is changed then.
         """
-        told = checked(state, Standing, "how far the run is")
+        told = checked(state, Standing, "the progress of the run")
         if not math.isnan(told.best_dice) and not 0 <= told.best_dice <= 1:
-            raise DataError(f"how far the run is is damaged: best_dice is {told.best_dice:g}, expected 0 to 1")
+            raise DataError(f"the progress of the run is damaged: best_dice is {told.best_dice:g}, expected 0 to 1")
         for name in (each.name for each in fields(self)):
             if name in state:  # as it was: 1 is not 1.0 in the next last.pt
                 setattr(self, name, copy.deepcopy(state[name]))

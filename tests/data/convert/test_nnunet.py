@@ -285,7 +285,7 @@ def test_an_impossible_id_is_refused(cases, tmp_path, number):
 
 @pytest.mark.parametrize("name", ["", "a/b", "../x", "VerSe 20", "_x", "größe"])
 def test_an_impossible_name_is_refused(cases, tmp_path, name):
-    with pytest.raises(ConfigError, match="is no name"):
+    with pytest.raises(ConfigError, match="does not name a data set"):
         nnunet_format(cases, tmp_path, name=name)
 
 

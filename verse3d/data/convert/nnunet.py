@@ -48,7 +48,7 @@ def nnunet_format(
     if not 1 <= dataset_id <= 999:
         raise ConfigError(f"`dataset_id` must be 1 to 999, got {dataset_id}", option="dataset_id")
     if not _NAME.fullmatch(name):
-        raise ConfigError(f"`name` {name!r} is no name for a data set: use letters, digits, - and _", option="name")
+        raise ConfigError(f"`name` {name!r} does not name a data set: use letters, digits, - and _", option="name")
     chosen = label_scheme(scheme)
     _refuse_torn_folds(index)
     folder = out / f"Dataset{dataset_id:03d}_{name}"

@@ -120,7 +120,7 @@ def _relabel(value: str, _: Path) -> _Change:
     for text in texts:
         before, arrow, right = text.partition(">")
         if not arrow:
-            raise DataError(f"{brief(text)} is no pair such as 19>20 or T12>L1")
+            raise DataError(f"{brief(text)} is not a pair such as 19>20 or T12>L1")
         wanted[_label_id(before)] = _label_id(right)
     if not texts or len(wanted) < len(texts):
         raise DataError(f"relabel needs pairs of different ids such as '19>20 20>21', got {brief(value)}")

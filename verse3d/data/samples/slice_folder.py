@@ -188,7 +188,7 @@ def read_png(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
             _require_grey(picture, path, size)
             return np.array(picture)
     except UnidentifiedImageError as error:
-        raise DataError(f"{path} is no PNG", hint="run verse3d slices again") from error
+        raise DataError(f"{path} is not a PNG", hint="run verse3d slices again") from error
     except (OSError, SyntaxError, ValueError) as error:  # Pillow's words for a damaged file
         if isinstance(error, DataError):
             raise
