@@ -3,7 +3,8 @@
     python benchmarks/loader.py [--cases 20] [--scan 400x400x500] [--seconds 30] [--peers monai cache nnunet]
     python benchmarks/loader.py --cases 4 --scan 200x200x250 --seconds 10 --peers monai
 
-Patches of 96 x 96 x 96, two worker processes, nobody augments. Every side reads the same synthetic scans, prepares them
+Patches of 96 x 96 x 96, two worker processes, nobody augments; with ``--augmented`` everybody does, in a second table
+(verse3d in the main process, where a GPU would do it). Every side reads the same synthetic scans, prepares them
 in its own way (not counted), and then runs as a program of its own, one after the other, in turns. nnU-Net runs in the
 environment of ``--nnunet-python``; where it isn't installed it is left out, and it is said why.
 
@@ -13,6 +14,7 @@ Memory is that of the largest worker process, all that it shares with its parent
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--patch", type=int, default=96)
     parser.add_argument("--work", type=Path, default=Path("runs/bench_loader"), help="scans and prepared files")
+    parser.add_argument("--augmented", action="store_true", help="a second table, with everybody's own augmentation")
     parser.add_argument("--nnunet-python", default=sys.executable, help="an interpreter that imports nnunetv2")
     options = parser.parse_args()
     options.shape = tuple(int(length) for length in options.scan.split("x"))
@@ -64,11 +67,17 @@ def main() -> None:
         print(f"{machine()}; {options.cases} scans of {options.scan}, patches of {options.patch}", flush=True)
         scans = write_scans(options.work / f"scans-{options.scan}", options.cases, options.shape)
         figures = measured(options, scans)
+        augmented = measured(options, scans, ["--augment"]) if options.augmented else {}
     print_table(figures)
-    print(json.dumps(summary(options, figures)))
+    result = summary(options, figures)
+    if augmented:
+        print("\nWith everybody's own augmentation, on the same cores:")
+        print_table(augmented)
+        result["augmented"] = summary(options, augmented)
+    print(json.dumps(result))
 
 
-def measured(options: argparse.Namespace, scans: Path) -> dict[str, Figures]:
+def measured(options: argparse.Namespace, scans: Path, words: Sequence[str] = ()) -> dict[str, Figures]:
     """All sides in turns; the best count of each, because other load on the machine only ever slows them."""
     sides = ["ours", *options.peers]
     counts: dict[str, list[Figures]] = {side: [] for side in sides}
@@ -76,7 +85,7 @@ def measured(options: argparse.Namespace, scans: Path) -> dict[str, Figures]:
         for side in sides:
             if any(one.trouble for one in counts[side]):
                 continue
-            counts[side].append(run_side(options, side, scans))
+            counts[side].append(run_side(options, side, scans, words))
             found = counts[side][-1]
             told = found.trouble or f"{found.patches_s:8.1f} patches/s   {found.worker_mb:6.0f} MB per worker"
             print(f"  turn {turn + 1} of {options.turns}: {side:8} {told}", flush=True)
@@ -86,14 +95,14 @@ def measured(options: argparse.Namespace, scans: Path) -> dict[str, Figures]:
     }
 
 
-def run_side(options: argparse.Namespace, side: str, scans: Path) -> Figures:
-    """One side as a program of its own."""
+def run_side(options: argparse.Namespace, side: str, scans: Path, words: Sequence[str] = ()) -> Figures:
+    """One side as a program of its own; ``words`` are further arguments of it."""
     note = options.work / f"{side}.json"
     program = "loader_nnunet.py" if side == "nnunet" else "loader_sides.py"
     python = options.nnunet_python if side == "nnunet" else sys.executable
     command = [python, str(HERE / program), "--side", side, "--scans", str(scans), "--cases", str(options.cases)]
     command += ["--prepared", str(options.work / f"{side}-{options.scan}"), "--seconds", str(options.seconds)]
-    command += ["--workers", str(options.workers), "--patch", str(options.patch), "--note", str(note)]
+    command += ["--workers", str(options.workers), "--patch", str(options.patch), "--note", str(note), *words]
     outcome = run_program(command, note)
     if outcome.trouble:
         log = note.with_suffix(".log").read_text(errors="replace")

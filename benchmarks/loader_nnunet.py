@@ -1,22 +1,26 @@
-"""The side of loader.py that runs in nnU-Net's own environment: its data set and loader, without transforms.
+"""The side of loader.py that runs in nnU-Net's own environment: its data set and loader.
 
-The scans are stored with nnU-Net's own functions as its preprocessing leaves them (z-scores in float32, int8 masks, the
-block sizes that it plans for this patch, its sample of foreground locations), and read with its worker processes.
+Without transforms, or with those of its trainer. The scans are stored with nnU-Net's own functions as its preprocessing
+leaves them (z-scores in float32, int8 masks, the block sizes that it plans for this patch, its sample of foreground
+locations), and read with its worker processes.
 """
 
 import argparse
 from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from loader_scans import count, side_options
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 
 BATCH, FOREGROUND = 4, 0.67
+TURN, SCALE = (-np.pi / 6, np.pi / 6), (0.85, 1.25)
 _LABELS = list(range(1, 29))
 
 
@@ -58,17 +62,30 @@ def prepare(options: argparse.Namespace, name: str) -> None:
 def batches(options: argparse.Namespace) -> Iterator[int]:
     """nnU-Net's loader in its own worker processes."""
     labels = SimpleNamespace(all_labels=[0, *_LABELS], has_ignore_label=False)  # all that the loader asks for
+    patch = (options.patch,) * 3
     loader = nnUNetDataLoader(
         nnUNetDatasetBlosc2(str(options.prepared)),
         BATCH,
-        (options.patch,) * 3,
-        (options.patch,) * 3,
+        # Turned patches are cut from larger ones, as its trainer plans them.
+        tuple(get_patch_size(patch, TURN, TURN, TURN, SCALE)) if options.augment else patch,
+        patch,
         labels,
         oversample_foreground_percent=FOREGROUND,
+        transforms=augmentation(patch) if options.augment else None,
     )
     augmenter = NonDetMultiThreadedAugmenter(loader, None, options.workers, num_cached=6, pin_memory=False)
     while True:
         yield int(next(augmenter)["data"].shape[0])
+
+
+def augmentation(patch: tuple[int, ...]) -> Any:
+    """What its trainer does with isotropic patches by default."""
+    # Imported here, because the trainer imports all of nnU-Net.
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer  # noqa: PLC0415
+
+    return nnUNetTrainer.get_training_transforms(
+        patch, TURN, None, (0, 1, 2), do_dummy_2d_data_aug=False, use_mask_for_norm=[False], foreground_labels=_LABELS
+    )
 
 
 if __name__ == "__main__":

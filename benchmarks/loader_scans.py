@@ -55,6 +55,7 @@ def side_options(about: str | None, sides: Sequence[str]) -> argparse.Namespace:
     for name in ("cases", "workers", "patch"):
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--augment", action="store_true")
     return parser.parse_args()
 
 

@@ -47,7 +47,7 @@ def ours(options: argparse.Namespace) -> Iterator[int]:
     jobs = [Job.of(store, config.grid, case) for case in cases]
     prepare_cases(jobs, options.workers)
     length = 64 * SAMPLES
-    cut = Method(config).cut(augmented=False)
+    cut = Method(config).cut(augmented=options.augment)
     dataset = PatchDataset(StoredCases(jobs, "vertebrae"), cut, length=length, seed=0)
 
     class Untouched(Augment):
@@ -57,7 +57,13 @@ def ours(options: argparse.Namespace) -> Iterator[int]:
             return {"label": torch.empty(len(boxes))}
 
     stream = BatchStream(length=length, batch_size=SAMPLES)
-    feed = Feed(dataset, stream, Untouched(cut.size), torch.device("cpu"), options.workers)
+    feed = Feed(
+        dataset,
+        stream,
+        Augment(cut.size) if options.augment else Untouched(cut.size),
+        torch.device("cpu"),
+        options.workers,
+    )
     return (len(batch["label"]) for batch in feed)
 
 
@@ -71,7 +77,12 @@ def monai(options: argparse.Namespace) -> Iterator[int] | None:
         EnsureChannelFirstd,
         LoadImaged,
         Orientationd,
+        RandAdjustContrastd,
+        RandAffined,
         RandCropByPosNegLabeld,
+        RandFlipd,
+        RandGaussianNoised,
+        RandGaussianSmoothd,
         ScaleIntensityRanged,
         Spacingd,
     )
@@ -79,6 +90,21 @@ def monai(options: argparse.Namespace) -> Iterator[int] | None:
     from verse3d.core.memory import free_memory_bytes  # noqa: PLC0415
 
     both = ("image", "label")
+    # verse3d's default augmentation, said in MONAI's words, as in monai_training.py.
+    changes = [
+        RandFlipd(keys=both, prob=0.5, spatial_axis=0),
+        RandAffined(
+            keys=both,
+            prob=0.3,
+            rotate_range=(0.26,) * 3,  # 15 degrees
+            scale_range=(0.15,) * 3,
+            mode=("bilinear", "nearest"),
+            padding_mode="zeros",
+        ),
+        RandAdjustContrastd(keys="image", prob=0.3, gamma=(0.75, 1.35)),
+        RandGaussianSmoothd(keys="image", prob=0.15, sigma_x=(0.3, 1.0), sigma_y=(0.3, 1.0), sigma_z=(0.3, 1.0)),
+        RandGaussianNoised(keys="image", prob=0.2, std=0.03),
+    ]
     chain = Compose(
         [
             LoadImaged(keys=both),
@@ -90,6 +116,7 @@ def monai(options: argparse.Namespace) -> Iterator[int] | None:
             RandCropByPosNegLabeld(
                 keys=both, label_key="label", spatial_size=(options.patch,) * 3, pos=2, neg=1, num_samples=SAMPLES
             ),
+            *(changes if options.augment else ()),
         ]
     )
     files: list[dict[str, Any]] = [

@@ -8,7 +8,9 @@ Synthetic scans are written first. Then every part runs as a program of its own 
     loop    verse3d.train from files, with augmentation, validation and checkpoints; its first epoch is not counted
     monai   CacheDataset, persistent workers, RandCropByPosNegLabeld, the same augmentations, AMP
 
-The last line of the output is one JSON object.
+nnU-Net is no peer here: its benchmark trainer (``nnUNetTrainerBenchmark_5epochs``) wants a GPU, a data set that nnU-Net
+has preprocessed and an environment of its own, and is run by its own command. The last line of the output is one JSON
+object.
 """
 
 import argparse

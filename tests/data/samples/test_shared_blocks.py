@@ -41,7 +41,7 @@ def test_beside_blocks_that_never_come_back_a_worker_keeps_no_more_of_them():
 
 
 def test_where_the_system_counts_who_holds_a_block_none_is_used_twice(monkeypatch):
-    monkeypatch.setattr(shared_blocks, "get_sharing_strategy", lambda: "file_system")
+    monkeypatch.setattr(shared_blocks.multiprocessing, "get_sharing_strategy", lambda: "file_system")
     shared = SharedBlocks()
     block = shared.take(100)
     give_back(block)

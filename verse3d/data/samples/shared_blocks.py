@@ -7,8 +7,10 @@ a batch into it. So a block is lent to whoever reads it, and filled anew once it
           [ lent? |           | the batch ]
 """
 
+from collections.abc import Callable
+
 import torch
-from torch.multiprocessing import get_sharing_strategy
+from torch import multiprocessing
 
 HEADER = 64
 """Bytes before the batch; as many as keep it aligned to whole cache lines."""
@@ -36,8 +38,7 @@ class SharedBlocks:
         block = _new(HEADER + size)
         # Boxes of turned patches are larger: in time the large blocks take the places of the small ones.
         self._blocks = [other for other in self._blocks if is_lent(other)]
-        strategy = get_sharing_strategy()  # type: ignore[no-untyped-call]
-        if len(self._blocks) < _MOST_BLOCKS and strategy == "file_descriptor":
+        if len(self._blocks) < _MOST_BLOCKS and _shares_by_descriptor():
             self._blocks.append(block)
         lend(block)
         return block
@@ -58,8 +59,13 @@ def is_lent(block: torch.Tensor) -> bool:
     return bool(block[0])
 
 
+def _shares_by_descriptor() -> bool:
+    strategy: Callable[[], str] = multiprocessing.get_sharing_strategy  # carries no types
+    return strategy() == "file_descriptor"
+
+
 def _new(size: int) -> torch.Tensor:
     # Shared from the start, as PyTorch's own collating does it: else another thread would copy it there, and what that
     # thread frees piles up in the worker.
-    storage = torch.UntypedStorage._new_shared(size)  # type: ignore[no-untyped-call]
-    return torch.empty(0, dtype=torch.uint8).set_(storage)
+    new_shared: Callable[[int], torch.UntypedStorage] = torch.UntypedStorage._new_shared  # carries no types
+    return torch.empty(0, dtype=torch.uint8).set_(new_shared(size))
