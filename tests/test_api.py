@@ -307,13 +307,15 @@ class TestDemo:
         assert page.index("without any training") < page.index("Unseen scans") < page.index("itksnap -g")
 
     @pytest.mark.slow
-    def test_sets_a_second_model_against_the_first(self, run, tmp_path, tiny2d_yaml):
+    def test_sets_a_second_model_against_the_first_and_is_made_again_only_if_wanted(self, run, tmp_path, tiny2d_yaml):
         result = run(tmp_path / "demo", against=tiny2d_yaml)
         assert [standing.contestant.name for standing in result.comparison.standings] == ["3d", "2d"]
         assert {path.name for path in (tmp_path / "demo").iterdir()} == DEMO_PARTS | {"run-against", "compare"}
         assert (tmp_path / "demo" / "compare" / "compare.md").is_file()
+        with pytest.raises(DataError, match="already holds a demo"):
+            run(tmp_path / "demo")
         again = run(tmp_path / "demo", overwrite=True)
-        assert again.comparison is None
+        assert again.training.stopped == "finished" and again.comparison is None
         assert {path.name for path in (tmp_path / "demo").iterdir()} == DEMO_PARTS
 
     def test_refuses_a_second_config_that_does_not_fit_before_anything_is_made(self, run, tmp_path):
@@ -322,13 +324,6 @@ class TestDemo:
         with pytest.raises(ConfigError, match="margin_voxels"):
             run(tmp_path / "demo", against=tmp_path / "wrong.yaml")
         assert not (tmp_path / "demo").exists()
-
-    @pytest.mark.slow  # two demos
-    def test_is_made_again_only_if_wanted(self, run, tmp_path):
-        run(tmp_path / "demo")
-        with pytest.raises(DataError, match="already holds a demo"):
-            run(tmp_path / "demo")
-        assert run(tmp_path / "demo", overwrite=True).training.stopped == "finished"
 
     def test_never_deletes_a_folder_that_no_demo_wrote(self, run, tmp_path):
         (tmp_path / "data").mkdir()

@@ -332,7 +332,7 @@ def test_the_peak_memory_of_a_scan_is_not_that_of_the_scan_before(tmp_path, batc
 
     def hungry(self, volume):
         if "case0" in str(volume.path):
-            np.ones(60_000_000).sum()
+            np.ones(80_000_000).sum()  # 640 MB
         return prepare(self, volume)
 
     monkeypatch.setattr(Predictor, "prepare", hungry)
@@ -510,7 +510,8 @@ def test_a_scan_that_does_not_fit_is_refused_before_it_is_read_and_the_others_ar
     cases = [many[0], Case("big", "big", big), many[1]]
     gc.collect()
     give_back_freed_memory()  # of the tests before, or it would be free for the scan
-    first, refused, last = run(cases, tmp_path / "out", max_ram_gb=(rss_mb() + 100) / 1000).records
+    # Right between the 60 MB that the small ones are planned with and the 240 MB of the big one.
+    first, refused, last = run(cases, tmp_path / "out", max_ram_gb=(rss_mb() + 150) / 1000).records
     assert (first.status, refused.status, last.status) == ("written", "failed", "written")
     assert "this needs at least" in refused.error and "`max_ram_gb=" in refused.error
     assert big not in read and not mask_path(tmp_path / "out", "big").exists()

@@ -340,12 +340,21 @@ def test_a_wrong_model_is_refused_with_figures_and_stays_refused(model, monkeypa
     assert later.name == "torch" and "too far" in later.refusal
 
 
-STEPS = ["versions", "convert", "read_model", "Engine"]
+UNSUPPORTED = RuntimeError("Unsupported operation\nat line 5")
 
 
-@pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize(
-    "error", [RuntimeError("Unsupported operation\nat line 5"), MemoryError(), TypeError("new API")]
+    ("step", "error"),
+    [
+        # Every step, and every error where it costs no conversion.
+        ("versions", UNSUPPORTED),
+        ("convert", UNSUPPORTED),
+        ("convert", MemoryError()),
+        ("convert", TypeError("new API")),
+        ("read_model", UNSUPPORTED),
+        ("read_model", MemoryError()),
+        ("Engine", TypeError("new API")),
+    ],
 )
 def test_whatever_openvino_meets_pytorch_takes_over(model, monkeypatch, caplog, step, error):
     def fail(*_, **__):
