@@ -105,6 +105,7 @@ def test_the_mirror_image_of_a_sagittal_slice_is_refused(tmp_path):
     ids=str,
 )
 def test_options_that_make_no_sense_are_refused(tmp_path, options, words):
+    (tmp_path / "a.nii.gz").touch()  # scans are looked for before models
     with pytest.raises(ConfigError, match=words):
         verse3d.predict(tmp_path / "a.nii.gz", **{"model": tmp_path / "best.pt", "out": tmp_path / "out", **options})
     assert not (tmp_path / "out").exists()
