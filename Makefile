@@ -10,6 +10,8 @@ BIN := $(VENV)/bin
 SEED ?= 1
 COUNT ?= 15000
 KILLS ?= 100
+# Tests start hundreds of processes: without kept bytecode each of them would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: install demo test types test-quick test-slow test-oldest fuzz kill metrics clean
 

@@ -16,7 +16,8 @@ import verse3d
 from tests.scans import save_model, tiny_config
 from verse3d.core.geometry import Geometry
 from verse3d.model.checkpoint import load_checkpoint
-from verse3d.model.scout import SCOUT, USABLE, build_scout
+from verse3d.model.modes import Method
+from verse3d.model.scout import SCOUT, USABLE
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 LINUX = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read where Linux counts it")
@@ -263,7 +264,7 @@ def test_a_scout_that_is_given_to_a_model_is_usable_only_if_it_missed_nothing(mo
     config = tiny_config(scout={"channels": [4, 8, 8]})
     save_model(tmp_path / "best.pt", config)
     judged = [scout.Judgement("scan", share, 0.5, 0.0, 1.0) for share in missed]
-    scout._give(build_scout(config), tmp_path / "best.pt", judged)
+    scout._give(Method(config).scout(), tmp_path / "best.pt", judged)
     stored = load_checkpoint(tmp_path / "best.pt").networks[SCOUT]
     assert stored.scores == {
         USABLE: usable,

@@ -384,7 +384,7 @@ class TestCommand:
         [
             (["good"], 2, "say where it is listed"),
             (["good", "--data", "INDEX", "-o", "a.jpg"], 2, "PNG"),
-            (["good", "--data", "INDEX", "--at", "1,2,3", "--level", "L1"], 2, "exclude"),
+            (["good", "--data", "INDEX", "--at", "1,2,3", "--level", "L1"], 2, "cannot be combined"),
             (["good", "--data", "INDEX", "--at", "1,2"], 2, "3 numbers"),
             (["good", "--data", "INDEX", "--at", "1,2,x"], 2, "3 numbers"),
             (["good", "--data", "INDEX", "--window", "5"], 2, "2 numbers"),

@@ -667,7 +667,7 @@ class TestTheApi:
             verse3d.train(data=listed, out=tmp_path / "other", fold=2, **settings)
 
     def test_refuses_contradictions(self, undivided, tmp_path, tiny_yaml):
-        with pytest.raises(ConfigError, match="exclude"):
+        with pytest.raises(ConfigError, match="cannot be combined"):
             verse3d.train(data=undivided, out=tmp_path / "run", resume=True, overwrite=True)
         with pytest.raises(ConfigError, match="overrides"):
             verse3d.train(data=undivided, out=tmp_path / "run", config=Config(), overrides=["optim.lr=1"])
