@@ -267,6 +267,8 @@ def small_phantom(monkeypatch):
         return phantoms.PhantomCase(data.hu, data.mask, data.geometry, {}, headers, ("T12", "L1", "L2"))
 
     monkeypatch.setattr(writer, "make_case", make_case)
+    # In this process: another would draw real ones.
+    monkeypatch.setattr(writer, "affordable_workers", lambda *_: 1)
 
 
 class TestDemo:
