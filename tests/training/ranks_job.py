@@ -142,7 +142,8 @@ def exit_codes(children: list[int], patience_s: float = 900.0) -> list[int]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    build_learner(tiny_config(), CPU)  # loads MONAI, too
+    config = tiny_config()
+    build_learner(Method(config), config.optim, config.runtime, CPU)  # loads MONAI, too
     for line in sys.stdin:
         job = json.loads(line)
         children = [fork(environment, errors, job["arguments"]) for environment, errors in job["processes"]]
