@@ -14,7 +14,16 @@ from verse3d.core.labels import BONES, IGNORED, vertebra
 from verse3d.data.cases import Case
 from verse3d.data.samples.augment import Augment
 from verse3d.data.samples.cut import PatchCut
-from verse3d.data.samples.cut_ends import BESIDE_MM, BEYOND_MM, INTO_MM, LAST_MM, ignore, maybe_cut, open_ends
+from verse3d.data.samples.cut_ends import (
+    BESIDE_MM,
+    BEYOND_MM,
+    INTO_MM,
+    LAST_MM,
+    PackedMask,
+    ignore,
+    maybe_cut,
+    open_ends,
+)
 from verse3d.data.samples.packing import PackedBatch
 from verse3d.data.samples.patches import PatchDataset
 from verse3d.data.samples.stored import StoredCases
@@ -177,3 +186,12 @@ def test_turned_bent_and_mirrored_samples_of_a_batch_keep_their_unknown_bone(sto
     # One after the other they are the same: a resumed run draws what it would have drawn.
     alone = [Augment(cut.size)(PackedBatch.of([box]).on(torch.device("cpu")))["label"][0] for box in boxes]
     assert all(torch.equal(one, other) for one, other in zip(alone, batch, strict=True))
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 7), (8, 8, 8), (1, 1, 1)])
+@pytest.mark.parametrize("share", [0.0, 0.1, 1.0])
+def test_a_packed_mask_is_what_was_packed(shape, share):
+    mask = np.random.default_rng(0).random(shape) < share
+    packed = PackedMask.of(mask)
+    assert np.array_equal(packed.voxels(), mask)
+    assert len(PackedMask.of(np.zeros((128, 128, 128), bool)).packed) < 2000

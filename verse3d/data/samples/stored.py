@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ from verse3d.core.logs import logger
 from verse3d.data.cases import Case
 from verse3d.data.samples.arrays import DamagedEntryError, StoredArray
 from verse3d.data.samples.blocks import CentreDraw
-from verse3d.data.samples.cut_ends import BONE_HU, ignore, maybe_cut
+from verse3d.data.samples.cut_ends import PackedMask, ignore, unknown_bone
 from verse3d.data.samples.entry import ARRAYS, Entry, coarse_levels, network_table, open_array, unchecked
 from verse3d.data.samples.measures import tissue_measures
 from verse3d.data.samples.prepare import Job, ensure_prepared
@@ -65,6 +65,7 @@ class StoredCase:
         self._checked: dict[str, NDArray[np.bool_]] = {}
         self._opened: OpenEntry | None = None
         self._tissue: dict[str, float] | None = None
+        self._unknown: PackedMask | None = None
 
     @property
     def case(self) -> str:
@@ -150,8 +151,11 @@ class StoredCase:
     def tissue_hu(self) -> dict[str, float] | None:
         """Measures of the grey values (see ``tissue_measures``) if the case is prepared, else None."""
         if self._tissue is None and self._job.store.entry_folder(self._job.name).is_dir():
+            was_open = self._opened is not None
             with contextlib.suppress(DataError):  # whoever needs the case will hear of it
                 self._tissue = tissue_measures(self.read_coarse()[0], self._job.grid.window_hu)
+            if not was_open:  # every case is asked, and all of them open would be too many
+                self.close()
         return self._tissue
 
     def draw_centre(self, foreground_fraction: float, random: np.random.RandomState) -> NDArray[np.int_]:
@@ -190,6 +194,7 @@ class StoredCase:
                 _log.warning("%s; it is prepared again", error.message)
                 self._opened = None
                 self._checked = {}
+                self._unknown = None
                 self._job.store.remove_entry(self._job.name)
         return read(self._open())
 
@@ -213,7 +218,9 @@ class StoredCase:
             # Binary schemes and T13 are renumbered while reading, all else is stored as the network counts.
             present = np.unique(entry.blocks.code)
             as_stored = bool((self._table[present] == present).all())
-            unknown = _unknown_bone(entry, arrays) if self._ignores_cut else None
+            if self._ignores_cut and self._unknown is None:
+                self._unknown = PackedMask.of(unknown_bone(*coarse_levels(entry, arrays), entry.grid.window_hu))
+            unknown = None if self._unknown is None else self._unknown.voxels()
             self._opened = OpenEntry(entry, arrays, CentreDraw(entry.blocks, self._table > 0), as_stored, unknown)
         return self._opened
 
@@ -240,14 +247,6 @@ class StoredCase:
         # bytes.translate is the quickest look-up of single bytes: an index array would be widened to 64 bit first.
         ids = np.frombuffer(bytearray(stored.tobytes().translate(self._table.tobytes())), np.uint8)
         return ids.reshape(stored.shape)
-
-
-def _unknown_bone(entry: Entry, arrays: Mapping[str, StoredArray]) -> NDArray[np.bool_]:
-    """Where at 4 mm bone may be a vertebra that the scan cuts; found when a case is opened, and stored nowhere."""
-    low, high = entry.grid.window_hu
-    # A window that begins above bone, or ends below it, clips: then what is above its lower end, or at its upper end.
-    bone = min(max((BONE_HU - low) / (high - low), 0.01), 1.0)
-    return maybe_cut(*coarse_levels(entry, arrays), bone)
 
 
 class StoredCases:
