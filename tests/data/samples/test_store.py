@@ -19,7 +19,7 @@ from verse3d.core.errors import DataError, OutputError
 from verse3d.core.paths import TEMPORARY_PREFIX
 from verse3d.data.cases import Case, CaseIndex, write_index
 from verse3d.data.samples import keys, prepare, store
-from verse3d.data.samples.arrays import DamagedEntryError
+from verse3d.data.samples.blocks import DamagedEntryError
 from verse3d.data.samples.entry import ENTRY_FILE, check_entry
 from verse3d.data.samples.prepare import Job, ensure_prepared
 from verse3d.data.samples.store import open_store, store_beside

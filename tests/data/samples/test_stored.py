@@ -9,7 +9,7 @@ from tests.data.samples.cases import LONG, OBLIQUE, config, job, store_in, write
 from tests.scans import PIR, Spine, spine
 from verse3d.core.geometry import Geometry
 from verse3d.data.cases import Case
-from verse3d.data.samples.blocks import LabelBlocks
+from verse3d.data.samples.blocks import CentreDraw, DamagedEntryError, LabelBlocks
 from verse3d.data.samples.entry import UNDECIDED
 from verse3d.data.samples.stored import StoredCases
 from verse3d.data.samples.transforms import prepare_case
@@ -206,3 +206,12 @@ def test_asking_all_cases_for_their_grey_values_opens_none_for_good(tmp_path):
     measures = [case.tissue_hu() for case in cases.each()]
     assert all(measures)
     assert [case._opened is not None for case in cases.each()] == [False, True, False]
+
+
+def test_a_count_that_the_stored_labels_contradict_is_damage_and_nothing_is_drawn():
+    labels = np.zeros((40, 8, 8), np.uint8)
+    labels[33, 2, 2] = 7
+    draw = CentreDraw(LabelBlocks.of(labels), np.arange(256) > 0)
+    nothing = np.zeros((8, 8, 8), np.uint8)
+    with pytest.raises(DamagedEntryError, match="none of the labels"):
+        draw.centre(1.0, [0.0, 0.0, 0.0], lambda start, size: nothing[: size[0], : size[1], : size[2]])

@@ -19,10 +19,9 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import DTypeLike, NDArray
 
-from verse3d.core.errors import DataError
 from verse3d.core.geometry import Shape
 from verse3d.core.threads import thread_count
-from verse3d.data.samples.blocks import BLOCK
+from verse3d.data.samples.blocks import BLOCK, DamagedEntryError
 
 CHUNK = 64
 """Voxels along each axis of a chunk, the piece that is written at once; a block of 32 is what is decoded at once."""
@@ -30,10 +29,6 @@ CHUNK = 64
 _FORMAT = {"codec": blosc2.Codec.LZ4HC, "clevel": 5, "filters": [blosc2.Filter.SHUFFLE]}
 _HEADER_LENGTH, _DATA_LENGTH = slice(11, 15), slice(39, 47)  # where a blosc2 frame says so, big-endian
 _READ_ERRORS = (OSError, RuntimeError, ValueError, TypeError, KeyError, MemoryError)
-
-
-class DamagedEntryError(DataError):
-    """A file of the store is not what was written: it has to be made again."""
 
 
 @dataclass(frozen=True)

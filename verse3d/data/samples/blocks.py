@@ -12,12 +12,17 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from verse3d.core.errors import DataError
 from verse3d.core.geometry import Shape
 
 BLOCK = 32
 _CODES = 256
 ReadBlock = Callable[[Shape, Shape], NDArray[np.uint8]]
 """(start, size) of a block -> its labels."""
+
+
+class DamagedEntryError(DataError):
+    """A file of the store is not what was written: it has to be made again."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,5 +205,7 @@ class CentreDraw:
         start, size = self._blocks.place(number)
         # ... and the second the voxel inside.
         found = np.flatnonzero(wanted[read(start, size)])
+        if not found.size:
+            raise DamagedEntryError(f"the block at {start} holds none of the labels that were counted in it")
         inside = np.unravel_index(found[int(draws[1] * found.size)], size)
         return np.add(start, inside).astype(int)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from verse3d.core.errors import DataError
 from verse3d.data.cases import Case
-from verse3d.data.samples.arrays import DamagedEntryError
+from verse3d.data.samples.blocks import DamagedEntryError
 from verse3d.data.samples.keys import entry_name
 from verse3d.data.samples.preparation import disk_bytes
 from verse3d.data.samples.store import SampleStore

@@ -13,7 +13,7 @@ from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.core.threads import usable_cores
 from verse3d.core.volume import stored_voxels
 from verse3d.core.worker_pool import CannotStartError, Failure, affordable_workers, each, each_in_processes
-from verse3d.data.samples.arrays import DamagedEntryError
+from verse3d.data.samples.blocks import DamagedEntryError
 from verse3d.data.samples.entry import check_entry
 from verse3d.data.samples.grid import fitting_geometry
 from verse3d.data.samples.prepare import Job, ensure_prepared

@@ -14,8 +14,8 @@ from verse3d.core.geometry import Geometry, Shape
 from verse3d.core.labels import training_scheme
 from verse3d.core.logs import logger
 from verse3d.data.cases import Case
-from verse3d.data.samples.arrays import DamagedEntryError, StoredArray
-from verse3d.data.samples.blocks import CentreDraw
+from verse3d.data.samples.arrays import StoredArray
+from verse3d.data.samples.blocks import CentreDraw, DamagedEntryError
 from verse3d.data.samples.cut_ends import PackedMask, ignore, unknown_bone
 from verse3d.data.samples.entry import ARRAYS, Entry, coarse_levels, network_table, open_array, unchecked
 from verse3d.data.samples.measures import tissue_measures
