@@ -3,26 +3,33 @@
     python benchmarks/scout.py --steps 400 --out runs/scout.pt                       # train: minutes on two cores
     python benchmarks/scout.py --out runs/scout.pt --steps 0 --scans ../shared/data  # look at more with what is there
     python benchmarks/scout.py --steps 0 --out runs/scout.pt --into best.pt          # judge it, and give it to a model
+    python benchmarks/scout.py --minutes 8 --persons 200 --workers 14 --device cuda --cases INDEX --out runs/scout.pt
 
 Phantoms show a whole body at 4 mm. With --cases INDEX half of each step's samples come from real training cases. Judged
 are phantoms that were not trained on and, with --scans, every pair of scan and mask below a folder. For each: the
 share of the labelled voxels near which nothing would be looked at, and the share of the voxels of the 1.5 mm grid that
 no window of 96 voxels (overlap a quarter) has to cover. Without a mask the second only. Last line: JSON.
+
+The learning rate falls to 0 with the steps, or with --minutes. All --persons are drawn before the first step, by
+--workers processes, and kept in --drawn for other trainings if it is given.
 """
 
 import argparse
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from verse3d.core.config import Config, parse_config
+from verse3d.core.config import Config, GridConfig, parse_config
 from verse3d.core.geometry import Geometry
 from verse3d.core.resample import resample_linear, resample_vote
 from verse3d.core.volume import read_image
@@ -38,7 +45,7 @@ from verse3d.model.scout import SCOUT, SCOUT_MM, USABLE, ScoutNetwork
 from verse3d.model.tilings import WindowTiling
 from verse3d.phantoms.body import make_body
 from verse3d.training.scout import ScoutTraining
-from verse3d.training.scout_samples import ScoutSamples, Volumes, with_ignored_ends
+from verse3d.training.scout_samples import PHANTOMS, ScoutSamples, Volumes, phantom_volumes, with_ignored_ends
 
 SEED, JUDGED_SEED = 0, 900
 DRAWN_MM = 3.0
@@ -73,7 +80,7 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
     config = parse_config(SETTINGS)
-    network = _trained(config, options) if options.steps else _read(options.out)
+    network = _trained(config, options) if options.steps or options.minutes else _read(options.out)
     network.eval()
     found = []
     print(f"{'scan':40} {'missed':>8} {'skipped':>8} {'as air':>8} {'seconds':>8}")
@@ -97,6 +104,11 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=400, help="0 reads --out instead")
+    parser.add_argument("--minutes", type=float, help="of training, whatever --steps says")
+    parser.add_argument("--device", default="cpu", help="to train on; judged is on the CPU")
+    parser.add_argument("--persons", type=int, default=PHANTOMS, help="phantoms to learn from")
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw them")
+    parser.add_argument("--drawn", type=Path, help="folder that keeps drawn phantoms")
     parser.add_argument("--out", type=Path, required=True, help="file for its weights")
     parser.add_argument("--cases", type=Path, help="index or folder of real cases to learn from, too")
     parser.add_argument("--leave-out", default="", help="subject that is not learnt from")
@@ -110,17 +122,47 @@ def _options() -> argparse.Namespace:
 def _trained(config: Config, options: argparse.Namespace) -> ScoutNetwork:
     cases = load_cases(options.cases) if options.cases else ()
     volumes = [_coarse(case, config) for case in cases if case.mask and case.subject != options.leave_out]
-    samples = ScoutSamples(SEED, config.grid, len(volumes), volumes.__getitem__)
-    training = ScoutTraining(config, samples, [], torch.device("cpu"))
-    started, losses = time.monotonic(), []
-    for step in range(1, options.steps + 1):
-        losses.append(training.step())
-        if step % 25 == 0:
-            seconds = time.monotonic() - started
-            print(f"step {step}: loss {np.mean(losses[-25:]):.3f}, {seconds / step:.2f} s per step", flush=True)
-            torch.save(training.network.state_dict(), options.out)
-    torch.save(training.network.state_dict(), options.out)
-    return training.network
+    persons = _persons(config, options)
+    samples = ScoutSamples(SEED, config.grid, len(volumes), volumes.__getitem__, len(persons), persons.__getitem__)
+    training = ScoutTraining(config, samples, [], torch.device(options.device))
+    started, losses, done = time.monotonic(), [], 0.0
+    while done < 1.0:
+        losses.append(training.step(1.0 - done))
+        seconds = time.monotonic() - started
+        done = seconds / 60 / options.minutes if options.minutes else training.steps / options.steps
+        if training.steps % 25 == 0:
+            recent = float(np.mean(losses[-25:]))
+            print(f"step {training.steps}: loss {recent:.3f}, {seconds / training.steps:.2f} s per step", flush=True)
+            torch.save(_weights(training.network), options.out)
+    torch.save(_weights(training.network), options.out)
+    return training.network.cpu()
+
+
+def _weights(network: ScoutNetwork) -> dict[str, torch.Tensor]:
+    return {name: weight.detach().cpu().clone() for name, weight in network.state_dict().items()}
+
+
+def _persons(config: Config, options: argparse.Namespace) -> list[Volumes]:
+    """All phantoms to learn from, drawn by several processes."""
+    drawing = partial(_person, grid=config.grid, folder=options.drawn)
+    if options.workers == 1:
+        return [drawing(number) for number in range(options.persons)]
+    with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
+        return list(pool.map(drawing, range(options.persons)))
+
+
+def _person(number: int, grid: GridConfig, folder: Path | None) -> Volumes:
+    """A phantom at 4 mm as the store would hold it, from ``folder`` if it was drawn before."""
+    torch.set_num_threads(1)
+    kept = folder / f"person-{number}.npz" if folder else None
+    if kept is None or not kept.exists():
+        volumes = phantom_volumes(SEED, number, grid)
+        if kept is not None:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(kept, image=volumes[0], ids=volumes[1])
+        return volumes
+    with np.load(kept) as content:
+        return content["image"], content["ids"]
 
 
 def _coarse(case: Case, config: Config) -> Volumes:

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,11 +11,13 @@ import verse3d
 from tests import scans
 from tests.scans import save_model, tiny_config
 from verse3d.core.errors import CheckpointError, ConfigError
-from verse3d.model.checkpoint import load_checkpoint
+from verse3d.model.checkpoint import TrainedNetwork, load_checkpoint
 from verse3d.model.modes import Method
 from verse3d.model.starter import starter_file
-from verse3d.training.initial import begin_with, read_initial
+from verse3d.training.initial import InitialWeights, begin_scout_with, begin_with, read_initial
 from verse3d.training.learner import best_network, build_learner
+from verse3d.training.scout import ScoutTraining
+from verse3d.training.scout_samples import ScoutSamples
 
 WIDE = {"channels": [16, 32, 64, 128], "residual_units": 2}
 """So wide that its output layer is the lesser part, as in every real network."""
@@ -96,6 +99,19 @@ def test_a_setting_that_does_not_exist_is_refused_before_anything_is_made(tmp_pa
     with pytest.raises(ConfigError, match="unknown setting"):
         verse3d.train(data=tmp_path, out=tmp_path / "run", from_model=model, overrides=["optim.rate=1"])
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("channels", "begun"), [((4, 8), True), ((4, 8, 8), False)])
+def test_a_scout_of_the_same_size_goes_on_from_the_one_in_the_model_and_another_begins_anew(channels, begun, caplog):
+    config = tiny_config(scout={"enabled": True, "channels": (4, 8)})
+    stored = TrainedNetwork(config, Method(config).scout().state_dict())
+    wanted = tiny_config(scout={"enabled": True, "channels": channels})
+    scout = ScoutTraining(wanted, ScoutSamples(0, config.grid, 0, pytest.fail), [], CPU)
+    begin_scout_with(scout, InitialWeights(Path("a.pt"), config, {}, stored))
+    weights = scout.network.state_dict()
+    assert begun == all(weights[name].shape == weight.shape for name, weight in stored.network.items())
+    assert not begun or all(torch.equal(weights[name], weight) for name, weight in stored.network.items())
+    assert begun != ("begins anew" in caplog.text)
 
 
 def test_the_starter_weights_can_be_fine_tuned_to_named_levels():

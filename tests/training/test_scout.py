@@ -1,6 +1,7 @@
 """The scout learns beside the fine network: within its share of time, resumable, and honest about what it missed."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from tests.scans import tiny_config, write_dataset
 from verse3d.core.errors import CheckpointError, DataError
-from verse3d.model.checkpoint import load_checkpoint, save_checkpoint
+from verse3d.model.checkpoint import TrainedNetwork, load_checkpoint, save_checkpoint
 from verse3d.model.scout import SCOUT, USABLE
 from verse3d.training import scout as module
 from verse3d.training import scout_samples
@@ -221,3 +222,38 @@ def test_a_damaged_state_of_the_scout_is_refused(tmp_path):
 def test_a_binary_mask_teaches_spine_without_levels(tmp_path):
     index = write_dataset(tmp_path / "data")
     assert run(tmp_path / "run", index, epochs=1).epochs == 1
+
+
+def test_one_that_begins_with_another_has_its_weights_and_is_judged_before_its_first_step(monkeypatch):
+    monkeypatch.setattr(module, "look_for_spine", sees_what_is_bright)
+    first = training()
+    for _ in range(2):
+        first.step()
+    monkeypatch.setattr(module, "FEWEST_STEPS", 0)
+    first.assess()
+    assert first.assessed is not None
+    monkeypatch.setattr(module, "FEWEST_STEPS", 50)
+    second = training(seed=9)
+    second.assess()
+    assert second.assessed is None
+    second.begin_with(first.assessed, Path("a.pt"))
+    assert same(first.assessed.network, second.network.state_dict())
+    second.assess()
+    assert second.assessed is not None and same(second.assessed.network, first.assessed.network)
+    third = training(seed=9)
+    third.restore(second.to_dict(), None)
+    third.assess()
+    assert third.assessed is not None
+
+
+def farthest_move(learner: ScoutTraining) -> float:
+    """Of any weight in one step."""
+    before = {name: weight.clone() for name, weight in learner.to_dict()["network"].items()}
+    learner.step()
+    return max(float((weight - before[name]).abs().max()) for name, weight in learner.to_dict()["network"].items())
+
+
+def test_one_that_begins_with_another_takes_smaller_steps_so_that_nothing_is_lost():
+    begun, plain = training(), training()
+    begun.begin_with(TrainedNetwork(tiny_config(), plain.network.state_dict()), Path("a.pt"))
+    assert farthest_move(begun) < 0.3 * farthest_move(plain)

@@ -23,7 +23,7 @@ from verse3d.model.modes import Method, require_suitable
 from verse3d.model.networks import parameter_count
 from verse3d.training.clock import Cost
 from verse3d.training.engines import run_session
-from verse3d.training.initial import begin_with
+from verse3d.training.initial import begin_scout_with, begin_with
 from verse3d.training.learner import build_learner
 from verse3d.training.loop import Stop
 from verse3d.training.monitor import Monitor
@@ -256,6 +256,8 @@ def _session(
         restore(session)
     elif options.initial:
         begin_with(session.learner, options.initial, method.grid)
+        if session.scout is not None:
+            begin_scout_with(session.scout, options.initial)
     return session
 
 

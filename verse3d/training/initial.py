@@ -11,7 +11,9 @@ from verse3d.core.config import Config, GridConfig
 from verse3d.core.errors import CheckpointError
 from verse3d.core.logs import logger
 from verse3d.core.wording import listed
-from verse3d.model.checkpoint import load_checkpoint
+from verse3d.model.checkpoint import TrainedNetwork, load_checkpoint
+from verse3d.model.scout import SCOUT
+from verse3d.training.scout import ScoutTraining
 from verse3d.training.step import Learner
 
 _LEAST_SHARE = 0.5
@@ -27,11 +29,13 @@ class InitialWeights:
         path: of its file.
         config: how it was trained.
         network: its weights by name, float32.
+        scout: the scout in that file, if there is one.
     """
 
     path: Path
     config: Config
     network: Mapping[str, torch.Tensor]
+    scout: TrainedNetwork | None = None
 
 
 def read_initial(path: Path) -> InitialWeights:
@@ -41,7 +45,7 @@ def read_initial(path: Path) -> InitialWeights:
         CheckpointError: it is missing, damaged, unsafe or of another version.
     """
     checkpoint = load_checkpoint(path)
-    return InitialWeights(path, checkpoint.config, checkpoint.network)
+    return InitialWeights(path, checkpoint.config, checkpoint.network, checkpoint.networks.get(SCOUT))
 
 
 def begin_with(learner: Learner, initial: InitialWeights, grid: GridConfig) -> None:
@@ -62,6 +66,18 @@ def begin_with(learner: Learner, initial: InitialWeights, grid: GridConfig) -> N
     ):
         if old != new:
             _log.warning("%s is %s, the weights were learnt at %s: expect a worse start", name, list(new), list(old))
+
+
+def begin_scout_with(scout: ScoutTraining, initial: InitialWeights) -> None:
+    """Let a new scout go on from that of the model; one of another size is left alone, and that is said."""
+    stored = initial.scout
+    if stored is None:
+        return
+    if stored.config.scout.channels != scout.channels:
+        given, wanted = list(stored.config.scout.channels), list(scout.channels)
+        _log.warning("the scout begins anew: that of %s has channels %s, not %s", initial.path, given, wanted)
+        return
+    scout.begin_with(stored, initial.path)
 
 
 def _load_fitting(network: nn.Module, initial: InitialWeights) -> list[str]:

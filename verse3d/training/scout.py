@@ -12,6 +12,7 @@ or on the fine network's steps where a run is deterministic.
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, cast
 
 import numpy as np
@@ -30,7 +31,7 @@ from verse3d.data.samples.packing import PackedBatch
 from verse3d.data.samples.stored import StoredCases
 from verse3d.inference.scout import look_for_spine
 from verse3d.inference.spine_crop import SpineRegion
-from verse3d.model.checkpoint import TrainedNetwork
+from verse3d.model.checkpoint import TrainedNetwork, load_weights
 from verse3d.model.modes import Method
 from verse3d.model.scout import SCOUT_MM, USABLE, ScoutNetwork, scout_loss
 from verse3d.training.average import RunningMean
@@ -43,6 +44,8 @@ from verse3d.training.scout_samples import (
 )
 
 RATE, WARMUP_STEPS, LONGEST_GRADIENT, DECAY = 3e-3, 20, 5.0, 0.98
+_LATER_RATE = 0.2 * RATE
+"""For one that begins with what another has learnt: what took thousands of steps is lost in a few large ones."""
 FEWEST_STEPS = 50
 """Before so many steps nothing is asked of a scout."""
 _FINE_STEPS_PER_STEP = 8
@@ -61,6 +64,7 @@ class StoredScout(Record):
     average: dict[str, Any]
     steps: Annotated[int, Field(ge=0, le=10**9, strict=True)]
     seconds: Annotated[float, Field(ge=0.0, strict=True)]
+    begun_with: bool = False
 
 
 class ScoutTraining:
@@ -86,11 +90,27 @@ class ScoutTraining:
         self.steps, self.seconds = 0, 0.0
         self._last_step_seconds = _FIRST_STEP_SECONDS
         self.assessed: TrainedNetwork | None = None
+        self._begun_with = False
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Of each of its levels."""
+        return self._config.scout.channels
 
     @property
     def network(self) -> ScoutNetwork:
         """The running mean of the weights, which is what is kept."""
         return cast(ScoutNetwork, self._average.module)
+
+    def begin_with(self, stored: TrainedNetwork, path: Path) -> None:
+        """Go on from the weights of another scout with the same channels, that of the model file ``path``.
+
+        Raises:
+            CheckpointError: the weights are those of another network.
+        """
+        load_weights(self._network, stored.network, path)
+        self._average.module.load_state_dict(self._network.state_dict())
+        self._begun_with = True
 
     def after_batch(self, fine_steps: int, elapsed_seconds: float) -> None:
         """Take a step if it is time for one.
@@ -111,10 +131,13 @@ class ScoutTraining:
             self._last_step_seconds = self._now() - started
             self.seconds += self._last_step_seconds
 
-    def step(self) -> float:
+    def step(self, rate: float = 1.0) -> float:
         """Learn from one step's samples, one after the other because they differ in size; their mean loss.
 
         A loss or a gradient that is no number changes nothing: the fine network must not suffer from its scout.
+
+        Args:
+            rate: share of the usual learning rate, for trainings whose end is known.
         """
         self._network.train()
         self._optimizer.zero_grad(set_to_none=True)
@@ -127,7 +150,7 @@ class ScoutTraining:
             torch.autograd.backward(loss / len(samples))
             losses.append(loss.detach())
         for group in self._optimizer.param_groups:
-            group["lr"] = RATE * min(1.0, (self.steps + 1) / WARMUP_STEPS)
+            group["lr"] = (_LATER_RATE if self._begun_with else RATE) * rate * min(1.0, (self.steps + 1) / WARMUP_STEPS)
         # One sample after the other, gradients add up: samples differ in size and make no common batch.
         length = torch.nn.utils.clip_grad_norm_(self._network.parameters(), LONGEST_GRADIENT)
         mean = float(torch.stack(losses).mean())
@@ -139,7 +162,7 @@ class ScoutTraining:
 
     def assess(self) -> None:
         """Find out whether it misses any part of a validation spine, and of two phantoms that it has never seen."""
-        if self.steps < FEWEST_STEPS:
+        if self.steps < FEWEST_STEPS and not self._begun_with:
             return
         network = self.network.eval()
         missed, cases = 0, 0
@@ -172,6 +195,7 @@ class ScoutTraining:
             "average": self._average.state_dict(),
             "steps": self.steps,
             "seconds": self.seconds,
+            "begun_with": self._begun_with,
         }
 
     def restore(self, state: Mapping[str, Any], assessed: TrainedNetwork | None) -> None:
@@ -190,6 +214,7 @@ class ScoutTraining:
         self._optimizer.load_state_dict(stored.optimizer)
         self._average.load_state_dict(stored.average)
         self.steps, self.seconds, self.assessed = stored.steps, stored.seconds, assessed
+        self._begun_with = stored.begun_with
 
     def _missed(self, network: ScoutNetwork, image: NDArray[np.float16], ids: NDArray[np.uint8]) -> int:
         """How many labelled voxels at 4 mm lie where ``predict`` would not look."""

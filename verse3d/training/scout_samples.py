@@ -76,12 +76,16 @@ class ScoutSamples:
         grid: of the fine network: its window of grey values is the scout's, too.
         cases: how many training cases there are.
         read: number of a training case -> its volumes.
+        persons: how many different phantoms are drawn.
+        draw: number of a phantom -> its volumes; ``phantom_volumes`` of the seed if it is None.
     """
 
     seed: int
     grid: GridConfig
     cases: int
     read: Callable[[int], Volumes]
+    persons: int = PHANTOMS
+    draw: Callable[[int], Volumes] | None = None
 
     def step(self, number: int) -> list[ScoutSample]:
         """The samples of a step, counted from 0: one of a training case, one of a phantom."""
@@ -95,8 +99,9 @@ class ScoutSamples:
             # The first steps draw from the first cases only: others may not be prepared yet.
             image, ids = self.read(int(random.randint(min(self.cases, 1 + step))))
         else:
-            persons = min(PHANTOMS, 1 + step // _STEPS_PER_PHANTOM)
-            image, ids = phantom_volumes(self.seed, int(random.randint(persons)), self.grid)
+            persons = self.persons if self.draw else min(self.persons, 1 + step // _STEPS_PER_PHANTOM)
+            number = int(random.randint(persons))
+            image, ids = self.draw(number) if self.draw else phantom_volumes(self.seed, number, self.grid)
         return field_of_view(image, ids, random)
 
 
