@@ -118,7 +118,8 @@ def _upright(array: NDArray[np.uint8], geometry: Geometry) -> tuple[NDArray[np.u
     """The labels with axes to the right, front and head, cut to the bones and 1 voxel around, and their spacing."""
     change = nib.orientations.ornt_transform(nib.io_orientation(geometry.affine), nib.orientations.axcodes2ornt("RAS"))
     upright = nib.orientations.apply_orientation(array, change)
-    spacing = np.array(geometry.reoriented("RAS").spacing_mm)
+    # Rounded, because a turned affine has spacings of .9999999, and sizes are counted in them.
+    spacing = np.round(geometry.reoriented("RAS").spacing_mm, 4)
     # Only the mask's own frame is kept: a diagonal affine, wherever the scanner stood.
     own = Geometry(upright.shape, np.diag([*spacing, 1.0]))
     x, y, z = np.maximum(spacing, _FINEST_MM).tolist()

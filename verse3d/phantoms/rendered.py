@@ -75,9 +75,16 @@ def make_rendered(shapes: Sequence[BoneShape], seed: int, index: int = 0) -> Pha
     density = _density(bone_rng)
     bones = _draw_bones(sources, deformation, spine, geometry, density=density, rng=bone_rng)
     hu = _draw_body(spine, bones, geometry, density, tissue_rng)
-    image = scanned(hu, geometry, Protocol.drawn(scan_rng), scan_rng)
+    image = scanned(hu, geometry, _protocol(scan_rng), scan_rng)
     kept = tuple(name for name in bones.labelled if (bones.mask == label_of(name).id).any())
     return PhantomCase(image, bones.mask, geometry, _centroids(spine, kept, geometry), headers, kept)
+
+
+def _protocol(rng: np.random.Generator) -> Protocol:
+    """From smooth and quiet to the sharp, noisy kernels that bones are looked at with."""
+    sharp = float(rng.uniform(0.0, 1.0))
+    noise_hu = float(rng.uniform(8.0, 20.0 + 40.0 * sharp))
+    return Protocol(blur_mm=0.75 - 0.45 * sharp, noise_hu=noise_hu, grain_voxels=float(rng.uniform(0.4, 0.9)))
 
 
 def _levels_in_view(rng: np.random.Generator, count: int) -> slice:

@@ -4,6 +4,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import get_args
 
@@ -26,6 +27,10 @@ _FIRST_SUBJECT = 900
 _MOST_CASES = 100
 _CASE_BYTES = 2**29
 """What drawing a case holds at most, about."""
+_RENDERED_BYTES = 2**30
+"""The same for a case around the vertebrae of a mask, with the shapes that are kept."""
+_shapes_of = lru_cache(maxsize=8)(read_shapes)
+"""Masks are drawn many times, and reading one takes as long as drawing it."""
 
 
 def write_phantom(
@@ -79,7 +84,8 @@ def write_phantom(
         for index, split in enumerate(splits(cases))
     ]
     if workers is None:
-        workers = affordable_workers([_CASE_BYTES] * cases, [_CASE_BYTES] * cases)
+        case_bytes = _CASE_BYTES if masks is None else _RENDERED_BYTES
+        workers = affordable_workers([case_bytes] * cases, [case_bytes] * cases)
     written = {}
     for number, path in _drawn(jobs, workers):
         written[number] = path
@@ -106,7 +112,7 @@ class _Job:
         """Draw and write it; the path of its image."""
         if self.mask is None:
             return _write_case(self.folder, self.name, make_case(self.seed, self.index, anomaly=self.anomaly))
-        case = make_rendered(read_shapes(self.mask), self.seed, self.index)
+        case = make_rendered(_shapes_of(self.mask), self.seed, self.index)
         return _write_case(self.folder, self.name, case, {**SIDECAR, SOURCE: self.mask.name})
 
 
