@@ -34,6 +34,8 @@ _COPIES = 2
 _MOST_VOXELS = 3.0e6
 _HEIGHT_IN_RADII = 2.2
 """A body is a little higher than the largest ball in it is wide."""
+_RIM_HU = 50.0
+"""Of what is labelled as bone and is none."""
 _TEXTURE_MM = ((2.5, 0.16), (6.0, 0.08), (16.0, 0.10))
 """Grain of spongy bone and how strong it is, as a share of the density."""
 
@@ -83,7 +85,7 @@ def make_rendered(shapes: Sequence[BoneShape], seed: int, index: int = 0) -> Pha
 def _protocol(rng: np.random.Generator) -> Protocol:
     """From smooth and quiet to the sharp, noisy kernels that bones are looked at with."""
     sharp = float(rng.uniform(0.0, 1.0))
-    noise_hu = float(rng.uniform(8.0, 20.0 + 40.0 * sharp))
+    noise_hu = float(rng.uniform(8.0 + 20.0 * sharp, 20.0 + 100.0 * sharp))
     return Protocol(blur_mm=0.75 - 0.45 * sharp, noise_hu=noise_hu, grain_voxels=float(rng.uniform(0.4, 0.9)))
 
 
@@ -136,7 +138,7 @@ def _centres(sources: Sequence[_Source], deformation: Deformation) -> dict[str, 
 def _density(rng: np.random.Generator) -> Density:
     """One person's bone, from porous to young (Radiology 2019;291:360)."""
     return Density(
-        core_hu=float(rng.uniform(60, 250)),
+        core_hu=float(rng.uniform(50, 230)),
         shell_hu=float(rng.uniform(500, 900)),
         shell_mm=float(rng.uniform(0.7, 1.1)),
         joint_mm=float(rng.uniform(0.3, 1.0)),
@@ -153,22 +155,11 @@ def _draw_bones(
     rng: np.random.Generator,
 ) -> Bones:
     drawn = [_drawn(source, deformation, spine, geometry) for source in sources]
-    texture = [_noise(rng, grain, share) for grain, share in _TEXTURE_MM]
-    level_hu = {source.name: float(rng.normal(0.0, 12.0)) for source in sources}
-    process_hu, process_shell = float(rng.uniform(-10.0, 110.0)), float(rng.uniform(0.4, 2.2))
+    tissue = _BoneTissue.drawn(rng, density, [source.name for source in sources])
 
     def hu_of(item: Drawn) -> Array:
-        pose = spine.named(item.name).pose
-        points = item.block.points(geometry, pose)
-        process = np.clip(item.body * 0.3, 0.0, 1.0)
-        grain = sum((_looked_up(field, item.block.shape) for field in texture), np.float32(1.0))
-        core = (density.core_hu + level_hu[item.name]) * grain + process * process_hu
-        # Endplates have a thicker shell than the waist of a body, and laminae are almost nothing but shell.
-        half = 0.5 * spine.named(item.name).shape.body_height
-        endplate = np.clip((np.abs(points.z) / half - 0.6) * 4.0, 0.0, 1.0)
-        thick = density.shell_mm * (0.8 + 0.4 * endplate + process * process_shell)
-        shell = np.clip(0.5 + (item.bone + thick) * 0.9, 0.0, 1.0)
-        return np.asarray(core + shell * (density.shell_hu - core), np.float32)
+        posed = spine.named(item.name)
+        return tissue.hu(item, item.block.points(geometry, posed.pose).z / (0.5 * posed.shape.body_height))
 
     return fused(drawn, geometry, density.joint_mm, hu_of)
 
@@ -193,6 +184,58 @@ def _drawn(source: _Source, deformation: Deformation, spine: Spine, geometry: Ge
     return Drawn(source.name, block, bone, np.maximum(bone, arch), source.labelled)
 
 
+@dataclass(frozen=True, eq=False)
+class _BoneTissue:
+    """How dense one person's bone is at each depth.
+
+    Attributes:
+        density: of its core and shell.
+        grain: noise that the core is multiplied with, and patches of the shell, cubes of samples.
+        level_hu: by which each vertebra differs.
+        process_hu: by which the core of the arch is denser than that of the body.
+        process_shell: how much thicker its shell is, in shells.
+        inset_mm: how deep in the label bone begins: people outline bone generously.
+    """
+
+    density: Density
+    grain: Array
+    patches: Array
+    level_hu: dict[str, float]
+    process_hu: float
+    process_shell: float
+    inset_mm: float
+
+    @classmethod
+    def drawn(cls, rng: np.random.Generator, density: Density, names: Sequence[str]) -> "_BoneTissue":
+        strength = float(rng.uniform(0.5, 2.0))
+        grain = sum((_noise(rng, grain_mm, strength * share) for grain_mm, share in _TEXTURE_MM), np.float32(1.0))
+        return cls(
+            density=density,
+            grain=np.maximum(grain, 0.1),
+            patches=np.clip(_noise(rng, 8.0, 0.3) + 0.8, 0.2, 1.3),
+            level_hu={name: float(rng.normal(0.0, 12.0)) for name in names},
+            process_hu=float(rng.uniform(-10.0, 110.0)),
+            process_shell=float(rng.uniform(0.4, 2.2)),
+            inset_mm=float(rng.uniform(0.0, 0.7)),
+        )
+
+    def hu(self, item: Drawn, height: Array) -> Array:
+        """HU at each sample of a bone; ``height`` is -1 and 1 at the endplates of its body."""
+        process = np.clip(item.body * 0.3, 0.0, 1.0)
+        level_hu = self.density.core_hu + self.level_hu[item.name]
+        core = level_hu * _looked_up(self.grain, item.block.shape) + process * self.process_hu
+        # Endplates have a thicker shell than the waist of a body, and laminae are almost nothing but shell.
+        endplate = np.clip((np.abs(height) - 0.6) * 4.0, 0.0, 1.0)
+        thick = self.density.shell_mm * (0.8 + 0.4 * endplate + process * self.process_shell)
+        #   label   |<-inset->|<- thick ->|
+        #           | soft    | shell     | core ...        depth ->
+        depth = -item.bone - self.inset_mm
+        shell = np.clip(0.5 + (thick - depth) * 0.9, 0.0, 1.0) * _looked_up(self.patches, item.block.shape)
+        dense = core + shell * (self.density.shell_hu - core)
+        outline = np.clip(0.5 + depth * 1.5, 0.0, 1.0) if self.inset_mm > 0 else np.float32(1.0)
+        return np.asarray(_RIM_HU + outline * (dense - _RIM_HU), np.float32)
+
+
 def _noise(rng: np.random.Generator, grain_mm: float, share: float) -> Array:
     """A cube of smooth noise with that standard deviation, for blocks with samples of about 1 mm."""
     rough = gaussian_filter(rng.standard_normal((48, 48, 48), dtype=np.float32), max(grain_mm / 2.5, 0.6), mode="wrap")
@@ -208,6 +251,10 @@ def _looked_up(field: Array, shape: tuple[int, int, int]) -> Array:
 def _draw_body(spine: Spine, bones: Bones, geometry: Geometry, density: Density, rng: np.random.Generator) -> Array:
     """Soft tissue, other bones and the vertebrae over them, float32 HU before scanning."""
     profile = profile_of(spine, rng)
+    # Stouter than the phantom's own persons, so that narrow views seldom reach the air behind the back.
+    more_mm = float(rng.uniform(0.0, 35.0))
+    for name, part in (("skin_x", 1.0), ("skin_front", 1.0), ("skin_rear", 1.0), ("fat", 0.7)):
+        profile.tables[name] += np.float32(part * more_mm)
     hu = draw_soft_tissue(spine, profile, geometry, rng)
     _vary_tissue(hu, geometry, rng)
     compose_others(hu, spine, profile, bones, geometry=geometry, density=density)
