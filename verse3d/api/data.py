@@ -1,11 +1,12 @@
 """The jobs about data, one function each."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from verse3d.core.errors import ConfigError
+from verse3d.core.errors import ConfigError, DataError
 from verse3d.core.files import PathOrText, write_json
 from verse3d.core.logs import Progress, no_progress
 from verse3d.core.nifti_header import NIFTI_SUFFIXES
@@ -29,6 +30,7 @@ def phantom(
     cases: int = 6,
     seed: int = 0,
     anomalies: bool = False,
+    masks: Sequence[PathOrText] | PathOrText | None = None,
     workers: int | None = 1,
     progress: Progress = no_progress,
 ) -> tuple[Path, ...]:
@@ -39,6 +41,8 @@ def phantom(
         cases: how many scans; about a third of them go to the test split.
         seed: decides everything that is random.
         anomalies: let some cases have a sixth lumbar vertebra, a collapsed body, a screw ...
+        masks: an index, or folders or files of VerSe masks, with or without their scans. Their vertebrae are drawn,
+            deformed, in a synthetic body, instead of mathematical ones.
         workers: processes that draw; 1 draws in this one, None takes as many as cores and memory allow.
         progress: told about every case.
 
@@ -46,7 +50,8 @@ def phantom(
         The paths of the scans.
 
     Raises:
-        DataError: ``cases`` is below 1, or the folder holds a data set already.
+        DataError: ``cases`` is below 1, the folder holds a data set already, or there is no mask to use.
+        ConfigError: masks and anomalies are both asked for.
         OutputError: the folder cannot be written to.
     """
     done = 0
@@ -56,7 +61,27 @@ def phantom(
         done += 1
         progress(f"phantom {name}", done, cases)
 
-    return write_phantom(Path(out), cases=cases, seed=seed, anomalies=anomalies, workers=workers, on_case=on_case)
+    return write_phantom(
+        Path(out),
+        cases=cases,
+        seed=seed,
+        anomalies=anomalies,
+        masks=None if masks is None else _masks_in(masks),
+        workers=workers,
+        on_case=on_case,
+    )
+
+
+def _masks_in(sources: Sequence[PathOrText] | PathOrText) -> list[Path]:
+    """All masks of an index or of folders, in the order of their cases."""
+    roots = [Path(sources)] if isinstance(sources, str | os.PathLike) else [Path(root) for root in sources]
+    found = [case.mask for case in load_cases(roots) if case.mask is not None]
+    if not found:
+        raise DataError(
+            f"there is no mask in {', '.join(map(str, roots))}",
+            hint="masks are called e.g. NAME_seg.nii.gz, or lie in a folder called labels",
+        )
+    return found
 
 
 def download(

@@ -35,6 +35,12 @@ def phantom(
     anomalies: Annotated[
         bool, typer.Option("--anomalies", help="Add an L6, a T13, a collapsed body, a screw ...")
     ] = False,
+    masks: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--masks", "--mask", help="Draw the real vertebrae of these VerSe masks: folders, files, an index."
+        ),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Parallel processes; by default what cores and memory allow.")
     ] = None,
@@ -43,7 +49,9 @@ def phantom(
     from verse3d import api
 
     with bars() as progress:
-        paths = api.phantom(out, cases=cases, seed=seed, anomalies=anomalies, workers=workers, progress=progress)
+        paths = api.phantom(
+            out, cases=cases, seed=seed, anomalies=anomalies, masks=masks or None, workers=workers, progress=progress
+        )
     for path in paths:
         out_console.print(str(path))
 

@@ -103,7 +103,7 @@ def _drawn(seed: int, index: int, spine: Spine, geometry: Geometry, screwed: tup
     profile = profile_of(spine, rng)
     hu = draw_soft_tissue(spine, profile, geometry, rng)
     bones = draw_vertebrae(spine, geometry, density)
-    _compose_others(hu, spine, profile, bones, geometry=geometry, density=density)
+    compose_others(hu, spine, profile, bones, geometry=geometry, density=density)
     # Mixed by share: a voxel that is half bone is half as dense as bone, as in a scanner.
     hu *= 1.0 - bones.share
     hu += bones.hu
@@ -111,7 +111,7 @@ def _drawn(seed: int, index: int, spine: Spine, geometry: Geometry, screwed: tup
     return hu, bones
 
 
-def _compose_others(
+def compose_others(
     hu: Array, spine: Spine, profile: Profile, bones: Bones, *, geometry: Geometry, density: Density
 ) -> None:
     """Put the other bones in (in place), a joint space away from every vertebra; thick slices are sampled finely."""

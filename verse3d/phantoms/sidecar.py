@@ -7,6 +7,8 @@ from verse3d.core.files import is_file, read_json
 
 SIDECAR = {"KVP": 120, "Manufacturer": "verse3d", "ManufacturerModelName": "phantom"}
 """What it holds, under the names that a DICOM converter gives to such facts."""
+SOURCE = "VertebraeFrom"
+"""Beside that, for a scan drawn around the vertebrae of a mask: the mask's file name."""
 _LARGEST_BYTES = 10_000
 
 

@@ -118,7 +118,7 @@ def build_spine(rng: np.random.Generator, anomaly: Anomaly | None, collapsed: Se
         apex=rng.uniform(8.0, 18.0),
         turn=rng.uniform(0.1, 0.5),
     )
-    shapes = [_individual(rng, level(name), scale, broad, name in collapsed) for name in level_names(anomaly)]
+    shapes = [individual(rng, level(name), scale, broad, name in collapsed) for name in level_names(anomaly)]
     sacrum = Pose(np.zeros(3), posture.rotation(SACRUM, rng.normal(0, 2, 3)))
     return Spine(_stacked(rng, shapes, posture, sacrum), sacrum, float(scale))
 
@@ -141,7 +141,7 @@ def _stacked(
     return tuple(reversed(posed))
 
 
-def _individual(rng: np.random.Generator, mean: Level, scale: float, broad: float, collapsed: bool) -> Vertebra:
+def individual(rng: np.random.Generator, mean: Level, scale: float, broad: float, collapsed: bool) -> Vertebra:
     """One person's vertebra: the mean size, scaled, with a few per cent of its own."""
     size = _scaled(mean, scale, broad, rng)
     share = rng.uniform(0.5, 0.65) if collapsed else 1.0

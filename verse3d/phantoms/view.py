@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from verse3d.core.geometry import Geometry
 from verse3d.phantoms.levels import Anomaly
-from verse3d.phantoms.spine import PosedVertebra, Spine, rotation_matrix
+from verse3d.phantoms.spine import Spine, rotation_matrix
 
 Vector = NDArray[np.float64]
 
@@ -60,37 +60,51 @@ def levels_in_view(rng: np.random.Generator, index: int, names: list[str], anoma
 
 def choose_view(rng: np.random.Generator, spine: Spine, aimed_at: tuple[str, ...]) -> View:
     """A random scan of those vertebrae."""
+    targets = [spine.named(name) for name in aimed_at]
+    cloud = np.concatenate([vertebra.cloud_mm() for vertebra in targets])
+    geometry, headers = grid_around(rng, cloud, shows_sacrum=targets[-1].name in ("L5", "L6"))
+    return View(geometry, aimed_at, headers)
+
+
+def grid_around(
+    rng: np.random.Generator, cloud_mm: Vector, *, shows_sacrum: bool, most_voxels: float = _MAX_VOXELS
+) -> tuple[Geometry, Headers]:
+    """The grid of a random scan of some bones, and how its header states it.
+
+    Args:
+        rng: decides margins, tilt, axis order and spacing.
+        cloud_mm: points (N, 3) of the bones, world mm.
+        shows_sacrum: whether the scan may reach further down than to the next vertebra.
+        most_voxels: a larger scan is made coarser.
+    """
     # Directions (3, 3) of right, front and up for this scan: half of all scans are tilted by up to 12 degrees.
     angles = rng.uniform(-1.0, 1.0, 3) * np.array([11.0, 5.0, 5.0])
     frame = rotation_matrix(*angles) if rng.random() < 0.5 else np.eye(3)
-    targets = [spine.named(name) for name in aimed_at]
-    low, high = _extent(rng, targets, frame)
+    low, high = _extent(rng, cloud_mm @ frame, shows_sacrum)
     codes = str(rng.choice([code for code, _ in _ORDERS], p=[share for _, share in _ORDERS]))
-    spacing = _spacing(rng, codes, high - low)
+    spacing = _spacing(rng, codes, high - low, most_voxels)
     geometry = _geometry(low, high, frame, codes, spacing)
     # Codes of sform and qform: some files hold both, some only one of them.
     codes_of_both = ((0, 1), (1, 1), (2, 0), (1, 0))
     headers = Headers(*codes_of_both[int(rng.choice(4, p=[0.4, 0.3, 0.15, 0.15]))])
-    return View(geometry, aimed_at, headers)
+    return geometry, headers
 
 
-def _extent(rng: np.random.Generator, targets: list[PosedVertebra], frame: Vector) -> tuple[Vector, Vector]:
-    """Bounds (mm) of the scan along the frame's axes."""
-    # Points of the vertebrae in the scan's own frame, so a tilted scan has tilted ends.
-    cloud = np.concatenate([vertebra.cloud_mm() for vertebra in targets]) @ frame
+def _extent(rng: np.random.Generator, cloud: Vector, shows_sacrum: bool) -> tuple[Vector, Vector]:
+    """Bounds (mm) of the scan along its own axes, in which the points (N, 3) are given; so tilted scans end tilted."""
     low, high = cloud.min(axis=0), cloud.max(axis=0)
     wide = rng.random() < 0.35
     side = rng.uniform(30.0, 95.0) if wide else rng.uniform(4.0, 16.0)
     front, rear = (rng.uniform(30, 120), rng.uniform(20, 60)) if wide else (rng.uniform(8, 25), rng.uniform(4, 14))
     ends = rng.uniform(1.5, 12.0, 2)
-    if targets[-1].name in ("L5", "L6"):
+    if shows_sacrum:
         # The sacrum is never labelled, so the scan may show as much of it as it likes.
         ends[0] += rng.uniform(0.0, 35.0)
     other_side = side * rng.uniform(0.8, 1.0)
     return low - np.array([side, rear, ends[0]]), high + np.array([other_side, front, ends[1]])
 
 
-def _spacing(rng: np.random.Generator, codes: str, extent: Vector) -> Vector:
+def _spacing(rng: np.random.Generator, codes: str, extent: Vector, most_voxels: float) -> Vector:
     """Millimetres along right, front, up; slices are stacked along the last stored axis."""
     spacing = np.full(3, rng.uniform(0.8, 1.3))
     thick = {"R": 0, "L": 0, "A": 1, "P": 1}.get(codes[2], 2)
@@ -98,7 +112,7 @@ def _spacing(rng: np.random.Generator, codes: str, extent: Vector) -> Vector:
     spacing[thick] = max(slices, spacing[0])
     # Too many: coarser by the same factor along all axes, so the field of view stays.
     voxels = float(np.prod(extent / spacing))
-    return np.asarray(np.round(spacing * max(voxels / _MAX_VOXELS, 1.0) ** (1 / 3), 4))
+    return np.asarray(np.round(spacing * max(voxels / most_voxels, 1.0) ** (1 / 3), 4))
 
 
 def _geometry(low: Vector, high: Vector, frame: Vector, codes: str, spacing: Vector) -> Geometry:

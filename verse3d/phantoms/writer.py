@@ -2,8 +2,9 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import get_args
 
@@ -11,19 +12,25 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from verse3d.core.errors import DataError, OutputError
+from verse3d.core.errors import ConfigError, DataError, OutputError
 from verse3d.core.files import make_folder
 from verse3d.core.paths import path_below
 from verse3d.core.worker_pool import CannotStartError, Failure, affordable_workers, each_in_processes
 from verse3d.phantoms.case import PhantomCase, make_case
 from verse3d.phantoms.levels import Anomaly
-from verse3d.phantoms.sidecar import SIDECAR
+from verse3d.phantoms.mask_shapes import read_shapes, require_vertebrae
+from verse3d.phantoms.rendered import make_rendered
+from verse3d.phantoms.sidecar import SIDECAR, SOURCE
 
 _TRAINING, _VALIDATION, _TEST = "dataset-01training", "dataset-02validation", "dataset-03test"
 _FIRST_SUBJECT = 900
 _MOST_CASES = 100
 _CASE_BYTES = 2**29
 """What drawing a case holds at most, about."""
+_RENDERED_BYTES = 2**30
+"""The same for a case around the vertebrae of a mask, with the shapes that are kept."""
+_shapes_of = lru_cache(maxsize=8)(read_shapes)
+"""Masks are drawn many times, and reading one takes as long as drawing it."""
 
 
 def write_phantom(
@@ -32,6 +39,7 @@ def write_phantom(
     cases: int = 6,
     seed: int = 0,
     anomalies: bool = False,
+    masks: Sequence[Path] | None = None,
     workers: int | None = 1,
     on_case: Callable[[str], None] | None = None,
 ) -> tuple[Path, ...]:
@@ -45,6 +53,8 @@ def write_phantom(
         cases: how many, 1 to 100; the subjects are called sub-verse900, sub-verse901, ...
         seed: same seed, same bytes.
         anomalies: let the cases show, in turns, an L6, a T13, a missing T12, a collapsed body, metal screws.
+        masks: VerSe masks whose vertebrae are drawn, deformed, instead of mathematical ones; each is used equally
+            often, in an order that ``seed`` decides. None draws mathematical ones.
         workers: processes that draw; 1 draws in this one, None takes as many as cores and memory allow.
         on_case: called with the subject's name after each case is whole on disk; in their order with one worker.
 
@@ -52,11 +62,17 @@ def write_phantom(
         Paths of the images, in the order of their subjects.
 
     Raises:
-        DataError: ``cases`` is out of range or ``seed`` is negative.
+        DataError: ``cases`` is out of range, ``seed`` is negative, or a mask cannot be used.
+        ConfigError: masks and anomalies are both asked for.
         OutputError: the folder already holds a ``dataset-0...`` folder, or cannot be written.
     """
     if not 1 <= cases <= _MOST_CASES:
         raise DataError(f"cases must be 1 to {_MOST_CASES}, got {cases}", hint="ask for 6 cases to try things out")
+    if masks is not None and anomalies:
+        raise ConfigError("masks show their own anomalies", hint="leave out `anomalies`, or `masks`")
+    if seed < 0:
+        raise DataError(f"seed must not be negative, got {seed}")
+    shapes = _in_turns(masks, seed, cases) if masks is not None else [None] * cases
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file, but the phantom needs a folder", hint="name another folder")
     if present := sorted(path.name for path in out.glob("dataset-0*")):
@@ -64,11 +80,12 @@ def write_phantom(
     make_folder(out)  # before the first case is drawn, which takes seconds
     known: tuple[Anomaly, ...] = get_args(Anomaly)
     jobs = [
-        _Job(path_below(out, split), seed, index, known[index % len(known)] if anomalies else None)
+        _Job(path_below(out, split), seed, index, known[index % len(known)] if anomalies else None, shapes[index])
         for index, split in enumerate(splits(cases))
     ]
     if workers is None:
-        workers = affordable_workers([_CASE_BYTES] * cases, [_CASE_BYTES] * cases)
+        case_bytes = _CASE_BYTES if masks is None else _RENDERED_BYTES
+        workers = affordable_workers([case_bytes] * cases, [case_bytes] * cases)
     written = {}
     for number, path in _drawn(jobs, workers):
         written[number] = path
@@ -85,6 +102,7 @@ class _Job:
     seed: int
     index: int
     anomaly: Anomaly | None
+    mask: Path | None
 
     @property
     def name(self) -> str:
@@ -92,7 +110,21 @@ class _Job:
 
     def done(self) -> Path:
         """Draw and write it; the path of its image."""
-        return _write_case(self.folder, self.name, make_case(self.seed, self.index, anomaly=self.anomaly))
+        if self.mask is None:
+            return _write_case(self.folder, self.name, make_case(self.seed, self.index, anomaly=self.anomaly))
+        case = make_rendered(_shapes_of(self.mask), self.seed, self.index)
+        return _write_case(self.folder, self.name, case, {**SIDECAR, SOURCE: self.mask.name})
+
+
+def _in_turns(masks: Sequence[Path], seed: int, cases: int) -> list[Path]:
+    """The mask of each case. Every mask is read once before anything is written, so a bad one is told at once."""
+    if not masks:
+        raise DataError("there is no mask to draw vertebrae from", hint="name a folder with VerSe masks, or an index")
+    order = np.random.default_rng([seed, len(masks)]).permutation(len(masks))
+    chosen = [masks[order[index % len(masks)]] for index in range(cases)]
+    for mask in dict.fromkeys(chosen):
+        require_vertebrae(mask)
+    return chosen
 
 
 def _drawn(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[int, Path]]:
@@ -116,7 +148,7 @@ def splits(cases: int) -> list[str]:
     return [_TRAINING] * (cases - test - validation) + [_VALIDATION] * validation + [_TEST] * test
 
 
-def _write_case(folder: Path, name: str, case: PhantomCase) -> Path:
+def _write_case(folder: Path, name: str, case: PhantomCase, sidecar: Mapping[str, object] = SIDECAR) -> Path:
     """Write the four files of a case; the image comes last, so that a case with an image is whole."""
     raw, derived = folder / "rawdata" / name, folder / "derivatives" / name
     image = raw / f"{name}_ct.nii.gz"
@@ -128,7 +160,7 @@ def _write_case(folder: Path, name: str, case: PhantomCase) -> Path:
             for label, centroid in case.centroids.items()
         ]
         _write_json(derived / f"{name}_seg-subreg_ctd.json", [{"direction": list(case.geometry.axis_codes)}, *points])
-        _write_json(raw / f"{name}_ct.json", SIDECAR)
+        _write_json(raw / f"{name}_ct.json", sidecar)
         _write_nifti(derived / f"{name}_seg-vert_msk.nii.gz", case.mask, case)
         _write_nifti(image, case.image_hu, case)
     except OSError as error:
