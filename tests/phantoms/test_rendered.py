@@ -145,7 +145,7 @@ def test_a_fitted_spine_stands_where_the_mask_does_and_goes_on_beyond():
 def test_written_cases_name_their_mask_and_are_the_same_bytes_each_time(tmp_path, mask_file):
     first, second = (write_phantom(tmp_path / name, cases=1, seed=SEED, masks=[mask_file]) for name in "ab")
     assert first[0].read_bytes() == second[0].read_bytes()
-    told = json.loads((first[0].parent / "sub-verse900_ct.json").read_text())
+    told = json.loads((first[0].parent / "sub-verse1000_ct.json").read_text())
     assert told[SOURCE] == "tiny_seg.nii.gz" and is_phantom(first[0])
 
 

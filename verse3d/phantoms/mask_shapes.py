@@ -55,9 +55,8 @@ class BoneShape:
 
     def at(self, points: Array) -> Array:
         """Distances (mm, float32) at points (3, ...), mm; at most 9 beyond the samples."""
-        index = (points - self.origin.reshape(-1, *[1] * (points.ndim - 1))) / self.step.reshape(
-            -1, *[1] * (points.ndim - 1)
-        )
+        column = (3, *[1] * (points.ndim - 1))
+        index = (points - self.origin.reshape(column)) / self.step.reshape(column)
         return np.asarray(map_coordinates(self.distance, index, order=1, cval=FAR_MM), np.float32)
 
     def cloud_mm(self) -> Vector:
@@ -144,7 +143,7 @@ def _shape(name: str, labels: NDArray[np.uint8], label: int, box: tuple[slice, .
     fine = _upsampled(signed.astype(np.float32), step)
     finer = step * (np.array(signed.shape) - 1) / (np.array(fine.shape) - 1)
     smooth = gaussian_filter(fine, _SMOOTH_MM / finer)
-    # Half of a mask's voxel is bone at its rim: the surface lies where distances change sign.
+    # The deepest samples, rather than the one deepest: it may lie anywhere in a body that is a little wider than high.
     depth = float(smooth.min())
     deepest = np.argwhere(smooth < 0.85 * depth).mean(axis=0)
     origin = start * step
