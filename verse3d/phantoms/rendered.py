@@ -39,7 +39,7 @@ _HEIGHT_IN_RADII = 2.2
 
 @dataclass(frozen=True, eq=False)
 class _Source:
-    """Where a bone comes from: a vertebra's shape, and how far (mm) from it the bone stands, which is 0 but for copies."""
+    """Where a bone comes from: the shape of a vertebra, and for a copy how far (mm) from that one it stands."""
 
     name: str
     shape: BoneShape
