@@ -10,12 +10,18 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 from verse3d import api
 from verse3d.cli import main
 from verse3d.core.errors import ConfigError, DataError, GeometryError
+from verse3d.core.geometry import Geometry
 from verse3d.phantoms import write_phantom
+from verse3d.phantoms.bone_tissue import BoneTissue
 from verse3d.phantoms.deformation import draw_deformation
 from verse3d.phantoms.fitted import fitted_spine
+from verse3d.phantoms.grid import Block
 from verse3d.phantoms.mask_shapes import read_shapes
+from verse3d.phantoms.profile import profile_of
+from verse3d.phantoms.render import Density, Drawn
 from verse3d.phantoms.rendered import make_rendered
 from verse3d.phantoms.sidecar import SOURCE, is_phantom
+from verse3d.phantoms.soft_variation import fill_canal
 from verse3d.phantoms.spine import rotation_matrix
 
 STEP, NAMES = 22, ("L2", "L3", "L4")
@@ -96,7 +102,7 @@ def test_centroids_lie_in_their_vertebra(case):
 def test_the_same_numbers_give_the_same_voxels_and_others_do_not(case, shapes):
     again = make_rendered(shapes, SEED)
     assert np.array_equal(again.image_hu, case.image_hu) and np.array_equal(again.mask, case.mask)
-    assert make_rendered(shapes, SEED, 1).geometry != case.geometry
+    assert make_rendered(shapes, SEED, 2).geometry != case.geometry
 
 
 @pytest.mark.parametrize("codes", ["PIR", "LPS"])
@@ -140,6 +146,35 @@ def test_a_fitted_spine_stands_where_the_mask_does_and_goes_on_beyond():
     assert np.array_equal(spine.named("L1").pose.centre, centres["L1"])
     heights = [vertebra.pose.centre[2] for vertebra in spine.vertebrae] + [spine.sacrum.centre[2]]
     assert np.all(np.diff(heights) < -5)
+
+
+def test_bone_has_a_soft_outline_a_dense_shell_and_a_spongy_core():
+    depth = np.linspace(0.0, 12.0, 60, dtype=np.float32)[None, None]
+    one = np.ones(3, np.int64)
+    item = Drawn("L3", Block(0 * one, np.array(depth.shape), one), -depth, -depth)
+    density = Density(core_hu=120.0, shell_hu=800.0, shell_mm=1.0, joint_mm=1.0)
+    for seed in range(6):
+        tissue = BoneTissue.drawn(np.random.default_rng(seed), density, ["L3"])
+        hu = tissue.hu(item, np.zeros(depth.shape, np.float32))[0, 0]
+        shell = hu[(depth[0, 0] > tissue.inset_mm + 0.4) & (depth[0, 0] < tissue.inset_mm + 0.9)].mean()
+        assert shell > hu[0] + 20 and shell > hu[30:].mean() + 50
+        assert 40 < hu[30:].mean() < 220
+
+
+def test_the_canal_is_filled_with_contrast_in_some_cases_and_around_the_cord_alone():
+    spine = fitted_spine(np.random.default_rng(0), {"L2": np.zeros(3)}, {"L2": 26.0})
+    profile = profile_of(spine, np.random.default_rng(0))
+    geometry = Geometry((60, 80, 6), np.array([[1, 0, 0, -30], [0, 1, 0, -55], [0, 0, 1, 0], [0, 0, 0, 1.0]]))
+    brightest = []
+    for seed in range(40):
+        hu = np.zeros(geometry.shape, np.float32)
+        fill_canal(hu, profile, geometry, np.random.default_rng(seed))
+        brightest.append(hu.max())
+        if hu.max() > 0:
+            x, y, _ = geometry.world_from_index(np.argwhere(hu > 100)).T
+            canal = profile.tables["canal_y"][profile.rows(np.float32(0.0))]
+            assert np.hypot(x, y - canal).max() < 12 and np.hypot(x, y - canal).min() > 1
+    assert 0 < np.count_nonzero(brightest) < 15 and max(brightest) > 150
 
 
 def test_written_cases_name_their_mask_and_are_the_same_bytes_each_time(tmp_path, mask_file):
