@@ -131,6 +131,14 @@ def test_vertebrae_that_an_end_of_the_mask_cuts_are_left_out(tmp_path):
         read_shapes(write(tmp_path / "none.nii", tiny_spine()[:, :, 16:24]))
 
 
+def test_the_centre_of_an_atlas_lies_in_bone_and_not_in_the_canal_between_its_masses(tmp_path):
+    mask = np.zeros((41, 20, 40))
+    mask[2:16, 3:17, 24:34] = mask[25:39, 3:17, 24:34] = mask[2:39, 14:17, 27:30] = 1
+    mask[12:29, 3:17, 6:20] = 2
+    for shape in read_shapes(write(tmp_path / "neck.nii", mask)):
+        assert shape.at(shape.centre[:, None])[0] < -0.8 * shape.radius
+
+
 def test_a_deformation_is_undone_by_its_inverse():
     deformation = draw_deformation(np.random.default_rng(2), np.zeros(3), np.array([90.0, 80.0, 200.0]))
     points = np.random.default_rng(3).uniform(0, 80, (40, 3))

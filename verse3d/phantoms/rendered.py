@@ -69,13 +69,18 @@ def make_rendered(shapes: Sequence[BoneShape], seed: int, index: int = 0) -> Pha
     geometry, headers = grid_around(view_rng, cloud, shows_sacrum=shows_sacrum, most_voxels=_MOST_VOXELS)
     sources = _with_neighbours(shapes)
     heights = {source.name: _HEIGHT_IN_RADII * source.shape.radius for source in sources}
-    spine = fitted_spine(bone_rng, _centres(sources, deformation), heights)
+    centres = _centres(sources, deformation)
+    # The atlas has no body to fit a spine to.
+    bodies = {name: centre for name, centre in centres.items() if name != "C1"} or centres
+    spine = fitted_spine(bone_rng, bodies, heights)
     density = draw_density(bone_rng)
     bones = _draw_bones(sources, deformation, spine, geometry, density=density, rng=bone_rng)
     hu = _draw_body(spine, bones, geometry, density, tissue_rng)
     image = scanned(hu, geometry, _protocol(scan_rng), scan_rng)
     kept = tuple(name for name in bones.labelled if (bones.mask == label_of(name).id).any())
-    return PhantomCase(image, bones.mask, geometry, _centroids(spine, kept, geometry), headers, kept)
+    points = geometry.index_from_world([centres[name] for name in kept]).tolist() if kept else []
+    centroids = {label_of(name).id: (i, j, k) for name, (i, j, k) in zip(kept, points, strict=True)}
+    return PhantomCase(image, bones.mask, geometry, centroids, headers, kept)
 
 
 def _protocol(rng: np.random.Generator) -> Protocol:
@@ -125,10 +130,9 @@ def _spacing(pair: Sequence[BoneShape], up: float) -> Vector:
 
 
 def _centres(sources: Sequence[_Source], deformation: Deformation) -> dict[str, Vector]:
-    """Where the bodies come to stand (world mm); the atlas has none."""
-    posed = [source for source in sources if source.name != "C1"] or list(sources)
-    found = deformation.drawn_at(np.array([source.shape.centre + source.shift for source in posed]))
-    return {source.name: centre for source, centre in zip(posed, found, strict=True)}
+    """Where the bones come to stand (world mm)."""
+    found = deformation.drawn_at(np.array([source.shape.centre + source.shift for source in sources]))
+    return {source.name: centre for source, centre in zip(sources, found, strict=True)}
 
 
 def _draw_bones(
@@ -183,11 +187,3 @@ def _draw_body(spine: Spine, bones: Bones, geometry: Geometry, density: Density,
     hu *= 1.0 - share
     hu += bones.hu * (share / np.maximum(bones.share, 1e-6))
     return hu
-
-
-def _centroids(spine: Spine, names: Sequence[str], geometry: Geometry) -> dict[int, tuple[float, float, float]]:
-    found = {}
-    for name in names:
-        i, j, k = geometry.index_from_world(spine.named(name).pose.centre[None])[0].tolist()
-        found[label_of(name).id] = (i, j, k)
-    return found
