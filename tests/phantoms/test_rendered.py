@@ -10,12 +10,18 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 from verse3d import api
 from verse3d.cli import main
 from verse3d.core.errors import ConfigError, DataError, GeometryError
+from verse3d.core.geometry import Geometry
 from verse3d.phantoms import write_phantom
+from verse3d.phantoms.bone_tissue import BoneTissue
 from verse3d.phantoms.deformation import draw_deformation
 from verse3d.phantoms.fitted import fitted_spine
+from verse3d.phantoms.grid import Block
 from verse3d.phantoms.mask_shapes import read_shapes
+from verse3d.phantoms.profile import profile_of
+from verse3d.phantoms.render import Density, Drawn
 from verse3d.phantoms.rendered import make_rendered
 from verse3d.phantoms.sidecar import SOURCE, is_phantom
+from verse3d.phantoms.soft_variation import fill_canal
 from verse3d.phantoms.spine import rotation_matrix
 
 STEP, NAMES = 22, ("L2", "L3", "L4")
@@ -96,7 +102,7 @@ def test_centroids_lie_in_their_vertebra(case):
 def test_the_same_numbers_give_the_same_voxels_and_others_do_not(case, shapes):
     again = make_rendered(shapes, SEED)
     assert np.array_equal(again.image_hu, case.image_hu) and np.array_equal(again.mask, case.mask)
-    assert make_rendered(shapes, SEED, 1).geometry != case.geometry
+    assert make_rendered(shapes, SEED, 2).geometry != case.geometry
 
 
 @pytest.mark.parametrize("codes", ["PIR", "LPS"])
@@ -125,6 +131,14 @@ def test_vertebrae_that_an_end_of_the_mask_cuts_are_left_out(tmp_path):
         read_shapes(write(tmp_path / "none.nii", tiny_spine()[:, :, 16:24]))
 
 
+def test_the_centre_of_an_atlas_lies_in_bone_and_not_in_the_canal_between_its_masses(tmp_path):
+    mask = np.zeros((41, 20, 40))
+    mask[2:16, 3:17, 24:34] = mask[25:39, 3:17, 24:34] = mask[2:39, 14:17, 27:30] = 1
+    mask[12:29, 3:17, 6:20] = 2
+    for shape in read_shapes(write(tmp_path / "neck.nii", mask)):
+        assert shape.at(shape.centre[:, None])[0] < -0.8 * shape.radius
+
+
 def test_a_deformation_is_undone_by_its_inverse():
     deformation = draw_deformation(np.random.default_rng(2), np.zeros(3), np.array([90.0, 80.0, 200.0]))
     points = np.random.default_rng(3).uniform(0, 80, (40, 3))
@@ -142,10 +156,39 @@ def test_a_fitted_spine_stands_where_the_mask_does_and_goes_on_beyond():
     assert np.all(np.diff(heights) < -5)
 
 
+def test_bone_has_a_soft_outline_a_dense_shell_and_a_spongy_core():
+    depth = np.linspace(0.0, 12.0, 60, dtype=np.float32)[None, None]
+    one = np.ones(3, np.int64)
+    item = Drawn("L3", Block(0 * one, np.array(depth.shape), one), -depth, -depth)
+    density = Density(core_hu=120.0, shell_hu=800.0, shell_mm=1.0, joint_mm=1.0)
+    for seed in range(6):
+        tissue = BoneTissue.drawn(np.random.default_rng(seed), density, ["L3"])
+        hu = tissue.hu(item, np.zeros(depth.shape, np.float32))[0, 0]
+        shell = hu[(depth[0, 0] > tissue.inset_mm + 0.4) & (depth[0, 0] < tissue.inset_mm + 0.9)].mean()
+        assert shell > hu[0] + 20 and shell > hu[30:].mean() + 50
+        assert 40 < hu[30:].mean() < 220
+
+
+def test_the_canal_is_filled_with_contrast_in_some_cases_and_around_the_cord_alone():
+    spine = fitted_spine(np.random.default_rng(0), {"L2": np.zeros(3)}, {"L2": 26.0})
+    profile = profile_of(spine, np.random.default_rng(0))
+    geometry = Geometry((60, 80, 6), np.array([[1, 0, 0, -30], [0, 1, 0, -55], [0, 0, 1, 0], [0, 0, 0, 1.0]]))
+    brightest = []
+    for seed in range(40):
+        hu = np.zeros(geometry.shape, np.float32)
+        fill_canal(hu, profile, geometry, np.random.default_rng(seed))
+        brightest.append(hu.max())
+        if hu.max() > 0:
+            x, y, _ = geometry.world_from_index(np.argwhere(hu > 100)).T
+            canal = profile.tables["canal_y"][profile.rows(np.float32(0.0))]
+            assert np.hypot(x, y - canal).max() < 12 and np.hypot(x, y - canal).min() > 1
+    assert 0 < np.count_nonzero(brightest) < 15 and max(brightest) > 150
+
+
 def test_written_cases_name_their_mask_and_are_the_same_bytes_each_time(tmp_path, mask_file):
     first, second = (write_phantom(tmp_path / name, cases=1, seed=SEED, masks=[mask_file]) for name in "ab")
     assert first[0].read_bytes() == second[0].read_bytes()
-    told = json.loads((first[0].parent / "sub-verse900_ct.json").read_text())
+    told = json.loads((first[0].parent / "sub-verse1000_ct.json").read_text())
     assert told[SOURCE] == "tiny_seg.nii.gz" and is_phantom(first[0])
 
 

@@ -30,7 +30,7 @@ _ROOM_MM = 9.0
 _CUT_MM2 = 100.0
 _MOST_VOXELS = 500_000_000
 _FEWEST_MM3 = 500.0
-_MOST_POINTS = 400
+_MOST_POINTS = 2000
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ class BoneShape:
         distance: mm to its surface, negative inside, float32; axes grow to the right, front and head.
         origin: place (mm) of the first sample.
         step: mm between samples along each axis.
-        centre: the point (mm) deepest inside, which lies in the middle of the body.
+        centre: the point (mm) deepest inside: the middle of the body, of the atlas a lateral mass.
         radius: its depth, mm.
     """
 
@@ -55,13 +55,12 @@ class BoneShape:
 
     def at(self, points: Array) -> Array:
         """Distances (mm, float32) at points (3, ...), mm; at most 9 beyond the samples."""
-        index = (points - self.origin.reshape(-1, *[1] * (points.ndim - 1))) / self.step.reshape(
-            -1, *[1] * (points.ndim - 1)
-        )
+        column = (3, *[1] * (points.ndim - 1))
+        index = (points - self.origin.reshape(column)) / self.step.reshape(column)
         return np.asarray(map_coordinates(self.distance, index, order=1, cval=FAR_MM), np.float32)
 
     def cloud_mm(self) -> Vector:
-        """Some hundred points (N, 3) of the bone, its outermost ones among them."""
+        """Up to some thousand points (N, 3) of the bone, its outermost ones among them."""
         inside = np.argwhere(self.distance < 0)
         ends = [pick(inside[:, axis]) for axis in range(3) for pick in (np.argmin, np.argmax)]
         chosen = np.concatenate([inside[:: max(len(inside) // _MOST_POINTS, 1)], inside[ends]])
@@ -144,11 +143,14 @@ def _shape(name: str, labels: NDArray[np.uint8], label: int, box: tuple[slice, .
     fine = _upsampled(signed.astype(np.float32), step)
     finer = step * (np.array(signed.shape) - 1) / (np.array(fine.shape) - 1)
     smooth = gaussian_filter(fine, _SMOOTH_MM / finer)
-    # Half of a mask's voxel is bone at its rim: the surface lies where distances change sign.
     depth = float(smooth.min())
-    deepest = np.argwhere(smooth < 0.85 * depth).mean(axis=0)
+    deep = np.argwhere(smooth < 0.85 * depth) * finer
+    # Not the deepest sample alone: it may lie anywhere in a body that is wider than high. Those near it, because the
+    # atlas is as deep on both sides of the canal.
+    near = np.linalg.norm(deep - np.array(np.unravel_index(smooth.argmin(), smooth.shape)) * finer, axis=1)
+    deepest = deep[near < -1.5 * depth].mean(axis=0)
     origin = start * step
-    return BoneShape(name, np.minimum(smooth, FAR_MM), origin, finer, origin + deepest * finer, -depth)
+    return BoneShape(name, np.minimum(smooth, FAR_MM), origin, finer, origin + deepest, -depth)
 
 
 def _upsampled(values: Array, step: Vector) -> Array:

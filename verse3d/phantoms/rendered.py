@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
 
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERTEBRAE
 from verse3d.core.labels import vertebra as label_of
+from verse3d.phantoms.bone_tissue import BoneTissue, draw_density
 from verse3d.phantoms.case import PhantomCase, compose_others
 from verse3d.phantoms.deformation import Deformation, draw_deformation
 from verse3d.phantoms.fitted import fitted_spine
@@ -23,6 +23,7 @@ from verse3d.phantoms.profile import profile_of
 from verse3d.phantoms.render import FAR_MM, Bones, Density, Drawn, fused, near_samples
 from verse3d.phantoms.scanner import Protocol, scanned
 from verse3d.phantoms.shapes import Array, Points
+from verse3d.phantoms.soft_variation import fill_canal, make_stouter, vary_tissue
 from verse3d.phantoms.spine import Spine
 from verse3d.phantoms.tissue import draw_soft_tissue
 from verse3d.phantoms.view import grid_around
@@ -34,15 +35,11 @@ _COPIES = 2
 _MOST_VOXELS = 3.0e6
 _HEIGHT_IN_RADII = 2.2
 """A body is a little higher than the largest ball in it is wide."""
-_RIM_HU = 50.0
-"""Of what is labelled as bone and is none."""
-_TEXTURE_MM = ((2.5, 0.16), (6.0, 0.08), (16.0, 0.10))
-"""Grain of spongy bone and how strong it is, as a share of the density."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Source:
-    """Where a bone comes from: the shape of a vertebra, and how far (mm) below that one it stands, for a copy."""
+    """Where a bone comes from: the shape of a vertebra, and for a copy how far (mm) from that one it stands."""
 
     name: str
     shape: BoneShape
@@ -64,22 +61,26 @@ def make_rendered(shapes: Sequence[BoneShape], seed: int, index: int = 0) -> Pha
     view_rng, bone_rng, tissue_rng, scan_rng = (np.random.default_rng([seed, index, _STREAM, n]) for n in range(4))
     # mask -> deformation -> view of some of it -> bones and body on the grid of the view -> scanner
     clouds = [shape.cloud_mm() for shape in shapes]
-    deformation = draw_deformation(
-        view_rng, np.min([c.min(0) for c in clouds], 0), np.max([c.max(0) for c in clouds], 0)
-    )
+    everything = np.concatenate(clouds)
+    deformation = draw_deformation(view_rng, everything.min(axis=0), everything.max(axis=0))
     aimed_at = _levels_in_view(view_rng, len(shapes))
     cloud = deformation.drawn_at(np.concatenate(clouds[aimed_at]))
     shows_sacrum = shapes[aimed_at][-1].name in ("L5", "L6")
     geometry, headers = grid_around(view_rng, cloud, shows_sacrum=shows_sacrum, most_voxels=_MOST_VOXELS)
     sources = _with_neighbours(shapes)
     heights = {source.name: _HEIGHT_IN_RADII * source.shape.radius for source in sources}
-    spine = fitted_spine(bone_rng, _centres(sources, deformation), heights)
-    density = _density(bone_rng)
+    centres = _centres(sources, deformation)
+    # The atlas has no body to fit a spine to.
+    bodies = {name: centre for name, centre in centres.items() if name != "C1"} or centres
+    spine = fitted_spine(bone_rng, bodies, heights)
+    density = draw_density(bone_rng)
     bones = _draw_bones(sources, deformation, spine, geometry, density=density, rng=bone_rng)
     hu = _draw_body(spine, bones, geometry, density, tissue_rng)
     image = scanned(hu, geometry, _protocol(scan_rng), scan_rng)
     kept = tuple(name for name in bones.labelled if (bones.mask == label_of(name).id).any())
-    return PhantomCase(image, bones.mask, geometry, _centroids(spine, kept, geometry), headers, kept)
+    points = geometry.index_from_world([centres[name] for name in kept]).tolist() if kept else []
+    centroids = {label_of(name).id: (i, j, k) for name, (i, j, k) in zip(kept, points, strict=True)}
+    return PhantomCase(image, bones.mask, geometry, centroids, headers, kept)
 
 
 def _protocol(rng: np.random.Generator) -> Protocol:
@@ -129,20 +130,9 @@ def _spacing(pair: Sequence[BoneShape], up: float) -> Vector:
 
 
 def _centres(sources: Sequence[_Source], deformation: Deformation) -> dict[str, Vector]:
-    """Where the bodies come to stand (world mm); the atlas has none."""
-    posed = [source for source in sources if source.name != "C1"] or list(sources)
-    found = deformation.drawn_at(np.array([source.shape.centre + source.shift for source in posed]))
-    return {source.name: centre for source, centre in zip(posed, found, strict=True)}
-
-
-def _density(rng: np.random.Generator) -> Density:
-    """One person's bone, from porous to young (Radiology 2019;291:360)."""
-    return Density(
-        core_hu=float(rng.uniform(50, 230)),
-        shell_hu=float(rng.uniform(500, 900)),
-        shell_mm=float(rng.uniform(0.7, 1.1)),
-        joint_mm=float(rng.uniform(0.3, 1.0)),
-    )
+    """Where the bones come to stand (world mm)."""
+    found = deformation.drawn_at(np.array([source.shape.centre + source.shift for source in sources]))
+    return {source.name: centre for source, centre in zip(sources, found, strict=True)}
 
 
 def _draw_bones(
@@ -155,7 +145,7 @@ def _draw_bones(
     rng: np.random.Generator,
 ) -> Bones:
     drawn = [_drawn(source, deformation, spine, geometry) for source in sources]
-    tissue = _BoneTissue.drawn(rng, density, [source.name for source in sources])
+    tissue = BoneTissue.drawn(rng, density, [source.name for source in sources])
 
     def hu_of(item: Drawn) -> Array:
         posed = spine.named(item.name)
@@ -184,111 +174,16 @@ def _drawn(source: _Source, deformation: Deformation, spine: Spine, geometry: Ge
     return Drawn(source.name, block, bone, np.maximum(bone, arch), source.labelled)
 
 
-@dataclass(frozen=True, eq=False)
-class _BoneTissue:
-    """How dense one person's bone is at each depth.
-
-    Attributes:
-        density: of its core and shell.
-        grain: noise that the core is multiplied with, and patches of the shell, cubes of samples.
-        level_hu: by which each vertebra differs.
-        process_hu: by which the core of the arch is denser than that of the body.
-        process_shell: how much thicker its shell is, in shells.
-        inset_mm: how deep in the label bone begins: people outline bone generously.
-    """
-
-    density: Density
-    grain: Array
-    patches: Array
-    level_hu: dict[str, float]
-    process_hu: float
-    process_shell: float
-    inset_mm: float
-
-    @classmethod
-    def drawn(cls, rng: np.random.Generator, density: Density, names: Sequence[str]) -> "_BoneTissue":
-        strength = float(rng.uniform(0.5, 2.0))
-        grain = sum((_noise(rng, grain_mm, strength * share) for grain_mm, share in _TEXTURE_MM), np.float32(1.0))
-        return cls(
-            density=density,
-            grain=np.maximum(grain, 0.1),
-            patches=np.clip(_noise(rng, 8.0, 0.3) + 0.8, 0.2, 1.3),
-            level_hu={name: float(rng.normal(0.0, 12.0)) for name in names},
-            process_hu=float(rng.uniform(-10.0, 110.0)),
-            process_shell=float(rng.uniform(0.4, 2.2)),
-            inset_mm=float(rng.uniform(0.0, 0.7)),
-        )
-
-    def hu(self, item: Drawn, height: Array) -> Array:
-        """HU at each sample of a bone; ``height`` is -1 and 1 at the endplates of its body."""
-        process = np.clip(item.body * 0.3, 0.0, 1.0)
-        level_hu = self.density.core_hu + self.level_hu[item.name]
-        core = level_hu * _looked_up(self.grain, item.block.shape) + process * self.process_hu
-        # Endplates have a thicker shell than the waist of a body, and laminae are almost nothing but shell.
-        endplate = np.clip((np.abs(height) - 0.6) * 4.0, 0.0, 1.0)
-        thick = self.density.shell_mm * (0.8 + 0.4 * endplate + process * self.process_shell)
-        #   label   |<-inset->|<- thick ->|
-        #           | soft    | shell     | core ...        depth ->
-        depth = -item.bone - self.inset_mm
-        shell = np.clip(0.5 + (thick - depth) * 0.9, 0.0, 1.0) * _looked_up(self.patches, item.block.shape)
-        dense = core + shell * (self.density.shell_hu - core)
-        outline = np.clip(0.5 + depth * 1.5, 0.0, 1.0) if self.inset_mm > 0 else np.float32(1.0)
-        return np.asarray(_RIM_HU + outline * (dense - _RIM_HU), np.float32)
-
-
-def _noise(rng: np.random.Generator, grain_mm: float, share: float) -> Array:
-    """A cube of smooth noise with that standard deviation, for blocks with samples of about 1 mm."""
-    rough = gaussian_filter(rng.standard_normal((48, 48, 48), dtype=np.float32), max(grain_mm / 2.5, 0.6), mode="wrap")
-    return np.asarray(rough * (share / float(rough.std())))
-
-
-def _looked_up(field: Array, shape: tuple[int, int, int]) -> Array:
-    """The field, repeated to a block's shape."""
-    index = [np.arange(size) % length for size, length in zip(shape, field.shape, strict=True)]
-    return field[np.ix_(*index)]
-
-
 def _draw_body(spine: Spine, bones: Bones, geometry: Geometry, density: Density, rng: np.random.Generator) -> Array:
     """Soft tissue, other bones and the vertebrae over them, float32 HU before scanning."""
     profile = profile_of(spine, rng)
-    # Stouter than the phantom's own persons, so that narrow views seldom reach the air behind the back.
-    more_mm = float(rng.uniform(0.0, 35.0))
-    for name, part in (("skin_x", 1.0), ("skin_front", 1.0), ("skin_rear", 1.0), ("fat", 0.7)):
-        profile.tables[name] += np.float32(part * more_mm)
+    make_stouter(profile, rng)
     hu = draw_soft_tissue(spine, profile, geometry, rng)
-    _vary_tissue(hu, geometry, rng)
+    vary_tissue(hu, geometry, rng)
+    fill_canal(hu, profile, geometry, rng)
     compose_others(hu, spine, profile, bones, geometry=geometry, density=density)
     share = np.minimum(bones.share, 1.0)
     # Copies may overlap a little: what is more than whole is scaled back.
     hu *= 1.0 - share
     hu += bones.hu * (share / np.maximum(bones.share, 1e-6))
     return hu
-
-
-def _vary_tissue(hu: Array, geometry: Geometry, rng: np.random.Generator) -> None:
-    """Fat in streaks and patches, and slow differences, in everything that is soft (in place)."""
-    soft = np.clip((hu + 300.0) * 0.01, 0.0, 1.0)
-    for grain_mm, strength in ((4.0, rng.uniform(3, 12)), (12.0, rng.uniform(3, 15))):
-        hu += soft * strength * _field(rng, geometry, grain_mm)
-    patches = np.clip(_field(rng, geometry, float(rng.uniform(8.0, 16.0))) - rng.uniform(1.0, 2.0), 0.0, 1.0)
-    hu += soft * patches * (rng.uniform(-110, -70) - hu)
-
-
-def _field(rng: np.random.Generator, geometry: Geometry, grain_mm: float) -> Array:
-    """Smooth noise of unit deviation over a grid: straight lines between random points."""
-    sizes = np.maximum(np.ceil(np.array(geometry.shape) * np.array(geometry.spacing_mm) / grain_mm), 2).astype(int)
-    field: Array = rng.standard_normal(sizes, dtype=np.float32)
-    for axis, (voxels, points) in enumerate(zip(geometry.shape, sizes.tolist(), strict=True)):
-        # A matrix with a hat function around each point, (voxels, points), applied to one axis after the other.
-        place = np.linspace(0, points - 1, voxels, dtype=np.float32)[:, None]
-        hats = np.maximum(1.0 - np.abs(place - np.arange(points, dtype=np.float32)), 0.0)
-        field = np.moveaxis(np.tensordot(hats, field, (1, axis)), 0, axis)
-    return np.asarray(field / max(float(field.std()), 1e-3))
-
-
-def _centroids(spine: Spine, names: Sequence[str], geometry: Geometry) -> dict[int, tuple[float, float, float]]:
-    found = {}
-    for name in names:
-        i, j, k = geometry.index_from_world(spine.named(name).pose.centre[None])[0].tolist()
-        found[label_of(name).id] = (i, j, k)
-    return found

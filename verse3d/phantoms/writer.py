@@ -23,8 +23,9 @@ from verse3d.phantoms.rendered import make_rendered
 from verse3d.phantoms.sidecar import SIDECAR, SOURCE
 
 _TRAINING, _VALIDATION, _TEST = "dataset-01training", "dataset-02validation", "dataset-03test"
-_FIRST_SUBJECT = 900
-_MOST_CASES = 100
+_FIRST_SUBJECT, _MOST_CASES = 900, 100
+_FIRST_RENDERED, _MOST_RENDERED = 1000, 1000
+"""Numbers of their own, so that a data set may hold both kinds."""
 _CASE_BYTES = 2**29
 """What drawing a case holds at most, about."""
 _RENDERED_BYTES = 2**30
@@ -50,7 +51,8 @@ def write_phantom(
 
     Args:
         out: folder to fill; made if it does not exist.
-        cases: how many, 1 to 100; the subjects are called sub-verse900, sub-verse901, ...
+        cases: how many, 1 to 100; the subjects are called sub-verse900, sub-verse901, ... With ``masks`` 1 to 1000,
+            called sub-verse1000, sub-verse1001, ...
         seed: same seed, same bytes.
         anomalies: let the cases show, in turns, an L6, a T13, a missing T12, a collapsed body, metal screws.
         masks: VerSe masks whose vertebrae are drawn, deformed, instead of mathematical ones; each is used equally
@@ -66,21 +68,12 @@ def write_phantom(
         ConfigError: masks and anomalies are both asked for.
         OutputError: the folder already holds a ``dataset-0...`` folder, or cannot be written.
     """
-    if not 1 <= cases <= _MOST_CASES:
-        raise DataError(f"cases must be 1 to {_MOST_CASES}, got {cases}", hint="ask for 6 cases to try things out")
-    if masks is not None and anomalies:
-        raise ConfigError("masks show their own anomalies", hint="leave out `anomalies`, or `masks`")
-    if seed < 0:
-        raise DataError(f"seed must not be negative, got {seed}")
-    shapes = _in_turns(masks, seed, cases) if masks is not None else [None] * cases
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"{out} is a file, but the phantom needs a folder", hint="name another folder")
-    if present := sorted(path.name for path in out.glob("dataset-0*")):
-        raise OutputError(f"{out} already holds {', '.join(present)}", hint="name a new folder, or delete these first")
+    _require_possible(out, cases, seed, anomalies=anomalies, by_masks=masks is not None)
+    sources = _in_turns(masks, seed, cases) if masks is not None else [None] * cases
     make_folder(out)  # before the first case is drawn, which takes seconds
     known: tuple[Anomaly, ...] = get_args(Anomaly)
     jobs = [
-        _Job(path_below(out, split), seed, index, known[index % len(known)] if anomalies else None, shapes[index])
+        _Job(path_below(out, split), seed, index, known[index % len(known)] if anomalies else None, sources[index])
         for index, split in enumerate(splits(cases))
     ]
     if workers is None:
@@ -92,6 +85,20 @@ def write_phantom(
         if on_case is not None:
             on_case(jobs[number].name)
     return tuple(written[number] for number in range(cases))
+
+
+def _require_possible(out: Path, cases: int, seed: int, *, anomalies: bool, by_masks: bool) -> None:
+    most = _MOST_RENDERED if by_masks else _MOST_CASES
+    if not 1 <= cases <= most:
+        raise DataError(f"cases must be 1 to {most}, got {cases}", hint="ask for 6 cases to try things out")
+    if by_masks and anomalies:
+        raise ConfigError("masks show their own anomalies", hint="leave out `anomalies`, or `masks`")
+    if seed < 0:
+        raise DataError(f"seed must not be negative, got {seed}")
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is a file, but the phantom needs a folder", hint="name another folder")
+    if present := sorted(path.name for path in out.glob("dataset-0*")):
+        raise OutputError(f"{out} already holds {', '.join(present)}", hint="name a new folder, or delete these first")
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,7 @@ class _Job:
 
     @property
     def name(self) -> str:
-        return f"sub-verse{_FIRST_SUBJECT + self.index}"
+        return f"sub-verse{(_FIRST_SUBJECT if self.mask is None else _FIRST_RENDERED) + self.index}"
 
     def done(self) -> Path:
         """Draw and write it; the path of its image."""
