@@ -12,7 +12,7 @@ from verse3d.core.errors import ConfigError
 from verse3d.core.runtime import Precision
 from verse3d.inference.backends.base import Backend
 from verse3d.inference.backends.openvino import OpenVinoBackend
-from verse3d.inference.backends.pytorch import torch_backend
+from verse3d.inference.backends.pytorch import torch_backend, with_short_weights
 from verse3d.model.checkpoint import Checkpoint, load_weights
 
 BackendName = Literal["auto", "torch", "openvino"]
@@ -50,7 +50,10 @@ def open_backend(name: str, checkpoint: Checkpoint, path: Path, device: torch.de
     if name == "openvino":
         _require_openvino(installed, device)
     if name == "torch" or device.type != "cpu" or not installed:
-        return torch_backend(network_of(checkpoint, path), device, precision)
+        network = network_of(checkpoint, path)
+        if device.type == "cpu" and precision.dtype is not torch.float32:
+            network = with_short_weights(network, precision.dtype)
+        return torch_backend(network, device, precision)
     return OpenVinoBackend.of(partial(network_of, checkpoint, path), checkpoint, path, precision)
 
 
