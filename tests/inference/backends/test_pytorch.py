@@ -1,5 +1,8 @@
 """PyTorch as a backend: right, quick for single pieces, movable, and silent about nothing."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -17,7 +20,7 @@ from tests.inference.backends.models import (
     write_model,
 )
 from verse3d.core.runtime import Precision
-from verse3d.inference.backends import open_backend, torch_backend
+from verse3d.inference.backends import TorchBackend, open_backend, torch_backend
 from verse3d.inference.backends.pytorch import ChannelsLast, QuickConvolutions
 
 
@@ -155,6 +158,36 @@ def test_moved_to_a_cpu_half_precision_becomes_what_a_cpu_can_do(tmp_path):
     assert backend.precision in ("float32", "bfloat16") and backend.device == CPU
     assert backend.record() == {"name": "torch", "precision": backend.precision, "device": "cpu"}
     assert torch_backend(model.network, CPU, BFLOAT16).to(CPU).precision == "bfloat16"
+
+
+def test_the_network_is_built_once_and_not_before_it_is_needed(tmp_path):
+    built = []
+
+    def build() -> nn.Module:
+        built.append(nn.Conv3d(1, 2, 1))
+        return built[-1]
+
+    backend = TorchBackend(build, CPU, FLOAT32)
+    assert backend.record()["name"] == "torch" and backend.device == CPU and built == []
+    backend.make_ready((1, 4, 4, 4))
+    backend(pieces_of((1, 4, 4, 4)))
+    assert backend.network is built[0] and len(built) == 1
+
+
+def test_what_a_network_was_built_from_is_not_held_any_longer():
+    weights = torch.ones(2, 1, 1, 1, 1)
+    known = weakref.ref(weights)
+
+    def build(weights: torch.Tensor = weights) -> nn.Module:
+        layer = nn.Conv3d(1, 2, 1)
+        layer.load_state_dict({"weight": weights, "bias": torch.zeros(2)})
+        return layer
+
+    backend = TorchBackend(build, CPU, FLOAT32)
+    backend.make_ready((1, 4, 4, 4))
+    del build, weights
+    gc.collect()
+    assert known() is None
 
 
 def test_dropout_is_off(tmp_path):

@@ -1,9 +1,10 @@
 """The network in PyTorch itself."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,13 +20,28 @@ _DIMENSIONS = (4, 5)
 _WITH_KERNELS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class TorchBackend:
-    """Runs the network as it is. Raises ``torch.OutOfMemoryError`` when a batch does not fit on a GPU."""
+    """Runs the network as it is. Raises ``torch.OutOfMemoryError`` when a batch does not fit on a GPU.
 
-    network: nn.Module
+    The network is built when it is first needed: MONAI takes seconds to import, and a scan can be read meanwhile.
+
+    Attributes:
+        build: gives the network with its weights. It raises ``CheckpointError`` if these do not fit.
+        device: where it computes.
+        number_format: of the forward pass.
+    """
+
+    build: Callable[[], nn.Module]
     device: torch.device
     number_format: Precision
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """On its device, in evaluation mode. Raises what ``build`` raises when it is first asked for."""
+        built = self.build().to(self.device).eval()
+        self.build = lambda: built  # what it was built from is given back: the weights in float32
+        return built
 
     @property
     def name(self) -> str:
@@ -43,7 +59,8 @@ class TorchBackend:
         return False
 
     def make_ready(self, shape: Sequence[int]) -> None:
-        """Nothing to do: the weights are loaded, and PyTorch compiles nothing for a shape."""
+        """Build the network; PyTorch compiles nothing for a shape."""
+        _ = self.network
 
     def __call__(self, pieces: torch.Tensor) -> torch.Tensor:
         """Logits (B, channels, ...) of float32 pieces (B, n, ...), on the device; float16 comes back as float32."""
@@ -65,12 +82,12 @@ class TorchBackend:
             logits: torch.Tensor = self.network(pieces)
         return logits
 
-    def to(self, device: torch.device) -> Self:
+    def to(self, device: torch.device) -> "TorchBackend":
         """The same network, moved. On a CPU fp16 becomes what the CPU is best at."""
         kept = self.number_format
         if device.type == "cpu" and kept.dtype is torch.float16:
             kept = choose_precision("auto", device)
-        return replace(self, network=self.network.to(device), device=device, number_format=kept)
+        return torch_backend(self.network, device, kept)
 
     def record(self) -> dict[str, Any]:
         """Name, precision and device."""
@@ -79,7 +96,9 @@ class TorchBackend:
 
 def torch_backend(network: nn.Module, device: torch.device, precision: Precision) -> TorchBackend:
     """The network on ``device``, in evaluation mode."""
-    return TorchBackend(network.to(device).eval(), device, precision)
+    backend = TorchBackend(lambda: network, device, precision)
+    backend.make_ready(())
+    return backend
 
 
 def with_short_weights(network: nn.Module, dtype: torch.dtype) -> nn.Module:
