@@ -51,6 +51,17 @@ def test_bfloat16_is_as_near_to_float32_as_with_the_layers_of_pytorch(tmp_path, 
         assert 0 < (logits.double() - exact).abs().mean() < 1.2 * plain
 
 
+@pytest.mark.parametrize(("mode", "network", "scheme"), KINDS)
+def test_a_network_that_is_opened_to_predict_gives_the_logits_of_the_one_that_is_validated(
+    tmp_path, mode, network, scheme
+):
+    model, pieces = write_model(tmp_path / "best.pt", config_of(mode, network, scheme)), pieces_of(MODES[mode], 1)
+    validated = torch_backend(model.network, CPU, BFLOAT16)(pieces)
+    opened = open_backend("torch", model.checkpoint, model.path, CPU, BFLOAT16)(pieces)
+    assert opened.dtype is validated.dtype
+    torch.testing.assert_close(opened, validated, rtol=0, atol=0)
+
+
 def test_many_channels_come_in_bfloat16_and_lie_together_for_each_voxel(tmp_path):
     model = write_model(tmp_path / "best.pt", config_of("3d", "unet", "vertebrae"))
     logits = open_backend("torch", model.checkpoint, model.path, CPU, BFLOAT16)(pieces_of(MODES["3d"], 1))

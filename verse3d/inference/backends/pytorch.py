@@ -104,10 +104,11 @@ def torch_backend(network: nn.Module, device: torch.device, precision: Precision
 def with_short_weights(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     """The network, changed in place: weights of convolutions in the format and the order that they are used in.
 
-    Autocast would convert them for every piece. What else a network holds stays float32, as autocast leaves it.
+    Autocast would convert them for every piece. What else a network holds stays float32, as autocast leaves it, and so
+    do weights from one channel to one: see ``ChannelsLast``. So logits are those of the network as it was.
     """
     for layer in network.modules():
-        if isinstance(layer, _WITH_KERNELS):
+        if isinstance(layer, _WITH_KERNELS) and layer.weight.shape[:2] != (1, 1):
             layer.to(dtype)
             layer.weight.data = channels_last(layer.weight.data)
     return network.requires_grad_(False)
