@@ -68,27 +68,29 @@ def test_the_search_finds_what_is_imported_at_second_hand():
 PREDICT = """
 import sys
 from verse3d.cli import main
-options = ["--model", sys.argv[2], "--out", sys.argv[3], "--device", "cpu", "--no-preview"]
+options = ["--model", sys.argv[2], "--out", sys.argv[3], "--device", "cpu", "--no-preview", "--backend", sys.argv[4]]
 code = main(["-q", "predict", sys.argv[1], *options])
-print(code, *(name for name in sys.argv[4:] if name in sys.modules))
+print(code, *(name for name in sys.argv[5:] if name in sys.modules))
 """
 
 
-@pytest.mark.slow  # it starts the whole program twice; the import statements alone are looked at above
-def test_predicting_with_a_converted_and_proven_model_loads_no_monai(tmp_path):
+@pytest.mark.slow  # it starts the whole program three times; the import statements alone are looked at above
+def test_predicting_loads_no_monai_with_the_unet_nor_with_a_converted_and_proven_model(tmp_path):
     needs("openvino")
-    scan, model = spine().write(tmp_path / "scan.nii.gz"), write_model(tmp_path / "best.pt", config_of())
+    scan, model = spine().write(tmp_path / "scan.nii.gz"), write_model(tmp_path / "unet.pt", config_of())
+    other = write_model(tmp_path / "best.pt", config_of(network="dynunet"))
 
-    def loaded(out: str) -> list[str]:
+    def loaded(model: Path, out: str, backend: str) -> list[str]:
         """The unwanted modules after a whole prediction, behind its exit code."""
         unwanted = ["monai", "ignite", "sympy", "matplotlib", "scipy.stats", "scipy.interpolate", "tensorboard"]
-        words = [str(scan), str(model.path), str(tmp_path / out), *unwanted]
+        words = [str(scan), str(model), str(tmp_path / out), backend, *unwanted]
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
         run = subprocess.run(
             [sys.executable, "-c", PREDICT, *words], capture_output=True, text=True, env=environment, check=True
         )
         return run.stdout.splitlines()[-1].split()
 
-    first = loaded("first")
+    assert loaded(model.path, "with PyTorch", "torch") == ["0"]
+    first = loaded(other.path, "first", "openvino")
     assert first[0] == "0" and "monai" in first  # the network is built to be converted, and to compare with
-    assert loaded("second") == ["0"]
+    assert loaded(other.path, "second", "openvino") == ["0"]

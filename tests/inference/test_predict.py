@@ -8,6 +8,7 @@ import os
 import struct
 import subprocess
 import threading
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,12 +30,14 @@ from verse3d.core.volume import Volume, read_image, read_labels
 from verse3d.data.cases import Case
 from verse3d.data.predictions import mask_path, read_predictions
 from verse3d.inference import predict, scan_stages
+from verse3d.inference.aggregator import BinaryAggregator
 from verse3d.inference.ensemble import Ensemble
 from verse3d.inference.guards import Maker, require_maker
 from verse3d.inference.loading import described, models_sha256
 from verse3d.inference.pipeline import overlapped
 from verse3d.inference.predict import PredictOptions, predict_cases
 from verse3d.inference.predictor import Predictor
+from verse3d.inference.scan_stages import ScanStages
 from verse3d.model.modes import Method
 
 CPU = torch.device("cpu")
@@ -556,6 +559,43 @@ def test_the_first_scan_is_read_while_the_network_is_opened_and_only_once(tmp_pa
     report = run(many[:3], tmp_path / "out")
     assert [record.status for record in report.records] == ["written"] * 3
     assert read == [case.image for case in many[:3]] and "read" in threads
+
+
+@pytest.mark.parametrize("channels_of", [FINE, LEVELS], ids=["one label", "26 levels"])
+def test_what_a_piece_takes_includes_room_for_three_more_logits(channels_of, monkeypatch):
+    """Freed memory comes in pieces, into which the next window does not fit."""
+    by = predictor(channels_of)
+    channels, voxels = by.method.network_scheme.output_channels, np.prod(channels_of.sampling.patch_voxels)
+    monkeypatch.setattr("verse3d.inference.predictor.rss_mb", lambda: 1e9)  # so that nothing seems to be taken
+    assert by.piece_mb() == pytest.approx(3 * channels * voxels * 4 / 1e6)
+
+
+def test_no_image_is_held_while_its_mask_is_made(tmp_path, many, monkeypatch):
+    """The plan counts mask and probabilities then, not the image as well."""
+    segment, write, images, held = ScanStages.segment, ScanStages.write, [], []
+
+    def noting(stages, scan):
+        images.append(weakref.ref(scan.image))
+        return segment(stages, scan)
+
+    def looking(stages, scan):
+        gc.collect()
+        held.append(images[-1]() is not None)
+        return write(stages, scan)
+
+    monkeypatch.setattr(ScanStages, "segment", noting)
+    monkeypatch.setattr(ScanStages, "write", looking)
+    run(many[:1], tmp_path / "out")
+    assert held == [False]
+
+
+def test_freed_probabilities_are_given_back_before_the_mask_is_cleaned(tmp_path, many, monkeypatch):
+    steps, mask, finish = [], BinaryAggregator.mask, Predictor.finish
+    monkeypatch.setattr(BinaryAggregator, "mask", lambda own: (steps.append("mask"), mask(own))[1])
+    monkeypatch.setattr(scan_stages, "give_back_freed_memory", lambda: steps.append("give back"))
+    monkeypatch.setattr(Predictor, "finish", lambda *words: (steps.append("clean"), finish(*words))[1])
+    run(many[:1], tmp_path / "out")
+    assert steps == ["give back", "mask", "give back", "clean"]
 
 
 def test_a_first_scan_that_cannot_be_read_fails_by_itself(tmp_path, many):

@@ -129,8 +129,8 @@ class OpenSums:
 
 def _add_weighted(sums: torch.Tensor, scores: torch.Tensor, weights: torch.Tensor) -> None:
     """``sums += scores * weights``. Scores in another format are converted in pieces that fit the processor's cache."""
-    if scores.dtype is sums.dtype:
-        sums.addcmul_(scores, weights)
+    if scores.dtype is sums.dtype or len(sums) == 1:  # a single channel fits the cache as a whole
+        sums.addcmul_(scores.to(sums.dtype), weights)
         return
     slowest = max(range(scores.dim()), key=scores.stride)
     if slowest > 0 and sums.dtype is torch.float16 and sums.stride(0) == scores.stride(0) == 1:

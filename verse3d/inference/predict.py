@@ -5,7 +5,7 @@ if memory allows.
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,10 +81,7 @@ def predict_cases(
     with MemoryWatch() as watch:
         before = ScanStages(predictor, out, maker, options.overwrite, budget, records, watch, progress)
         ahead = _read_while_opening(own[:1] if options.overlap else [], before)
-        # Scans that were read meanwhile are in memory as well; those that failed hold nothing.
-        whole = [future.result() for future in ahead.values() if future.exception() is None]
-        read_mb = sum(one.image.nbytes / 1e6 for one in whole)
-        scan = replace(before, budget=budget.opened(besides_mb=read_mb))
+        scan = replace(before, budget=budget.opened(besides_mb=_held_mb(ahead.values())))
 
         def read(case: Case) -> PreparedScan:
             return scan.replanned(ahead.pop(case.case).result()) if case.case in ahead else scan.read(case)
@@ -114,6 +111,12 @@ def _read_while_opening(cases: Sequence[Case], stages: ScanStages) -> dict[str, 
         ahead = {case.case: reader.submit(stages.read, case) for case in cases}
         stages.predictor.make_ready()
     return ahead
+
+
+def _held_mb(read: Iterable[Future[PreparedScan]]) -> float:
+    """What scans hold that were read already; those that failed hold nothing."""
+    # A number, not the scans: whoever keeps one keeps its image until the last mask is written.
+    return sum(one.result().image.nbytes / 1e6 for one in read if one.exception() is None)
 
 
 def _fits_overlapped(cases: Sequence[Case], budget: Budget) -> bool:

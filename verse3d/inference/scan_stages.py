@@ -203,6 +203,7 @@ class ScanStages:
         opened, seconds_of = scan.opened, dict(scan.seconds_of)
         give_back_freed_memory()  # what the network needed; a mask is new
         labels = scan.aggregator.mask()
+        give_back_freed_memory()  # the probabilities it was made of; cleaning needs room of its own
         seconds_of["resample"] = round(scan.aggregator.seconds_resample, 3)
         with _timed(seconds_of, "clean"):
             named = self.predictor.finish(labels, opened.stored.geometry, scan.look.levels)
@@ -211,8 +212,7 @@ class ScanStages:
         record = _written(scan, seconds_of, labels, self.predictor, all_cut=bool(named and named.vertebrae))
         if named is None:
             return record
-        centroids = centroid_path(self.out, opened.record.case)
-        write_centroids(centroids, centroids_in_mask(named), opened.stored.geometry)
+        write_centroids(centroid_path(self.out, opened.record.case), centroids_in_mask(named), opened.stored.geometry)
         return replace(record, **naming_record(named), warnings=(*record.warnings, *named.notes))
 
     def ended(self, case: Case, error: Exception) -> PredictionRecord:

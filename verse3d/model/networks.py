@@ -9,25 +9,22 @@ from torch import nn
 
 from verse3d.core.config import NetworkConfig
 from verse3d.model.classic import ClassicUNet
+from verse3d.model.residual import ResidualUNet
 
 _NORMS = {"instance": ("INSTANCE", {"affine": True}), "batch": ("BATCH", {})}
 
 
 def unet(network: NetworkConfig, *, spatial_dims: int, input_channels: int, output_channels: int) -> nn.Module:
-    """MONAI's UNet with residual units (Kerfoot et al. 2019, doi:10.1007/978-3-030-12029-0_40)."""
-    from monai.networks.nets import UNet
-
-    model: nn.Module = UNet(
+    """The UNet with residual units (Kerfoot et al. 2019, doi:10.1007/978-3-030-12029-0_40), as MONAI's."""
+    return ResidualUNet(
         spatial_dims=spatial_dims,
-        in_channels=input_channels,
-        out_channels=output_channels,
+        input_channels=input_channels,
+        output_channels=output_channels,
         channels=network.channels,
-        strides=(2,) * (len(network.channels) - 1),
-        num_res_units=network.residual_units,
-        norm=_NORMS[network.norm],
+        residual_units=network.residual_units,
+        norm=network.norm,
         dropout=network.dropout,
     )
-    return model
 
 
 def dynunet(network: NetworkConfig, *, spatial_dims: int, input_channels: int, output_channels: int) -> nn.Module:

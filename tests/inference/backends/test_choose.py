@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import verse3d
-from tests.inference.backends.models import CPU, FLOAT32, config_of, needs, write_model
+from tests.inference.backends.models import CPU, FLOAT32, MODES, config_of, needs, write_model
 from verse3d.core.errors import CheckpointError, ConfigError
 from verse3d.inference.backends import choose, open_backend
 
@@ -53,11 +53,11 @@ def test_an_unknown_name_is_refused(model):
         open_backend("tensorrt", model.checkpoint, model.path, CPU, FLOAT32)
 
 
-def test_weights_of_another_network_are_refused(tmp_path, model):
+def test_weights_of_another_network_are_refused_when_it_is_made_ready(tmp_path, model):
     other = write_model(tmp_path / "other.pt", config_of(network="dynunet"))
     object.__setattr__(model.checkpoint, "network", other.checkpoint.network)
     with pytest.raises(CheckpointError, match="do not fit"):
-        open_backend("torch", model.checkpoint, model.path, CPU, FLOAT32)
+        open_backend("torch", model.checkpoint, model.path, CPU, FLOAT32).make_ready(MODES["3d"])
 
 
 @pytest.mark.slow  # seconds, and what is like it runs quickly

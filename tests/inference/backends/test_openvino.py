@@ -30,7 +30,7 @@ from tests.inference.backends.models import (
 from tests.pace import first_quickly
 from verse3d.core.errors import CheckpointError
 from verse3d.core.runtime import choose_precision
-from verse3d.inference.backends import TorchBackend, cache, openvino
+from verse3d.inference.backends import TorchBackend, cache, openvino, torch_backend
 from verse3d.inference.backends.cache import MANIFEST, content_sha256
 from verse3d.inference.backends.openvino import OpenVinoBackend
 from verse3d.model.checkpoint import load_checkpoint, save_checkpoint
@@ -295,6 +295,15 @@ def test_a_proven_model_needs_no_network_and_another_is_built_at_once(model, kep
     assert proven.name == "openvino"
 
 
+def test_what_is_ready_is_not_compiled_again(kept, monkeypatch):
+    shape, compiled = MODES["3d"], []
+    backend = backend_of(kept)
+    monkeypatch.setattr(OpenVinoBackend, "_compiled", lambda *_: compiled.append(1))
+    backend.make_ready(shape)
+    backend.make_ready(list(shape))
+    assert compiled == [1]
+
+
 @pytest.mark.parametrize("how", ["an error", "half of the weights, silently"])
 def test_a_full_disk_leaves_nothing_behind(model, monkeypatch, how):
     write = openvino.write_model
@@ -326,7 +335,7 @@ def test_a_wrong_model_is_refused_with_figures_and_stays_refused(model, monkeypa
     monkeypatch.setattr(openvino, "convert", wrong_model)
     pieces = pieces_of(MODES["3d"])
     backend = backend_of(model, precision)
-    expected = TorchBackend(model.network, CPU, precision)(pieces)
+    expected = torch_backend(model.network, CPU, precision)(pieces)
     torch.testing.assert_close(backend(pieces), expected, rtol=0, atol=0)
     assert backend.name == "torch" and "too far from PyTorch" in backend.record()["refusal"]
     (figures,) = backend.record()["parity"].values()

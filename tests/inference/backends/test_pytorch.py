@@ -1,5 +1,8 @@
 """PyTorch as a backend: right, quick for single pieces, movable, and silent about nothing."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +11,7 @@ from tests.inference.backends.models import (
     BFLOAT16,
     CPU,
     FLOAT32,
+    KINDS,
     MODES,
     NETWORKS,
     config_of,
@@ -16,8 +20,8 @@ from tests.inference.backends.models import (
     write_model,
 )
 from verse3d.core.runtime import Precision
-from verse3d.inference.backends import torch_backend
-from verse3d.inference.backends.pytorch import QuickConvolutions
+from verse3d.inference.backends import TorchBackend, open_backend, torch_backend
+from verse3d.inference.backends.pytorch import ChannelsLast, QuickConvolutions
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -31,13 +35,89 @@ def test_logits_are_those_of_the_network(tmp_path, mode, network, batch):
     torch.testing.assert_close(logits.double(), reference(model.network, pieces), rtol=1e-4, atol=1e-4)
 
 
-def test_bfloat16_is_returned_as_it_is_and_near_float32(tmp_path):
-    model = write_model(tmp_path / "best.pt", config_of())
-    backend, pieces = torch_backend(model.network, CPU, BFLOAT16), pieces_of(MODES["3d"])
-    logits = backend(pieces)
-    assert backend.precision == "bfloat16" and logits.dtype is torch.bfloat16
-    difference = (logits.double() - reference(model.network, pieces)).abs().max()
-    assert 0 < difference < 0.2
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(("mode", "network", "scheme"), KINDS)
+def test_bfloat16_is_as_near_to_float32_as_with_the_layers_of_pytorch(tmp_path, mode, network, scheme, batch):
+    model, pieces = write_model(tmp_path / "best.pt", config_of(mode, network, scheme)), pieces_of(MODES[mode], batch)
+    exact = reference(model.network, pieces)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        plain = (model.network(pieces).double() - exact).abs().mean()
+    for backend in (
+        torch_backend(model.network, CPU, BFLOAT16),
+        open_backend("torch", model.checkpoint, model.path, CPU, BFLOAT16),
+    ):
+        logits = backend(pieces)
+        assert backend.precision == "bfloat16" and logits.shape == exact.shape
+        assert 0 < (logits.double() - exact).abs().mean() < 1.2 * plain
+
+
+@pytest.mark.parametrize(("mode", "network", "scheme"), KINDS)
+def test_a_network_that_is_opened_to_predict_gives_the_logits_of_the_one_that_is_validated(
+    tmp_path, mode, network, scheme
+):
+    model, pieces = write_model(tmp_path / "best.pt", config_of(mode, network, scheme)), pieces_of(MODES[mode], 1)
+    validated = torch_backend(model.network, CPU, BFLOAT16)(pieces)
+    opened = open_backend("torch", model.checkpoint, model.path, CPU, BFLOAT16)(pieces)
+    assert opened.dtype is validated.dtype
+    torch.testing.assert_close(opened, validated, rtol=0, atol=0)
+
+
+def test_many_channels_come_in_bfloat16_and_lie_together_for_each_voxel(tmp_path):
+    model = write_model(tmp_path / "best.pt", config_of("3d", "unet", "vertebrae"))
+    logits = open_backend("torch", model.checkpoint, model.path, CPU, BFLOAT16)(pieces_of(MODES["3d"], 1))
+    assert logits.dtype is torch.bfloat16 and logits.stride(1) == 1
+
+
+def test_in_bfloat16_no_layer_between_exchanges_the_order_in_memory(tmp_path):
+    model = write_model(tmp_path / "best.pt", config_of("3d", "unet", "vertebrae"))
+    backend = open_backend("torch", model.checkpoint, model.path, CPU, BFLOAT16)
+    wrong = []
+    for name, layer in backend.network.named_modules():
+        if isinstance(layer, (nn.Conv3d, nn.ConvTranspose3d, nn.InstanceNorm3d)):
+            layer.register_forward_hook(
+                lambda _, given, gives, name=name: wrong.extend(
+                    name for one in (given[0], gives) if not one.is_contiguous(memory_format=torch.channels_last_3d)
+                )
+            )
+    backend(pieces_of((1, 32, 48, 16), 2))
+    assert wrong == []
+
+
+NORMS = {
+    "with weights, 3d": (nn.InstanceNorm3d(3, affine=True), (2, 3, 5, 6, 7)),
+    "without weights, 2d": (nn.InstanceNorm2d(2), (3, 2, 9, 4)),
+    "with means of its own": (nn.InstanceNorm3d(2, track_running_stats=True), (2, 2, 4, 5, 6)),
+    "1d": (nn.InstanceNorm1d(2, affine=True), (2, 2, 9)),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_an_instance_norm_stays_the_same_sum(name):
+    layer, shape = NORMS[name]
+    layer.eval()
+    for parameter in layer.parameters():
+        nn.init.uniform_(parameter, -1.0, 2.0)
+    image = torch.randn(shape, generator=torch.Generator().manual_seed(1)) * 3 + 1
+    with torch.no_grad():
+        plain = layer(image)
+        with ChannelsLast():
+            quick = layer(image)
+    torch.testing.assert_close(quick, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_an_instance_norm_of_a_single_voxel_is_refused_as_by_pytorch():
+    with torch.no_grad(), ChannelsLast(), pytest.raises(ValueError, match="more than 1 spatial element"):
+        nn.InstanceNorm3d(2)(torch.rand(1, 2, 1, 1, 1))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_one_channel_is_convolved_to_one_in_float32(bias):
+    layer = nn.Conv3d(1, 1, 3, padding=(1, 0, 1), bias=bias).bfloat16()
+    image = torch.rand(2, 1, 9, 10, 11).bfloat16()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), ChannelsLast():
+        quick = layer(image)
+    assert quick.dtype is torch.float32
+    torch.testing.assert_close(quick, layer.float()(image.float()), rtol=1e-5, atol=1e-5)
 
 
 CONVOLUTIONS = {
@@ -89,6 +169,36 @@ def test_moved_to_a_cpu_half_precision_becomes_what_a_cpu_can_do(tmp_path):
     assert backend.precision in ("float32", "bfloat16") and backend.device == CPU
     assert backend.record() == {"name": "torch", "precision": backend.precision, "device": "cpu"}
     assert torch_backend(model.network, CPU, BFLOAT16).to(CPU).precision == "bfloat16"
+
+
+def test_the_network_is_built_once_and_not_before_it_is_needed(tmp_path):
+    built = []
+
+    def build() -> nn.Module:
+        built.append(nn.Conv3d(1, 2, 1))
+        return built[-1]
+
+    backend = TorchBackend(build, CPU, FLOAT32)
+    assert backend.record()["name"] == "torch" and backend.device == CPU and built == []
+    backend.make_ready((1, 4, 4, 4))
+    backend(pieces_of((1, 4, 4, 4)))
+    assert backend.network is built[0] and len(built) == 1
+
+
+def test_what_a_network_was_built_from_is_not_held_any_longer():
+    weights = torch.ones(2, 1, 1, 1, 1)
+    known = weakref.ref(weights)
+
+    def build(weights: torch.Tensor = weights) -> nn.Module:
+        layer = nn.Conv3d(1, 2, 1)
+        layer.load_state_dict({"weight": weights, "bias": torch.zeros(2)})
+        return layer
+
+    backend = TorchBackend(build, CPU, FLOAT32)
+    backend.make_ready((1, 4, 4, 4))
+    del build, weights
+    gc.collect()
+    assert known() is None
 
 
 def test_dropout_is_off(tmp_path):

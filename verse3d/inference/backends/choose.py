@@ -12,7 +12,7 @@ from verse3d.core.errors import ConfigError
 from verse3d.core.runtime import Precision
 from verse3d.inference.backends.base import Backend
 from verse3d.inference.backends.openvino import OpenVinoBackend
-from verse3d.inference.backends.pytorch import torch_backend
+from verse3d.inference.backends.pytorch import TorchBackend, with_short_weights
 from verse3d.model.checkpoint import Checkpoint, load_weights
 
 BackendName = Literal["auto", "torch", "openvino"]
@@ -42,7 +42,7 @@ def open_backend(name: str, checkpoint: Checkpoint, path: Path, device: torch.de
 
     Raises:
         ConfigError: the name is unknown; OpenVINO was asked for and is missing, or on a GPU.
-        CheckpointError: the weights do not fit the network of the config. (OpenVINO: when it is made ready.)
+        CheckpointError: the weights do not fit the network of the config, when the backend is made ready.
     """
     if name not in BACKENDS:
         raise ConfigError(f"backend {name!r} is unknown; expected one of {', '.join(BACKENDS)}")
@@ -50,8 +50,15 @@ def open_backend(name: str, checkpoint: Checkpoint, path: Path, device: torch.de
     if name == "openvino":
         _require_openvino(installed, device)
     if name == "torch" or device.type != "cpu" or not installed:
-        return torch_backend(network_of(checkpoint, path), device, precision)
+        return TorchBackend(partial(_network_for_pytorch, checkpoint, path, device, precision), device, precision)
     return OpenVinoBackend.of(partial(network_of, checkpoint, path), checkpoint, path, precision)
+
+
+def _network_for_pytorch(checkpoint: Checkpoint, path: Path, device: torch.device, precision: Precision) -> nn.Module:
+    network = network_of(checkpoint, path)
+    if device.type == "cpu" and precision.dtype is not torch.float32:
+        return with_short_weights(network, precision.dtype)
+    return network
 
 
 def _require_openvino(installed: bool, device: torch.device) -> None:

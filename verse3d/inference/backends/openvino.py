@@ -71,11 +71,13 @@ class OpenVinoBackend:
 
         A model for pieces of this shape that was converted, and was near enough to PyTorch, had weights that fit.
         """
+        if tuple(shape) in self._models:
+            return
         if not self._is_proven(shape):
             _ = self.network
             return
         try:
-            self._models.setdefault(tuple(shape), self._compiled(tuple(shape)))
+            self._models[tuple(shape)] = self._compiled(tuple(shape))
         except Exception:  # met again, and told, with the first pieces
             _log.debug("OpenVINO cannot be made ready", exc_info=True)
 
