@@ -181,6 +181,20 @@ def test_a_network_without_a_truth_value_is_called_all_the_same():
     assert float(found.loss) == float(training_step(other, batch_of()).loss)
 
 
+def test_how_another_kind_of_device_computes_does_not_keep_a_run_from_going_on():
+    """Without a GPU: only the settings that AdamW has on one are in the state."""
+    one, other = learner_of(), learner_of(seed=9)
+    training_step(one, batch_of(0))
+    state = copy.deepcopy(learner_state(one))
+    for group in state["optimizer"]["param_groups"]:
+        group |= {"fused": True, "capturable": True}
+    restore_learner(other, state)
+    expected, found = training_step(one, batch_of(1)), training_step(other, batch_of(1))
+    assert float(found.loss) == float(expected.loss)
+    assert torch.equal(weights(other.network), weights(one.network))
+    assert not any(group["fused"] or group["capturable"] for group in other.optimizer.param_groups)
+
+
 # --- on a GPU
 
 

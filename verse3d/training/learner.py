@@ -101,6 +101,10 @@ def learner_state(learner: Learner) -> dict[str, Any]:
     }
 
 
+_OF_THE_DEVICE = ("fused", "capturable", "foreach")
+"""How an optimizer computes on a kind of device; a resumed run keeps its own."""
+
+
 def restore_learner(learner: Learner, state: dict[str, Any]) -> None:
     """Undo of ``learner_state``.
 
@@ -110,7 +114,7 @@ def restore_learner(learner: Learner, state: dict[str, Any]) -> None:
         KeyError, RuntimeError, TypeError, ValueError: a part is missing, or PyTorch refuses it.
     """
     # All is looked at before anything is loaded: a state that is half right must leave the learner as it was.
-    _require_same_kind(learner_state(learner), state, "the state", skip=("scaler", "random"))
+    _require_same_kind(learner_state(learner), state, "the state", skip=("scaler", "random", *_OF_THE_DEVICE))
     _require_fitting(learner.optimizer, state["optimizer"]["state"])
     learner.schedule.require_sound(state["schedule"])
     _require_finite(state["network"], "the network")
@@ -137,7 +141,7 @@ def restore_learner(learner: Learner, state: dict[str, Any]) -> None:
 
 
 def _require_same_kind(own: object, stored: object, place: str, skip: Sequence[str] = ()) -> None:
-    """Compare what both hold. A scaler is on or off by the device, which may change; so may the number of GPUs."""
+    """Compare what both hold, but for keys to ``skip``: devices may change, and with them the number of GPUs."""
     if not _is_like(own, stored):
         raise DataError(f"{place} is {brief(stored)}, expected something like {brief(own)}")
     _require_same_parts(own, stored, place, skip)
@@ -148,12 +152,12 @@ def _require_same_parts(own: object, stored: object, place: str, skip: Sequence[
     if isinstance(own, dict) and isinstance(stored, dict):
         # Keys that only one side has are PyTorch's to judge; of "state" an empty optimizer has none yet.
         for key in own.keys() & stored.keys() - {"state", *skip}:
-            _require_same_kind(own[key], stored[key], f"{place}.{key}")
+            _require_same_kind(own[key], stored[key], f"{place}.{key}", skip)
     elif isinstance(own, list | tuple) and isinstance(stored, list | tuple):
         if len(own) != len(stored):
             raise DataError(f"{place} has {len(stored)} parts, expected {len(own)}")
         for number, (mine, theirs) in enumerate(zip(own, stored, strict=True)):
-            _require_same_kind(mine, theirs, f"{place}.{number}")
+            _require_same_kind(mine, theirs, f"{place}.{number}", skip)
 
 
 def _is_like(own: object, stored: object) -> bool:
