@@ -6,7 +6,8 @@ nearly the same evidence twice: log probabilities count by ``WEIGHT`` only. With
 distances speaks.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,7 +16,7 @@ from scipy.spatial.distance import cdist
 from verse3d.core.errors import DataError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERTEBRAE
-from verse3d.labelling.bones import COARSE_MM, BoneMap
+from verse3d.labelling.bones import COARSE_MM, Bone, BoneMap
 from verse3d.labelling.detections import REGIONS
 from verse3d.labelling.levels import LEVEL_INDEX, LEVELS, SACRUM
 from verse3d.labelling.priors import Priors
@@ -27,6 +28,10 @@ _LEAST = 0.004
 _REAL_BOUNDS = (0.03, 0.998)
 _REAL_UNSEEN = 0.97
 _INNER = 0.75
+_BESIDE, _BESIDE_MM = 6, 150.0
+_SMALL, _DOUBT = 0.4, 8.0
+"""A bone smaller than this share of those beside it is doubted, one of nearly no size by this much in log odds. Between
+neighbours volumes differ by a quarter, and a collapsed vertebra keeps more than half of its own."""
 
 _REGION_OF = np.array(["CTL".index(label.name[0]) for label in VERTEBRAE])
 
@@ -62,6 +67,10 @@ class LevelEvidence:
         columns = [shares[:, region == _REGION_OF].sum(axis=1) for region in range(3)]
         return np.column_stack(columns).clip(0.0, 1.0)
 
+    def of(self, rows: NDArray[np.intp]) -> "LevelEvidence":
+        """What is known about some of the bones."""
+        return replace(self, levels=self.levels[rows], real=self.real[rows])
+
     def weigh(self, rows: NDArray[np.intp], centres_mm: NDArray[np.float64], priors: Priors) -> Evidence:
         """The same for the path search, for these rows in order from head to feet, with their centres (n, 3)."""
         levels, real = self.levels[rows], self.real[rows]
@@ -71,7 +80,8 @@ class LevelEvidence:
         # The sacrum is background to whoever has learnt from VerSe: bone that is none of its vertebrae.
         is_real, is_none = np.log(real), np.log1p(-real)
         looks[:, LEVEL_INDEX[SACRUM]] = is_none - is_real
-        return Evidence(looks, is_real, is_none + priors.skipped[0], cdist(centres_mm, centres_mm))
+        # To pass over a vertebra costs; to pass over a crumb of bone should not make anybody name it.
+        return Evidence(looks, is_real, is_none + real * priors.skipped[0], cdist(centres_mm, centres_mm))
 
 
 def without_a_look(count: int) -> LevelEvidence:
@@ -111,6 +121,32 @@ def level_evidence(
         # The surface of a bone is half background on a grid of 4 mm; its inside says whether it is one.
         real[row] = np.clip(np.quantile(1.0 - seen[row][0], _INNER), *_REAL_BOUNDS)
     return LevelEvidence(levels, real)
+
+
+def doubting_small_bones(levels: LevelEvidence, bones: Sequence[Bone]) -> LevelEvidence:
+    """The evidence, where bones that are much smaller than the vertebrae beside them are hardly real.
+
+    Compared is with the third largest of the six nearest bones (the second of three or four), so that neither other
+    crumbs nor two vertebrae that hang together decide. What the scan cuts may be of any size.
+
+    Args:
+        levels: what a network says.
+        bones: which the rows of ``levels`` are about.
+    """
+    if len(bones) < 2:
+        return levels
+    volumes, centres = np.array([bone.volume_ml for bone in bones]), np.array([bone.centre_mm for bone in bones])
+    apart, real = cdist(centres, centres), levels.real.copy()
+    np.fill_diagonal(apart, np.inf)
+    for row in range(len(bones)):
+        beside = np.argsort(apart[row], kind="stable")[:_BESIDE]
+        usual = np.sort(volumes[beside[apart[row, beside] <= _BESIDE_MM]])[::-1]
+        if bones[row].is_cut or not usual.size:
+            continue
+        lacking = 1.0 - volumes[row] / (_SMALL * usual[(usual.size - 1) // 2])
+        odds = real[row] / (1.0 - real[row]) * np.exp(-_DOUBT * max(0.0, lacking))
+        real[row] = odds / (1.0 + odds)
+    return replace(levels, real=real)
 
 
 def _points_of(bones: BoneMap, grid: Geometry) -> list[NDArray[np.float64]]:

@@ -5,15 +5,13 @@
              . 1 . . . . .               . 1 . . . . .
 
 1. Connected cores are the seeds. They are found on a grid of about 1.2 mm, where a core is still several voxels thick.
-   A seed that is much larger than those beside it is parted, if a few millimetres less on all sides part it.
+   Seeds that are several vertebrae are parted (``parting``).
 2. Every voxel goes to the seed that is nearest within the foreground (``growing``).
 3. What no seed reaches: a fragment as large as a small vertebra is a bone of its own; a smaller one joins a bone within
    4 mm; others are dropped. The map tells how much.
 
 All work is done in the box around the foreground, in one byte per voxel of it beside the map.
 """
-
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +22,7 @@ from verse3d.core.geometry import Geometry
 from verse3d.core.labels import label_counts
 from verse3d.labelling.bones import CORE, BoneMap, CoarseGrid, measured_bones
 from verse3d.labelling.growing import FREE, grow
+from verse3d.labelling.parting import part_seeds
 
 LEAST_CORE_ML, LEAST_BONE_ML, LEAST_WITHOUT_CORE_ML = 0.3, 1.0, 2.5
 JOIN_MM = 4.0
@@ -32,9 +31,6 @@ MOST_BONES = 200
 
 MOST_FOREGROUND_ML = 8000.0
 
-_TOO_LARGE, _MOST_PARTED_ML = 1.6, 1500.0
-_PARTING_MM = (1.5, 2.5, 3.5, 5.0, 6.5)
-_LEAST_SHARE_OF_PART = 0.25
 _ALL_AROUND = np.ones((3, 3, 3))
 
 
@@ -73,7 +69,7 @@ def group_bones(parts: NDArray[np.uint8], geometry: Geometry) -> BoneMap:
     labelled, count = ndimage.label(coarse.taken(inside) == CORE)
     labelled, _ = _largest_first(labelled, count, LEAST_CORE_ML / coarse.voxel_ml)
     # Cores that look like two are parted: vertebrae whose cores touch would else be one bone.
-    seeds = _parted(labelled.astype(np.uint8), coarse.spacing_mm)
+    seeds = part_seeds(labelled.astype(np.uint8), coarse.spacing_mm, _up(geometry), MOST_BONES)
     coarse.hand_out(seeds, owners, cores=inside)
     grow(owners, geometry.spacing_mm)
     joined, left_out = _settle_fragments(owners, coarse, int(seeds.max(initial=0)), geometry)
@@ -82,6 +78,12 @@ def group_bones(parts: NDArray[np.uint8], geometry: Geometry) -> BoneMap:
     start = tuple(int(side.start) for side in box)
     found = measured_bones(numbers, (start[0], start[1], start[2]), coarse, geometry)
     return BoneMap(numbers, (start[0], start[1], start[2]), found, joined, dropped)
+
+
+def _up(geometry: Geometry) -> NDArray[np.float64]:
+    """Where the head is: a unit vector along the grid's axes. Of a world that is RAS+ the third axis points there."""
+    directions = geometry.affine[:3, :3] / geometry.spacing_mm
+    return np.asarray(directions.T @ np.array([0.0, 0.0, 1.0]))
 
 
 def _foreground_box(parts: NDArray[np.uint8]) -> tuple[slice, slice, slice] | None:
@@ -107,58 +109,6 @@ def _largest_first(labelled: NDArray[np.int32], count: int, least_voxels: float)
     # A table old number -> new number, 0 for what is too small; then one look-up per voxel.
     number_of[1 + order] = np.arange(1, order.size + 1)
     return number_of[labelled], int(order.size)
-
-
-def _parted(seeds: NDArray[np.uint8], spacing_mm: Sequence[float]) -> NDArray[np.uint8]:
-    """Seeds where those that are much larger than the ones beside them were parted, as far as they have a waist."""
-    boxes = ndimage.find_objects(seeds)
-    sizes = np.bincount(seeds.ravel(), minlength=len(boxes) + 1)[1:]
-    middles = np.array([[(side.start + side.stop) / 2 for side in box] for box in boxes]).reshape(-1, 3) * spacing_mm
-    # Vertebrae grow towards the feet, so a seed is compared with the four nearest to it and not with all.
-    highest = len(boxes)
-    for number in range(1, len(boxes) + 1):
-        nearest = np.argsort(np.linalg.norm(middles - middles[number - 1], axis=1))[1:5]
-        volume_ml = sizes[number - 1] * float(np.prod(spacing_mm)) / 1000.0
-        # Nothing to compare with; or so large that it is noise, which has no waist worth looking for.
-        if nearest.size < 2 or volume_ml > _MOST_PARTED_ML:
-            continue
-        if sizes[number - 1] < _TOO_LARGE * np.median(sizes[nearest]):
-            continue
-        inside = seeds[boxes[number - 1]]
-        parts = _waist_parts(inside == number, spacing_mm)
-        more = int(parts.max())
-        # The largest part keeps the number, the others get new ones.
-        if more > 1 and highest + more - 1 <= MOST_BONES:
-            inside[parts > 1] = (parts + highest - 1)[parts > 1].astype(np.uint8)
-            highest += more - 1
-    return seeds
-
-
-def _waist_parts(bone: NDArray[np.bool_], spacing_mm: Sequence[float]) -> NDArray[np.int32]:
-    """The parts of a bone, 1, 2 ..., that come apart if it is made thinner; all 1 if it stays in one piece.
-
-     o==o       o  o     both ends are a good part of what is left, so the bridge was a mistake; a process
-    (    ) ->  (    )    that comes off is too small for that, and goes with the body again
-    """
-    depth = ndimage.distance_transform_edt(np.pad(bone, 1), sampling=spacing_mm)[1:-1, 1:-1, 1:-1]
-    # As little as possible, so that the parts stay near the waist that parted them.
-    for less_mm in _PARTING_MM:
-        left, count = ndimage.label(depth > less_mm)
-        sizes = np.bincount(left.ravel(), minlength=count + 1)[1:]
-        if not sizes.size:
-            break
-        large = 1 + np.flatnonzero(sizes >= _LEAST_SHARE_OF_PART * sizes.sum())
-        if large.size > 1:
-            number_of = np.zeros(count + 1, np.int32)
-            number_of[large] = np.arange(1, large.size + 1)
-            marks = number_of[left]
-            # What was made away goes to the part that it is nearest to.
-            nearest = ndimage.distance_transform_edt(
-                marks == 0, sampling=spacing_mm, return_distances=False, return_indices=True
-            )
-            parts: NDArray[np.int32] = np.where(bone, marks[tuple(nearest)], 0)
-            return parts
-    return bone.astype(np.int32)
 
 
 def _settle_fragments(

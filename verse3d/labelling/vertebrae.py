@@ -12,7 +12,7 @@ from verse3d.core.geometry import Geometry
 from verse3d.core.labels import vertebra
 from verse3d.labelling.bones import Bone, BoneMap, CoarseGrid
 from verse3d.labelling.detections import detections
-from verse3d.labelling.evidence import LevelEvidence
+from verse3d.labelling.evidence import LevelEvidence, doubting_small_bones
 from verse3d.labelling.naming import NamedSpine, name_spines
 from verse3d.labelling.priors import Priors
 
@@ -21,6 +21,8 @@ _LARGEST_PIECE = 0.4
 _GROWTH_BOUNDS = (0.8, 1.25)
 """Of the volume from one vertebra to the next."""
 _SHOWN_CHANCE = 0.005
+_LEAST_REAL = 0.15
+"""Probability of being a vertebra that a bone needs to be asked about its name."""
 
 
 @dataclass(frozen=True)
@@ -98,17 +100,21 @@ def name_bones(
     """
     if not bones.bones:
         return NamedBones((), np.zeros(256, np.uint8))
-    centres = [bone.centre_mm for bone in bones.bones]
-    # A row of the detections is a bone in ``bones.bones``, so rows lead back to numbers in the map.
+    levels = doubting_small_bones(levels, bones.bones)
+    # Crumbs of bone are left out first: of many in a row the search could not pass over all.
+    rows = np.flatnonzero(levels.real >= min(_LEAST_REAL, float(levels.real.max())))
+    candidates, levels = [bones.bones[row] for row in rows], levels.of(rows)
+    # A row of the detections is one of the candidates, so rows lead back to numbers in the map.
+    centres = [bone.centre_mm for bone in candidates]
     spine, *others = name_spines(detections(centres, levels.regions), priors, levels)
-    named = [bones.bones[row] for row in spine.names]
+    named = [candidates[row] for row in spine.names]
     ids = np.zeros(256, np.uint8)
     for row, name in spine.names.items():
-        ids[bones.bones[row].number] = vertebra(name).id
+        ids[candidates[row].number] = vertebra(name).id
     # After the names, which must not depend on pieces: a joined piece changes the mask alone.
     joined = _join_pieces(bones, ids, geometry)
     vertebrae = [
-        _vertebra(bones.bones[row], name, spine.chances(row), share)
+        _vertebra(candidates[row], name, spine.chances(row), share)
         for (row, name), share in zip(spine.names.items(), visible_shares(named), strict=True)
     ]
     left_out = [bone for bone in bones.bones if not ids[bone.number]]
