@@ -16,6 +16,7 @@ All work is done in the box around the foreground, in one byte per voxel of it b
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from verse3d.core.errors import DataError
 from verse3d.core.geometry import Geometry
@@ -144,19 +145,26 @@ def _join_near(
     # Of a fragment that voxel decides which lies nearest to any bone:
     #
     #     1 1 . f f f . . . 2      one voxel from 1, three from 2: it joins 1, if one voxel is near enough
-    bones = np.where(sampled == FREE, 0, sampled)
+    bones = (sampled > 0) & (sampled < FREE)
     if not bones.any():
         return 0
-    distance, nearest = ndimage.distance_transform_edt(bones == 0, sampling=coarse.spacing_mm, return_indices=True)
-    voxels = np.flatnonzero(fragments)
-    fragment = fragments.reshape(-1)[voxels]
+    # The surface is what anything outside is nearest to. A tree of it takes less than distances all over the scan.
+    surface = np.argwhere(bones & ~ndimage.binary_erosion(bones))
+    at = np.argwhere(fragments)
+    distance, nearest = cKDTree(surface * coarse.spacing_mm).query(
+        at * coarse.spacing_mm, distance_upper_bound=JOIN_MM * (1 + 1e-9)
+    )
+    # Too far is infinity, and no row of the surface.
+    near = np.isfinite(distance)
+    beside = np.zeros(len(at), np.uint8)
+    beside[near] = sampled[tuple(surface[nearest[near]].T)]
+    fragment = fragments[tuple(at.T)]
     # By fragment, and within it by distance: the first of each fragment is its voxel nearest to a bone.
-    order = np.lexsort((distance.reshape(-1)[voxels], fragment))
-    fragment, voxels = fragment[order], voxels[order]
+    order = np.lexsort((distance, fragment))
+    fragment, beside = fragment[order], beside[order]
     first = np.append(True, fragment[1:] != fragment[:-1])
-    place = np.unravel_index(voxels[first], sampled.shape)
     bone_of = np.zeros(int(fragment[-1]) + 1, np.uint8)
-    bone_of[fragment[first]] = np.where(distance[place] <= JOIN_MM, bones[tuple(nearest[(slice(None), *place)])], 0)
+    bone_of[fragment[first]] = beside[first]
     bone_of[np.unique(fragments[own > 0])] = 0  # those are bones of their own
     joined = bone_of[fragments]
     np.copyto(own, joined, where=joined > 0)

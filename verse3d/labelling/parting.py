@@ -14,6 +14,7 @@ What was made away goes back along the thickest way, so that an arch stays with 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,8 @@ from verse3d.labelling.growing import FREE, grow
 TOO_LARGE, TOO_LONG_MM = 1.3, 60.0
 """Of a seed beside the median of its neighbours; and along the spine, where L3 with its processes has some 50 mm."""
 
-_MOST_PARTED_ML = 1500.0
+_MOST_PARTED_ML, _MOST_BOX_ML = 1500.0, 12_000.0
+"""A spine from C1 to L5 has 1000 ml, and fits into 150 x 130 x 600 mm."""
 _PARTING_MM = (1.5, 2.5, 3.5, 5.0, 6.5)
 _LEAST_SHARE, _LEAST_PART_ML = 0.2, 1.0
 _LEAST_APART_MM = 9.0
@@ -33,6 +35,29 @@ _NEIGHBOURS, _NEAR_MM = 4, 90.0
 _STRAIGHT = 0.85
 """Share of the spread of some middles along one line from which on they tell where the spine goes."""
 _SHARES_OF_DEPTH = (0.8, 0.6, 0.4, 0.2, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class _Seed:
+    """Where a seed lies (the smallest box), its voxels, and their middle in mm along the grid's axes."""
+
+    box: tuple[slice, ...]
+    voxels: int
+    middle_mm: NDArray[np.float64]
+
+    @classmethod
+    def of(
+        cls, seeds: NDArray[np.uint8], number: int, within: tuple[slice, ...], spacing_mm: Sequence[float]
+    ) -> "_Seed":
+        at = np.argwhere(seeds[within] == number) + [side.start for side in within]
+        box = tuple(slice(int(low), int(high) + 1) for low, high in zip(at.min(0), at.max(0), strict=True))
+        return cls(box, len(at), at.mean(0) * spacing_mm)
+
+    def is_noise(self, spacing_mm: Sequence[float]) -> bool:
+        """Whether it is larger, or fills a larger box, than any spine that hangs together."""
+        voxel_ml = float(np.prod(spacing_mm)) / 1000.0
+        box_ml = voxel_ml * float(np.prod([side.stop - side.start for side in self.box]))
+        return self.voxels * voxel_ml > _MOST_PARTED_ML or box_ml > _MOST_BOX_ML
 
 
 def part_seeds(
@@ -49,18 +74,18 @@ def part_seeds(
     Returns:
         The array; the largest part keeps the number of the seed, others get new ones.
     """
-    boxes = dict(enumerate(ndimage.find_objects(seeds), start=1))
-    voxel_ml = float(np.prod(spacing_mm)) / 1000.0
-    measured = {number: _measured(seeds, number, box, spacing_mm) for number, box in boxes.items() if box}
+    boxes = ndimage.find_objects(seeds)
+    found = {number: _Seed.of(seeds, number, box, spacing_mm) for number, box in enumerate(boxes, start=1) if box}
     # A part may still be several vertebrae: it is looked at again.
-    waiting, highest = list(measured), len(boxes)
+    waiting, highest = list(found), len(boxes)
     while waiting:
         number = waiting.pop()
-        axis = _along(number, measured, up)
-        volume_ml = measured[number][0] * voxel_ml
-        inside = seeds[boxes[number]]
+        seed, axis = found[number], _along(number, found, up)
+        if seed.is_noise(spacing_mm):
+            continue
+        inside = seeds[seed.box]
         bone = inside == number
-        if volume_ml > _MOST_PARTED_ML or not _looks_like_several(number, measured, bone, axis * spacing_mm):
+        if not _looks_like_several(number, found, bone, axis * spacing_mm):
             continue
         parts = waist_parts(bone, spacing_mm, axis)
         more = int(parts.max()) - 1
@@ -69,9 +94,7 @@ def part_seeds(
         inside[parts > 1] = (parts + (highest - 1))[parts > 1].astype(np.uint8)
         changed = [number, *range(highest + 1, highest + more + 1)]
         highest += more
-        for one in changed:
-            boxes[one] = boxes[number]
-            measured[one] = _measured(seeds, one, boxes[one], spacing_mm)
+        found |= {one: _Seed.of(seeds, one, seed.box, spacing_mm) for one in changed}
         waiting += changed
     return seeds
 
@@ -103,27 +126,16 @@ def waist_parts(bone: NDArray[np.bool_], spacing_mm: Sequence[float], axis: NDAr
     return bone.astype(np.int32)
 
 
-def _measured(
-    seeds: NDArray[np.uint8], number: int, box: tuple[slice, ...], spacing_mm: Sequence[float]
-) -> tuple[int, NDArray[np.float64]]:
-    """Voxels of a seed, and the middle of them in mm along the grid's axes."""
-    at = np.argwhere(seeds[box] == number)
-    middle = at.mean(0) if len(at) else np.zeros(3)
-    return len(at), (middle + [side.start for side in box]) * spacing_mm
-
-
-def _near(number: int, measured: dict[int, tuple[int, NDArray[np.float64]]]) -> list[int]:
+def _near(number: int, found: dict[int, _Seed]) -> list[int]:
     """The seeds nearest to one: vertebrae grow towards the feet, so it is not compared with all."""
-    others = [one for one in measured if one != number]
-    apart = [float(np.linalg.norm(measured[one][1] - measured[number][1])) for one in others]
+    others = [one for one in found if one != number]
+    apart = [float(np.linalg.norm(found[one].middle_mm - found[number].middle_mm)) for one in others]
     return [others[place] for place in np.argsort(apart)[:_NEIGHBOURS] if apart[place] < _NEAR_MM]
 
 
-def _along(
-    number: int, measured: dict[int, tuple[int, NDArray[np.float64]]], up: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _along(number: int, found: dict[int, _Seed], up: NDArray[np.float64]) -> NDArray[np.float64]:
     """Where the spine goes at a seed: along the line of the seeds beside it, or up if they make no line."""
-    middles = np.array([measured[one][1] for one in [number, *_near(number, measured)]])
+    middles = np.array([found[one].middle_mm for one in [number, *_near(number, found)]])
     if len(middles) < 3:
         return up
     _, spread, axes = np.linalg.svd(middles - middles.mean(0), full_matrices=False)
@@ -133,12 +145,12 @@ def _along(
 
 def _looks_like_several(
     number: int,
-    measured: dict[int, tuple[int, NDArray[np.float64]]],
+    found: dict[int, _Seed],
     bone: NDArray[np.bool_],
     axis_mm: NDArray[np.float64],
 ) -> bool:
-    near = [measured[one][0] for one in _near(number, measured)]
-    if len(near) > 1 and measured[number][0] >= TOO_LARGE * np.median(near):
+    near = [found[one].voxels for one in _near(number, found)]
+    if len(near) > 1 and found[number].voxels >= TOO_LARGE * np.median(near):
         return True
     return bool(np.ptp(np.argwhere(bone) @ axis_mm) > TOO_LONG_MM)
 
