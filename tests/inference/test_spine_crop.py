@@ -152,7 +152,20 @@ def test_crumbs_are_no_spine_and_margins_are_added():
     spine_map[14:18, 14:18, 14:18] = 1.0
     found = SpineRegion.of(spine_map, (1.5, 1.5, 1.5))
     assert found is not None
-    assert np.argwhere(found.near).min() == 7 and np.argwhere(found.near).max() == 24
+    # 28 mm on all sides; beyond its ends 12 mm more, and 48 mm up and down (here: to the faces of the scan).
+    assert np.argwhere(found.near[:, :, 16]).min() == 7 and np.argwhere(found.near[:, :, 16]).max() == 24
+    assert np.argwhere(found.near)[:, :2].min() == 4 and np.argwhere(found.near)[:, :2].max() == 27
+    assert np.argwhere(found.near)[:, 2].min() == 0 and np.argwhere(found.near)[:, 2].max() == 29
+
+
+def test_above_and_below_what_is_seen_a_spine_may_go_on_whatever_else_is_seen_farther_up():
+    spine_map = np.zeros((30, 40, 120), np.float32)
+    spine_map[12:18, 12:18, 40:60] = 1.0
+    spine_map[12:18, 12:18, 110:112] = 1.0  # a crumb of 5 ml above the head
+    found = SpineRegion.of(spine_map, (1.5, 1.5, 1.5))
+    assert found is not None
+    heights = np.flatnonzero(found.near[15, 15])
+    assert heights.min() == 40 - 7 - 12 and {77, 78} <= set(heights.tolist()) and 85 not in heights
 
 
 def test_no_number_is_no_spine():

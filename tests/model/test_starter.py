@@ -13,7 +13,9 @@ from verse3d.data.cases import read_index
 from verse3d.model import starter
 from verse3d.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from verse3d.model.locate import model_file, model_files
-from verse3d.model.starter import model_card, seen_by, starter_file, starter_folder
+from verse3d.model.modes import Method
+from verse3d.model.scout import SCOUT
+from verse3d.model.starter import model_card, starter_file, starter_folder
 from verse3d.training.trained import load_trained
 
 
@@ -97,9 +99,19 @@ def test_a_copy_without_starter_weights_says_so():
         model_card()
 
 
-def test_what_the_starter_weights_have_seen_is_known_and_no_other_model_is_taken_for_them(tmp_path):
+def test_the_file_tells_what_scans_the_starter_weights_have_seen():
+    seen = load_checkpoint(starter_file()).trained_on
+    assert seen is not None and (seen.cases, seen.phantoms) == (12, 5)
+    low, high = seen.ranges["coarsest"]
+    assert low == 1.0 and 3.0 <= high < 3.5
+    assert seen.ranges.keys() >= {"median", "bright", "height"}
+
+
+def test_the_starter_names_vertebrae_by_sequence_and_brings_a_scout_of_the_same_config():
     checkpoint = load_checkpoint(starter_file())
-    seen = seen_by(starter_file(), checkpoint)
-    assert seen is not None and seen.cases == 4 and seen.phantoms == 0
-    assert seen.ranges["coarsest"] == [1.0, 3.0] and seen.ranges.keys() >= {"median", "bright", "height"}
-    assert seen_by(tmp_path / "best.pt", checkpoint) is None
+    assert (checkpoint.config.labels.scheme, checkpoint.config.labels.naming) == ("vertebrae", "sequence")
+    scout = checkpoint.networks[SCOUT]
+    assert scout.config.scout == checkpoint.config.scout and checkpoint.config.scout.enabled
+    Method(scout.config).scout().load_state_dict(dict(scout.network))
+    # Nothing of the machine that trained it is left: these decide about the user's.
+    assert (checkpoint.config.runtime.workers, checkpoint.config.runtime.compile) == ("auto", "auto")

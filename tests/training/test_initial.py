@@ -114,9 +114,10 @@ def test_a_scout_of_the_same_size_goes_on_from_the_one_in_the_model_and_another_
     assert begun != ("begins anew" in caplog.text)
 
 
-def test_the_starter_weights_can_be_fine_tuned_to_named_levels():
+@pytest.mark.parametrize("labels", [{"naming": "direct"}, {"scheme": "binary", "naming": "direct"}])
+def test_the_starter_weights_can_be_fine_tuned_to_other_labels(labels):
     """The shipped model fits the network that its own config describes with other labels."""
     initial = read_initial(starter_file())
-    labels = initial.config.labels.model_copy(update={"scheme": "vertebrae"})
+    labels = initial.config.labels.model_copy(update=labels)
     config = initial.config.model_copy(update={"labels": labels})
     begin_with(learner_of(config), replace(initial, config=config), config.grid)

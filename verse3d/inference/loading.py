@@ -19,7 +19,6 @@ from verse3d.inference.spine_crop import NO_SCOUTS, Scouts
 from verse3d.model.checkpoint import Checkpoint, load_checkpoint, load_weights
 from verse3d.model.modes import Method, get_mode
 from verse3d.model.scout import SCOUT, USABLE, ScoutNetwork
-from verse3d.model.starter import seen_by
 from verse3d.model.trained_on import TrainedOn
 from verse3d.version import __version__
 
@@ -63,7 +62,7 @@ def open_predictor(
         # Every model has one of those that crop, and each of them knows levels: it is opened and looks once.
         seeing = scouts.networks or open_level_networks(checkpoints, paths, device)
         naming = SequenceNaming(seeing, keep_partial)
-    trained_on = TrainedOn.joined(map(seen_by, paths, checkpoints))
+    trained_on = TrainedOn.joined(checkpoint.trained_on for checkpoint in checkpoints)
     predictor = Predictor.of_ensemble(
         ensemble, first, skip_air=skip_air, scouts=scouts, naming=naming, trained_on=trained_on
     )

@@ -29,6 +29,9 @@ from verse3d.model.tilings import Region
 _SMALLEST_ML = 3.0
 """Of a piece that the scout takes for spine. A vertebra by itself has twice that."""
 _UP_DOWN = 2
+_SPINE_ML = 30.0
+_GOES_ON_MM, _END_MM, _WIDER_MM = 48.0, 40.0, 12.0
+"""A spine goes on beyond where a scout sees it end, in the direction of its last piece: what is missed most is C1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,12 +50,14 @@ class SpineRegion:
     def of(cls, spine: FloatArray, network_spacing_mm: tuple[float, float, float]) -> Self | None:
         """From the probability of any vertebra (I, J, K); None if there is no spine."""
         parts, count = ndimage.label(spine > SPINE_THRESHOLD)
-        large = np.bincount(parts.ravel(), minlength=count + 1) * SCOUT_MM**3 / 1000 >= _SMALLEST_ML
-        large[0] = False
-        if not large.any():
+        sizes_ml = np.bincount(parts.ravel(), minlength=count + 1) * SCOUT_MM**3 / 1000
+        sizes_ml[0] = 0
+        if sizes_ml.max() < _SMALLEST_ML:
             return None
-        margin = int(np.ceil(MARGIN_MM / SCOUT_MM))
-        near = ndimage.maximum_filter(large[parts], size=2 * margin + 1, mode="constant")
+        near = _around((sizes_ml >= _SMALLEST_ML)[parts])
+        # Each by itself: a crumb above the head would hide where the spine ends.
+        for number in np.flatnonzero(sizes_ml >= min(_SPINE_ML, sizes_ml.max())):
+            near |= _lengthened(_around(parts == number))
         i, j, k = (spacing / SCOUT_MM for spacing in network_spacing_mm)
         return cls(near, (i, j, k))
 
@@ -74,6 +79,36 @@ class SpineRegion:
             whole = axis == _UP_DOWN or margin[axis] > 0
             box.append(slice(0, size) if whole else _widened(start, stop, min(patch[axis], size), size))
         return tuple(box)
+
+
+def _around(spine: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    margin = int(np.ceil(MARGIN_MM / SCOUT_MM))
+    return np.asarray(ndimage.maximum_filter(spine, size=2 * margin + 1, mode="constant"))
+
+
+def _lengthened(near: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """What is near a piece of spine, and what lies above and below it, as wide as its ends and a little more.
+
+    ::
+
+        k ^     ######  +      added: a neck bends, and an atlas is broader than an axis
+          |     ######  +
+          |      ####
+          |    ####            the end that is looked at
+    """
+    seen = np.flatnonzero(near.any(axis=(0, 1)))
+    low, high = int(seen[0]), int(seen[-1]) + 1
+    end, more, beside = (round(mm / SCOUT_MM) for mm in (_END_MM, _GOES_ON_MM, _WIDER_MM))
+    margin = int(np.ceil(MARGIN_MM / SCOUT_MM))
+    ends = (
+        (slice(max(low, high - end), high), slice(high - margin, high + more)),
+        (slice(low, min(high, low + end)), slice(max(0, low - more), low + margin)),
+    )
+    longer = near.copy()
+    for looked_at, beyond in ends:
+        slab = ndimage.maximum_filter(near[:, :, looked_at].any(2), size=2 * beside + 1, mode="constant")
+        longer[:, :, beyond] |= slab[:, :, None]
+    return longer
 
 
 def _scout_span(along: slice, step: float, size: int) -> slice:

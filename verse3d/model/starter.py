@@ -1,29 +1,23 @@
 """The model that comes with verse3d, as a run folder inside the package.
 
-verse3d/starter/   best.pt       the weights, in half precision (10 MB)
+verse3d/starter/   best.pt       the weights, those of the U-Net in half precision (9 MB)
                    config.yaml   how they were trained ...
                    cases.jsonl   ... on which scans, by name (none is shipped), so that comparisons see leaks
                    history.csv   ... and for how long
-                   trained_on.json   what these scans are like, so that others are warned about
 """
 
 from importlib import resources
 from pathlib import Path
 
 from verse3d.core.errors import CheckpointError
-from verse3d.core.files import read_json
-from verse3d.core.readers import checked
-from verse3d.model.checkpoint import Checkpoint
-from verse3d.model.trained_on import TrainedOn
 
 STARTER = "starter"
 ABOUT = (
-    "starter weights: trained on four CT scans of the trunk, good for a first look and as a start for your own "
-    "training; poor in the neck, near metal and in children; for research only, not a medical device"
+    "starter weights: trained on five CT scans of the trunk and on synthetic ones; good for a first look and to begin "
+    "your own training with; poor in the neck, near metal and in children; for research only, not a medical device"
 )
 _BEST = "best.pt"
 _CARD = "model-card.md"
-_SEEN = "trained_on.json"
 
 
 def starter_folder() -> Path:
@@ -61,18 +55,3 @@ def model_card() -> str:
         if path.is_file():
             return path.read_text(encoding="utf-8")
     raise CheckpointError("this copy of verse3d has no model card", hint="install verse3d from its wheel")
-
-
-def seen_by(path: Path, checkpoint: Checkpoint) -> TrainedOn | None:
-    """What kind of scans a model has learnt from: its file tells, or for older starter weights the file beside them.
-
-    Raises:
-        DataError: the file beside the starter weights is damaged.
-    """
-    known = checkpoint.trained_on
-    if known is not None or path.parent != starter_folder():
-        return known
-    beside = starter_folder() / _SEEN
-    if not beside.is_file():
-        return None
-    return checked(read_json(beside), TrainedOn, f"{beside}")

@@ -29,8 +29,8 @@ def starter_section(evaluation: Evaluation, seconds: float, picture: Path) -> Pa
     return PageSection(
         "A first prediction, without any training",
         (
-            "The starter weights have learnt from four real CT scans. Here they segment a synthetic one, which looks "
-            f"like nothing they have seen.{took} What they are and where they fail is in their model card.",
+            "The starter weights have learnt from five real CT scans and from synthetic ones. Here they segment a "
+            f"synthetic one that they have not seen.{took} What they are and where they fail is in their model card.",
         ),
         tables=(score_table(evaluation),),
         pictures=(PagePicture(picture, "The CT alone, the truth, and what the starter weights found."),),
