@@ -73,8 +73,8 @@ def test_it_is_usable_if_it_misses_nothing(monkeypatch):
 
 def test_a_single_voxel_that_is_missed_in_one_case_makes_it_unusable(monkeypatch):
     def with_a_far_voxel():
-        image, ids = volumes()
-        ids[19, 16, 39] = 9  # 9 voxels, 36 mm, from the bright column
+        image, ids = (np.pad(volume, ((0, 10), (0, 0), (0, 0))) for volume in volumes())
+        ids[29, 8, 20] = 9  # 19 voxels, 76 mm, beside the bright column
         return image, ids
 
     monkeypatch.setattr(module, "FEWEST_STEPS", 0)
