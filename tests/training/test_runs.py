@@ -32,6 +32,7 @@ from verse3d.model import checkpoint as checkpoints
 from verse3d.model.checkpoint import load_checkpoint
 from verse3d.training import feed, handlers, launch
 from verse3d.training import step as steps_module
+from verse3d.training.monitor import Monitor
 from verse3d.training.runfolder import resume_folder, start_folder
 from verse3d.training.step import StepResult, training_step
 from verse3d.training.step_values import StepValuesReader
@@ -352,6 +353,15 @@ def test_tensorboard_shows_an_interrupted_and_resumed_run_as_one(dataset, tmp_pa
     events.Reload()
     assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 9))
     assert [event.step for event in events.Scalars("validation/dice_mean")] == [2, 4, 6, 8]
+
+
+def test_event_files_of_one_process_are_read_in_the_order_in_which_they_were_written(tmp_path):
+    """TensorBoard numbers them by a counter: 10 would come before 9 if both had the same second in their names."""
+    for step in range(1, 4):
+        with Monitor(tmp_path, step - 1):
+            pass
+    seconds = [int(path.name.split(".")[3]) for path in tmp_path.iterdir()]
+    assert len(set(seconds)) == len(seconds) == 3
 
 
 def test_a_finished_run_is_resumed_by_doing_nothing_and_goes_on_if_its_epochs_grow(dataset, tmp_path):

@@ -1,6 +1,7 @@
 """What can be watched while a network learns: TensorBoard scalars, pictures, and the settings of the run."""
 
 import math
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,16 @@ _FOLLOWED = ("validation/dice_mean", "validation/loss")
 """What TensorBoard compares between runs of different settings."""
 
 
+def _wait_for_a_later_name(folder: Path) -> None:
+    """Wait, for less than a second, until a new event file comes after all others in the order of names.
+
+    TensorBoard reads a folder in that order: ``events.out.tfevents.SECONDS.host.process.NUMBER``, where 10 comes
+    before 9. Of a run that goes on in the second in which it stopped it would hide what came in between.
+    """
+    while next(folder.glob(f"events.out.tfevents.{int(time.time())}.*"), None) is not None:
+        time.sleep(0.05)
+
+
 class Monitor:
     """Writes TensorBoard event files; steps count batches since the start of the run.
 
@@ -37,6 +48,7 @@ class Monitor:
         self._writer: SummaryWriter | None = None
         if writes:
             with self._refused():
+                _wait_for_a_later_name(folder)
                 self._writer = SummaryWriter(str(folder), purge_step=first_step + 1, flush_secs=20)
 
     def __enter__(self) -> Self:
