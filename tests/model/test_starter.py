@@ -14,7 +14,7 @@ from verse3d.model import starter
 from verse3d.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from verse3d.model.locate import model_file, model_files
 from verse3d.model.modes import Method
-from verse3d.model.scout import SCOUT
+from verse3d.model.scout import SCOUT, USABLE
 from verse3d.model.starter import model_card, starter_file, starter_folder
 from verse3d.training.trained import load_trained
 
@@ -112,6 +112,7 @@ def test_the_starter_names_vertebrae_by_sequence_and_brings_a_scout_of_the_same_
     assert (checkpoint.config.labels.scheme, checkpoint.config.labels.naming) == ("vertebrae", "sequence")
     scout = checkpoint.networks[SCOUT]
     assert scout.config.scout == checkpoint.config.scout and checkpoint.config.scout.enabled
+    assert scout.scores[USABLE] == 1.0
     Method(scout.config).scout().load_state_dict(dict(scout.network))
     # Nothing of the machine that trained it is left: these decide about the user's.
     assert (checkpoint.config.runtime.workers, checkpoint.config.runtime.compile) == ("auto", "auto")
