@@ -121,7 +121,7 @@ def _options() -> argparse.Namespace:
 
 def _trained(config: Config, options: argparse.Namespace) -> ScoutNetwork:
     cases = load_cases(options.cases) if options.cases else ()
-    volumes = [_coarse(case, config) for case in cases if case.mask and case.subject != options.leave_out]
+    volumes = [coarse_volumes(case, config) for case in cases if case.mask and case.subject != options.leave_out]
     persons = _persons(config, options)
     samples = ScoutSamples(SEED, config.grid, len(volumes), volumes.__getitem__, len(persons), persons.__getitem__)
     training = ScoutTraining(config, samples, [], torch.device(options.device))
@@ -165,7 +165,7 @@ def _person(number: int, grid: GridConfig, folder: Path | None) -> Volumes:
         return content["image"], content["ids"]
 
 
-def _coarse(case: Case, config: Config) -> Volumes:
+def coarse_volumes(case: Case, config: Config) -> Volumes:
     """A real case at 4 mm, as the store would hold it."""
     grid = config.grid.model_copy(update={"spacing_mm": (4.0,) * 3})
     scan, mask = read_image(case.image_path()), read_mask(case)

@@ -27,7 +27,7 @@ from verse3d.training.scout import ScoutTraining
 from verse3d.training.scout_samples import ScoutSamples, Volumes
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.scout import SETTINGS, _coarse
+from benchmarks.scout import SETTINGS, coarse_volumes
 
 PERSONS, BODY_SEED, BODY_MM, SAMPLE_SEED = 14, 31, 3.0, 77
 UPPER_PLANES = 90
@@ -49,7 +49,7 @@ def main() -> None:
         persons = list(pool.map(carried_person, range(options.persons)))
     persons += [(image[:, :, -UPPER_PLANES:], ids[:, :, -UPPER_PLANES:]) for image, ids in persons]
     cases = [one for one in load_cases(options.cases) if one.mask and one.subject != options.leave_out]
-    real = [_coarse(case, config) for case in cases]
+    real = [coarse_volumes(case, config) for case in cases]
     samples = ScoutSamples(SAMPLE_SEED, config.grid, len(real), real.__getitem__, len(persons), persons.__getitem__)
     training = ScoutTraining(config, samples, [], torch.device("cpu"))
     weights = torch.load(options.scout, weights_only=True)
