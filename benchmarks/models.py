@@ -21,11 +21,13 @@ from measuring import alone_in
 from scans import LARGE, make_scan
 
 from verse3d.api.predicting import predict
-from verse3d.core.config import load_config, parse_config
+from verse3d.core.config import Config, load_config, parse_config
 from verse3d.data.cases import CaseIndex, write_index
 from verse3d.data.index.discover import load_cases
-from verse3d.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from verse3d.model.checkpoint import Checkpoint, TrainedNetwork, load_checkpoint, save_checkpoint
 from verse3d.model.modes import get_mode
+from verse3d.model.scout import SCOUT
+from verse3d.model.starter import starter_file
 from verse3d.phantoms import write_phantom
 
 SCHEMES = {2: "binary", 27: "vertebrae"}
@@ -78,18 +80,31 @@ def trained(work: Path, classes: int, steps: int | None = None) -> Path:
     return run / "best.pt"
 
 
-def model_for(work: Path, classes: int, *, overlap: float, amp: str = "auto", steps: int | None = None) -> Path:
-    """The trained model as a file of its own that predicts with this overlap and number format ("auto" or "off")."""
+def model_for(
+    work: Path, classes: int, *, overlap: float, amp: str = "auto", steps: int | None = None, scout: bool = False
+) -> Path:
+    """The trained model as a file of its own that predicts with this overlap and number format ("auto" or "off").
+
+    With ``scout`` it has that of the starter weights, with which every training of a shipped config begins.
+    """
     run = trained(work, classes, steps).parent
-    path = work / f"{run.name}-overlap{overlap:g}-amp-{amp}.pt"
+    path = work / f"{run.name}-overlap{overlap:g}-amp-{amp}{'-scout' if scout else ''}.pt"
     if not path.is_file():
         checkpoint = load_checkpoint(run / "best.pt")
         values = checkpoint.config.to_dict()
         values["sampling"]["patch_voxels"] = [WINDOW] * 3
         values["inference"]["overlap"] = overlap
         values["runtime"]["amp"] = amp
-        save_checkpoint(path, replace(checkpoint, config=parse_config(values)))
+        config = parse_config(values)
+        save_checkpoint(path, replace(checkpoint, config=config, networks=_scout_for(config) if scout else {}))
     return path
+
+
+def _scout_for(config: Config) -> dict[str, TrainedNetwork]:
+    """The starter's scout beside a network of another config; what it tells apart stays levels."""
+    theirs = load_checkpoint(starter_file()).networks[SCOUT]
+    labels = config.labels.model_copy(update={"scheme": "vertebrae"})
+    return {SCOUT: replace(theirs, config=config.model_copy(update={"labels": labels}))}
 
 
 def random_model(work: Path, classes: int, *, overlap: float, amp: str = "auto") -> Path:

@@ -72,7 +72,9 @@ def _measure(options: argparse.Namespace) -> None:
 def _model(options: argparse.Namespace, amp: str) -> Path:
     if options.weights == "random":
         return random_model(options.work, options.classes, overlap=options.overlap, amp=amp)
-    return model_for(options.work, options.classes, overlap=options.overlap, amp=amp, steps=options.steps)
+    return model_for(
+        options.work, options.classes, overlap=options.overlap, amp=amp, steps=options.steps, scout=options.scout
+    )
 
 
 def _options() -> argparse.Namespace:
@@ -80,6 +82,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--scan", default="512x512x500", help="voxels along i, j, k")
     parser.add_argument("--classes", type=int, choices=SCHEMES, default=2)
     parser.add_argument("--weights", choices=("trained", "random"), default="trained", help="random: a mask of noise")
+    parser.add_argument("--scout", action="store_true", help="trained models have that of the starter weights")
     parser.add_argument("--runs", type=int, default=3, help="of each")
     parser.add_argument("--ours", default="torch,openvino", help=f"some of {','.join(VARIANTS)}")
     parser.add_argument("--overlap", type=float, default=0.25, help="of neighbouring windows")

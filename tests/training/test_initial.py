@@ -14,7 +14,7 @@ from verse3d.core.errors import CheckpointError, ConfigError
 from verse3d.model.checkpoint import TrainedNetwork, load_checkpoint
 from verse3d.model.modes import Method
 from verse3d.model.starter import starter_file
-from verse3d.training.initial import InitialWeights, begin_scout_with, begin_with, read_initial
+from verse3d.training.initial import InitialScout, begin_scout_with, begin_with, read_initial
 from verse3d.training.learner import best_network, build_learner
 from verse3d.training.scout import ScoutTraining
 from verse3d.training.scout_samples import ScoutSamples
@@ -101,16 +101,19 @@ def test_a_setting_that_does_not_exist_is_refused_before_anything_is_made(tmp_pa
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("channels", "begun"), [((4, 8), True), ((4, 8, 8), False)])
-def test_a_scout_of_the_same_size_goes_on_from_the_one_in_the_model_and_another_begins_anew(channels, begun, caplog):
-    config = tiny_config(scout={"enabled": True, "channels": (4, 8)})
+@pytest.mark.parametrize(
+    ("channels", "window", "begun"),
+    [((4, 8), [-250, 1250], True), ((4, 8, 8), [-250, 1250], False), ((4, 8), [-1000, 1000], False)],
+)
+def test_a_scout_of_the_same_size_and_window_goes_on_and_another_begins_anew(channels, window, begun, caplog):
+    config = tiny_config(scout={"enabled": True, "channels": (4, 8)}, grid={"window_hu": [-250, 1250]})
     stored = TrainedNetwork(config, Method(config).scout().state_dict())
-    wanted = tiny_config(scout={"enabled": True, "channels": channels})
+    # A scout is drawn by the seed: with another one it has the weights of the first only if it has been given them.
+    wanted = tiny_config(scout={"enabled": True, "channels": channels}, grid={"window_hu": window}, runtime={"seed": 7})
     scout = ScoutTraining(wanted, ScoutSamples(0, config.grid, 0, pytest.fail), [], CPU)
-    begin_scout_with(scout, InitialWeights(Path("a.pt"), config, {}, stored))
+    begin_scout_with(scout, InitialScout(Path("a.pt"), stored))
     weights = scout.network.state_dict()
-    assert begun == all(weights[name].shape == weight.shape for name, weight in stored.network.items())
-    assert not begun or all(torch.equal(weights[name], weight) for name, weight in stored.network.items())
+    assert begun == all(torch.equal(weights[name], weight) for name, weight in stored.network.items())
     assert begun != ("begins anew" in caplog.text)
 
 

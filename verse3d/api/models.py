@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from verse3d.api.starting_scout import starting_scout
 from verse3d.core.config import Config, changed_config, load_config
 from verse3d.core.errors import ConfigError
 from verse3d.core.files import PathOrText
@@ -90,6 +91,8 @@ def train(
     initial = None if from_model is None else read_initial(model_file(from_model))
     settings = training_config(mode, config, overrides, resumed=Path(out) if resume else None, initial=initial)
     cases = divided(Path(data), settings.runtime.seed)
+    if fold is not None:
+        cases = hold_out_fold(cases, fold)
     rank, count, local_rank = started_ranks()
     device_here = rank_device(choose_device(device), local_rank, count)
     with joined(device_here) as ranks:
@@ -105,8 +108,9 @@ def train(
             store=_store(Path(data), Path(out), store, resume=resume),
             ranks=ranks,
             initial=initial,
+            initial_scout=None if resume else starting_scout(settings, initial, cases),
         )
-        return fit(settings, cases if fold is None else hold_out_fold(cases, fold), Path(out), options)
+        return fit(settings, cases, Path(out), options)
 
 
 def _store(data: Path, out: Path, store: PathOrText | None, *, resume: bool) -> Path | None:

@@ -1,6 +1,6 @@
 """Settings of the scout."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -15,5 +15,7 @@ class ScoutConfig(Section):
     enabled: bool = True
     channels: Annotated[tuple[_Channels, ...], Field(min_length=2, max_length=6)] = (8, 16, 32, 48, 64)
     """Of each of its levels. Five of them see half a metre."""
+    begin_with: Literal["starter", "nothing"] = "starter"
+    """The scout of the starter weights, which has learnt for thousands of steps, or weights as they are drawn."""
     time_share: Annotated[float, Field(gt=0.0, le=0.5)] = 0.05
     """Largest share of a run's time that its training may take; in the first ten minutes twice as much."""

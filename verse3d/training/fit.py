@@ -254,10 +254,11 @@ def _session(
         torch.manual_seed(seed + options.ranks.rank)
     if options.resume:
         restore(session)
-    elif options.initial:
+        return session
+    if options.initial:
         begin_with(session.learner, options.initial, method.grid)
-        if session.scout is not None:
-            begin_scout_with(session.scout, options.initial)
+    if session.scout is not None and options.initial_scout is not None:
+        begin_scout_with(session.scout, options.initial_scout)
     return session
 
 

@@ -35,7 +35,15 @@ class InitialWeights:
     path: Path
     config: Config
     network: Mapping[str, torch.Tensor]
-    scout: TrainedNetwork | None = None
+    scout: "InitialScout | None" = None
+
+
+@dataclass(frozen=True, eq=False)
+class InitialScout:
+    """A trained scout to begin with, of the model file ``path``."""
+
+    path: Path
+    trained: TrainedNetwork
 
 
 def read_initial(path: Path) -> InitialWeights:
@@ -45,7 +53,10 @@ def read_initial(path: Path) -> InitialWeights:
         CheckpointError: it is missing, damaged, unsafe or of another version.
     """
     checkpoint = load_checkpoint(path)
-    return InitialWeights(path, checkpoint.config, checkpoint.network, checkpoint.networks.get(SCOUT))
+    scout = checkpoint.networks.get(SCOUT)
+    return InitialWeights(
+        path, checkpoint.config, checkpoint.network, None if scout is None else InitialScout(path, scout)
+    )
 
 
 def begin_with(learner: Learner, initial: InitialWeights, grid: GridConfig) -> None:
@@ -68,16 +79,18 @@ def begin_with(learner: Learner, initial: InitialWeights, grid: GridConfig) -> N
             _log.warning("%s is %s, the weights were learnt at %s: expect a worse start", name, list(new), list(old))
 
 
-def begin_scout_with(scout: ScoutTraining, initial: InitialWeights) -> None:
-    """Let a new scout go on from that of the model; one of another size is left alone, and that is said."""
-    stored = initial.scout
-    if stored is None:
-        return
-    if stored.config.scout.channels != scout.channels:
-        given, wanted = list(stored.config.scout.channels), list(scout.channels)
-        _log.warning("the scout begins anew: that of %s has channels %s, not %s", initial.path, given, wanted)
-        return
-    scout.begin_with(stored, initial.path)
+def begin_scout_with(scout: ScoutTraining, initial: InitialScout) -> None:
+    """Let a new scout go on from another one, if that has its size and sees the same grey values; otherwise say so."""
+    theirs = initial.trained.config
+    for what, given, wanted in (
+        ("channels", theirs.scout.channels, scout.config.scout.channels),
+        ("window_hu", theirs.grid.window_hu, scout.config.grid.window_hu),
+    ):
+        if given != wanted:
+            _log.warning("the scout begins anew: that of %s has %s %s, not %s", initial.path, what, [*given], [*wanted])
+            return
+    scout.begin_with(initial.trained, initial.path)
+    _log.info("the scout begins with that of %s", initial.path)
 
 
 def _load_fitting(network: nn.Module, initial: InitialWeights) -> list[str]:

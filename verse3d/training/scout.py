@@ -80,7 +80,7 @@ class ScoutTraining:
     def __init__(
         self, config: Config, samples: ScoutSamples, validation: Sequence[Callable[[], Volumes]], device: torch.device
     ) -> None:
-        self._config, self._samples, self._validation, self._device = config, samples, validation, device
+        self.config, self._samples, self._validation, self._device = config, samples, validation, device
         # Its weights are drawn aside, so that the fine network is the same with and without a scout.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.runtime.seed)
@@ -91,11 +91,6 @@ class ScoutTraining:
         self._last_step_seconds = _FIRST_STEP_SECONDS
         self.assessed: TrainedNetwork | None = None
         self._begun_with = False
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """Of each of its levels."""
-        return self._config.scout.channels
 
     @property
     def network(self) -> ScoutNetwork:
@@ -119,11 +114,11 @@ class ScoutTraining:
             fine_steps: that the run took so far.
             elapsed_seconds: that the run took so far, all sessions together.
         """
-        if self._config.runtime.deterministic:
+        if self.config.runtime.deterministic:
             due = fine_steps % _FINE_STEPS_PER_STEP == 0
         else:
             # Twice the share at first: early validations want to know whether it may be trusted.
-            share = self._config.scout.time_share * (2 if elapsed_seconds < _SHORT_SECONDS else 1)
+            share = self.config.scout.time_share * (2 if elapsed_seconds < _SHORT_SECONDS else 1)
             due = self.seconds + self._last_step_seconds <= share * elapsed_seconds
         if due:
             started = self._now()
@@ -176,14 +171,14 @@ class ScoutTraining:
             missed += self._missed(network, image, ids)
             cases += 1
         for number in phantom_numbers_for_validation():
-            missed += self._missed(network, *phantom_volumes(self._config.runtime.seed, number, self._config.grid))
+            missed += self._missed(network, *phantom_volumes(self.config.runtime.seed, number, self.config.grid))
         # A single missed voxel is enough: what the scout leaves out no other network will see.
         usable = cases > 0 and missed == 0
         scores = {USABLE: float(usable), "missed_voxels": float(missed), "validation_cases": float(cases)}
         weights = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
         # The run's config, but with what the scout tells apart: levels.
-        labels = self._config.labels.model_copy(update={"scheme": "vertebrae"})
-        config = self._config.model_copy(update={"labels": labels})
+        labels = self.config.labels.model_copy(update={"scheme": "vertebrae"})
+        config = self.config.model_copy(update={"labels": labels})
         self.assessed = TrainedNetwork(config, weights, self.steps, scores)
         _log.info("scout after %d steps: %d voxels of %d validation spines missed", self.steps, missed, cases)
 

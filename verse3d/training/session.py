@@ -18,7 +18,7 @@ from verse3d.data.samples.augment import Augment
 from verse3d.data.samples.packing import PackedBatch
 from verse3d.data.samples.patches import PatchDataset
 from verse3d.model.modes import Method
-from verse3d.training.initial import InitialWeights
+from verse3d.training.initial import InitialScout, InitialWeights
 from verse3d.training.ranks import Ranks
 from verse3d.training.runfolder import RunFolder
 from verse3d.training.schedule import MOST_STEPS
@@ -52,6 +52,7 @@ class FitOptions:
         progress: told about every batch.
         store: folder of prepared cases; None for the one that the run used before, or one in the run folder.
         initial: a model to begin with; None for a network as it is drawn. A resumed run goes on with its own weights.
+        initial_scout: a scout to begin with; None for one as it is drawn.
         ranks: the processes that share the run.
     """
 
@@ -65,6 +66,7 @@ class FitOptions:
     progress: Progress = no_progress
     store: Path | None = None
     initial: InitialWeights | None = None
+    initial_scout: InitialScout | None = None
     ranks: Ranks = _ALONE
 
 

@@ -1,0 +1,79 @@
+"""Which scout a training begins with."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+import verse3d
+from tests.scans import tiny_config
+from verse3d.api.starting_scout import starting_scout
+from verse3d.core.config import load_config
+from verse3d.core.errors import CheckpointError
+from verse3d.data.cases import Case, CaseIndex
+from verse3d.model.checkpoint import load_checkpoint
+from verse3d.model.scout import SCOUT
+from verse3d.model.starter import starter_file
+from verse3d.training.initial import InitialScout, read_initial
+
+
+@pytest.fixture(autouse=True)
+def everything_is_logged(caplog):
+    caplog.set_level("INFO", logger="verse3d")
+
+
+def cases(*held_out: str, split="validation") -> CaseIndex:
+    """An index of two strangers for training, and those that are held out."""
+    train = [Case(name, name, Path(f"{name}_ct.nii.gz"), None, split="train") for name in ("a", "sub-verse005")]
+    return CaseIndex((*train, *(Case(name, name, Path(f"{name}_ct.nii.gz"), None, split=split) for name in held_out)))
+
+
+@pytest.mark.parametrize("config", ["unet3d", "unet3d-cpu", "vertebrae", "vertebrae-direct"])
+def test_a_run_of_each_shipped_config_with_a_scout_begins_with_that_of_the_starter_weights(config):
+    scout = starting_scout(load_config(config), None, cases("b"))
+    shipped = load_checkpoint(starter_file()).networks[SCOUT]
+    assert scout.path == starter_file()
+    assert all(torch.equal(scout.trained.network[name], weight) for name, weight in shipped.network.items())
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+@pytest.mark.parametrize("seen", ["sub-verse008", "example_ct"])
+def test_it_begins_anew_where_a_scan_is_held_out_that_the_starter_has_seen(seen, split, caplog):
+    assert starting_scout(load_config("unet3d"), None, cases("b", seen, split=split)) is None
+    assert f"seen {seen}, held out here" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("config", "overrides"),
+    [("unet3d", ["scout.begin_with=nothing"]), ("unet3d", ["scout.enabled=false"]), ("slices2d", [])],
+)
+def test_it_begins_with_nothing_where_that_is_wanted_or_there_is_no_scout(config, overrides):
+    assert starting_scout(load_config(config, overrides), None, cases()) is None
+
+
+def test_the_scout_of_a_model_to_begin_with_goes_before_that_of_the_starter_weights():
+    initial = read_initial(starter_file())
+    own = InitialScout(Path("mine.pt"), initial.scout.trained)
+    assert starting_scout(load_config("unet3d"), dataclasses.replace(initial, scout=own), cases()) is own
+    without = dataclasses.replace(initial, scout=None)
+    assert starting_scout(load_config("unet3d"), without, cases()).path == starter_file()
+
+
+def test_a_copy_without_weights_trains_as_well(monkeypatch, caplog):
+    def missing() -> Path:
+        raise CheckpointError("no weights here")
+
+    monkeypatch.setattr("verse3d.api.starting_scout._starter_scout", missing)
+    assert starting_scout(load_config("unet3d"), None, cases()) is None
+    assert "no weights here" in caplog.text
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_only_a_new_run_begins_with_it(resume, tmp_path, monkeypatch):
+    handed_on = []
+    monkeypatch.setattr("verse3d.api.models.fit", lambda config, index, out, options: handed_on.append(options))
+    monkeypatch.setattr("verse3d.api.models.divided", lambda data, seed: cases("b"))
+    config = tiny_config(scout={"enabled": True})
+    verse3d.train(data=tmp_path, out=tmp_path / "run", config=config, resume=resume, store=tmp_path / "store")
+    assert (handed_on[0].initial_scout is None) is resume

@@ -1,0 +1,52 @@
+"""Which scout a training begins with: that of the model it goes on from, or that of the starter weights."""
+
+from functools import cache
+
+from verse3d.core.config import Config
+from verse3d.core.errors import CheckpointError
+from verse3d.core.logs import logger
+from verse3d.core.wording import listed
+from verse3d.data.cases import CaseIndex, read_index
+from verse3d.evaluation.seen_cases import seen_in
+from verse3d.model.modes import Method
+from verse3d.model.starter import starter_file, starter_folder
+from verse3d.training.initial import InitialScout, InitialWeights, read_initial
+from verse3d.training.runfolder import RunFolder
+
+_log = logger(__name__)
+
+
+def starting_scout(settings: Config, initial: InitialWeights | None, cases: CaseIndex) -> InitialScout | None:
+    """The scout that a new run begins with; None for one as it is drawn.
+
+    A scout needs thousands of steps, and most runs give it a few dozen. The one of the starter weights has had them,
+    but it has seen a few scans: where one of these is held out for validation or test, a run that begins with it would
+    know what it must not know.
+
+    Args:
+        settings: of the run.
+        initial: the model that it begins with, if any. Its scout goes before the starter's.
+        cases: of the run, with their splits.
+    """
+    if not (settings.scout.enabled and Method(settings).has_scout):
+        return None
+    if initial is not None and initial.scout is not None:
+        return initial.scout
+    if settings.scout.begin_with != "starter":
+        return None
+    held_out = [case for case in cases if case.split != "train"]
+    known = read_index(RunFolder(starter_folder()).cases)
+    if seen := sorted({case.case for split in ("train", "validation") for case in seen_in(held_out, known, split)}):
+        _log.info("the scout begins anew: that of the starter weights has seen %s, held out here", listed(seen, 3))
+        return None
+    try:
+        return _starter_scout()
+    except CheckpointError as error:  # a copy of verse3d without weights trains as well
+        _log.info("the scout begins anew: %s", error.message)
+        return None
+
+
+@cache
+def _starter_scout() -> InitialScout | None:
+    """Read once: several folds or notebooks' runs begin with the same."""
+    return read_initial(starter_file()).scout
