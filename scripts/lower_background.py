@@ -2,11 +2,12 @@
 
     python scripts/lower_background.py DATA/verse-mini WORK/starter-sub-verse005 ... --work WORK
 
-A small network that is trained for minutes is unsure about the rim of a bone, and says background where it is unsure: its
-masks are too small. Subtracting one number from the background's bias makes them larger; nothing is learnt anew. Each
-folder given holds a ``best.pt`` that has not seen the subject in the folder's name. Every one predicts its subject with
-every number of ``STEPS``. For each subject the number is the one with the best mean Dice on the *others*, so its score
-is not one that was chosen by itself; the last line of output, JSON, has these scores and the number by all of them.
+A small network that is trained for minutes is unsure about the rim of a bone, and says background where it is unsure:
+its masks are too small. Subtracting one number from the background's bias makes them larger; nothing is learnt anew.
+Each folder given holds a ``best.pt`` that has not seen the subject in the folder's name. Every one predicts its subject
+with every number of ``STEPS``. For each subject the number is the one with the best mean Dice on the *others*, so its
+score is not one that was chosen by itself; the last line of output, JSON, has these scores and the number by all of
+them.
 """
 
 import argparse
@@ -34,7 +35,8 @@ def main() -> None:
     for folder in options.models:
         subject = folder.name.removeprefix(PREFIX)
         dice[subject] = {
-            step: dice_of(folder / "best.pt", step, subject, options.data, options.work / "background") for step in STEPS
+            step: dice_of(folder / "best.pt", step, subject, options.data, options.work / "background")
+            for step in STEPS
         }
         print(subject, *(f"{step:g}: {score:.4f}" for step, score in dice[subject].items()), sep="  ")
     chosen = {subject: best_step({name: row for name, row in dice.items() if name != subject}) for subject in dice}
@@ -61,9 +63,7 @@ def dice_of(model: Path, by: float, subject: str, data: Path, work: Path) -> flo
     save_checkpoint(work / f"{name}.pt", lowered(load_checkpoint(model), by))
     (scan,) = data.rglob(f"{subject}_ct.nii.gz")
     verse3d.predict(scan, model=work / f"{name}.pt", out=work / name, overwrite=True)
-    (scores,) = verse3d.evaluate(
-        pred=work / name, truth=data, out=work / f"{name}.json", scheme="binary"
-    ).cases
+    (scores,) = verse3d.evaluate(pred=work / name, truth=data, out=work / f"{name}.json", scheme="binary").cases
     return float(next(iter(scores.labels.values())).dice)
 
 

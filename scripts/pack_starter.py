@@ -1,8 +1,10 @@
 """Make the starter weights of a trained run: `python scripts/pack_starter.py RUN verse3d/starter`.
 
-Of the run folder RUN come best.pt (as half-precision numbers), the config, the history, and the names of the cases
+Of the run folder RUN come the weights (as half-precision numbers), the config, the history, and the names of the cases
 with their splits; of paths only the file names are kept. What the config says of the machine that trained is left to
-the user's, a scout learns beside again, and windows overlap by a quarter. Prints what the model card needs.
+the user's, and of the schedule to the config `vertebrae`; a scout learns beside again, and windows overlap by a
+quarter. `--last` takes last.pt instead of best.pt, `--scout` the scout of another model file, `--lower-background` what
+`lower_background.py` has found. Prints what the model card needs.
 """
 
 import argparse
@@ -10,11 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from lower_background import lowered
 
-from verse3d.core.config import Config
+from verse3d.core.config import Config, load_config
 from verse3d.core.files import make_folder, sha256_of, write_text
 from verse3d.data.cases import Case, CaseIndex, read_index, write_index
 from verse3d.model.checkpoint import load_checkpoint, save_checkpoint
+from verse3d.model.scout import SCOUT
 from verse3d.training.runfolder import RunFolder
 
 MOST_BYTES = 10_000_000
@@ -37,7 +41,9 @@ def farthest(weights: dict[str, torch.Tensor]) -> float:
 
 def shipped_config(config: Config) -> Config:
     """As users will predict and go on with it: on a CPU windows that overlap by half take three times as long."""
+    named = load_config("vertebrae")
     own = {
+        **{section: getattr(named, section) for section in ("sampling", "augment", "optim", "validation")},
         "inference": config.inference.model_copy(update={"overlap": 0.25}),
         "runtime": config.runtime.model_copy(update={"workers": "auto", "compile": "auto"}),
         "scout": config.scout.model_copy(update={"enabled": True}),
@@ -46,7 +52,7 @@ def shipped_config(config: Config) -> Config:
 
 
 def sections(config: Config) -> dict[str, object]:
-    """What ``shipped_config`` changes, for the config of a further network."""
+    """What ``shipped_config`` changes for whoever predicts, for the config of a further network."""
     return {"inference": config.inference, "runtime": config.runtime, "scout": config.scout}
 
 
@@ -61,9 +67,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--last", action="store_true", help="the weights of the end, not of the best epoch")
+    parser.add_argument("--scout", type=Path, help="model file whose scout is taken")
+    parser.add_argument("--lower-background", type=float, default=0.0, metavar="LOGIT")
     arguments = parser.parse_args()
     run, out = RunFolder(arguments.run), RunFolder(make_folder(arguments.out))
-    checkpoint = load_checkpoint(run.best)
+    checkpoint = load_checkpoint(run.last if arguments.last else run.best)
+    if arguments.last:  # its scores are those of the best epoch
+        checkpoint = replace(checkpoint, scores={})
+    checkpoint = lowered(checkpoint, arguments.lower_background)
+    if arguments.scout:
+        checkpoint = replace(checkpoint, networks={SCOUT: load_checkpoint(arguments.scout).networks[SCOUT]})
     config = shipped_config(checkpoint.config)
     networks = {
         name: replace(part, config=part.config.model_copy(update=sections(config)))

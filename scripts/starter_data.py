@@ -1,11 +1,11 @@
-"""Draw the synthetic scans that the starter weights learn from, and write the indexes of both stages.
+"""Draw the synthetic scans that the starter weights learn from, and write the indexes of all stages.
 
     python scripts/starter_data.py DATA WORK
 
 DATA holds verse-mini/ (sub-verse005 to 008), auto-labelled/ (chest_ct, example_ct) and masks-only/ (VerSe masks without
 their CT). WORK gets the scans and indexes: ``stage1.jsonl`` (synthetic ones and chest_ct), ``stage2-SUBJECT.jsonl`` for
-each expert scan (real ones without it, and a few synthetic ones), ``stage2-none.jsonl`` (all of them), ``scout.jsonl``
-and ``refine.jsonl``. Masks of the four expert scans are not drawn, so that leaving one out leaves it out. example_ct
+each expert scan (real ones without it, and a few synthetic ones), ``stage2-none.jsonl`` (all of them), ``stage3-...``
+(the same without phantoms), ``scout.jsonl`` and ``refine.jsonl``. Masks of the four expert scans are not drawn, so that leaving one out leaves it out. example_ct
 always chooses the epoch.
 """
 
@@ -46,6 +46,7 @@ def main() -> None:
     for left_out in ("none", *EXPERTS):
         experts = [row for row in real if row["case"] in EXPERTS and row["case"] != left_out]
         write(work / f"stage2-{left_out}.jsonl", [*experts, *chest, *few, *chooses])
+        write(work / f"stage3-{left_out}.jsonl", [*experts, *chest, *drawn[:3], *chooses])
     write(work / "scout.jsonl", [*real, *drawn[:10]])
     write(work / "refine.jsonl", [row for row in real if row["case"] != CHOOSES])
 
