@@ -1,9 +1,12 @@
 """What is known of a bone before the spine is read: whether it is a vertebra at all."""
 
 import numpy as np
+import pytest
 
-from verse3d.labelling.bones import Bone
-from verse3d.labelling.evidence import doubting_small_bones, without_a_look
+from verse3d.core.geometry import Geometry
+from verse3d.core.labels import VERTEBRAE
+from verse3d.labelling.bones import Bone, BoneMap
+from verse3d.labelling.evidence import doubting_small_bones, level_evidence, without_a_look
 
 
 def sized(*volumes_ml, cut=()):
@@ -36,3 +39,19 @@ def test_two_vertebrae_that_hang_together_do_not_make_the_others_look_small():
 def test_a_bone_alone_is_compared_with_none():
     levels = without_a_look(1)
     assert doubting_small_bones(levels, sized(1.0)).real == levels.real
+
+
+@pytest.mark.parametrize(("name", "believed"), [("C1", True), ("C7", True), ("T1", False), ("L5", False)])
+def test_a_bone_that_a_network_hardly_sees_is_believed_if_its_levels_are_those_of_the_neck(name, believed):
+    grid = Geometry((10, 10, 10), np.diag([4.0, 4.0, 4.0, 1.0]))
+    numbers = np.zeros(grid.shape, np.uint8)
+    numbers[3:6, 3:6, 3:6] = 1
+    bones = BoneMap(numbers, (0, 0, 0), (Bone(1, (16.0, 16.0, 16.0), 12.0, is_cut=False),))
+    # 0.9 background, 0.07 for one level, 0.03 for the others together
+    probabilities = np.full((27, *grid.shape), 0.03 / 25)
+    probabilities[0] = 0.9
+    probabilities[1 + [label.name for label in VERTEBRAE].index(name)] = 0.07
+    evidence = level_evidence(bones, grid, probabilities, grid)
+    # odds 1 : 9, times e^3 in the neck
+    assert evidence.real[0] == pytest.approx(0.1 if not believed else np.exp(3) / (9 + np.exp(3)), abs=1e-9)
+    assert evidence.levels[0].argmax() == [label.name for label in VERTEBRAE].index(name)
