@@ -5,8 +5,8 @@
 DATA holds verse-mini/ (sub-verse005 to 008), auto-labelled/ (chest_ct, example_ct) and masks-only/ (VerSe masks without
 their CT). WORK gets the scans and indexes: ``stage1.jsonl`` (synthetic ones and chest_ct), ``stage2-SUBJECT.jsonl`` for
 each expert scan (real ones without it, and a few synthetic ones), ``stage2-none.jsonl`` (all of them), ``stage3-...``
-(the same without phantoms), ``scout.jsonl`` and ``refine.jsonl``. Masks of the four expert scans are not drawn, so that leaving one out leaves it out. example_ct
-always chooses the epoch.
+(the same without phantoms), ``scout.jsonl`` and ``refine.jsonl``. Masks of the four expert scans are not drawn, so that
+leaving one out leaves it out. example_ct always chooses the epoch, where one is chosen.
 """
 
 import argparse
