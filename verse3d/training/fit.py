@@ -255,7 +255,7 @@ def _session(
     if options.resume:
         restore(session)
     elif options.initial:
-        begin_with(session.learner, options.initial, method.grid)
+        begin_with(session.learner, options.initial, method)
         if session.scout is not None:
             begin_scout_with(session.scout, options.initial)
     return session
