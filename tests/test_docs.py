@@ -36,8 +36,9 @@ def test_usage_lists_every_setting_with_its_default() -> None:
     rows = re.findall(r"^\| `([a-z_.]+)` \| (.*?) \|", (ROOT / "docs/usage.md").read_text(), flags=re.MULTILINE)
     defaults = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in rows}
     expected = _settings(Config().to_dict())
+    as_yaml = {True: "true", False: "false", None: "null"}
     assert defaults == {
-        key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in expected.items()
+        key: as_yaml[value] if isinstance(value, bool | None) else str(value) for key, value in expected.items()
     }
 
 

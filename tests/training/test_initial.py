@@ -33,7 +33,7 @@ def test_a_learner_begins_with_exactly_the_weights_of_the_model_and_so_does_its_
     config = tiny_config(optim={"ema_decay": 0.9})
     initial = read_initial(save_model(tmp_path / "a.pt", config, seed=7))
     learner = learner_of(config)
-    begin_with(learner, initial, config.grid)
+    begin_with(learner, initial, Method(config))
     for network in (learner.network, best_network(learner)):
         assert all(torch.equal(weight, initial.network[name]) for name, weight in network.state_dict().items())
 
@@ -43,7 +43,7 @@ def test_layers_for_other_labels_stay_as_drawn_and_are_named(tmp_path, caplog):
     config = tiny_config(labels={"scheme": "vertebrae"}, network=WIDE)
     learner, untouched = learner_of(config), learner_of(config).network.state_dict()
     with caplog.at_level(logging.INFO, logger="verse3d"):
-        begin_with(learner, initial, config.grid)
+        begin_with(learner, initial, Method(config))
     same = {name for name, weight in learner.network.state_dict().items() if torch.equal(weight, untouched[name])}
     fresh = {name for name, weight in untouched.items() if weight.shape != initial.network[name].shape}
     assert fresh and fresh <= same
@@ -53,25 +53,36 @@ def test_layers_for_other_labels_stay_as_drawn_and_are_named(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "differs", "to_set"),
     [
-        {"network": {"channels": [4, 8, 16]}},
-        {"network": {"channels": [8, 16]}},
-        {"network": {"name": "classic", "channels": [4, 8]}},
+        ({"network": {"channels": [4, 8, 16]}}, "network.channels is [4, 8] there and [4, 8, 16] here", "[4,8]`"),
+        ({"network": {"channels": [8, 16]}}, "network.channels is [4, 8] there and [8, 16] here", "[4,8]`"),
+        ({"network": {"name": "classic"}}, "network.name is unet there and classic here", "`network.name=unet`"),
     ],
     ids=["deeper", "wider", "another network"],
 )
-def test_the_weights_of_another_network_are_refused(tmp_path, change):
+def test_the_weights_of_another_network_are_refused_with_what_differs(tmp_path, change, differs, to_set):
     initial = read_initial(save_model(tmp_path / "a.pt", tiny_config(), seed=7))
     config = tiny_config(**change)
-    with pytest.raises(CheckpointError, match="are of another network"):
-        begin_with(learner_of(config), initial, config.grid)
+    with pytest.raises(CheckpointError, match="are of another network: ") as caught:
+        begin_with(learner_of(config), initial, Method(config))
+    assert caught.value.message.endswith(differs), "and nothing else differs"
+    assert caught.value.hint.startswith("leave `config` away") and caught.value.hint.endswith(to_set)
+
+
+def test_weights_that_their_own_config_does_not_describe_are_refused_by_their_share(tmp_path):
+    config = tiny_config()
+    initial = read_initial(save_model(tmp_path / "a.pt", config, seed=7))
+    emptied = replace(initial, network=dict(list(initial.network.items())[:1]))
+    with pytest.raises(CheckpointError, match=r"only \d+% of the numbers to learn are in it") as caught:
+        begin_with(learner_of(config), emptied, Method(config))
+    assert caught.value.hint == "leave `config` away to train the model's own network"
 
 
 def test_another_grid_is_warned_about(tmp_path, caplog):
     initial = read_initial(save_model(tmp_path / "a.pt", tiny_config(), seed=7))
     config = tiny_config(grid={"spacing_mm": [3.0, 3.0, 3.0], "window_hu": [-250, 1250]})
-    begin_with(learner_of(config), initial, config.grid)
+    begin_with(learner_of(config), initial, Method(config))
     assert "grid.spacing_mm" in caplog.text and "grid.window_hu" not in caplog.text
 
 
@@ -123,4 +134,4 @@ def test_the_starter_weights_can_be_fine_tuned_to_other_labels(labels):
     initial = read_initial(starter_file())
     labels = initial.config.labels.model_copy(update=labels)
     config = initial.config.model_copy(update={"labels": labels})
-    begin_with(learner_of(config), replace(initial, config=config), config.grid)
+    begin_with(learner_of(config), replace(initial, config=config), Method(config))

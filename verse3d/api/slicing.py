@@ -5,7 +5,7 @@ from pathlib import Path
 
 from verse3d.api.models import divided
 from verse3d.core.config import load_config
-from verse3d.core.errors import DataError
+from verse3d.core.errors import ConfigError, DataError
 from verse3d.core.files import PathOrText
 from verse3d.core.logs import Progress, no_progress
 from verse3d.core.setting_types import SlicePlane
@@ -33,7 +33,7 @@ def slices(
         data: an index with splits, or a folder (whose undivided subjects are then divided by ``runtime.seed``).
         out: gets a folder per split and case, ``manifest.jsonl`` and ``config.yaml``.
         plane: "sagittal", "coronal", "axial" or "as-stored"; None takes that of the config.
-        size: rows and columns; None takes those of the config.
+        size: rows and columns that they are stretched to; None takes those of the config.
         only_labelled: leave out slices without vertebrae.
         config: path or name of a YAML file.
         overrides: ``"section.key=value"`` on top of it.
@@ -46,13 +46,19 @@ def slices(
         A record per case; what is there already is kept, and cases that failed are listed and do not stop the others.
 
     Raises:
-        ConfigError: the config holds mistakes.
+        ConfigError: the config holds mistakes, or a ``size`` beside ``slices.spacing_mm``.
         DataError: there is no case with a scan and a mask, or ``out`` holds something else.
         OutputError: the folder cannot be written to.
     """
     # Options are settings under another name, so that what is written beside the slices is one config.
     chosen = {"slices.plane": plane, "slices.size_pixels": size}
     settings = load_config(Path(config), [*overrides, *(f"{key}={value}" for key, value in chosen.items() if value)])
+    if size and settings.slices.spacing_mm is not None:
+        raise ConfigError(
+            "slices with pixels of `slices.spacing_mm` are written whole, so they have no other size",
+            hint="leave `size` out, or stretch them with slices.spacing_mm=null",
+            option="size",
+        )
     cases = [case for case in divided(Path(data), settings.runtime.seed) if case.image and case.mask and case.split]
     wanted = [case for case in cases if split in (None, case.split)]
     if not wanted:

@@ -24,6 +24,7 @@ from verse3d.core.labelling import LabelsConfig
 from verse3d.core.scouting import ScoutConfig
 from verse3d.core.section import Section as _Section
 from verse3d.core.setting_types import (
+    AXIS_OF_PLANE,
     ChannelCount,
     Fraction,
     Margin,
@@ -32,6 +33,7 @@ from verse3d.core.setting_types import (
     Positive,
     SlicePlane,
     Spacing,
+    SpacingMm,
     VoxelCount,
 )
 from verse3d.core.yaml12 import parse_yaml
@@ -83,7 +85,11 @@ class SlicesConfig(_Section):
     plane: SlicePlane = "sagittal"
     """``as-stored`` cuts across whatever the third axis of each file is, as the tutorials do that never look."""
     size_pixels: Picture = (250, 250)
-    """Rows and columns that every slice is stretched to, whatever its own shape is."""
+    """Rows and columns that every slice is stretched to, whatever its own shape is; of a window if ``spacing_mm``."""
+    spacing_mm: SpacingMm | None = None
+    """Height and width of a pixel; None stretches. It takes the place of ``grid.spacing_mm`` in the plane of the slices
+    (``as-stored``: along all axes), and a slice is seen in windows of ``size_pixels``, so that a vertebra has one size
+    in pixels whatever the field of view is."""
     neighbours: Annotated[int, Field(ge=0, le=16)] = 0
     """Slices on each side that are shown with the one to segment (mode 2.5d)."""
 
@@ -217,7 +223,20 @@ def _checked(values: Mapping[str, Any]) -> tuple[Config | None, list[str]]:
     except ValidationError as error:
         problems = [described(problem, Config) for problem in error.errors(include_url=False, include_context=False)]
     problems += _patch_problems(values)
-    return (None, problems) if problems else (config, [])
+    return (None, problems) if problems or config is None else (_with_pixels(config), [])
+
+
+def _with_pixels(config: Config) -> Config:
+    """The config with the pixels that its slices ask for, if they do, as voxels of its network grid.
+
+    So a scan is interpolated once, on its way to the network grid, and a window of a slice is a box of voxels.
+    """
+    pixel, across = config.slices.spacing_mm, AXIS_OF_PLANE.get(config.slices.plane)
+    if pixel is None:
+        return config
+    # sagittal, 1 mm:  (1.5, 1.5, 1.5) -> (1.5, 1.0, 1.0)        as-stored: any axis may lie in the plane, so all three
+    i, j, k = (spacing if axis == across else pixel for axis, spacing in enumerate(config.grid.spacing_mm))
+    return config.model_copy(update={"grid": config.grid.model_copy(update={"spacing_mm": (i, j, k)})})
 
 
 def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Config:

@@ -10,7 +10,7 @@ Positive = Annotated[float, Field(gt=0.0)]
 VoxelCount = Annotated[int, Field(ge=1, le=1024)]
 """Along an axis of what a network sees at once; also the most samples in a batch."""
 ChannelCount = Annotated[int, Field(ge=1, le=4096)]
-_SpacingMm = Annotated[float, Field(ge=0.05, le=50.0)]
+SpacingMm = Annotated[float, Field(ge=0.05, le=50.0)]
 """Finer than 0.05 mm a spine takes terabytes, coarser than 50 mm no vertebra is left."""
 _MOST_PATCH_VOXELS = 2**28
 """One patch of them, in float32, takes a gigabyte before any network has seen it."""
@@ -32,13 +32,15 @@ def _of_bearable_size(patch: tuple[int, int, int]) -> tuple[int, int, int]:
     return patch
 
 
-Spacing = Annotated[tuple[_SpacingMm, _SpacingMm, _SpacingMm], _repeated(3)]
+Spacing = Annotated[tuple[SpacingMm, SpacingMm, SpacingMm], _repeated(3)]
 Patch = Annotated[tuple[VoxelCount, VoxelCount, VoxelCount], _repeated(3), AfterValidator(_of_bearable_size)]
 
 
 _PixelCount = Annotated[int, Field(ge=1, le=8192)]
 Picture = Annotated[tuple[_PixelCount, _PixelCount], _repeated(2)]
 SlicePlane = Literal["sagittal", "coronal", "axial", "as-stored"]
+AXIS_OF_PLANE: dict[SlicePlane, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
+"""The axis of the network grid (right, anterior, superior) that runs across the slices of a plane."""
 
 _NotNegative = Annotated[int, Field(ge=0, le=1024)]
 Margin = Annotated[tuple[_NotNegative, _NotNegative, _NotNegative], _repeated(3)]

@@ -25,10 +25,12 @@ from verse3d.core.errors import ConfigError
 from verse3d.core.geometry import Geometry, Shape
 from verse3d.core.labels import LabelScheme, label_scheme
 from verse3d.data.samples.cut import Cut, PatchCut
+from verse3d.data.samples.slice_windows import SliceWindowCut
 from verse3d.data.samples.slices import SliceCut
 from verse3d.model.losses import AddUp, build_joint_loss, build_loss
 from verse3d.model.networks import build_network
 from verse3d.model.scout import ScoutNetwork
+from verse3d.model.slice_windows import SliceWindowTiling
 from verse3d.model.tilings import SliceTiling, Tiling, WindowTiling
 
 
@@ -63,6 +65,8 @@ class Mode:
 
 
 def _patches(config: Config) -> Cut:
+    if config.slices.spacing_mm is not None:
+        raise _unsuitable(config, ["slices.spacing_mm: is of slices; patches have grid.spacing_mm"])
     return PatchCut(config.sampling, config.augment, config.grid.spacing_mm)
 
 
@@ -98,11 +102,17 @@ def _slice_network(config: Config) -> nn.Module:
 
 
 def _slices(config: Config, source: Geometry, shape: Shape) -> Tiling:
-    return SliceTiling.of(config.slices, source, shape)
+    if config.slices.spacing_mm is None:
+        return SliceTiling.of(config.slices, source, shape)
+    return SliceWindowTiling.covering(config.slices, config.inference, source, shape)
 
 
 def _slice_settings(config: Config) -> Mapping[str, object]:
-    return {f"slices.{key}": value for key, value in config.slices.model_dump().items()}
+    settings = {f"slices.{key}": value for key, value in config.slices.model_dump().items()}
+    if config.slices.spacing_mm is None:
+        return settings
+    # Windows overlap, stretched slices do not.
+    return settings | {key: value for key, value in _window_settings(config).items() if key.startswith("inference.")}
 
 
 def _single_slices(config: Config) -> Cut:
@@ -132,9 +142,15 @@ def _slice_problems(config: Config) -> list[str]:
 
 def _cut_without(problems: list[str], config: Config) -> Cut:
     if problems:
-        # All problems at once, each with its setting.
-        raise ConfigError("\n".join([f"the config does not suit mode {config.mode}:", *(f"  - {p}" for p in problems)]))
+        raise _unsuitable(config, problems)
+    if config.slices.spacing_mm is not None:
+        return SliceWindowCut(config.slices, config.augment, config.sampling.foreground_fraction)
     return SliceCut(config.slices, config.augment, config.sampling.foreground_fraction, config.grid.spacing_mm)
+
+
+def _unsuitable(config: Config, problems: list[str]) -> ConfigError:
+    """All problems at once, each with its setting."""
+    return ConfigError("\n".join([f"the config does not suit mode {config.mode}:", *(f"  - {p}" for p in problems)]))
 
 
 def _loss(config: Config) -> nn.Module:

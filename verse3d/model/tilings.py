@@ -94,11 +94,16 @@ class WindowTiling:
     @classmethod
     def of(cls, sampling: SamplingConfig, inference: InferenceConfig, shape: Shape) -> "WindowTiling":
         """Windows as large as the patches of the training, which overlap as the inference asks."""
-        sizes = zip(shape, sampling.patch_voxels, sampling.margin_voxels, strict=True)
-        along = [_starts_along(size, window, margin, inference.overlap) for size, window, margin in sizes]
         # Windows come in the order of the longest axis, so that planes are finished, and given away, early.
         axis = max(range(3), key=lambda number: (shape[number], number))
-        return cls(shape, axis, _starts(along, axis), sampling.patch_voxels, inference.blending)
+        return cls.along(axis, sampling.patch_voxels, sampling.margin_voxels, inference, shape)
+
+    @classmethod
+    def along(cls, axis: int, window: Shape, margin: Shape, inference: InferenceConfig, shape: Shape) -> "WindowTiling":
+        """Windows of any shape, in the order of an axis, which reach beyond the volume by the margin at most."""
+        sizes = zip(shape, window, margin, strict=True)
+        starts = [_starts_along(size, length, beyond, inference.overlap) for size, length, beyond in sizes]
+        return cls(shape, axis, _starts(starts, axis), window, inference.blending)
 
     @property
     def mirror_differs(self) -> bool:
@@ -122,7 +127,10 @@ class WindowTiling:
 
     def cut(self, volume: NDArray[np.floating], number: int) -> NDArray[np.float32]:
         """The window with that number, (1, *window) float32; where it reaches beyond the volume it is 0, air."""
-        start = self.starts[number]
+        return self.cut_at(volume, self.starts[number])
+
+    def cut_at(self, volume: NDArray[np.floating], start: Shape) -> NDArray[np.float32]:
+        """The window that begins at a voxel, likewise."""
         inside = self._inside(start)
         piece = torch.zeros(self.piece_shape)
         piece[(0, *_moved(inside, start))] = torch.from_numpy(volume)[inside]  # NumPy converts float16 one by one
@@ -247,9 +255,7 @@ class SliceTiling:
         rows, columns = (size for axis, size in reversed(list(enumerate(self.shape))) if axis != self.axis)
         batch = scores[None].float()
         stretched = torch.nn.functional.interpolate(batch, (rows, columns), mode="bilinear", align_corners=False)[0]
-        # Rows and columns run against the volume's axes: (channels, rows, columns) -> (channels, columns, rows)
-        turned = stretched.flip(1, 2).transpose(1, 2)
-        return turned.unsqueeze(1 + self.axis)
+        return self._turned_back(stretched)
 
     def weights(self, number: int) -> torch.Tensor | None:
         """None: slices do not overlap, so each voxel is seen once."""
@@ -262,6 +268,11 @@ class SliceTiling:
     def mirrored_back(self, scores: torch.Tensor) -> torch.Tensor:
         """Scores of mirrored slices, turned back. A sagittal slice itself has no left and right to exchange."""
         return scores if self.axis == _LEFT_RIGHT else scores.flip(3)
+
+    def _turned_back(self, scores: torch.Tensor) -> torch.Tensor:
+        """Scores (channels, rows, columns) as a plane along the volume's axes, (channels, ...); a view if possible."""
+        # Rows and columns run against the volume's axes: (channels, rows, columns) -> (channels, columns, rows)
+        return scores.flip(1, 2).transpose(1, 2).unsqueeze(1 + self.axis)
 
     def _region(self, number: int) -> Region:
         i, j, k = (

@@ -256,7 +256,7 @@ def _session(
         restore(session)
         return session
     if options.initial:
-        begin_with(session.learner, options.initial, method.grid)
+        begin_with(session.learner, options.initial, method)
     if session.scout is not None and options.initial_scout is not None:
         begin_scout_with(session.scout, options.initial_scout)
     return session

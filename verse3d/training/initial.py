@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from verse3d.core.config import Config, GridConfig
+from verse3d.core.config import Config
 from verse3d.core.errors import CheckpointError
 from verse3d.core.logs import logger
 from verse3d.core.wording import listed
 from verse3d.model.checkpoint import TrainedNetwork, load_checkpoint
+from verse3d.model.modes import Method
 from verse3d.model.scout import SCOUT
 from verse3d.training.scout import ScoutTraining
 from verse3d.training.step import Learner
@@ -59,21 +60,21 @@ def read_initial(path: Path) -> InitialWeights:
     )
 
 
-def begin_with(learner: Learner, initial: InitialWeights, grid: GridConfig) -> None:
+def begin_with(learner: Learner, initial: InitialWeights, method: Method) -> None:
     """Put the weights into a new learner. Layers of another size (other labels) stay as drawn, and are named.
 
-    ``grid`` is what the learner will see: weights that were learnt on another one begin worse, which is said.
+    ``method`` is what the learner learns: weights that were learnt on another grid begin worse, which is said.
 
     Raises:
-        CheckpointError: the model is of another network.
+        CheckpointError: the model is of another network; says what differs.
     """
-    as_drawn = _load_fitting(learner.network, initial)
+    as_drawn = _load_fitting(learner.network, initial, method)
     if learner.average is not None:  # otherwise the mean would begin with the network as it was drawn
         learner.average.module.load_state_dict(learner.network.state_dict())
     _log.info("begins with the weights of %s%s", initial.path, f", but for {listed(as_drawn, 3)}" if as_drawn else "")
     for name, old, new in (
-        ("grid.spacing_mm", initial.config.grid.spacing_mm, grid.spacing_mm),
-        ("grid.window_hu", initial.config.grid.window_hu, grid.window_hu),
+        ("grid.spacing_mm", initial.config.grid.spacing_mm, method.grid.spacing_mm),
+        ("grid.window_hu", initial.config.grid.window_hu, method.grid.window_hu),
     ):
         if old != new:
             _log.warning("%s is %s, the weights were learnt at %s: expect a worse start", name, list(new), list(old))
@@ -93,17 +94,36 @@ def begin_scout_with(scout: ScoutTraining, initial: InitialScout) -> None:
     _log.info("the scout begins with that of %s", initial.path)
 
 
-def _load_fitting(network: nn.Module, initial: InitialWeights) -> list[str]:
+def _load_fitting(network: nn.Module, initial: InitialWeights, method: Method) -> list[str]:
     """Load the tensors that have the network's own shape; names of the others."""
     own = network.state_dict()
     same = {name: new for name, new in initial.network.items() if name in own and own[name].shape == new.shape}
     share = sum(weight.numel() for weight in same.values()) / max(1, sum(weight.numel() for weight in own.values()))
     if own.keys() != initial.network.keys() or share < _LEAST_SHARE:
-        raise CheckpointError(
-            f"the weights in {initial.path} are of another network: "
-            f"{initial.config.network.name} {list(initial.config.network.channels)}, {initial.config.mode}; "
-            f"{share:.0%} of the numbers to learn are in it",
-            hint="leave the config out to train the model's own network, or set network and mode as it has them",
-        )
+        raise _another_network(initial, method, share)
     network.load_state_dict({**own, **same})
     return [name for name in own if name not in same]
+
+
+def _another_network(initial: InitialWeights, method: Method, share: float) -> CheckpointError:
+    """An error that names the settings in which the networks differ, as they are and as they should be."""
+    found, wanted = _network_settings(Method(initial.config)), _network_settings(method)
+    different = {name: value for name, value in found.items() if value != wanted[name]}
+    # A file may hold other weights than its config tells of.
+    told = [f"{name} is {value} there and {wanted[name]} here" for name, value in different.items()]
+    told = told or [f"only {share:.0%} of the numbers to learn are in it"]
+    own = "leave `config` away to train the model's own network"
+    # Without blanks, so that it can be typed as it stands.
+    to_set = " ".join(f"`{name}={value.replace(' ', '')}`" for name, value in different.items())
+    return CheckpointError(
+        f"the weights in {initial.path} are of another network: {', '.join(told)}",
+        hint=f"{own}, or set {to_set}" if different else own,
+        option="from_model",
+    )
+
+
+def _network_settings(method: Method) -> dict[str, str]:
+    """What decides which weights a network has, as it is typed."""
+    network = method.settings["network"]
+    named = {f"network.{key}": value for key, value in network.items() if key != "dropout"}
+    return {"mode": method.mode, **{name: str(value) for name, value in named.items()}}

@@ -11,10 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+import verse3d
 from tests import scans
 from tests.scans import tiny_config
-from verse3d.core.errors import DataError
-from verse3d.data.cases import CaseIndex
+from verse3d.core.errors import ConfigError, DataError
+from verse3d.data.cases import CaseIndex, write_index
 from verse3d.data.samples import slice_writer as slicewriter
 from verse3d.data.samples.slice_folder import SliceFolder, read_manifest
 from verse3d.data.samples.slice_writer import write_slices
@@ -297,7 +298,7 @@ def test_a_picture_that_is_not_8_bit_grey_is_refused_by_name(folder, mode, words
 def test_a_picture_of_another_size_is_refused_by_name(folder, what):
     path = folder / getattr(SliceFolder(folder, "train").rows[3], what)
     Image.fromarray(np.zeros((31, 25), np.uint8)).save(path)
-    with pytest.raises(DataError, match=rf"{path.name} has 31 x 25 pixels, the slices of this folder have 25 x 31"):
+    with pytest.raises(DataError, match=rf"{path.name} has 31 x 25 pixels, 25 x 31 belong there"):
         SliceFolder(folder, "train")[3]
 
 
@@ -337,3 +338,32 @@ def test_a_line_of_the_manifest_whose_file_lies_elsewhere_is_refused(folder, key
     (folder / "manifest.jsonl").write_text(json.dumps({**line, key: name}) + "\n")
     with pytest.raises(DataError, match=r"manifest\.jsonl, line 1: the file"):
         read_manifest(folder)
+
+
+def test_slices_whose_pixels_have_a_size_are_written_whole_and_not_stretched(dataset, tmp_path):
+    settings = config(slices={"size_pixels": [10, 12], "spacing_mm": 3.0})
+    write_slices(dataset.cases, settings, tmp_path / "out")
+    slices = SliceFolder(tmp_path / "out", "train")
+    prepared = {case.case: prepare_case(case, settings) for case in dataset}
+    for row, item in zip(slices.rows, slices, strict=True):
+        case = prepared[row.case]
+        assert case.geometry.spacing_mm == pytest.approx((4, 3, 3))
+        # rows: from the head down, columns: from the front backwards
+        expected = case.image[0, row.index, ::-1, ::-1].T.astype(np.float32)
+        np.testing.assert_allclose(item["image"][0].numpy(), expected, atol=0.5 / 255 + 1e-6)
+        np.testing.assert_array_equal(item["label"][0].numpy(), case.label[0, row.index, ::-1, ::-1].T)
+    assert len({item["image"].shape for item in slices}) > 1, "every case has its own size"
+
+
+def test_slices_that_are_written_whole_have_no_other_size(dataset, tmp_path):
+    write_index(tmp_path / "cases.jsonl", dataset)
+    settings = {"data": tmp_path / "cases.jsonl", "out": tmp_path / "out", "config": "slices2d-mm"}
+    with pytest.raises(ConfigError, match="written whole, so they have no other size") as caught:
+        verse3d.slices(**settings, size=64)
+    assert caught.value.option == "size" and not (tmp_path / "out").exists()
+
+
+def test_what_slices_were_cut_from_is_told_as_before_if_they_are_stretched(written):
+    """So a folder that was filled before pixels could have a size is kept."""
+    cut = json.loads(next(written.rglob("slices.json")).read_text())["made_from"]
+    assert cut["settings"]["slices"] == {"plane": "sagittal", "size_pixels": [25, 31], "neighbours": 0}

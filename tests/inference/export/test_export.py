@@ -114,6 +114,23 @@ def test_windows_are_described_with_overlap_margin_and_weights(tmp_path):
         assert words in text, words
 
 
+def test_windows_of_slices_are_described_and_checked_like_any_other_piece(tmp_path):
+    config = config_of("2.5d", "classic, linear")
+    slices = config.slices.model_copy(update={"spacing_mm": 4.0})
+    model = write_model(tmp_path / "best.pt", config.model_copy(update={"slices": slices}))
+    result = export_model(model.path, "torchscript", tmp_path / "out")
+    assert result.shape == (3, 20, 24) and result.parity.passed
+    text = (tmp_path / "out" / "README.md").read_text()
+    for words in (
+        "windows of slices",
+        "covered by windows of 20 rows and 24 columns",
+        "every 10 x 12 pixels",
+        "2.5 x 3",
+    ):
+        assert words in text, words
+    assert "stretched to" not in text
+
+
 def test_pieces_of_the_phantom_show_vertebrae_and_are_always_the_same():
     for mode, shape in MODES.items():
         drawn = phantom_pieces(config_of(mode), 3)

@@ -126,22 +126,34 @@ class PatchCut:
         """The box of one patch, of which nothing was read but the block that its centre lies in."""
         centre = source.draw_centre(self.foreground_fraction, random)
         changes = self.changes.draw(random)
-        # The first voxel of the patch around ``centre``, pushed inside the margin
-        shape = np.array(source.geometry.shape)
-        first, last = -self.margin, shape + self.margin - self.patch
-        # Where the patch is larger than scan and margins there is no choice: it lies in the middle.
-        free = np.clip(centre - self.patch // 2, first, np.maximum(first, last))
-        corner = np.where(first <= last, free, -((self.patch - shape) // 2))
-        half = (self.patch - 1) / 2
-        if changes.warp is None:
-            start, size = corner, self.patch
-        else:
-            #    start        corner           middle                       the box of a turned patch
-            #      |------------|----------------|----------------|------------|
-            reach = changes.warp.reach(self.size)
-            start = np.floor(corner + half - reach).astype(int)
-            size = np.ceil(corner + half + reach).astype(int) + 1 - start
-        return PlannedBox(source, _three(start), _three(size), tuple((corner + half - start).tolist()), changes)
+        corner = patch_corner(centre, self.patch, np.array(source.geometry.shape), self.margin)
+        start, size, middle = box_around(corner, self.patch, changes)
+        return PlannedBox(source, _three(start), _three(size), middle, changes)
+
+
+def patch_corner(
+    centre: NDArray[np.int_], patch: NDArray[np.int_], shape: NDArray[np.int_], margin: NDArray[np.int_] | int = 0
+) -> NDArray[np.int_]:
+    """The first voxel (d,) of a patch around ``centre``, pushed inside a volume of ``shape`` and its margin."""
+    first, last = -margin, shape + margin - patch
+    # Where the patch is larger than scan and margins there is no choice: it lies in the middle.
+    free = np.clip(centre - patch // 2, first, np.maximum(first, last))
+    return np.where(first <= last, free, -((patch - shape) // 2))
+
+
+def box_around(
+    corner: NDArray[np.int_], patch: NDArray[np.int_], changes: Changes
+) -> tuple[NDArray[np.int_], NDArray[np.int_], tuple[float, ...]]:
+    """Of the box of a patch that begins at ``corner``: first voxel and size (d,), and its middle, as of a ``Box``."""
+    half = (patch - 1) / 2
+    if changes.warp is None:
+        return corner, patch, tuple(half.tolist())
+    #    start        corner           middle                       the box of a turned patch
+    #      |------------|----------------|----------------|------------|
+    reach = changes.warp.reach(tuple(patch.tolist()))
+    start = np.floor(corner + half - reach).astype(int)
+    size = np.ceil(corner + half + reach).astype(int) + 1 - start
+    return start, size, tuple((corner + half - start).tolist())
 
 
 def _three(numbers: NDArray[np.int_]) -> tuple[int, int, int]:

@@ -132,7 +132,7 @@ class SliceFolder(Dataset[dict[str, torch.Tensor]]):
         self.folder = folder
         self.rows = tuple(row for row in read_manifest(folder) if row.split == split)
         config = load_config(folder / CONFIG_FILE)
-        self.size = config.slices.size_pixels
+        self.size = config.slices.size_pixels if config.slices.spacing_mm is None else None
         self.scheme = label_scheme(config.labels.scheme)
         for name in {name for row in self.rows for name in (row.image, row.mask)}:
             path_below(folder, *PurePosixPath(name).parts)  # a name that leads out is refused
@@ -148,12 +148,15 @@ class SliceFolder(Dataset[dict[str, torch.Tensor]]):
     def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
         """``{"image": (1, rows, columns) float32 0 ... 1, "label": (1, rows, columns) uint8 network ids}``.
 
+        Slices whose pixels have a size in mm (``slices.spacing_mm``) were not stretched: each case has its own size.
+
         Raises:
             DataError: a PNG is damaged, RGB, 16 bit or of another size, or a mask holds other values than labels.
         """
         row = self.rows[position]
-        picture = read_png(self.folder / row.image, self.size)
-        mask = read_png(self.folder / row.mask, self.size)
+        size = self.size or row.original_size
+        picture = read_png(self.folder / row.image, size)
+        mask = read_png(self.folder / row.mask, size)
         ids = self._network_ids(mask, self.folder / row.mask)
         # A channel of one in front, as images and labels of a training have it
         image, label = torch.from_numpy(grey_values(picture))[None], torch.from_numpy(ids)[None]
@@ -203,7 +206,6 @@ def _require_grey(picture: Any, path: Path, size: tuple[int, int]) -> None:  # n
         )
     if (picture.height, picture.width) != tuple(size):
         raise DataError(
-            f"{path} has {picture.height} x {picture.width} pixels, "
-            f"the slices of this folder have {size[0]} x {size[1]}",
+            f"{path} has {picture.height} x {picture.width} pixels, {size[0]} x {size[1]} belong there",
             hint="run verse3d slices again",
         )

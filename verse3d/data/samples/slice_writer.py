@@ -87,7 +87,11 @@ class _Job:
             "stamps": [[path.stat().st_size, path.stat().st_mtime_ns] for path in files],
             "relabel": [list(pair) for pair in self.case.relabel],
             "only_labelled": self.only_labelled,
-            "settings": {name: self.config[name] for name in _SECTIONS},
+            # None is left out: what was cut before the setting was known is still the same.
+            "settings": {
+                name: {key: value for key, value in self.config[name].items() if value is not None}
+                for name in _SECTIONS
+            },
         }
 
 
@@ -267,15 +271,17 @@ def _write_pngs(case: PreparedCase, job: _Job, config: Config, folder: Path) -> 
     slices, scheme = config.slices, label_scheme(config.labels.scheme)
     axis = slice_axis(slices.plane, case.source)
     rows, columns = turned(case.label[0], axis).shape[1:]
+    # Pixels that have a size in mm are the voxels of the network grid, and nothing is stretched.
+    size = slices.size_pixels if slices.spacing_mm is None else (rows, columns)
     labelled = np.count_nonzero(case.label[0], axis=tuple(other for other in range(3) if other != axis))
     for index in range(case.geometry.shape[axis]):
         if job.only_labelled and not labelled[index]:
             continue
         name = f"{slices.plane}_{index:04d}"
-        ids = label_slice(case.label[0], axis, index, slices.size_pixels)
-        Image.fromarray(grey_slice(case.image[0], axis, index, slices.size_pixels)).save(folder / f"{name}.png")
+        ids = label_slice(case.label[0], axis, index, size)
+        Image.fromarray(grey_slice(case.image[0], axis, index, size)).save(folder / f"{name}.png")
         Image.fromarray(mask_pixels(ids, scheme)).save(folder / f"{name}_mask.png")
         place = job.folder.relative_to(job.out).as_posix()
         files = f"{place}/{name}.png", f"{place}/{name}_mask.png"
-        split, size = str(job.case.split), (int(rows), int(columns))
-        yield SliceRow(case.case, split, slices.plane, "RAS"[axis], index, *files, size, int(labelled[index]))
+        split, original = str(job.case.split), (int(rows), int(columns))
+        yield SliceRow(case.case, split, slices.plane, "RAS"[axis], index, *files, original, int(labelled[index]))

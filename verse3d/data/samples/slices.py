@@ -14,13 +14,10 @@ from torch.nn.functional import interpolate
 from verse3d.core.augmenting import AugmentConfig
 from verse3d.core.config import SlicesConfig
 from verse3d.core.geometry import Geometry
-from verse3d.core.setting_types import SlicePlane
+from verse3d.core.setting_types import AXIS_OF_PLANE, SlicePlane
 from verse3d.data.samples.cut import Box
 from verse3d.data.samples.draws import ChangeDraws
 from verse3d.data.samples.source import PatchSource
-
-AXIS_OF_PLANE: dict[SlicePlane, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
-"""The axis of the network grid (right, anterior, superior) that runs across the slices of a plane."""
 
 _NETWORK_AXIS = {"L": 0, "R": 0, "P": 1, "A": 1, "I": 2, "S": 2}
 _LEFT_RIGHT = 0
@@ -43,8 +40,7 @@ def grey_slice(volume: NDArray[np.floating], axis: int, index: int, size: tuple[
     plane = torch.from_numpy(np.ascontiguousarray(turned(volume, axis)[index], dtype=np.float32))
     # Between centres of pixels: both grids span one rectangle, and beyond the outermost centre nothing changes.
     stretched = interpolate(plane[None, None], size, mode="bilinear", align_corners=False)[0, 0]
-    picture: NDArray[np.uint8] = stretched.mul_(255).round_().to(torch.uint8).numpy()
-    return picture
+    return grey_picture(stretched.numpy())
 
 
 def label_slice(labels: NDArray[np.uint8], axis: int, index: int, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -53,6 +49,13 @@ def label_slice(labels: NDArray[np.uint8], axis: int, index: int, size: tuple[in
     rows, columns = (_nearest(old, new) for old, new in zip(plane.shape, size, strict=True))
     ids: NDArray[np.uint8] = plane[np.ix_(rows, columns)]
     return ids
+
+
+def grey_picture(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Grey values 0 ... 1 as 8-bit grey; undone by ``grey_values`` but for the rounding."""
+    scaled = values * np.float32(255)
+    picture: NDArray[np.uint8] = np.rint(scaled, out=scaled).astype(np.uint8)
+    return picture
 
 
 def grey_values(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -76,10 +79,19 @@ def grey_stack(
     volume: NDArray[np.floating], axis: int, index: int, *, neighbours: int, size: tuple[int, int]
 ) -> NDArray[np.uint8]:
     """A slice between its neighbours, (2 x neighbours + 1, rows, columns); beyond the ends the last one is repeated."""
-    last = volume.shape[axis] - 1
-    indices = np.clip(range(index - neighbours, index + neighbours + 1), 0, last).tolist()
+    indices = neighbour_indices(index, neighbours, volume.shape[axis])
     pictures = {one: grey_slice(volume, axis, one, size) for one in set(indices)}
     return np.stack([pictures[one] for one in indices])
+
+
+def neighbour_indices(index: int, neighbours: int, count: int) -> list[int]:
+    """The indices of a slice and its neighbours, in their order; beyond the ends of ``count`` the last one again.
+
+    Example:
+        >>> neighbour_indices(1, 2, 9)
+        [0, 0, 1, 2, 3]
+    """
+    return [min(max(one, 0), count - 1) for one in range(index - neighbours, index + neighbours + 1)]
 
 
 @lru_cache(maxsize=64)
@@ -125,15 +137,8 @@ class SliceCut:
         index = int(source.draw_centre(self.foreground_fraction, random)[axis])
         mirrored = random.random_sample() < self.augment.mirror_left_right
         image, label = cut_slice(source, axis, index, neighbours=self.slices.neighbours, size=self.slices.size_pixels)
-        # The neighbours are channels, so that image and label are mirrored along axes of their own:
-        #
-        #    plane       channels     rows      columns          left and right are
-        #    sagittal    right/left   head/feet front/back       the channels
-        #    coronal     front/back   head/feet right/left       the columns
-        #    axial       head/feet    front/back right/left      the columns
-        if mirrored:  # across sagittal slices left and right are neighbours, else columns
-            image = np.flip(image, 0 if axis == _LEFT_RIGHT else 2)
-            label = label if axis == _LEFT_RIGHT else np.flip(label, 2)
+        if mirrored:
+            image, label = mirrored_slice(image, label, axis)
         rows, columns = self.size
         # Height and width of a pixel: the slice was stretched to rows x columns.
         across, down = (other for other in range(3) if other != axis)
@@ -147,14 +152,45 @@ class SliceCut:
         return self(source, random)
 
 
-def cut_slice(
-    source: PatchSource, axis: int, index: int, *, neighbours: int, size: tuple[int, int]
+def mirrored_slice(
+    image: NDArray[np.uint8], label: NDArray[np.uint8], axis: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """A slice as it is trained on: grey (2 x neighbours + 1, rows, columns) 0 ... 255, ids (1, rows, columns)."""
+    """Views of a slice (channels, rows, columns) and its ids (1, rows, columns) with left and right exchanged."""
+    # The neighbours are channels, so that image and label are mirrored along axes of their own:
+    #
+    #    plane       channels     rows      columns          left and right are
+    #    sagittal    right/left   head/feet front/back       the channels
+    #    coronal     front/back   head/feet right/left       the columns
+    #    axial       head/feet    front/back right/left      the columns
+    if axis == _LEFT_RIGHT:
+        return np.flip(image, 0), label
+    return np.flip(image, 2), np.flip(label, 2)
+
+
+def cut_slice(
+    source: PatchSource,
+    axis: int,
+    index: int,
+    *,
+    neighbours: int,
+    size: tuple[int, int],
+    part: tuple[slice, slice] | None = None,
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """A slice as it is trained on: grey (2 x neighbours + 1, rows, columns) 0 ... 255, ids (1, rows, columns).
+
+    Args:
+        source: the case.
+        axis: across the slice.
+        index: along ``axis``.
+        neighbours: slices on each side.
+        size: rows and columns to which it is stretched.
+        part: of the slice, along the other two axes of the network grid in their order; None is all of it. Beyond the
+            slice are air and background.
+    """
     shape = source.geometry.shape
-    first, last = max(0, index - neighbours), min(shape[axis] - 1, index + neighbours)
-    start, depth = [0, 0, 0], list(shape)
-    start[axis], depth[axis] = first, last + 1 - first
-    image, label = source.read((start[0], start[1], start[2]), (depth[0], depth[1], depth[2]))
-    pictures = grey_stack(image, axis, index - first, neighbours=neighbours, size=size)
-    return pictures, label_slice(label, axis, index - first, size)[None]
+    spans = [slice(0, length) for other, length in enumerate(shape) if other != axis] if part is None else [*part]
+    spans.insert(axis, slice(max(0, index - neighbours), min(shape[axis], index + neighbours + 1)))
+    i, j, k = spans
+    image, label = source.read((i.start, j.start, k.start), (i.stop - i.start, j.stop - j.start, k.stop - k.start))
+    at = index - spans[axis].start
+    return grey_stack(image, axis, at, neighbours=neighbours, size=size), label_slice(label, axis, at, size)[None]

@@ -93,46 +93,68 @@ def _grid(config: Config) -> str:
 
 
 def _windows(config: Config) -> str:
-    size, overlap = config.sampling.patch_voxels, config.inference.overlap
-    margin = config.sampling.margin_voxels
-    steps = [max(1, int(length * (1 - overlap))) for length in size]
-    sigma = " x ".join(f"{0.125 * length:g}" for length in size)
+    size, margin = config.sampling.patch_voxels, config.sampling.margin_voxels
     return f"""## Windows
 
 Pieces are windows of {_times(size)} voxels with one channel; their axes run towards right, anterior, superior.
 
 - Surround the volume by a margin of {_times(margin)} voxels of air (grey value 0) on both sides of each axis. If it
   is still smaller than a window, pad it evenly to one, with 0 too.
-- Windows overlap by {overlap:g}: they begin every {_times(steps)} voxels. The last one of an axis is moved back so
-  that it ends with the volume.
-- Logits of overlapping windows are averaged with Gaussian weights: the product over the axes of
-  `exp(-d^2 / (2 sigma^2))`, at least 0.001, where d is the distance from the middle of the window and sigma is
-  {sigma} voxels (an eighth of its size).
+{_overlap(config, size, "voxels")}
 - Cut padding and margin off again.
 """
 
 
+def _overlap(config: Config, size: Sequence[int], units: str) -> str:
+    """How windows lie, and how their logits are averaged."""
+    overlap = config.inference.overlap
+    steps = [max(1, int(length * (1 - overlap))) for length in size]
+    sigma = " x ".join(f"{0.125 * length:g}" for length in size)
+    return f"""\
+- Windows overlap by {overlap:g}: they begin every {_times(steps)} {units}. The last one of an axis is moved back so
+  that it ends with the volume.
+- Logits of overlapping windows are averaged with Gaussian weights: the product over the axes of
+  `exp(-d^2 / (2 sigma^2))`, at least 0.001, where d is the distance from the middle of the window and sigma is
+  {sigma} {units} (an eighth of its size)."""
+
+
 def _slices(config: Config) -> str:
-    slices, (rows, columns) = config.slices, config.slices.size_pixels
-    count = slices.neighbours
+    slices, count = config.slices, config.slices.neighbours
+    title, pieces = ("Slices", "slices") if slices.spacing_mm is None else ("Windows", "windows of slices")
     channels = (
         f"Channels are the {count} slices before, the slice itself and the {count} after it, in the order of the "
         "network grid; beyond the ends the last slice is repeated"
         if count
         else "The only channel is the slice itself"
     )
-    return f"""## Slices
+    return f"""## {title}
 
-Pieces are slices of the network grid in the plane `{slices.plane}` ({_PLANES[slices.plane]}).
+Pieces are {pieces} of the network grid in the plane `{slices.plane}` ({_PLANES[slices.plane]}).
 
 - {channels}.
 - Rows run along the higher of the two axes of the slice, from its far end **down**; columns along the lower one, from
   its far end **to the right**. So the head (in axial slices: the front) is on top, and the front (in other planes than
   sagittal: the patient's right) is on the left.
+{_stretched(config) if slices.spacing_mm is None else _covered(config)}
+"""
+
+
+def _stretched(config: Config) -> str:
+    rows, columns = config.slices.size_pixels
+    return f"""\
 - Every slice is stretched to {rows} rows and {columns} columns, whatever its own size is: linearly, pixel i at
   `(i + 0.5) x old / new - 0.5`, clipped to the edges. Then it is rounded to 8 bit: `round(255 grey) / 255`.
-- The logits are stretched back to the slice's own size (bilinear, half-pixel centres), rows and columns turned back.
-"""
+- The logits are stretched back to the slice's own size (bilinear, half-pixel centres), rows and columns turned back."""
+
+
+def _covered(config: Config) -> str:
+    rows, columns = config.slices.size_pixels
+    return f"""\
+- Slices are not stretched: every one is covered by windows of {rows} rows and {columns} columns. A slice that is
+  smaller is padded evenly to one, with 0 (air; of an odd number of voxels the axis gets one more at its end).
+- Grey values are rounded to 8 bit: `round(255 grey) / 255`.
+{_overlap(config, config.slices.size_pixels, "pixels")}
+- Cut the padding off again, and turn rows and columns back."""
 
 
 _PLANES = {
