@@ -9,6 +9,7 @@ from scipy.sparse.csgraph import dijkstra
 from tests.core import grids
 from verse3d.core.errors import DataError
 from verse3d.core.geometry import Geometry
+from verse3d.labelling.bones import CoarseGrid, measured_bones
 from verse3d.labelling.growing import FREE, grow
 from verse3d.labelling.instances import group_bones
 from verse3d.model.parts import parts_of
@@ -211,3 +212,14 @@ def test_more_foreground_than_any_skeleton_has_is_noise_without_bones():
 def test_maps_of_another_shape_or_with_other_labels_are_refused(shape, value):
     with pytest.raises(DataError, match="a map of"):
         group_bones(np.full(shape, value, np.uint8), Geometry((4, 5, 6), np.eye(4)))
+
+
+@pytest.mark.parametrize(("body_planes", "is_cut"), [((8, 20), False), ((0, 12), True), ((0, 4), True)])
+def test_a_bone_is_cut_if_its_body_is_and_not_if_the_edge_of_the_next_one_hangs_on_it(body_planes, is_cut):
+    """A body of 30 x 30 mm, 2 mm a plane; behind it a plate that takes as much of the lower face as a body would."""
+    geometry = Geometry((24, 40, 24), np.diag([2.0, 2.0, 2.0, 1.0]))
+    numbers = np.zeros(geometry.shape, np.uint8)
+    numbers[4:19, 20:35, slice(*body_planes)] = 1
+    numbers[4:19, 6:20, 0:2] = 1
+    (bone,) = measured_bones(numbers, (0, 0, 0), CoarseGrid.of(geometry), geometry)
+    assert bone.is_cut is is_cut

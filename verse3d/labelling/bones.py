@@ -1,5 +1,6 @@
 """Single bones in the box of a scan, and what can be measured of them; no names yet."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,10 @@ from verse3d.labelling.growing import FREE
 CORE = 2
 COARSE_MM = 1.2
 _BODY_DEPTH = 0.6
-_CUT_AREA = 0.2
+_CUT_AREA, _CUT_DEPTH = 0.2, 0.4
+"""A bone is cut by a face of the scan of which it takes so much, in faces of a cube as large as the bone, and to which its
+body is so near, in sides of that cube: half a body's height. The tip of a process takes little, and where the edge of
+the next vertebra hangs together with a bone, its body is far."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,7 @@ def measured_bones(
 ) -> tuple[Bone, ...]:
     """Measure what is in a box of the scan that begins at ``start``."""
     volumes = label_counts(numbers) * geometry.voxel_ml
-    cut_mm2 = _cut_areas(numbers, start, geometry)
+    faces = list(_faces(numbers, start, geometry))
     sampled = coarse.taken(numbers)
     found = []
     for number, box in enumerate(ndimage.find_objects(sampled), start=1):
@@ -136,19 +140,25 @@ def measured_bones(
         deep = np.argwhere(depth >= _BODY_DEPTH * depth.max())
         # index: (1, 3) on the coarse grid of the box, whose first voxel is ``start`` in the scan.
         index = deep.mean(axis=0, keepdims=True) + [side.start for side in box]
-        x, y, z = geometry.world_from_index(start + index * coarse.step)[0].tolist()
-        area = (1000.0 * volumes[number]) ** (2 / 3)  # of a face of a cube as large as the bone
-        found.append(Bone(number, (x, y, z), float(volumes[number]), bool(cut_mm2[number] > _CUT_AREA * area)))
+        centre = start + index * coarse.step
+        x, y, z = geometry.world_from_index(centre)[0].tolist()
+        side = (1000.0 * volumes[number]) ** (1 / 3)  # of a cube as large as the bone, mm
+        is_cut = any(
+            areas[number] > _CUT_AREA * side**2
+            and abs(centre[0, axis] - at) * geometry.spacing_mm[axis] < _CUT_DEPTH * side
+            for axis, at, areas in faces
+        )
+        found.append(Bone(number, (x, y, z), float(volumes[number]), is_cut))
     return tuple(found)
 
 
-def _cut_areas(numbers: NDArray[np.uint8], start: tuple[int, int, int], geometry: Geometry) -> NDArray[np.float64]:
-    """How much of the faces of the scan each bone touches, mm² at the face where that is most, (256,)."""
-    areas = np.zeros(256)
+def _faces(
+    numbers: NDArray[np.uint8], start: tuple[int, int, int], geometry: Geometry
+) -> Iterator[tuple[int, int, NDArray[np.float64]]]:
+    """The faces of the scan that the box reaches: axis, plane, and how much of it each bone takes, mm² (256,)."""
     for axis in range(3):
         face_mm2 = 1000.0 * geometry.voxel_ml / geometry.spacing_mm[axis]
-        last = geometry.shape[axis] - start[axis] - 1
-        # The planes of the scan's two faces, counted in the box; outside of it no bone touches them.
-        for at in {-start[axis], last} & set(range(numbers.shape[axis])):
-            areas = np.maximum(areas, label_counts(np.take(numbers, [at], axis)) * face_mm2)
-    return areas
+        for plane in {0, geometry.shape[axis] - 1}:
+            # Counted in the box; outside of it no bone touches them.
+            if 0 <= plane - start[axis] < numbers.shape[axis]:
+                yield axis, plane, label_counts(np.take(numbers, [plane - start[axis]], axis)) * face_mm2
