@@ -15,9 +15,9 @@ CORE = 2
 COARSE_MM = 1.2
 _BODY_DEPTH = 0.6
 _CUT_AREA, _CUT_DEPTH = 0.2, 0.4
-"""A bone is cut by a face of the scan of which it takes so much, in faces of a cube as large as the bone, and to which its
-body is so near, in sides of that cube: half a body's height. The tip of a process takes little, and where the edge of
-the next vertebra hangs together with a bone, its body is far."""
+"""A bone is cut by a face of the scan of which it takes so much, in faces of a cube as large as the bone, and to which
+its body is so near, in sides of that cube: half a body's height. The tip of a process takes little, and where the edge
+of the next vertebra hangs together with a bone, its body is far."""
 
 
 @dataclass(frozen=True)
