@@ -18,14 +18,18 @@ settings.load_profile("unhurried")
 
 FROZEN = pytest.StashKey[int]()
 """How many modules were loaded when the garbage collector was last told to leave them alone."""
-gc.disable()  # while the tests are collected, and load everything
 
 
-def pytest_collection_finish(session):
-    """From here on garbage is collected as in any program."""
-    gc.freeze()
-    gc.enable()
-    session.config.stash[FROZEN] = len(sys.modules)
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session):
+    """While tests are collected they load everything; from then on garbage is collected as in any program."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+        session.config.stash[FROZEN] = len(sys.modules)
 
 
 @pytest.fixture(scope="session", autouse=True)
