@@ -1,7 +1,9 @@
 """Fixtures for tests that run whole commands."""
 
+import gc
 import logging
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,21 @@ from tests import scans
 settings.register_profile("unhurried", deadline=None, max_examples=50)
 settings.load_profile("unhurried")
 
+FROZEN = pytest.StashKey[int]()
+"""How many modules were loaded when the garbage collector was last told to leave them alone."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session):
+    """While tests are collected they load everything; from then on garbage is collected as in any program."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+        session.config.stash[FROZEN] = len(sys.modules)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache_of_its_own(tmp_path_factory):
@@ -23,6 +40,16 @@ def _cache_of_its_own(tmp_path_factory):
         patched.setenv("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib"))  # whose fonts take long to list
         patched.setenv("XDG_CACHE_HOME", str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"))
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_was_loaded_stays(pytestconfig):
+    """Libraries are a million objects, which the garbage collector need not look through again and again."""
+    yield
+    if len(sys.modules) > pytestconfig.stash.get(FROZEN, 0) + 100:
+        gc.collect()
+        gc.freeze()
+        pytestconfig.stash[FROZEN] = len(sys.modules)
 
 
 @pytest.fixture(scope="session")

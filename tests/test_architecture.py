@@ -6,7 +6,7 @@ import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -75,24 +75,30 @@ def room(module: str) -> str:
     return module.split(".")[1] if "." in module else "__init__"
 
 
-parsed_text = lru_cache(maxsize=None)(ast.parse)
-"""Every rule looks at every file; parsing is most of the work."""
+parsed_text = cache(ast.parse)
+"""Every rule looks at every file; parsing them and walking through them is most of the work."""
 
 
 def parsed(path: Path) -> ast.Module:
     return parsed_text(path.read_text(encoding="utf-8"))
 
 
-def with_place(node: ast.AST, place: str = "module") -> Iterator[tuple[ast.AST, str]]:
+@cache
+def with_place(tree: ast.Module) -> tuple[tuple[ast.AST, str], ...]:
     """Every node below, and where it stands: "module" (runs on loading), "function" or "types" (never runs)."""
-    for child in ast.iter_child_nodes(node):
+    return tuple(_below(tree, "module"))
+
+
+def _below(node: ast.AST, place: str) -> Iterator[tuple[ast.AST, str]]:
+    todo = [(child, place) for child in ast.iter_child_nodes(node)][::-1]
+    while todo:  # the next node of the text is always the last
+        child, place = todo.pop()
         yield child, place
-        inside = place
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            inside = "function"
+            place = "function"
         elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test) and not child.orelse:
-            inside = "types"
-        yield from with_place(child, inside)
+            place = "types"
+        todo += [(below, place) for below in ast.iter_child_nodes(child)][::-1]
 
 
 def import_targets(node: ast.AST, importer: str, is_package: bool) -> list[str]:
@@ -243,8 +249,9 @@ def started_programs(package: Path) -> list[str]:
                 )
                 if "subprocess" in names:
                     found.append(f"{module}:{line} can start programs")
-            elif isinstance(node, ast.Attribute) and ast.unparse(node) in PROGRAM_STARTERS:
-                found.append(f"{module}:{line} starts a program with {ast.unparse(node)}")
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                name = f"{node.value.id}.{node.attr}"
+                found += [f"{module}:{line} starts a program with {name}"] if name in PROGRAM_STARTERS else []
     return found
 
 

@@ -63,16 +63,18 @@ def python(code, *arguments):
 HEAVY = "{'torch', 'monai', 'ignite', 'numpy', 'nibabel', 'scipy', 'matplotlib', 'yaml', 'tensorboard'}"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"], ["predict", "--help"]])
-def test_help_and_version_load_neither_torch_nor_any_other_heavy_library(arguments):
+def test_help_and_version_load_neither_torch_nor_any_other_heavy_library():
     code = (
         "import sys\nfrom verse3d.cli import main\n"
-        f"code = main({arguments!r})\n"
-        f"print(sorted({HEAVY} & set(sys.modules)), code, file=sys.stderr)"
+        "for words in (['--help'], ['--version'], ['train', '--help'], ['predict', '--help']):\n"
+        "    code = main(words)\n"
+        "    print('verse3d', 'ended', flush=True)\n"
+        f"    print(sorted({HEAVY} & set(sys.modules)), code, file=sys.stderr)"
     )
     result = python(["-c", code])
-    assert result.stderr.strip().splitlines()[-1] == "[] 0"
-    assert "verse3d" in result.stdout
+    assert result.stderr.strip().splitlines() == ["[] 0"] * 4
+    *pages, nothing = result.stdout.split("verse3d ended\n")
+    assert len(pages) == 4 and all("verse3d" in page for page in pages) and not nothing
 
 
 def cpu_seconds():
@@ -87,13 +89,13 @@ def test_help_answers_at_once():
         assert result.returncode == 0 and all(command in result.stdout for command in COMMANDS)
         return cpu_seconds() - start
 
-    # The time of the processor, so that a busy machine does not count.
-    assert min(seconds() for _ in range(3)) < 0.7
+    # The time of the processor, so that a busy machine does not count; once in three times will do.
+    assert any(seconds() < 0.7 for _ in range(3))
 
 
-def test_completion_is_offered():
-    result = python(["-m", "verse3d", "--help"])
-    assert "--install-completion" in result.stdout
+def test_completion_is_offered(capsys):
+    assert main(["--help"]) == 0
+    assert "--install-completion" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -25,7 +25,7 @@ class Sick(Target):
 
     name = "sick"
     share = 1
-    limits = Limits(cpu_s=2.0, memory_mb=60)
+    limits = Limits(cpu_s=1.0, memory_mb=60)
 
     def intact(self, room):
         raise_on_reading = "refuses"
@@ -79,7 +79,7 @@ class Sick(Target):
         time.sleep(1000)
 
     def eats_memory(self, room):
-        _kept.append(b"x" * 10**9)
+        _kept.append(b"x" * 2 * 10**8)
 
     def eats_memory_in_passing(self, room):
         len(b"x" * 10**8)

@@ -66,10 +66,16 @@ def test_log_records_are_escaped_and_no_name_can_fake_a_record(tmp_path, capsys)
     assert [line[:4] for line in text.splitlines()][1] == "    "
 
 
-@pytest.mark.parametrize("name", [EVIL, "[red]x", "脊椎", "a\nerror: fake"])
-def test_a_command_shows_a_strange_name_also_on_a_terminal_of_ascii(tmp_path, name):
+# Half a character is refused with the line of the index, and so is asked for alone.
+@pytest.mark.parametrize(
+    "shown_as",
+    [{EVIL: r"\u202egnp"}, {"[red]x": "[red]x", "脊椎": r"\u810a\u690e", "a\nerror: fake": "error: fake"}],
+    ids=["refused", "listed"],
+)
+def test_a_command_shows_strange_names_also_on_a_terminal_of_ascii(tmp_path, shown_as):
     spine().write(tmp_path / "a.nii.gz")
-    (tmp_path / "cases.jsonl").write_text(json.dumps({"case": name, "image": "a.nii.gz"}) + "\n")
+    rows = [json.dumps({"case": name, "image": "a.nii.gz"}) + "\n" for name in shown_as]
+    (tmp_path / "cases.jsonl").write_text("".join(rows))
     done = subprocess.run(
         [sys.executable, "-m", "verse3d", "check", str(tmp_path / "cases.jsonl"), "--no-cache"],
         capture_output=True,
@@ -79,6 +85,7 @@ def test_a_command_shows_a_strange_name_also_on_a_terminal_of_ascii(tmp_path, na
     shown = (done.stdout + done.stderr).decode("ascii")
     assert "Traceback" not in shown, shown
     assert is_harmless(shown)
+    assert all(words in shown for words in shown_as.values())
     assert not any(line.startswith("error: fake") for line in shown.splitlines())
 
 

@@ -31,8 +31,9 @@ def like_windows(monkeypatch):
 def unsaid_ways(path):
     """Calls that start processes in the system's own way, which on Linux is (or was) a copy of the running one."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call):
-            name = ast.unparse(node.func)
+        called = getattr(node, "func", None)
+        if str(getattr(called, "attr", getattr(called, "id", ""))).endswith(tuple(STARTERS)):
+            name = ast.unparse(called)
             by_default = name.startswith("multiprocessing.") and name.split(".")[-1] in STARTERS
             if by_default or (name.endswith("ProcessPoolExecutor") and "mp_context" not in ast.unparse(node)):
                 yield f"{path.name}:{node.lineno}: {name}"

@@ -136,9 +136,9 @@ def test_a_terminal_that_knows_ascii_only_gets_other_names_escaped(tmp_path):
     write_index(tmp_path / "cases.jsonl", CaseIndex((replace(first, case="gr\u00fcn\udcff", subject="s"),)))
     root = Path(verse3d.__file__).parents[1]
     environment = {**os.environ, "PYTHONPATH": str(root), "LANG": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
-    for command in (["check", "cases.jsonl"], ["look", "grün\udcff", "--data", "cases.jsonl", "-o", "look.png"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "verse3d", *command], cwd=tmp_path, env=environment, capture_output=True, check=False
-        )
-        assert b"Traceback" not in done.stdout + done.stderr, done.stderr.decode(errors="replace")
-        assert done.returncode in (0, 3)
+    command = ["look", "grün\udcff", "--data", "cases.jsonl", "-o", "look.png"]
+    done = subprocess.run(
+        [sys.executable, "-m", "verse3d", *command], cwd=tmp_path, env=environment, capture_output=True, check=False
+    )
+    assert b"Traceback" not in done.stdout + done.stderr, done.stderr.decode(errors="replace")
+    assert done.returncode in (0, 3)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.inference.backends.models import config_of, write_model
+from tests.inference.backends.models import config_of, needs, write_model
 from tests.scans import ThresholdNet, spine, tiny_config
 from tests.tiles import CPU, FunctionBackend, placed, segmented
 from verse3d.core.errors import DataError, NotFiniteError
@@ -156,7 +156,7 @@ def overflowing_model(path, backend_of="3d", scheme="binary"):
 )
 def test_predict_fails_the_scan_and_writes_no_mask(tmp_path, mode, backend, scheme):
     if backend == "openvino":
-        pytest.importorskip("openvino")
+        needs("openvino")
     spine().write(tmp_path / "a_ct.nii.gz", tmp_path / "a_msk.nii.gz")
     cases = [Case("a", "a", tmp_path / "a_ct.nii.gz"), Case("b", "b", tmp_path / "none_ct.nii.gz")]
     model = overflowing_model(tmp_path / "best.pt", mode, scheme)

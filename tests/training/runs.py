@@ -26,6 +26,11 @@ TIMES = (
 
 
 def train(index, out, config=None, **options):
+    """A run whose cases were prepared by an earlier one of the same index, if there was one."""
+    # Beside the folder of the scans: a store notices by itself what has changed since.
+    for case in index.cases[:1]:
+        folder = case.image.parent
+        options.setdefault("store", folder.with_name(f"{folder.name}.store"))
     return fit(config or tiny_config(), index, out, FitOptions(device=CPU, **options))
 
 

@@ -152,6 +152,11 @@ def refuse(*_, **__):
     raise AssertionError("this must not be called")
 
 
+def test_nothing_that_reports_home_is_loaded_with_it(converted):
+    assert "openvino" in sys.modules
+    assert not [name for name in sys.modules if name.startswith("openvino_telemetry")]
+
+
 def test_on_another_processor_it_is_compared_again(kept, monkeypatch):
     (path,) = entries(kept)[0].glob("parity-*.json")
     content = json.loads(path.read_text())
