@@ -4,7 +4,8 @@
     python benchmarks/train_before_after.py /somewhere/old [--epochs 6] [--steps 20] [--turns 2]
 
 Both train with the same config for the same number of steps, on the same synthetic scans, on the CPU, with validation.
-This one finds no prepared cases in its first turn, and those of the first turn later. The last line is one JSON object:
+This one finds no prepared cases in its first turn, and those of the first turn later. It also trains a scout, for up to
+a tenth of the time; ``--set-after scout.enabled=false`` compares what both do. The last line is one JSON object:
 ``patches_ratio`` (patches/s after the first epoch, this one over the older one), ``whole_ratio`` (seconds of the whole
 program, the older one over this one; ``whole_ratio_unprepared`` of the first turn) and ``data_share`` (the part of its
 epochs that this one spent on data).
@@ -60,6 +61,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--steps", type=int, default=20, help="of an epoch")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for both")
+    parser.add_argument(
+        "--set-after", action="append", default=[], metavar="KEY=VALUE", help="for this one, e.g. scout.enabled=false"
+    )
     parser.add_argument("--cases", type=int, default=6, help="one of them is for validation")
     parser.add_argument("--scan", type=int, nargs=3, default=(160, 160, 280), help="voxels of a scan, 1.5 mm each")
     parser.add_argument("--turns", type=int, default=2)
@@ -82,16 +86,17 @@ def measured(options: argparse.Namespace, sides: dict[str, Path], work: Path) ->
     runs: dict[str, list[Run]] = {side: [] for side in sides}
     for turn in range(options.turns):
         for side, checkout in sides.items():
-            runs[side].append(trained(options, checkout, work / side))
+            own = options.set_after if side == "after" else []
+            runs[side].append(trained(options, checkout, work / side, [*options.set, *own]))
             print(f"  turn {turn + 1} of {options.turns}: {side:6} {runs[side][-1]}", flush=True)
     return runs
 
 
-def trained(options: argparse.Namespace, checkout: Path, folder: Path) -> Run:
+def trained(options: argparse.Namespace, checkout: Path, folder: Path, further: list[str]) -> Run:
     """One training by the code of a checkout."""
     out = folder / "run"
     settings = [f"optim.epochs={options.epochs}", f"optim.steps_per_epoch={options.steps}", "validation.every_epochs=2"]
-    words = [str(folder / "cases.jsonl"), str(out), options.config, *settings, *options.set]
+    words = [str(folder / "cases.jsonl"), str(out), options.config, *settings, *further]
     seconds, cpu_s = run_program(checkout, TRAIN, words)
     with (out / "history.csv").open() as table:
         rows: list[dict[str, Any]] = list(csv.DictReader(table))

@@ -9,7 +9,7 @@ from verse3d.core.config import load_config, parse_config
 from verse3d.core.errors import ConfigError
 from verse3d.core.labels import BONES, IGNORED, PARTS
 from verse3d.data.samples.entry import network_table
-from verse3d.model.losses import build_joint_loss, build_loss
+from verse3d.model.losses import build_loss
 from verse3d.model.modes import require_suitable
 from verse3d.model.parts import CORE, NEAR_MM, VERTEBRA, PartsLoss, parts_of
 from verse3d.phantoms import make_case
@@ -120,7 +120,7 @@ def test_ignored_voxels_teach_nothing_and_cost_nothing(name, joint):
 
     def build(settings):
         arguments = settings.loss, settings.labels, settings.grid.spacing_mm
-        return build_joint_loss(*arguments, lambda sums: sums) if joint else build_loss(*arguments)
+        return build_loss(*arguments, (lambda sums: sums) if joint else None)
 
     loss, loss_without = build(config), build(plain)
     channels = config.labels.network_scheme.output_channels

@@ -74,10 +74,10 @@ def test_weights_of_monai_fit_and_give_its_logits_at_inference(name):
 
 
 @pytest.mark.slow  # it starts Python and PyTorch anew
-def test_building_it_loads_no_monai():
+def test_building_it_and_its_loss_loads_no_monai():
     code = (
-        "import sys; from verse3d.core.config import NetworkConfig; from verse3d.model.networks import build_network;"
-        "build_network(NetworkConfig(name='unet'), spatial_dims=3, output_channels=1);"
+        "import sys; from verse3d.core.config import load_config; from verse3d.model.modes import Method;"
+        "method = Method(load_config('unet3d-cpu', ['network.channels=[4,8]'])); method.network(); method.loss();"
         "print('monai' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+from matplotlib.collections import PathCollection
 
 from tests.report.test_figures import PIR, previewed
 from verse3d.core.errors import GeometryError
 from verse3d.core.geometry import Geometry
+from verse3d.core.labels import VERTEBRAE
+from verse3d.core.planes import plane_slice
 from verse3d.report.figures import figure_array
 from verse3d.report.overlay import overlay_figure
 
@@ -47,6 +50,25 @@ def test_the_block_is_drawn_at_the_upper_left_of_every_panel_and_coloured_in_the
         assert bright[height // 2 :, width // 2 :].mean() < 0.1
         coloured = np.ptp(picture[: height // 2, : width // 2], axis=-1) > 40
         assert coloured.any() == (number >= 3)
+
+
+def test_outlines_have_the_colour_of_their_label_and_few_paths_however_many_edges(scan):
+    preview, mask = scan
+    ragged = mask * (8 + (np.random.default_rng(2).random(SHAPE) < 0.3)).astype(np.uint8)
+    geometry = preview.volume.geometry
+    centre = geometry.world_from_index(np.array([[25.0, 20.0, 35.0]]))[0]
+    figure = overlay_figure(preview, {"truth": ragged}, title="case", binary=False, centre_mm=centre)
+    collections = figure.axes[3].collections
+    outlines = [one for one in collections if isinstance(one, PathCollection)]
+    assert [len(one.get_paths()) for one in outlines] == [1, 1]  # of T1 and T2
+    # Every place at which neighbours differ is one stroke of two points.
+    pixels = plane_slice(ragged, geometry, "sagittal", centre).pixels
+    around = np.pad(pixels, 1)
+    edges = sum(np.count_nonzero(np.diff(around, axis=axis)) for axis in (0, 1))
+    assert sum(len(one.get_paths()[0].vertices) for one in outlines) == 2 * edges
+    colours = [one.get_edgecolor()[0, :3] * 255 for one in outlines]
+    expected = [label.rgb for label in VERTEBRAE if label.id in (8, 9)]
+    np.testing.assert_allclose(colours, expected, atol=0.01)
 
 
 def test_every_row_shows_the_same_planes_and_has_its_name(scan):

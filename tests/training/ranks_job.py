@@ -58,9 +58,6 @@ def gradients(ranks: Ranks) -> dict[str, object]:
         result = training_step(learner, batch)
         gradient = torch.cat([weight.grad.reshape(-1) for weight in learner.network.parameters()])
         found[name] = {"loss": result.loss, "length": result.grad_norm, "gradient": gradient}
-        if ranks.count == 1:
-            plain = Method(config).loss()
-            found[name]["plain"] = type(learner.loss) is type(plain)
     return found
 
 

@@ -1,6 +1,7 @@
 """Losses by name. All take logits (B, channels, ...) and network ids (B, 1, ...) uint8, and return a scalar.
 
-MONAI is imported when a loss is built: it takes seconds, and a mode, which names its loss, is needed to predict, too.
+They are those of MONAI's ``DiceLoss`` and ``DiceCELoss`` (tests compare them), as sums that processes can exchange;
+and importing MONAI takes seconds, which every training would wait for.
 """
 
 from collections.abc import Callable
@@ -16,14 +17,6 @@ from verse3d.model.parts import PartsLoss
 
 AddUp = Callable[[torch.Tensor], torch.Tensor]
 """The sum of a tensor over all processes that share a batch, whose gradient is that of this process's own part."""
-
-
-class BinaryCrossEntropy(nn.Module):
-    """Mean binary cross-entropy over all voxels, for one output channel."""
-
-    def forward(self, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        """Scalar loss of logits (B, 1, ...) against labels (B, 1, ...) of 0 and 1."""
-        return nn.functional.binary_cross_entropy_with_logits(logits, label.to(logits.dtype))
 
 
 class IgnoringLoss(nn.Module):
@@ -55,7 +48,9 @@ _SURE = 1e3
 """A logit whose exponential is 0 or infinite in float32."""
 
 
-def build_loss(loss: LossConfig, labels: LabelsConfig, spacing_mm: tuple[float, float, float]) -> nn.Module:
+def build_loss(
+    loss: LossConfig, labels: LabelsConfig, spacing_mm: tuple[float, float, float], add_up: AddUp | None = None
+) -> nn.Module:
     """The configured loss; for one foreground label the cross-entropy of ``dice_ce`` is the binary one.
 
     If vertebrae are named by their sequence, it takes ids of bones (see ``core.labels.BONES``) instead of network ids.
@@ -64,48 +59,35 @@ def build_loss(loss: LossConfig, labels: LabelsConfig, spacing_mm: tuple[float, 
         loss: which one.
         labels: what the network tells apart.
         spacing_mm: of the network grid.
+        add_up: how processes that share a batch exchange sums; None for a batch that one process has.
 
     Raises:
         ConfigError: ``bce`` was chosen for several labels.
     """
-    several = labels.network_scheme.output_channels > 1
-    if loss.name == "bce":
-        if several:
-            raise ConfigError(
-                f"loss.name bce tells one label from the rest, labels.scheme {labels.scheme} has several",
-                hint="use dice_ce",
-            )
-        return _of_targets(BinaryCrossEntropy(), labels, spacing_mm)
-    from monai.losses import DiceCELoss, DiceLoss
-
-    # Background fills nine tenths of a patch: its Dice is high whatever the network does.
-    activation = {"softmax": True, "to_onehot_y": True, "include_background": False} if several else {"sigmoid": True}
-    # batch=True: the overlap is taken over the batch, so that a patch without vertebrae does not weigh like a full one.
-    measured: nn.Module = {"dice": DiceLoss, "dice_ce": DiceCELoss}[loss.name](batch=True, **activation)
-    return _of_targets(measured, labels, spacing_mm)
-
-
-def build_joint_loss(
-    loss: LossConfig, labels: LabelsConfig, spacing_mm: tuple[float, float, float], add_up: AddUp
-) -> nn.Module:
-    """The same for a batch whose samples lie in several processes; ``add_up`` is how they exchange sums."""
-    return _of_targets(JointLoss(loss, labels, add_up), labels, spacing_mm)
-
-
-def _of_targets(loss: nn.Module, labels: LabelsConfig, spacing_mm: tuple[float, float, float]) -> nn.Module:
-    """The loss against what samples hold: ids of bones perhaps, and voxels that teach nothing."""
+    if loss.name == "bce" and labels.network_scheme.output_channels > 1:
+        raise ConfigError(
+            f"loss.name bce tells one label from the rest, labels.scheme {labels.scheme} has several",
+            hint="use dice_ce",
+        )
+    measured: nn.Module = JointLoss(loss, labels, add_up or _alone)
     if labels.ignores_cut:
-        loss = IgnoringLoss(loss)
-    return PartsLoss(loss, spacing_mm) if labels.by_sequence else loss
+        measured = IgnoringLoss(measured)
+    return PartsLoss(measured, spacing_mm) if labels.by_sequence else measured
+
+
+def _alone(sums: torch.Tensor) -> torch.Tensor:
+    return sums
 
 
 _SMOOTH = 1e-5  # as MONAI's DiceLoss, so that both give the same
 
 
 class JointLoss(nn.Module):
-    """The configured loss of a batch whose samples lie in several processes.
+    """The configured loss of a batch, whose samples may lie in several processes.
 
-    The overlap is taken over the whole batch, so it is no mean of what each process finds in its own samples:
+    Background fills nine tenths of a patch, and its Dice is high whatever the network does: it is left out. The overlap
+    is taken over the whole batch, so a patch without vertebrae does not weigh like a full one, and it is no mean of
+    what each process finds in its own samples:
 
         process 0   sums of samples 0 2 |
                                         + -> sums of the batch -> Dice, on every process
@@ -151,6 +133,6 @@ class JointLoss(nn.Module):
             total = nn.functional.cross_entropy(logits, label[:, 0].long(), reduction="sum")
         else:
             total = nn.functional.binary_cross_entropy_with_logits(logits, label.to(logits.dtype), reduction="sum")
-        joint, voxels = self._add_up(torch.stack([total, total.new_tensor(float(label.numel()))]))
+        joint, voxels = self._add_up(torch.stack([total, torch.full_like(total, label.numel())]))
         mean: torch.Tensor = joint / voxels
         return mean

@@ -27,7 +27,7 @@ from verse3d.core.labels import LabelScheme, label_scheme
 from verse3d.data.samples.cut import Cut, PatchCut
 from verse3d.data.samples.slice_windows import SliceWindowCut
 from verse3d.data.samples.slices import SliceCut
-from verse3d.model.losses import AddUp, build_joint_loss, build_loss
+from verse3d.model.losses import AddUp, build_loss
 from verse3d.model.networks import build_network
 from verse3d.model.scout import ScoutNetwork
 from verse3d.model.slice_windows import SliceWindowTiling
@@ -255,7 +255,7 @@ class Method:
 
     def joint_loss(self, add_up: AddUp) -> nn.Module:
         """The same for a batch whose samples lie in several processes, which exchange sums with ``add_up``."""
-        return build_joint_loss(self._config.loss, self._config.labels, self.grid.spacing_mm, add_up)
+        return build_loss(self._config.loss, self._config.labels, self.grid.spacing_mm, add_up)
 
     def tiling(self, source: Geometry, shape: Shape) -> Tiling:
         """The pieces of a volume of ``shape`` on the network grid of the scan ``source``."""

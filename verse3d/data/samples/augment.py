@@ -5,16 +5,21 @@ The boxes of a batch differ in size, so they are taken one after the other; a sa
 Parameters are plain numbers on the host: nothing here waits for a GPU.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch.nn.functional import grid_sample, interpolate
 
 from verse3d.data.samples.draws import LEFT_RIGHT, Changes, Warp
 from verse3d.data.samples.filters import axis_filter, filter_axis
+from verse3d.data.samples.interpolation import PaddedBox
 from verse3d.data.samples.packing import BoxTensors
 
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
+_VOLUME = 3
+_SLAB = 1 << 16
+"""Voxels that a CPU resamples at once: few enough for the cache of a core, enough to be shared out to two."""
 
 
 class Augment:
@@ -58,27 +63,50 @@ def _place_sample(box: BoxTensors, image: torch.Tensor, label: torch.Tensor) -> 
 def resample(box: BoxTensors, warp: Warp, image: torch.Tensor, label: torch.Tensor) -> None:
     """Warp a box into ``image`` (linear) and ``label`` (nearest) with one set of coordinates; outside it is 0."""
     # Backwards: each voxel of the patch asks where in the box it comes from, so that none stays empty.
-    grid = _coordinates(box, warp, label.shape[1:])
+    places = _places(warp, label.shape[1:], label.device)
+    if label.device.type == "cpu" and label.dim() == 1 + _VOLUME:  # PyTorch is quick with slices and on a GPU
+        _resample_in_slabs(box, warp, places, image, label)
+        return
+    grid = _coordinates(box, warp, places, label.shape[1:])
     for source, target, mode in ((box.image, image, "bilinear"), (box.label, label, "nearest")):
         values = grid_sample(source[None].float(), grid, mode=mode, padding_mode="zeros", align_corners=False)
         target.copy_(values[0])
 
 
-def _coordinates(box: BoxTensors, warp: Warp, size: torch.Size) -> torch.Tensor:
+def _resample_in_slabs(
+    box: BoxTensors, warp: Warp, places: Sequence[torch.Tensor], image: torch.Tensor, label: torch.Tensor
+) -> None:
+    padded = PaddedBox(box.image, box.label)
+    deep, *plane = label.shape[1:]
+    step = max(1, _SLAB // math.prod(plane))
+    for first in range(0, deep, step):
+        rows = slice(first, first + step)
+        # Of what runs along the first axis only the slab's part; the lines of the other axes are as they are.
+        here = [place[rows] if place.shape[0] == deep else place for place in places]
+        origin = [_from(here, weights, middle) for weights, middle in zip(warp.matrix, box.middle, strict=True)]
+        padded.look_up(origin, image[:, rows], label[:, rows])
+
+
+def _from(places: Sequence[torch.Tensor], weights: Iterable[float], offset: float) -> torch.Tensor:
+    """``offset`` and the weighted sum over the axes: where in the box, along one of its axes, voxels come from."""
+    # One line, one plane and one volume at a time: only the last one is as large as a patch.
+    total: torch.Tensor | float = offset
+    for place, weight in zip(places, weights, strict=True):
+        total = place * float(weight) + total
+    return torch.as_tensor(total)
+
+
+def _coordinates(box: BoxTensors, warp: Warp, places: Sequence[torch.Tensor], size: torch.Size) -> torch.Tensor:
     """(1, *size, d): where each voxel of the patch lies in the box, as ``grid_sample`` counts.
 
     It counts from the outer edge of the first voxel, -1, to that of the last one, 1, and names the last axis first:
     voxel x of N lies at (2 x + 1) / N - 1.
     """
-    device, dims = box.image.device, len(size)
-    places = _places(warp, size, device)
-    grid = torch.empty((1, *size, dims), dtype=torch.float32, device=device)
+    dims = len(size)
+    grid = torch.empty((1, *size, dims), dtype=torch.float32, device=box.image.device)
     for axis, length in enumerate(box.image.shape[1:]):
-        # The sum over the axes, one line, one plane and one volume at a time: only the last one is as large as a patch.
-        total: torch.Tensor | float = (2 * box.middle[axis] + 1) / length - 1
-        for place, weight in zip(places, warp.matrix[axis].tolist(), strict=True):
-            total = place * (2 * weight / length) + total
-        grid[0, ..., dims - 1 - axis] = total
+        weights = 2 * warp.matrix[axis] / length
+        grid[0, ..., dims - 1 - axis] = _from(places, weights, (2 * box.middle[axis] + 1) / length - 1)
     return grid
 
 
