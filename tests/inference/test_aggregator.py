@@ -11,8 +11,11 @@ from scipy.ndimage import map_coordinates
 
 from tests.scans import tiny_config
 from tests.tiles import placed, whole_scores
+from verse3d.core import threads
+from verse3d.core.axismaps import axis_maps
 from verse3d.core.geometry import Geometry
 from verse3d.inference import aggregator as answers
+from verse3d.inference import dense_interpolation, single_threaded
 from verse3d.inference import label_interpolation as winners
 from verse3d.inference.aggregator import BinaryAggregator, MulticlassAggregator
 from verse3d.inference.best_channel import best_channel
@@ -322,6 +325,67 @@ def test_noise_is_interpolated_plane_by_plane_and_bones_point_by_point(monkeypat
     for logits, dense_boxes in ((bone, False), (torch.randn(5, *GRID.shape), True)):
         given_in_lots(MulticlassAggregator(GRID, SOURCES["finer"], 2, np.arange(5, dtype=np.uint8)), logits, 2, [26])
         assert bool(calls) == dense_boxes
+
+
+def on_cores(number, monkeypatch):
+    for module in (threads, single_threaded, winners):
+        monkeypatch.setattr(module, "thread_count", lambda: number)
+
+
+def carried_at_once(sums, weights, source) -> np.ndarray:
+    """The same arithmetic in float32 without boxes, planes, lots or threads: along k and j, and then along i."""
+    turn, maps = axis_maps(GRID, source)
+    assert turn == [0, 1, 2]
+    known = torch.softmax((sums.float() / weights).permute(0, 3, 2, 1).contiguous(), 0)  # as the mask lies in memory
+    planes, rows, columns = maps[::-1]
+    across, down = (dense_interpolation._matrix(axis, size) for axis, size in ((columns, 19), (rows, 23)))
+    inside = down.T @ (known @ across)
+    lower, upper = inside[:, planes.lower], inside[:, planes.upper]
+    return torch.lerp(lower, upper, torch.from_numpy(planes.weight)[:, None, None]).argmax(0).numpy().T
+
+
+@pytest.mark.parametrize("cores", [1, 3, 8])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_labels_of_noise_are_the_same_to_the_last_bit_however_the_work_is_divided(cores, channels_last, monkeypatch):
+    on_cores(cores, monkeypatch)
+    monkeypatch.setattr(winners, "_MOSTLY_MIXED", -1.0)
+    monkeypatch.setattr(winners, "_DENSE_NUMBERS", 60_000 * cores)
+    monkeypatch.setattr(answers, "_VOXELS_IN_CACHE", 300)
+    random = torch.Generator().manual_seed(0)
+    weights = torch.rand(GRID.shape, generator=random) + 0.1
+    sums = (torch.randn(27, *GRID.shape, generator=random) * weights).half()
+    if channels_last:
+        sums = sums.movedim(0, -1).contiguous().movedim(-1, 0)
+    source = SOURCES["finer"]
+    answer = MulticlassAggregator(GRID, source, 1, np.arange(27, dtype=np.uint8))
+    found = given_in_lots(answer, sums, 1, [9, 14], weights=weights)
+    np.testing.assert_array_equal(found, carried_at_once(sums, weights, source))
+
+
+@pytest.mark.parametrize("cores", [1, 4])
+def test_all_cores_together_hold_no_more_than_one(cores, monkeypatch):
+    on_cores(cores, monkeypatch)
+    fill, sizes = winners.fill_densely, []
+
+    def noting(target, probabilities, *rest):
+        sizes.append(probabilities.numel())
+        fill(target, probabilities, *rest)
+
+    monkeypatch.setattr(winners, "fill_densely", noting)
+    monkeypatch.setattr(winners, "_DENSE_NUMBERS", 120_000)
+    noise = torch.randn(9, *GRID.shape, generator=torch.Generator().manual_seed(0))
+    given_in_lots(MulticlassAggregator(GRID, SOURCES["finer"], 2, np.arange(9, dtype=np.uint8)), noise, 2, [26])
+    assert len(sizes) >= cores and max(sizes) * cores <= 120_000
+
+
+def test_after_every_lot_of_planes_freed_memory_is_given_back(monkeypatch):
+    """What was freed between boxes lies in small pieces, into which the next window does not fit."""
+    calls = []
+    monkeypatch.setattr(answers, "give_back_freed_memory", lambda: calls.append(None))
+    given_in_lots(
+        MulticlassAggregator(GRID, SOURCES["finer"], 2, np.arange(3, dtype=np.uint8)), blobs(3), 2, [9, 10, 7]
+    )
+    assert len(calls) == 3
 
 
 def test_planes_that_memory_ran_out_for_may_be_taken_again(monkeypatch):

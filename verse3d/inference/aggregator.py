@@ -17,13 +17,16 @@ from numpy.typing import NDArray
 
 from verse3d.core.axismaps import Box, axis_maps
 from verse3d.core.geometry import Geometry
+from verse3d.core.memory import give_back_freed_memory
 from verse3d.core.resample import resample_above
-from verse3d.inference.best_channel import best_channel
+from verse3d.inference.best_channel import best_channel, channels_first
 from verse3d.inference.label_interpolation import LabelInterpolation
 from verse3d.inference.open_sums import FinishedPlanes
 
 _VOXELS_AT_ONCE = 2**15
 """Whose scores become probabilities at once."""
+_VOXELS_IN_CACHE = 2**12
+"""Of a box, likewise: with their scores of 27 channels they fit a core's cache."""
 
 
 class Aggregator(Protocol):
@@ -111,6 +114,9 @@ class MulticlassAggregator:
         self._pass_over(planes.first)
         self._fill(known)
         self._edge = known.last()
+        # Boxes of probabilities split up the room that the last window left, and the next does not fit into it any
+        # more: lot after lot the process would hold more free memory.
+        give_back_freed_memory()
         self.seconds_resample += time.perf_counter() - start
 
     def mask(self) -> NDArray[np.uint8]:
@@ -141,7 +147,11 @@ class MulticlassAggregator:
         maps = [axis.moved(-first) if number == self._along else axis for number, axis in enumerate(self._maps)]
         labels = np.concatenate([self._edge.labels, planes.labels], axis=self._along)
         LabelInterpolation(
-            labels, partial(planes.at_points, self._edge), partial(planes.in_box, self._edge), self._ids
+            labels,
+            partial(planes.at_points, self._edge),
+            partial(planes.in_box, self._edge),
+            self._ids,
+            on_cpu=planes.scores.device.type == "cpu",
         ).fill(_once(self._mask), maps)
         self._reached += planes.count  # last of all: who runs out of memory before may try again
 
@@ -187,31 +197,41 @@ class _Planes:
         return _Planes(labels, scores, weights, self.are_logits, self.along)
 
     def in_box(self, before: "_Planes", box: Box) -> torch.Tensor:
-        """Float32 (channels, *box) on the device of the scores; the box is counted from the first plane of ``before``.
+        """Float32 (a, channels, b, c) of a box (a, b, c) on the device of the scores.
+
+        The box is counted from the first plane of ``before``::
 
          before     these
         | e |  | 0 | 1 | 2 | ...
           ^------------^           a box may span both: planes 0 ... 2, counted from e
         """
-        # Each part in its own planes' numbers; both as (channels, a, b, c), joined along the stack.
         parts = []
-        # The box, cut at the seam between ``before`` and these planes.
+        # The box, cut at the seam between ``before`` and these planes, each part in its own planes' numbers.
         for planes, moved in ((before, 0), (self, before.count)):
             start = max(0, box[self.along].start - moved)
             stop = min(planes.count, box[self.along].stop - moved)
             if start < stop:
                 here = tuple(slice(start, stop) if axis == self.along else used for axis, used in enumerate(box))
                 parts.append(planes._box(here).to(self.scores.device))
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 1 + self.along)
+        # Joined along the stack: channels stand between its first and its second axis.
+        return parts[0] if len(parts) == 1 else torch.cat(parts, self.along + (self.along > 0))
 
     def _box(self, box: Box) -> torch.Tensor:
-        # The weighted mean of what was said about each voxel, then probabilities: as MONAI blends logits.
-        scores = self.scores[(slice(None), *box)].float() / self.weights[box]
-        known = torch.softmax(scores, 0) if self.are_logits else scores
-        silent = known.sum(0).isnan()  # so are 0 / 0, and what a network spoils
+        sides = [len(range(size)[used]) for size, used in zip(self.labels.shape, box, strict=True)]
+        known = torch.empty((sides[0], len(self.scores), *sides[1:]), device=self.scores.device)
+        # Some planes at a time, which fit the processor's cache; a GPU has no use for small pieces.
+        few = max(1, _VOXELS_IN_CACHE // max(1, sides[1] * sides[2]))
+        at_once = few if self.scores.device.type == "cpu" else sides[0]
+        for first in range(0, sides[0], at_once):
+            stop = min(first + at_once, sides[0])
+            here = (slice(box[0].start + first, box[0].start + stop), *box[1:])
+            # The weighted mean of what was said about each voxel, then probabilities: as MONAI blends logits.
+            scores = channels_first(self.scores[(slice(None), *here)]).float() / self.weights[here]
+            known[first:stop] = (torch.softmax(scores, 0) if self.are_logits else scores).movedim(1, 0)
+        silent = known.sum(1).isnan()  # so are 0 / 0, and what a network spoils
         if bool(silent.any()):
-            known.masked_fill_(silent, 0)
-            known[0].masked_fill_(silent, 1)
+            known.masked_fill_(silent[:, None], 0)
+            known[:, 0].masked_fill_(silent, 1)
         return known
 
     def at_points(self, before: "_Planes", places: Sequence[NDArray[np.intp]]) -> torch.Tensor:

@@ -1,12 +1,12 @@
 """Which channel has the largest score: 27 times 25 million numbers for a large scan, so it is worth some thought."""
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from verse3d.core.threads import in_ranges
+from verse3d.inference.single_threaded import in_ranges_single_threaded
 
-_VOXELS_AT_ONCE = 2**14
+_ROWS_VOXELS = 2**14
+"""Voxels of the rows that one thread does before it asks for more."""
+_VOXELS_AT_ONCE = 2**12
 """So that the scores of all channels stay in the processor's cache."""
 
 
@@ -16,44 +16,52 @@ def best_channel(scores: torch.Tensor) -> torch.Tensor:
     Of equal ones the first. Where a score is NaN it is 0.
     """
     result = torch.empty(scores.shape[1:], dtype=torch.uint8, device=scores.device)
-    # Rows along I: a few, so that a part of (channels, rows, J, K) fits the cache.
-    rows = max(1, _VOXELS_AT_ONCE // max(1, scores.shape[2] * scores.shape[3]))
+    # Rows along I: a few, so that one thread has enough to do, and the other not too long to wait.
+    rows = max(1, _ROWS_VOXELS // max(1, scores.shape[2] * scores.shape[3]))
     if scores.device.type != "cpu":
         # Of equal ones a GPU takes any, unless it is asked who has the largest score; and NaN is larger than all.
         for start in range(0, scores.shape[1], 16 * rows):
             part = scores[:, start : start + 16 * rows]
             result[start : start + 16 * rows] = (part == part.amax(0)).to(torch.uint8).argmax(0)
         return result
-    # Channels lie side by side in memory, so each voxel is one short run: PyTorch's own maximum is quick at these.
-    if scores.stride(0) == 1:
-        for start in range(0, scores.shape[1], 16 * rows):
-            part = scores[:, start : start + 16 * rows]
-            best = part.max(0)
-            result[start : start + 16 * rows] = best.indices.masked_fill_(best.values.isnan(), 0)
-        return result
-
-    chosen = result.numpy()
 
     def choose(start: int, stop: int) -> None:
-        chosen[start:stop] = _chosen(scores[:, start:stop])
+        for row in range(start, stop):
+            voxels = scores[:, row].reshape(len(scores), -1)
+            into = result[row].view(-1)
+            for part, chosen in zip(voxels.split(_VOXELS_AT_ONCE, 1), into.split(_VOXELS_AT_ONCE), strict=True):
+                chosen.copy_(first_best(channels_first(part).float()))
 
-    in_ranges(choose, scores.shape[1], rows)
+    in_ranges_single_threaded(choose, scores.shape[1], rows)
     return result
 
 
-def _chosen(scores: torch.Tensor) -> NDArray[np.uint8]:
-    """The same on the CPU: the largest score first, then who has it.
+def channels_first(scores: torch.Tensor) -> torch.Tensor:
+    """The same scores (channels, ...), those of a channel side by side in memory, if those of a voxel were.
 
-    Both are vectorised on every processor, which argmax over channels is not. Every channel has a rank, the first the
-    highest, so that the largest rank among those who have the largest score is that of the first of them:
+        in memory   a1 a2 a3 b1 b2 b3 ...   becomes   a1 b1 ... a2 b2 ... a3 b3 ...      (channels 1, 2, 3)
 
-        scores    3.0  1.0  3.0        is the largest   1  0  1
-        ranks       3    2    1        times rank       3  0  1    ->  rank 3  ->  channel 0
+    Many voxels can then be done with one instruction. To exchange them first takes less than half of the time that it
+    takes to look for the largest inside of each voxel.
     """
-    known = scores.float().numpy()
-    ranks = np.arange(len(known), 0, -1, dtype=np.uint8)[:, None, None, None]
-    is_best = known == known.max(0)
-    rank = (is_best.view(np.uint8) * ranks).max(0)  # 0 where nobody equals the largest score, which is NaN there
-    chosen: NDArray[np.uint8] = np.uint8(len(known)) - rank
-    chosen[rank == 0] = 0
-    return chosen
+    if scores.stride(0) != 1:
+        return scores
+    voxels = scores.movedim(0, -1).reshape(-1, len(scores))
+    # The transpose of a matrix is something that PyTorch copies in square tiles, which suit the cache.
+    return voxels.t().contiguous().view(scores.shape)
+
+
+def first_best(scores: torch.Tensor) -> torch.Tensor:
+    """The channel with the largest score, int64 (n,) of float32 (channels, n) on the CPU: the first of equal ones.
+
+    Where a score is NaN it is 0.
+
+    This is the largest in a window of a picture that is as high as there are channels and as wide as the window, one
+    pixel; voxels are what PyTorch calls its channels. It is the only way in which PyTorch finds who is the largest for
+    many voxels with one instruction: three to ten times as fast as ``max`` and ``argmax`` over the channels.
+    """
+    channels, voxels = scores.shape
+    # (1, voxels, channels, 1) in the order "channels last", which is that of the scores as they are
+    picture = scores.contiguous().as_strided((1, voxels, channels, 1), (channels * voxels, 1, voxels, voxels))
+    largest, place = torch.nn.functional.max_pool2d(picture, (channels, 1), return_indices=True)
+    return place.view(-1).masked_fill_(largest.view(-1).isnan(), 0)

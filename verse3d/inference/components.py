@@ -132,16 +132,18 @@ class NoisyChunk:
 
     def __init__(self, whole: NDArray[np.uint8], count: int, too_small: float) -> None:
         components, number = _numbered(whole)  # 1 ... number, 0 is background
-        own = components[:count]
+        own, planes = components[:count], whole[:count]
         voxels = np.bincount(own.reshape(-1), minlength=number + 1)
-        label = np.zeros(number + 1, np.uint8)
-        # Every voxel writes the label of its own component; they all agree.
-        label[components] = whole
         kept = voxels >= too_small
         for plane in (components[0], components[count:]):
             kept[plane] = True  # goes on in another chunk; so planes that two chunks look at never change here
         kept[0] = False
-        whole[:count][~kept[own]] = 0
+        # A product is many times as fast as writing zeros where a mask says so.
+        np.multiply(planes, kept.take(own).view(np.uint8), out=planes)
+        label = np.zeros(number + 1, np.uint8)
+        # Every voxel that is left writes the label of its own component; they all agree.
+        left = np.flatnonzero(whole)
+        label[components.reshape(-1)[left]] = whole.reshape(-1)[left]
         new = np.where(kept, np.cumsum(kept) - 1, NO_COMPONENT).astype(np.int32)
         ahead = components[count:].reshape(-1, whole.shape[2])
         self.sizes = Sizes(voxels[kept].astype(np.int64), label[kept], new[components[0]], new[ahead])
@@ -150,7 +152,8 @@ class NoisyChunk:
     def clear(self, whole: NDArray[np.uint8], gone: NDArray[np.bool_]) -> None:
         """Make the components that are gone background. The plane that follows must not have been cleared yet."""
         components = self._found_again(whole)[: self._count]
-        whole[: self._count][np.append(False, gone)[components]] = 0
+        planes = whole[: self._count]
+        np.multiply(planes, np.append(True, ~gone).take(components).view(np.uint8), out=planes)
 
     def places(self, whole: NDArray[np.uint8], wanted: NDArray[np.bool_]) -> Places:
         """All voxels of the wanted components."""

@@ -4,10 +4,11 @@ Where labels are noise every voxel lies near a border, and to gather eight corne
 many times as long as to interpolate whole planes along one axis after the other:
 
     probabilities          columns             rows                 planes, one target plane at a time
-    (C, a, b, c)    ->    (C, a, b, K)   ->   (C, a, J, K)   ->    (C, J, K)   ->   the best of C, (J, K)
+    (C, b, c) of a    ->   (C, b, K) of a   ->   (C, J, K) of a   ->   (C, J, K)   ->   the best of C, (J, K)
 
-Columns and rows are matrix products with two weights in each column: a processor does these faster than it gathers. Of
-the third step only the two planes are held between which the target plane lies.
+Columns and rows are matrix products with two weights in each column: a processor does these faster than it gathers.
+They are made plane by plane, so that all of it stays in the processor's cache, and of them only the two planes are held
+between which the target plane lies.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from verse3d.core.axismaps import AxisMap
-from verse3d.inference.best_channel import best_channel
+from verse3d.inference.best_channel import best_channel, first_best
 
 
 def fill_densely(
@@ -27,22 +28,26 @@ def fill_densely(
 
     Args:
         target: uint8 (I, J, K).
-        probabilities: float32 (C, a, b, c); computed where they lie.
-        maps: from each axis of the target to the one of the probabilities.
+        probabilities: float32 (a, C, b, c), no NaN; computed where they lie.
+        maps: from each axis of the target to a, b and c.
         ids: what is written for each channel, uint8 (C,).
     """
     planes, rows, columns = maps
     device = probabilities.device
-    # (C, a, b, c) @ (c, K) -> (C, a, b, K)
-    across = probabilities @ _matrix(columns, probabilities.shape[3]).to(device)
-    down = _matrix(rows, probabilities.shape[2]).T.contiguous().to(device)
+    across = _matrix(columns, probabilities.shape[3]).to(device)
+    down = _matrix(rows, probabilities.shape[2]).T.contiguous().to(device).expand(len(ids), -1, -1)
     carried = torch.empty((len(ids), rows.size, columns.size), device=device)
+    best = first_best if device.type == "cpu" else _best_on_gpu
     ready: dict[int, torch.Tensor] = {}
     for number, (lower, upper) in enumerate(zip(planes.lower.tolist(), planes.upper.tolist(), strict=True)):
-        # (J, b) @ (C, b, K) -> (C, J, K), for the two planes around; one of them is usually there already
-        ready = {at: ready[at] if at in ready else down @ across[:, at] for at in (lower, upper)}
+        # (J, b) @ ((C, b, c) @ (c, K)) -> (C, J, K), for the two planes around; one of them is usually there already
+        ready = {at: ready[at] if at in ready else torch.bmm(down, probabilities[at] @ across) for at in (lower, upper)}
         torch.lerp(ready[lower], ready[upper], float(planes.weight[number]), out=carried)
-        target[number] = ids[best_channel(carried[:, :, None])[:, 0].cpu().numpy()]
+        target[number] = ids.take(best(carried.view(len(ids), -1)).cpu().numpy()).reshape(rows.size, columns.size)
+
+
+def _best_on_gpu(scores: torch.Tensor) -> torch.Tensor:
+    return best_channel(scores[:, None, None])[0, 0].long()
 
 
 def _matrix(axis_map: AxisMap, size: int) -> torch.Tensor:

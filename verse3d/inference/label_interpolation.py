@@ -19,19 +19,23 @@ import torch
 from numpy.typing import NDArray
 
 from verse3d.core.axismaps import AxisMap, Box
+from verse3d.core.threads import thread_count
 from verse3d.inference.dense_interpolation import fill_densely
+from verse3d.inference.single_threaded import in_ranges_single_threaded
 
 _BOX_VOXELS = 2**21
 _BOX_NUMBERS = 2**21
 _TARGET_VOXELS = 2**20
 _POINTS = 2**15
-"""Voxels, probabilities, voxels of the target and points near borders that are worked on at once."""
+"""Voxels, probabilities, voxels of the target and points near borders that are worked on at once, on all cores."""
 _MOSTLY_MIXED = 0.15
 """Share of mixed cells from which whole planes cost less than single points. Measured with 27 channels."""
 _DENSE_NUMBERS = 2**21
 """Probabilities in a box that is done plane by plane; a plane of the target stays in the processor's cache."""
 _SMALLEST_BOX = 8
 """Along its longest axis; what is smaller is not halved."""
+_PARTS_PER_THREAD = 8
+"""More than one, because a part that holds no bone is done at once."""
 _UNDECIDED = 255
 """Stands for a voxel near a border until its label is known; no label has this id."""
 _SURELY_LESS = 0.9
@@ -48,14 +52,21 @@ class LabelInterpolation:
     Attributes:
         labels: the most probable one at each voxel, a channel number, uint8 (I, J, K).
         at_points: gives float32 (n, channels) on the CPU for the indices (n,) of voxels along the three axes.
-        in_box: gives float32 (channels, *box) of a box of voxels, on the device where it is at hand.
+        in_box: gives float32 (a, channels, b, c) of a box (a, b, c) of voxels, on the device where it is at hand.
         ids: what is written for each channel, uint8 (channels,): first 0, none of them 255.
+        on_cpu: whether that device is the CPU, whose cores then share the work; both functions are called by several
+            threads.
     """
 
     labels: NDArray[np.uint8]
     at_points: Callable[[Sequence[NDArray[np.intp]]], torch.Tensor]
     in_box: Callable[[Box], torch.Tensor]
     ids: NDArray[np.uint8]
+    on_cpu: bool = True
+
+    @property
+    def _threads(self) -> int:
+        return thread_count() if self.on_cpu else 1
 
     def fill(self, target: NDArray[np.uint8], maps: Sequence[AxisMap]) -> None:
         """Write the id with the largest probability, where probabilities are interpolated linearly.
@@ -64,7 +75,17 @@ class LabelInterpolation:
             target: uint8 (I', J', K'), all 0; filled where it draws on nothing but these voxels.
             maps: from each of its axes to the voxels.
         """
-        self._fill(target, maps, tuple(slice(0, size) for size in self.labels.shape))
+        whole: Box = tuple(slice(0, size) for size in self.labels.shape)
+        # Parts of the target are filled from boxes that have a plane in common at most, so no voxel is written twice.
+        parts = [whole]
+        while 1 < self._threads * _PARTS_PER_THREAD > len(parts) and self.labels.size > len(parts) * _SMALLEST_BOX**3:
+            parts = [half for part in parts for half in _halves(part)]
+
+        def fill(first: int, stop: int) -> None:
+            for part in parts[first:stop]:
+                self._fill(target, maps, part)
+
+        in_ranges_single_threaded(fill, len(parts), 1)
 
     def _fill(self, target: NDArray[np.uint8], maps: Sequence[AxisMap], box: Box) -> None:
         spans = tuple(axis.within(used) for axis, used in zip(maps, box, strict=True))
@@ -82,25 +103,26 @@ class LabelInterpolation:
         labels = self.labels[box]
         # Few mixed cells: gather their corners. Many: interpolate whole planes. Too much for either: halve the box.
         may_halve = max(labels.shape) > _SMALLEST_BOX
-        if labels.size > _BOX_VOXELS and may_halve:
+        if labels.size * self._threads > _BOX_VOXELS and may_halve:
             return False
         cells = mixed_cells(labels)
         if np.count_nonzero(cells) > _MOSTLY_MIXED * cells.size:
             # The largest of what is held at once: the box, and then its columns and its planes on the target's grid.
             largest = max(labels.size, labels[..., 0].size * target.shape[2], target[0].size)
-            if largest * self.ids.size > _DENSE_NUMBERS and may_halve:
+            if largest * self.ids.size * self._threads > _DENSE_NUMBERS and may_halve:
                 return False
             known = self.in_box(box)
-            able = _able(known.amax((1, 2, 3)), self.ids.size)
-            fill_densely(target, known[able], maps, self.ids[able.cpu().numpy()])
+            able = _able(known.amax((0, 2, 3)), self.ids.size)
+            known = known if bool(able.all()) else known[:, able]
+            fill_densely(target, known, maps, self.ids[able.cpu().numpy()])
             return True
         corners = np.flatnonzero(_corners(cells))
-        if corners.size * self.ids.size > _BOX_NUMBERS and may_halve:
+        if corners.size * self.ids.size * self._threads > _BOX_NUMBERS and may_halve:
             return False
         places = np.unravel_index(corners, labels.shape)
         # (corners, channels): only these voxels' probabilities are ever needed
         known = self.at_points([place + used.start for place, used in zip(places, box, strict=True)])
-        _Border(labels, cells, corners, known, self.ids).fill(target, maps)
+        _Border(labels, cells, corners, known, self.ids).fill(target, maps, _TARGET_VOXELS // self._threads)
         return True
 
 
@@ -126,11 +148,11 @@ class _Border:
         self._ids = torch.from_numpy(ids)[able]
         self._known = known if bool(able.all()) else known[:, able]
 
-    def fill(self, target: NDArray[np.uint8], maps: Sequence[AxisMap]) -> None:
-        """Fill the target by way of the maps from its axes into the box."""
+    def fill(self, target: NDArray[np.uint8], maps: Sequence[AxisMap], at_once: int) -> None:
+        """Fill the target, so many voxels at once, by way of the maps from its axes into the box."""
         deep, rows, columns = maps
         around = _Around(self._row_of, maps)
-        planes = max(1, _TARGET_VOXELS // (rows.size * columns.size))
+        planes = max(1, at_once // (rows.size * columns.size))
         for start in range(0, deep.size, planes):
             lower = deep.lower[start : start + planes]
             # The label of the cell that a target voxel lies in, or "undecided", plane by plane of the target.
