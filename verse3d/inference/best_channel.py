@@ -29,7 +29,9 @@ def best_channel(scores: torch.Tensor) -> torch.Tensor:
         for row in range(start, stop):
             voxels = scores[:, row].reshape(len(scores), -1)
             into = result[row].view(-1)
-            for part, chosen in zip(voxels.split(_VOXELS_AT_ONCE, 1), into.split(_VOXELS_AT_ONCE), strict=True):
+            for part, chosen in zip(
+                torch.split(voxels, _VOXELS_AT_ONCE, 1), torch.split(into, _VOXELS_AT_ONCE), strict=True
+            ):
                 chosen.copy_(first_best(channels_first(part).float()))
 
     in_ranges_single_threaded(choose, scores.shape[1], rows)

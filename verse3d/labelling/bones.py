@@ -154,7 +154,7 @@ def measured_bones(
 
 def _faces(
     numbers: NDArray[np.uint8], start: tuple[int, int, int], geometry: Geometry
-) -> Iterator[tuple[int, int, NDArray[np.float64]]]:
+) -> Iterator[tuple[int, int, NDArray[np.floating]]]:
     """The faces of the scan that the box reaches: axis, plane, and how much of it each bone takes, mm² (256,)."""
     for axis in range(3):
         face_mm2 = 1000.0 * geometry.voxel_ml / geometry.spacing_mm[axis]
