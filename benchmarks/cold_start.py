@@ -40,6 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scans", nargs="+", default=["128x128x128", "512x512x500"], help="voxels along i, j, k")
     parser.add_argument("--classes", type=int, choices=SCHEMES, default=2)
+    parser.add_argument("--scout", action="store_true", help="ours has that of the starter weights")
     parser.add_argument("--runs", type=int, default=5, help="of each")
     parser.add_argument("--steps", type=int, help="of the training of the model, instead of the usual ones")
     parser.add_argument("--work", type=Path, default=Path("runs/benchmarks"), help="folder for models, scans, masks")
@@ -53,7 +54,7 @@ def main() -> None:
 
 def _predictions(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Seconds and peak memory of whole processes, by scan."""
-    model = model_for(options.work, options.classes, overlap=0.25, steps=options.steps)
+    model = model_for(options.work, options.classes, overlap=0.25, steps=options.steps, scout=options.scout)
     stock_model = model_for(options.work, options.classes, overlap=0.25, amp="off", steps=options.steps)
     call_once("auto", model, options.work)
     found = {}

@@ -105,7 +105,9 @@ def test_a_model_in_memory_names_the_same_vertebrae(place, monkeypatch):
 def test_a_model_in_memory_keeps_vertebrae_that_the_scan_cuts_on_request_only(place, monkeypatch):
     folder, scan = place
     let_networks_see(monkeypatch, scan)
-    monkeypatch.setattr(bones, "_CUT_AREA", -1.0)  # every bone counts as cut
+    # Every bone takes a hectare of the first face, and none is far from it: all are cut.
+    monkeypatch.setattr(bones, "_faces", lambda *_: [(0, 0, np.full(256, 1e10))])
+    monkeypatch.setattr(bones, "_CUT_DEPTH", np.inf)
     dropped, kept = (
         verse3d.load_model(folder / "best.pt", device="cpu", partial=choice).segment(folder / "ct.nii.gz")
         for choice in ("drop", "keep")
@@ -137,7 +139,9 @@ def test_a_shift_found_by_eye_is_corrected_and_taken_back(place, monkeypatch):
 def test_where_the_scan_cuts_all_vertebrae_the_empty_mask_does_not_claim_that_none_was_found(place, monkeypatch):
     folder, scan = place
     let_networks_see(monkeypatch, scan)
-    monkeypatch.setattr(bones, "_CUT_AREA", -1.0)  # every bone counts as cut
+    # Every bone takes a hectare of the first face, and none is far from it: all are cut.
+    monkeypatch.setattr(bones, "_faces", lambda *_: [(0, 0, np.full(256, 1e10))])
+    monkeypatch.setattr(bones, "_CUT_DEPTH", np.inf)
     _, _, record = predicted(folder)
     assert "no whole vertebra was found: the mask is empty" in record["warnings"]
     found = verse3d.load_model(folder / "best.pt", device="cpu").segment(folder / "ct.nii.gz")
