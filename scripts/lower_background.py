@@ -21,6 +21,8 @@ import verse3d
 from verse3d.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 STEPS = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5)
+ALIKE = 0.001
+"""Numbers whose mean Dice differs by no more are equally good; then the smallest is taken."""
 PREFIX = "starter-"
 
 
@@ -52,8 +54,9 @@ def main() -> None:
 
 
 def best_step(dice: Mapping[str, Mapping[float, float]]) -> float:
-    """The number with the best mean Dice over subjects; the smaller of two that are equally good."""
-    return max(STEPS, key=lambda step: (mean(row[step] for row in dice.values()), -step))
+    """The smallest number whose mean Dice over subjects is about the best one."""
+    means = {step: mean(row[step] for row in dice.values()) for step in STEPS}
+    return min(step for step in STEPS if means[step] >= max(means.values()) - ALIKE)
 
 
 def dice_of(model: Path, by: float, subject: str, data: Path, work: Path) -> float:

@@ -3,8 +3,9 @@
 Of the run folder RUN come the weights (as half-precision numbers), the config, the history, and the names of the cases
 with their splits; of paths only the file names are kept. What the config says of the machine that trained is left to
 the user's, and of the schedule to the config `vertebrae`; a scout learns beside again, and windows overlap by a
-quarter. `--last` takes last.pt instead of best.pt, `--scout` the scout of another model file, `--lower-background` what
-`lower_background.py` has found. Prints what the model card needs.
+quarter. `--last` takes last.pt instead of best.pt, `--average-with` goes half the way back to the weights that the run
+began with (Wortsman et al. 2022, Robust fine-tuning of zero-shot models, arXiv:2109.01903), `--scout` takes the scout
+of another model file, `--lower-background` does what `lower_background.py` has found. Prints what the model card needs.
 """
 
 import argparse
@@ -27,6 +28,14 @@ MOST_BYTES = 10_000_000
 def halved(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The weights in float16. What leaves its range becomes infinite, which saving refuses."""
     return {name: weight.half() if weight.dtype is torch.float32 else weight for name, weight in weights.items()}
+
+
+def averaged(weights: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The mean of the weights of two networks, float32."""
+    return {
+        name: (weight.float() + others[name].float()) / 2 if weight.is_floating_point() else weight
+        for name, weight in weights.items()
+    }
 
 
 def farthest(weights: dict[str, torch.Tensor]) -> float:
@@ -68,6 +77,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--last", action="store_true", help="the weights of the end, not of the best epoch")
+    parser.add_argument("--average-with", type=Path, metavar="MODEL", help="take the mean of both networks' weights")
     parser.add_argument("--scout", type=Path, help="model file whose scout is taken")
     parser.add_argument("--lower-background", type=float, default=0.0, metavar="LOGIT")
     arguments = parser.parse_args()
@@ -75,6 +85,14 @@ def main() -> None:
     checkpoint = load_checkpoint(run.last if arguments.last else run.best)
     if arguments.last:  # its scores are those of the best epoch
         checkpoint = replace(checkpoint, scores={})
+    if arguments.average_with:
+        before = load_checkpoint(arguments.average_with)
+        # What kind of scans it has learnt from is told by the run before, too, which has seen more of them.
+        checkpoint = replace(
+            checkpoint,
+            network=averaged(dict(checkpoint.network), dict(before.network)),
+            trained_on=before.trained_on or checkpoint.trained_on,
+        )
     checkpoint = lowered(checkpoint, arguments.lower_background)
     if arguments.scout:
         checkpoint = replace(checkpoint, networks={SCOUT: load_checkpoint(arguments.scout).networks[SCOUT]})
