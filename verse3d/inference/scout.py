@@ -106,10 +106,13 @@ def _shown(network: ScoutNetwork, coarse: FloatArray) -> Iterator[tuple[slice, F
         # One piece with few channels is what PyTorch's own plain loop would compute, in a third more of the time.
         with torch.inference_mode(), QuickConvolutions():
             features = network.features(channels_last(torch.from_numpy(window).to(device)))
-            # features of the whole window -> head (27 channels) -> softmax, for some planes at a time
+            # The head reaches over one voxel, so it is a product of what lies side by side in memory: a third of the
+            # time.  (8, I, J, K) of the whole window -> (I, J, K', 8) of some planes -> (I, J, K', 27)
+            voxels, weight = features[0].permute(1, 2, 3, 0), network.head.weight.flatten(1)
             for start in range(0, share.size, _PLANES_AT_ONCE):
                 part = slice(start, min(start + _PLANES_AT_ONCE, share.size))
-                found = torch.softmax(network.head(features[..., part]).float(), 1)[0].cpu().numpy()
+                logits = torch.nn.functional.linear(voxels[:, :, part], weight, network.head.bias)
+                found = torch.softmax(logits.float(), -1).movedim(-1, 0).cpu().numpy()
                 yield slice(first + part.start, first + part.stop), share[part], found
 
 
