@@ -102,14 +102,11 @@ def test_what_several_networks_say_is_averaged_and_cut_to_the_spine():
 
 
 class Passed(nn.Module):
-    """Gives on what it gets."""
+    """A head that gives on what it gets."""
 
     def __init__(self):
         super().__init__()
-        self.weight = torch.zeros(1)
-
-    def forward(self, features):
-        return features
+        self.weight, self.bias = torch.eye(CHANNELS)[..., None, None, None], torch.zeros(CHANNELS)
 
 
 def test_where_no_network_looks_or_sees_a_spine_nothing_is_known():
