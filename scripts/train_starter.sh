@@ -36,7 +36,7 @@ find "$data" -name '*.nii.gz' -type f -exec sha256sum {} + | sort -k 2 > "$work/
 "$verse3d" train $network --data "$work/stage2-$left_out.jsonl" --from "$work/stage1" --set optim.lr=1e-3 \
     --out "$work/stage2-$left_out" --max-minutes 4.4 --overwrite
 
-# Real scans again, on two CPU cores in quarter of an hour: thick slices are drawn more often. What the end has learnt is taken,
+# Real scans again, on two CPU cores in a quarter of an hour: thick slices are drawn more often. What the end has learnt is taken,
 # because example_ct, whose mask another program made, would choose an earlier epoch; and half the way back to where stage 3 began,
 # because by its end the network has forgotten skulls and pelves, of which these few scans show little.
 "$verse3d" train $network --data "$work/stage3-$left_out.jsonl" --from "$work/stage2-$left_out" --set sampling.batch_size=2 \

@@ -55,19 +55,20 @@ def look(network: ScoutNetwork, coarse: FloatArray) -> tuple[FloatArray, FloatAr
         network: in evaluation mode, on its device.
         coarse: (I, J, K) grey values 0 ... 1 of the whole field of view at 4 mm.
     """
-    # The share of each window is multiplied in at once, so overlapping windows need no second volume.
-    spine, probabilities = np.zeros(coarse.shape, np.float32), np.zeros((CHANNELS, *coarse.shape), np.float32)
+    # The share of each window is multiplied in at once, so overlapping windows need no second volume. The channels of a
+    # voxel stay side by side, as the network gives them; who takes a part makes it small first.
+    spine, probabilities = np.zeros(coarse.shape, np.float32), np.zeros((*coarse.shape, CHANNELS), np.float32)
     for planes, share, found in _shown(network, coarse):
-        spine[..., planes] += (1.0 - found[0]) * share
-        probabilities[..., planes] += found * share
-    return spine, probabilities
+        spine[..., planes] += (1.0 - found[..., 0]) * share
+        probabilities[:, :, planes] += np.multiply(found, share[:, None], out=found)
+    return spine, np.moveaxis(probabilities, -1, 0)
 
 
 def look_for_spine(network: ScoutNetwork, coarse: FloatArray) -> FloatArray:
     """The probability of any vertebra at every voxel of a scan at 4 mm, both (I, J, K). Holds no 27 channels of it."""
     spine = np.zeros(coarse.shape, np.float32)
     for planes, share, found in _shown(network, coarse):
-        spine[..., planes] += (1.0 - found[0]) * share
+        spine[..., planes] += (1.0 - found[..., 0]) * share
     return spine
 
 
@@ -98,7 +99,7 @@ def scout_megabytes(geometry: Geometry) -> float:
 
 
 def _shown(network: ScoutNetwork, coarse: FloatArray) -> Iterator[tuple[slice, FloatArray, FloatArray]]:
-    """Some planes along k, how much their window counts there (K',), and their probabilities (27, I, J, K')."""
+    """Some planes along k, how much their window counts there (K',), and their probabilities (I, J, K', 27)."""
     shares = _window_shares(coarse.shape[2])
     device = network.head.weight.device
     for first, share in shares:
@@ -112,7 +113,7 @@ def _shown(network: ScoutNetwork, coarse: FloatArray) -> Iterator[tuple[slice, F
             for start in range(0, share.size, _PLANES_AT_ONCE):
                 part = slice(start, min(start + _PLANES_AT_ONCE, share.size))
                 logits = torch.nn.functional.linear(voxels[:, :, part], weight, network.head.bias)
-                found = torch.softmax(logits.float(), -1).movedim(-1, 0).cpu().numpy()
+                found = torch.softmax(logits.float(), -1).cpu().numpy()
                 yield slice(first + part.start, first + part.stop), share[part], found
 
 
