@@ -1,6 +1,7 @@
 """Which scout a training begins with."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,10 @@ import torch
 
 import verse3d
 from tests.scans import tiny_config
-from verse3d.api.starting_scout import starting_scout
+from verse3d.api.starting_scout import _starter_scout, starting_scout
 from verse3d.core.config import load_config
-from verse3d.core.errors import CheckpointError
 from verse3d.data.cases import Case, CaseIndex
+from verse3d.model import starter
 from verse3d.model.checkpoint import load_checkpoint
 from verse3d.model.scout import SCOUT
 from verse3d.model.starter import starter_file
@@ -60,13 +61,16 @@ def test_the_scout_of_a_model_to_begin_with_goes_before_that_of_the_starter_weig
     assert starting_scout(load_config("unet3d"), without, cases()).path == starter_file()
 
 
-def test_a_copy_without_weights_trains_as_well(monkeypatch, caplog):
-    def missing() -> Path:
-        raise CheckpointError("no weights here")
-
-    monkeypatch.setattr("verse3d.api.starting_scout._starter_scout", missing)
+@pytest.mark.parametrize("missing", ["best.pt", "cases.jsonl"])
+def test_a_copy_without_the_weights_or_what_they_have_seen_trains_as_well(missing, tmp_path, monkeypatch, caplog):
+    copy = tmp_path / "starter"
+    shutil.copytree(starter_file().parent, copy)
+    (copy / missing).unlink()
+    monkeypatch.setattr(starter, "starter_folder", lambda: copy)
+    monkeypatch.setattr("verse3d.api.starting_scout.starter_folder", lambda: copy)
+    _starter_scout.cache_clear()
     assert starting_scout(load_config("unet3d"), None, cases()) is None
-    assert "no weights here" in caplog.text
+    assert "begins anew" in caplog.text and missing in caplog.text
 
 
 @pytest.mark.parametrize("resume", [False, True])

@@ -3,7 +3,7 @@
 from functools import cache
 
 from verse3d.core.config import Config
-from verse3d.core.errors import CheckpointError
+from verse3d.core.errors import Verse3dError
 from verse3d.core.logs import logger
 from verse3d.core.wording import listed
 from verse3d.data.cases import CaseIndex, read_index
@@ -34,19 +34,20 @@ def starting_scout(settings: Config, initial: InitialWeights | None, cases: Case
         return initial.scout
     if settings.scout.begin_with != "starter":
         return None
+    try:
+        scout, known = _starter_scout()
+    except Verse3dError as error:  # a copy of verse3d without weights trains as well
+        _log.info("the scout begins anew: %s", error.message)
+        return None
     held_out = [case for case in cases if case.split != "train"]
-    known = read_index(RunFolder(starter_folder()).cases)
     if seen := sorted({case.case for split in ("train", "validation") for case in seen_in(held_out, known, split)}):
         _log.info("the scout begins anew: that of the starter weights has seen %s, held out here", listed(seen, 3))
         return None
-    try:
-        return _starter_scout()
-    except CheckpointError as error:  # a copy of verse3d without weights trains as well
-        _log.info("the scout begins anew: %s", error.message)
-        return None
+    return scout
 
 
 @cache
-def _starter_scout() -> InitialScout | None:
-    """Read once: several folds or notebooks' runs begin with the same."""
-    return read_initial(starter_file()).scout
+def _starter_scout() -> tuple[InitialScout | None, CaseIndex]:
+    """The scout of the starter weights and what they have seen. Read once: several folds begin with the same."""
+    scout = read_initial(starter_file()).scout
+    return scout, read_index(RunFolder(starter_folder()).cases)
