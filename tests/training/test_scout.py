@@ -142,9 +142,12 @@ def test_the_fine_networks_random_state_is_left_alone():
     torch.testing.assert_close(torch.rand(3), expected)
 
 
-def test_it_takes_no_more_than_its_share_of_the_time(monkeypatch):
+@pytest.mark.parametrize(("begun_with", "early", "late"), [(False, 0.10, 0.05), (True, 0.01, 0.01)])
+def test_it_takes_no_more_than_its_share_of_the_time(monkeypatch, begun_with, early, late):
     now = [0.0]
     learner = training()
+    if begun_with:
+        learner.begin_with(TrainedNetwork(tiny_config(), training().network.state_dict()), Path("a.pt"))
     monkeypatch.setattr(learner, "_now", lambda: now[0])
 
     def step():
@@ -155,9 +158,9 @@ def test_it_takes_no_more_than_its_share_of_the_time(monkeypatch):
     for fine in range(1, 2001):  # fine steps of one second each
         now[0] += 1.0
         learner.after_batch(fine, now[0])
-        share = 0.10 if now[0] < 600 else max(0.05, 60.0 / now[0])
+        share = early if now[0] < 600 else max(late, early * 600 / now[0])
         assert learner.seconds <= share * now[0] + 0.5
-    assert learner.seconds > 0.045 * now[0]
+    assert learner.seconds > 0.9 * late * now[0] - 3.0
 
 
 def test_seconds_do_not_decide_in_a_deterministic_run(monkeypatch):

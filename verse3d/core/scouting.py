@@ -18,4 +18,5 @@ class ScoutConfig(Section):
     begin_with: Literal["starter", "nothing"] = "starter"
     """The scout of the starter weights, which has learnt for thousands of steps, or weights as they are drawn."""
     time_share: Annotated[float, Field(gt=0.0, le=0.5)] = 0.05
-    """Largest share of a run's time that its training may take; in the first ten minutes twice as much."""
+    """Largest share of a run's time that its training may take. In the first ten minutes it is twice as much; a fifth,
+    always, for a scout that goes on from another one."""

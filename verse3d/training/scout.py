@@ -46,6 +46,8 @@ from verse3d.training.scout_samples import (
 RATE, WARMUP_STEPS, LONGEST_GRADIENT, DECAY = 3e-3, 20, 5.0, 0.98
 _LATER_RATE = 0.2 * RATE
 """For one that begins with what another has learnt: what took thousands of steps is lost in a few large ones."""
+_LATER_SHARE = 0.2
+"""And of ``scout.time_share``: it can be used from the start, and the time is the fine network's, which cannot."""
 FEWEST_STEPS = 50
 """Before so many steps nothing is asked of a scout."""
 _FINE_STEPS_PER_STEP = 8
@@ -117,14 +119,19 @@ class ScoutTraining:
         if self.config.runtime.deterministic:
             due = fine_steps % _FINE_STEPS_PER_STEP == 0
         else:
-            # Twice the share at first: early validations want to know whether it may be trusted.
-            share = self.config.scout.time_share * (2 if elapsed_seconds < _SHORT_SECONDS else 1)
-            due = self.seconds + self._last_step_seconds <= share * elapsed_seconds
+            due = self.seconds + self._last_step_seconds <= self._share_of_time(elapsed_seconds) * elapsed_seconds
         if due:
             started = self._now()
             self.step()
             self._last_step_seconds = self._now() - started
             self.seconds += self._last_step_seconds
+
+    def _share_of_time(self, elapsed_seconds: float) -> float:
+        share = self.config.scout.time_share
+        if self._begun_with:
+            return _LATER_SHARE * share
+        # Twice the share at first: early validations want to know whether it may be trusted.
+        return 2 * share if elapsed_seconds < _SHORT_SECONDS else share
 
     def step(self, rate: float = 1.0) -> float:
         """Learn from one step's samples, one after the other because they differ in size; their mean loss.
