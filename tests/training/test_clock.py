@@ -66,8 +66,35 @@ def test_a_run_without_limit_ends_with_its_plan_and_is_never_over(hands):
         hands.minutes(10)
         clock.stepped(step)
     assert (clock.last_step(1000), clock.is_over, clock.save_is_due) == (1000, False, True)
-    clock.saved()
+    clock.saved(hands.now)
     assert not clock.save_is_due
+
+
+def test_saving_after_epochs_takes_at_most_a_fiftieth_of_the_time(hands):
+    clock = Clock(hands.now, None, 5.0, window=40)
+    assert clock.epoch_save_is_due, "nobody knows yet how long it takes"
+    began = hands.now
+    hands.minutes(0.01)
+    clock.saved(began)
+    assert not clock.epoch_save_is_due
+    hands.minutes(0.49)
+    assert not clock.epoch_save_is_due
+    hands.minutes(0.02)
+    assert clock.epoch_save_is_due
+
+
+def test_epochs_as_short_as_a_save_are_not_all_saved_and_the_last_one_is(dataset, tmp_path, monkeypatch, hands):
+    saved = []
+
+    def slow_save(session):
+        hands.minutes(0.01)
+        saved.append(session.standing.epoch)
+
+    monkeypatch.setattr(loop, "save_last", slow_save)
+    hands.slow_steps(0.1)
+    config = tiny_config(optim={"epochs": 9, "steps_per_epoch": 2}, runtime={"deterministic": False, "save_minutes": 5})
+    train(dataset, tmp_path / "run", config)
+    assert saved == [0, 3, 6, 9]
 
 
 @pytest.mark.parametrize("minutes", [0, -1.0, math.nan])

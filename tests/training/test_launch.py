@@ -206,11 +206,13 @@ def test_how_another_kind_of_device_computes_does_not_keep_a_run_from_going_on()
 def test_recorded_steps_learn_what_plain_steps_learn(norm, ema_decay, optimizer, loss):
     sections = {"network": {"norm": norm}, "optim": {"ema_decay": ema_decay, "name": optimizer}, "loss": {"name": loss}}
     plain, recorded = learner_of(GPU, **sections), learner_of(GPU, **sections)
-    steps = Launcher(recorded, RuntimeConfig(cuda_graph="on"), 8)
+    steps, longest = Launcher(recorded, RuntimeConfig(cuda_graph="on"), 8), 0.0
     for number in range(8):
         one, other = training_step(plain, batch_of(number, device=GPU)), steps(batch_of(number, device=GPU))
         assert float(other.loss) == pytest.approx(float(one.loss), rel=1e-3)
-        assert float(other.grad_norm) == pytest.approx(float(one.grad_norm), rel=5e-2)
+        # Where a loss has run flat, the gradient is what rounding left of it.
+        longest = max(longest, float(one.grad_norm))
+        assert float(other.grad_norm) == pytest.approx(float(one.grad_norm), rel=5e-2, abs=1e-3 * longest)
         assert other.lr == one.lr
     assert steps._recording is not None
     assert_same_learning(recorded.network, plain.network)

@@ -100,6 +100,7 @@ def test_a_signal_in_the_middle_of_a_step_waits_for_its_end(dataset, tmp_path, w
     assert_same_run(whole, tmp_path)
 
 
+@pytest.mark.usefixtures("saves_every_epoch")
 def test_a_second_ctrl_c_within_a_step_stops_there_and_keeps_what_was_saved(dataset, tmp_path, whole, monkeypatch):
     def step(learner, batch, network):
         if len(done) == 2:
@@ -194,6 +195,7 @@ def test_held_signals_are_raised_when_they_may_and_only_once():
             raise AssertionError("not raised")
 
 
+@pytest.mark.usefixtures("saves_every_epoch")
 def test_between_epochs_a_run_is_saved_as_often_as_is_asked_for(dataset, tmp_path, whole, monkeypatch):
     def save(session):
         saved.append(session.standing.step)

@@ -427,6 +427,7 @@ def test_overwriting_a_run_leaves_nothing_of_it(dataset, tmp_path):
     assert not (tmp_path / "best.openvino").exists(), "made from the model that is gone"
 
 
+@pytest.mark.usefixtures("saves_every_epoch")
 @pytest.mark.parametrize("sick", ["loss", "grad_norm"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_or_gradient_that_is_no_number_stops_with_a_clear_message(dataset, tmp_path, monkeypatch, sick, value):
@@ -449,6 +450,7 @@ def test_a_loss_or_gradient_that_is_no_number_stops_with_a_clear_message(dataset
     assert train(dataset, tmp_path, UNVALIDATED, resume=True).epochs == 4
 
 
+@pytest.mark.usefixtures("saves_every_epoch")
 def test_with_losses_that_are_read_late_nothing_bad_is_saved_either(dataset, tmp_path, monkeypatch):
     def late(device):
         readings = StepValuesReader(device)
@@ -593,6 +595,7 @@ def test_a_validation_case_without_any_vertebra_has_no_dice_and_spoils_no_mean(d
     assert with_empty == train(dataset, tmp_path / "b", config).best_dice
 
 
+@pytest.mark.usefixtures("saves_every_epoch")
 def test_a_disk_that_fills_up_leaves_the_last_whole_epoch_and_no_litter(dataset, tmp_path, monkeypatch):
     save, saved = torch.save, []
 

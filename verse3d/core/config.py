@@ -140,7 +140,7 @@ class RuntimeConfig(_Section):
     cuda_graph: Literal["auto", "on", "off"] = "auto"
     """Whether a step is recorded once on a GPU and then launched as a whole; ``on`` is an error where it cannot."""
     save_minutes: Annotated[float, Field(ge=0.0, le=1e6)] = 5.0
-    """A run is saved after so many minutes, beside every end of an epoch; 0 saves after every batch."""
+    """A run is saved after so many minutes, beside the ends of epochs; 0 saves after every batch."""
     deterministic: bool = False
     """Whether everything is planned in iterations, never in seconds, and the GPU may use repeatable kernels only."""
 

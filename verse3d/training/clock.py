@@ -13,6 +13,8 @@ from verse3d.core.runtime import peak_rss_mb
 
 _STEPS_FOR_SPEED = 10
 """The first steps start workers and compile, and tell nothing about the rest."""
+_SAVING_SHARE = 0.02
+"""Of the time, at most, for saving after epochs. On a GPU an epoch can take two seconds, a save half of one."""
 
 
 class Clock:
@@ -30,6 +32,7 @@ class Clock:
         self._limit = max_minutes
         self._save_minutes = save_minutes
         self._saved = time.monotonic()
+        self._saving_seconds = 0.0
         self._steps: deque[tuple[int, float]] = deque(maxlen=max(window, _STEPS_FOR_SPEED) + 1)
         self._seen = 0
 
@@ -48,9 +51,15 @@ class Clock:
         """Whether the last save was long enough ago."""
         return (time.monotonic() - self._saved) / 60 >= self._save_minutes
 
-    def saved(self) -> None:
-        """The run was saved just now."""
+    @property
+    def epoch_save_is_due(self) -> bool:
+        """Whether saving after this epoch, too, takes no more than its share of the time."""
+        return time.monotonic() - self._saved >= self._saving_seconds / _SAVING_SHARE
+
+    def saved(self, began: float) -> None:
+        """The run was saved just now, from ``time.monotonic() == began`` on."""
         self._saved = time.monotonic()
+        self._saving_seconds = self._saved - began
 
     def stepped(self, step: int) -> None:
         """A step was done."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from verse3d.core.config import RuntimeConfig
-from verse3d.core.errors import ConfigError
+from verse3d.core.errors import ConfigError, TrainingError
 from verse3d.core.logs import logger
 from verse3d.core.wording import first_line
 from verse3d.training.step import Batch, Learner, NetworkCall, StepResult, backward, forward, training_step
@@ -197,6 +197,31 @@ def largest_batch(learner: Learner, batch: Batch) -> int:
         else:
             too_many = middle
     return fits
+
+
+def too_large(learner: Learner, batch: Batch, asked: int) -> TrainingError:
+    """The error for a batch that does not fit into memory. It says which one would, found by trial.
+
+    Args:
+        learner: that was to learn from it; its gradients are lost.
+        batch: of this process.
+        asked: samples of all processes together.
+    """
+    count = learner.ranks.count
+    if count > 1:  # trying would need all processes
+        return TrainingError(
+            f"this process's part of a batch of {asked} does not fit into the memory of {learner.device}",
+            hint="lower sampling.batch_size, which is that of all processes together, or start more of them",
+        )
+    if fits := largest_batch(learner, batch):
+        return TrainingError(
+            f"a batch of {asked} does not fit into the memory of {learner.device}; the largest that does is {fits}",
+            hint=f"use `sampling.batch_size={fits}`",
+        )
+    return TrainingError(
+        f"not even a single sample fits into the memory of {learner.device}",
+        hint="choose smaller sampling.patch_voxels or network.channels",
+    )
 
 
 def _fits(learner: Learner, batch: Batch) -> bool:

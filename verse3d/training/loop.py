@@ -1,6 +1,6 @@
 """The handlers of one session around ignite's engine: what runs when.
 
-    epoch   | step step step ... step | validate, write the row, save |
+    epoch   | step step step ... step | validate, write the row, save, unless epochs are as short as saves |
                      ^ every few minutes: save
                      ^ a signal, or the end of the time: stop after this step, and save
 
@@ -15,14 +15,13 @@ from typing import Literal
 import torch
 from ignite.engine import Engine, Events
 
-from verse3d.core.errors import TrainingError
 from verse3d.core.logs import logger
 from verse3d.data.samples.patches import BatchStream
 from verse3d.training.clock import Clock, Cost, memory_mb
 from verse3d.training.feed import Feed, choose_workers
 from verse3d.training.handlers import EpochEnd, Losses, Validated
 from verse3d.training.keeping import save_best, save_last
-from verse3d.training.launch import Launcher, largest_batch
+from verse3d.training.launch import Launcher, too_large
 from verse3d.training.monitor import Monitor
 from verse3d.training.session import Session
 from verse3d.training.signals import StopSignals, Terminated, stop_of
@@ -101,16 +100,16 @@ class Loop:
         return self.standing.step - self.standing.epoch * self.steps_per_epoch
 
     def _step(self, _: Engine, batch: Batch) -> StepResult:
-        too_large = False
+        fits = True
         with self.signals.held():
             # While a step is half done nothing may be saved: weights would be newer than the step that is counted.
             self._in_step = True
             try:
                 result = self.launch(batch)
             except torch.OutOfMemoryError:
-                too_large = True  # only outside of this clause are the tensors of the failed step free
-            if too_large:
-                raise _too_large(self.session, batch)
+                fits = False  # only outside of this clause are the tensors of the failed step free
+            if not fits:
+                raise too_large(self.session.learner, batch, self.session.batch_size)
             self.standing.step += 1
             self.losses.add(self.standing.step, result)
             if self.session.scout is not None:
@@ -176,7 +175,15 @@ class Loop:
                 validated = self.epoch_end.validated(epoch, self._minutes(), last=True)
         with self.signals.held():
             self._commit(epoch, validated)
-            self.save()
+            if self._saves_epoch(epoch):
+                self.save()
+        self._mark()  # how fast an epoch is does not depend on what was done between two
+
+    def _saves_epoch(self, epoch: int) -> bool:
+        """Whether this epoch is saved, the same in all processes. If not, a run that is killed takes it once more."""
+        if self.session.runtime.deterministic or self.stop != "finished" or epoch == self.session.optim.epochs:
+            return True
+        return self.session.options.ranks.from_first(lambda: self.clock.epoch_save_is_due or self.clock.save_is_due)
 
     def _decide_to_stop(self, epoch: int) -> None:
         options = self.session.options
@@ -230,9 +237,10 @@ class Loop:
             self.standing.minutes = self._minutes()
             if self.stop == "time":
                 self.session.learner.schedule.end_at(None)
+            began = time.monotonic()
             save_last(self.session)
             self._on_disk = self.standing.to_dict()
-            self.clock.saved()
+            self.clock.saved(began)
 
     def interrupted(self, stop: KeyboardInterrupt) -> None:
         """Save what is whole: all steps but one that was cut in two, which only a second Ctrl-C does."""
@@ -272,24 +280,3 @@ def _steps_to_come(session: Session) -> int:
     if minutes is not None and minutes < _MINUTES_WORTH_COMPILING:
         return 0
     return optim.epochs * optim.steps_per_epoch - session.standing.step
-
-
-def _too_large(session: Session, batch: Batch) -> TrainingError:
-    """Says which batch would fit, found by trial."""
-    asked, device = session.batch_size, session.learner.device
-    count = session.options.ranks.count
-    if count > 1:  # trying would need all processes
-        return TrainingError(
-            f"this process's part of a batch of {asked} does not fit into the memory of {device}",
-            hint="lower sampling.batch_size, which is that of all processes together, or start more of them",
-        )
-    fits = largest_batch(session.learner, batch)
-    if fits:
-        return TrainingError(
-            f"a batch of {asked} does not fit into the memory of {device}; the largest that does is {fits}",
-            hint=f"use `sampling.batch_size={fits}`",
-        )
-    return TrainingError(
-        f"not even a single sample fits into the memory of {device}",
-        hint="choose smaller sampling.patch_voxels or network.channels",
-    )

@@ -64,7 +64,7 @@ class RunFolder:
 
     @property
     def last(self) -> Path:
-        """The checkpoint to resume from, written every few minutes and after every epoch."""
+        """The checkpoint to resume from, written every few minutes and after epochs."""
         return self.path / "last.pt"
 
     @property
