@@ -249,6 +249,28 @@ def test_one_that_begins_with_another_has_its_weights_and_is_judged_before_its_f
     assert third.assessed is not None
 
 
+@pytest.mark.parametrize(("usable", "steps", "phantoms"), [(1.0, 0, 0), (0.0, 0, 2), (1.0, 1, 2)])
+def test_phantoms_are_asked_again_only_of_a_scout_that_has_changed_or_was_not_usable(
+    monkeypatch, usable, steps, phantoms
+):
+    drawn = []
+
+    def draw(seed, number, grid):
+        drawn.append(number)
+        return volumes()
+
+    monkeypatch.setattr(module, "look_for_spine", sees_what_is_bright)
+    monkeypatch.setattr(module, "phantom_volumes", draw)
+    learner = training()
+    stored = TrainedNetwork(tiny_config(), training().network.state_dict(), 100, {USABLE: usable})
+    learner.begin_with(stored, Path("a.pt"))
+    for _ in range(steps):
+        learner.step()
+    learner.assess()
+    assert len(drawn) == phantoms
+    assert learner.assessed.scores[USABLE] == 1.0
+
+
 def farthest_move(learner: ScoutTraining) -> float:
     """Of any weight in one step."""
     before = {name: weight.clone() for name, weight in learner.to_dict()["network"].items()}

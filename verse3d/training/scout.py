@@ -92,7 +92,7 @@ class ScoutTraining:
         self.steps, self.seconds = 0, 0.0
         self._last_step_seconds = _FIRST_STEP_SECONDS
         self.assessed: TrainedNetwork | None = None
-        self._begun_with = False
+        self._begun_with = self._known_to_be_usable = False
 
     @property
     def network(self) -> ScoutNetwork:
@@ -108,6 +108,7 @@ class ScoutTraining:
         load_weights(self._network, stored.network, path)
         self._average.module.load_state_dict(self._network.state_dict())
         self._begun_with = True
+        self._known_to_be_usable = bool(stored.scores.get(USABLE))
 
     def after_batch(self, fine_steps: int, elapsed_seconds: float) -> None:
         """Take a step if it is time for one.
@@ -177,7 +178,8 @@ class ScoutTraining:
                 continue
             missed += self._missed(network, image, ids)
             cases += 1
-        for number in phantom_numbers_for_validation():
+        # Drawing takes seconds, and of a scout that is still the one that was found usable nothing new would be learnt.
+        for number in phantom_numbers_for_validation() if self.steps or not self._known_to_be_usable else ():
             missed += self._missed(network, *phantom_volumes(self.config.runtime.seed, number, self.config.grid))
         # A single missed voxel is enough: what the scout leaves out no other network will see.
         usable = cases > 0 and missed == 0
