@@ -77,8 +77,7 @@ def write_fixes(index: CaseIndex, findings: Iterable[Finding], folder: Path) -> 
         except CASE_ERRORS as error:
             left.append((case.case, error.message if isinstance(error, DataError) else reason_of(error)))
     if fixes:
-        rows = (astuple(replace(fix, value=Path(fix.value).name)) for fix in fixes)
-        write_text(folder / FIXES_FILE, csv_table([[field.name for field in fields(Fix)], *rows]))
+        write_text(folder / FIXES_FILE, _table(fixes))
     return FixReport(tuple(fixes), tuple(left))
 
 
@@ -119,3 +118,8 @@ def require_no_table(folder: Path) -> None:
     table = folder / FIXES_FILE
     if table.exists():
         raise OutputError(f"{table} exists already", hint="name another folder, or move the earlier fixes away")
+
+
+def _table(fixes: Iterable[Fix]) -> str:
+    rows = (astuple(replace(fix, value=Path(fix.value).name)) for fix in fixes)
+    return csv_table([[field.name for field in fields(Fix)], *rows])
