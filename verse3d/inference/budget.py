@@ -72,6 +72,10 @@ class Budget:
         give_back_freed_memory()  # it would be counted twice
         return replace(self, held_mb=rss_mb() - besides_mb, piece_mb=piece_mb)
 
+    def holding(self, scan_mb: float) -> Self:
+        """For a scan that was read before there was a budget: it is in memory, and counted where scans are planned."""
+        return replace(self, held_mb=max(0.0, rss_mb() - scan_mb))
+
     def plan(self, stored: StoredVoxels) -> Plan:
         """How a scan is predicted within the limit.
 
