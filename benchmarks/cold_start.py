@@ -28,7 +28,7 @@ JOBS = {
     "check": "verse3d.api.data",
     "look": "verse3d.api.pictures",
     "evaluate": "verse3d.api.evaluating",
-    "predict": "verse3d.api.predicting",
+    "predict": "verse3d.inference.predict",
     "train": "verse3d.api.models",
 }
 SLOW = ("torch", "monai", "ignite", "matplotlib", "scipy.stats", "sympy", "openvino")

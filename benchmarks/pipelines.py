@@ -39,7 +39,7 @@ VARIANTS = {
 
 _OURS = """
 import json, sys, time
-import verse3d.api.predicting
+import verse3d.api.predicting, verse3d.inference.loading, verse3d.inference.predict
 from verse3d.cli import main
 from verse3d.core.runtime import peak_rss_mb
 start = time.perf_counter()

@@ -34,7 +34,7 @@ def whole_scores(tiling, volume, network) -> torch.Tensor:
 class FunctionBackend:
     """Any function of pieces as a backend; remembers how many it saw at once."""
 
-    name, precision = "function", "float32"
+    name, precision, takes_threads = "function", "float32", True
 
     def __init__(self, function, device=CPU):
         self.function, self.device, self.seen = function, device, []

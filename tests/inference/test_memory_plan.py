@@ -7,10 +7,17 @@ import pytest
 import torch
 
 from tests.scans import tiny_config
+from tests.tiles import FunctionBackend
 from verse3d.core.errors import MemoryLimitError
+from verse3d.core.geometry import Geometry
 from verse3d.core.runtime import rss_mb
+from verse3d.core.volume import StoredVoxels
+from verse3d.inference import budget
+from verse3d.inference.ensemble import Ensemble
 from verse3d.inference.memory_plan import CARRYING_MB, Demand, Limit, make_plan
+from verse3d.inference.predictor import Predictor
 from verse3d.inference.sliding_window import StreamSettings, batches, open_planes
+from verse3d.model.modes import Method
 from verse3d.model.tilings import WindowTiling
 
 SHAPE = (273, 273, 333)
@@ -71,6 +78,15 @@ def test_first_the_batch_shrinks_then_the_sums_are_held_in_half_precision():
         assert plan(demand(), most - saved).peak_mb <= most - saved
 
 
+def test_batches_are_computed_side_by_side_only_if_there_is_room_for_both():
+    wanted = replace(demand(), side_by_side=2)
+    both = plan(wanted, 20_000)
+    assert both.settings == StreamSettings(4, torch.float32, side_by_side=2)
+    assert both.to_dict()["side_by_side"] == 2
+    assert both.peak_mb == pytest.approx(plan(demand(), 20_000).peak_mb + 4 * 300)
+    assert plan(wanted, both.peak_mb - 1).settings == StreamSettings(4, torch.float32)
+
+
 def test_what_does_not_fit_is_refused_with_what_would():
     with pytest.raises(MemoryLimitError) as caught:
         plan(demand(pieces=1), 1000)
@@ -120,3 +136,20 @@ def test_a_plan_for_an_absurd_volume_is_refused_at_once():
         plan(demand(shape=(20_000, 18_000, 24_000)), 2000)
     with pytest.raises(MemoryLimitError):
         plan(demand(shape=(10**7, 10**7, 10**7), channels=1), 2000)
+
+
+@pytest.mark.parametrize(
+    ("piece_mb", "cores", "takes_threads", "expected"),
+    [(117, 2, True, 2), (117, 16, True, 2), (460, 2, True, 1), (117, 1, True, 1), (117, 2, False, 1)],
+)
+def test_two_batches_are_wanted_at_once_where_one_is_small_and_there_are_cores_for_both(
+    monkeypatch, piece_mb, cores, takes_threads, expected
+):
+    monkeypatch.setattr(budget, "thread_count", lambda: cores)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
+    backend = FunctionBackend(None)
+    backend.takes_threads = takes_threads
+    predictor = Predictor.of_ensemble(Ensemble([backend]), Method(tiny_config()))
+    stored = StoredVoxels(Geometry((30, 40, 50), np.eye(4)), None, 2)
+    found = budget.Budget(predictor, Limit(20_000, asked_for=True), 500.0, piece_mb).plan(stored)
+    assert found.settings.side_by_side == expected

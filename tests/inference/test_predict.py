@@ -10,6 +10,7 @@ import subprocess
 import threading
 import weakref
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -20,6 +21,7 @@ from scipy import ndimage
 
 from tests import scans
 from tests.scans import PIR, ThresholdNet, orientation, spine, tiny_config, turned
+from verse3d.core import read_ahead
 from verse3d.core.errors import DataError, MemoryLimitError, OutputError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERTEBRAE
@@ -51,12 +53,13 @@ def predictor(config=FINE, cut=0.5) -> Predictor:
     return Predictor.of_network(ThresholdNet(channels, cut).eval(), Method(config), CPU, choose_precision("off", CPU))
 
 
-def predicted(cases, by, out, *, model=Path("best.pt"), progress=no_progress, **options):
+def predicted(cases, by, out, *, model=Path("best.pt"), progress=no_progress, ahead=None, **options):
     """``predict_cases`` as the api calls it."""
     sha256 = models_sha256([model]) if model.is_file() else ""
     chosen = PredictOptions(**options)
+    about = partial(described, by, [model])
     return predict_cases(
-        cases, by, out, about=lambda: described(by, [model]), model_sha256=sha256, options=chosen, progress=progress
+        cases, by, out, about=about, model_sha256=sha256, options=chosen, progress=progress, ahead=ahead
     )
 
 
@@ -509,7 +512,7 @@ def test_a_scan_that_does_not_fit_is_refused_before_it_is_read_and_the_others_ar
     big = tmp_path / "scans" / "big_ct.nii.gz"
     scans.write_nifti(big, np.zeros((420, 420, 420), np.int16), np.eye(4))
     read = []
-    monkeypatch.setattr(scan_stages, "read_image", lambda path: read.append(path) or read_image(path))
+    monkeypatch.setattr(read_ahead, "read_image", lambda path: read.append(path) or read_image(path))
     cases = [many[0], Case("big", "big", big), many[1]]
     gc.collect()
     give_back_freed_memory()  # of the tests before, or it would be free for the scan
@@ -554,7 +557,7 @@ def test_the_first_scan_is_read_while_the_network_is_opened_and_only_once(tmp_pa
         assert opened.wait(300)
         return read_image(path)
 
-    monkeypatch.setattr(scan_stages, "read_image", waiting)
+    monkeypatch.setattr(read_ahead, "read_image", waiting)
     monkeypatch.setattr(Predictor, "make_ready", lambda _: opened.set())
     report = run(many[:3], tmp_path / "out")
     assert [record.status for record in report.records] == ["written"] * 3
@@ -619,10 +622,36 @@ def test_a_scan_that_is_replaced_while_it_is_read_fails_and_the_next_is_done(tmp
             other.replace(path)
         return volume
 
-    monkeypatch.setattr(scan_stages, "read_image", replaced)
+    monkeypatch.setattr(read_ahead, "read_image", replaced)
     first, second = run(many[:2], tmp_path / "out").records
     assert first.status == "failed" and "was replaced while it was read" in first.error
     assert second.status == "written" and not mask_path(tmp_path / "out", "case0").exists()
+
+
+def test_a_scan_that_is_read_already_is_not_read_again_and_gives_the_same_mask(tmp_path, many, monkeypatch):
+    plain = run(many[:2], tmp_path / "plain")
+    read = []
+    monkeypatch.setattr(read_ahead, "read_image", lambda path: read.append(path) or read_image(path))
+    given = run(many[:2], tmp_path / "given", ahead=read_ahead.ReadAhead(many[0].image))
+    assert read == [many[0].image, many[1].image]
+    for one, other in zip(plain.records, given.records, strict=True):
+        assert one.status == other.status == "written"
+        assert (plain.folder / one.mask).read_bytes() == (given.folder / other.mask).read_bytes()
+        assert one.plan["stages_mb"]["reading"] == other.plan["stages_mb"]["reading"]
+        assert other.seconds_of["read"] > 0
+
+
+def test_a_scan_that_was_read_already_and_does_not_fit_is_refused(tmp_path, many, monkeypatch):
+    monkeypatch.setattr("verse3d.inference.budget.network_geometry", lambda *_: Geometry((9999, 9999, 9999), np.eye(4)))
+    report = run(many[:1], tmp_path / "out", ahead=read_ahead.ReadAhead(many[0].image))
+    assert report.records[0].status == "failed" and str(many[0].image) in report.records[0].error
+
+
+def test_a_scan_whose_mask_is_kept_is_not_held_though_it_was_read(tmp_path, many):
+    run(many[:1], tmp_path / "out")
+    ahead = read_ahead.ReadAhead(many[0].image)
+    assert run(many[:1], tmp_path / "out", ahead=ahead).records[0].status == "skipped"
+    assert ahead.take(many[0].image) is None
 
 
 def test_what_a_killed_program_left_beside_a_mask_is_removed(tmp_path, many):

@@ -7,7 +7,7 @@ import torch
 
 from verse3d.core import threads
 from verse3d.inference import single_threaded
-from verse3d.inference.single_threaded import in_ranges_single_threaded
+from verse3d.inference.single_threaded import in_order_side_by_side, in_ranges_single_threaded
 
 
 @pytest.fixture
@@ -48,3 +48,47 @@ def test_an_error_comes_out_and_pytorch_has_its_threads_again(three_cores):
     thread.start()
     thread.join()
     assert counts == [before] == [torch.get_num_threads()]
+
+
+def test_results_come_in_order_while_two_are_worked_on_at_once():
+    together, before = threading.Barrier(2, timeout=20), torch.get_num_threads()
+    torch.set_num_threads(4)
+    seen = []
+
+    def work(item):
+        together.wait()  # passes only if another one is worked on at the same time
+        seen.append((torch.get_num_threads(), torch.is_inference_mode_enabled()))
+        return item * item
+
+    try:
+        assert list(in_order_side_by_side(work, range(6), 2)) == [0, 1, 4, 9, 16, 25]
+        assert set(seen) == {(2, True)}
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_no_more_are_begun_than_can_wait():
+    begun = []
+    results = in_order_side_by_side(lambda item: begun.append(item) or item, range(100), 2)
+    assert next(results) == 0
+    assert len(begun) <= 3
+    results.close()
+    assert len(begun) <= 3
+
+
+def test_an_error_comes_in_the_place_of_its_result_and_ends_the_others():
+    before, done = torch.get_num_threads(), []
+
+    def work(item):
+        if item == 2:
+            raise torch.OutOfMemoryError("item 2")
+        done.append(item)
+        return item
+
+    results = in_order_side_by_side(work, range(50), 2)
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(torch.OutOfMemoryError, match="item 2"):
+        next(results)
+    assert max(done) <= 4
+    assert torch.get_num_threads() == before

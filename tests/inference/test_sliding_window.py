@@ -82,6 +82,35 @@ def test_the_labels_are_those_of_monais_sliding_window(shape, overlap, mode):
         assert_decided_by(found, expected)
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("channels", [1, 5])
+def test_batches_side_by_side_give_the_same_labels_to_the_last_bit(channels, batch):
+    image, windows, model = picture((17, 14, 41)), tiling((17, 14, 41)), network(channels)
+    told = []
+    alone = segmented(image, windows, placed(model), channels=channels, settings=StreamSettings(batch))
+    beside = segmented(
+        image,
+        windows,
+        placed(model),
+        channels=channels,
+        settings=StreamSettings(batch, side_by_side=2),
+        progress=lambda what, done, total: told.append(done),
+    )
+    assert np.array_equal(alone, beside)
+    assert told == sorted(told) and told[0] == 0 and told[-1] == len(windows.regions)
+
+
+def test_an_error_in_a_batch_beside_others_comes_out_and_pytorch_keeps_its_threads():
+    before, windows = torch.get_num_threads(), tiling((17, 14, 41))
+
+    def failing(pieces):
+        raise torch.OutOfMemoryError("no room")
+
+    with pytest.raises(torch.OutOfMemoryError, match="no room"):
+        segmented(picture((17, 14, 41)), windows, placed(failing), channels=1, settings=StreamSettings(side_by_side=2))
+    assert torch.get_num_threads() == before
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("channels", [1, 27])
 def test_the_labels_on_a_gpu_are_those_of_monais_sliding_window(channels):

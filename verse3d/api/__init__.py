@@ -10,6 +10,8 @@ Example:
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from verse3d.core.importing import uncollected
+
 if TYPE_CHECKING:
     from verse3d.api.comparison import compare
     from verse3d.api.data import check, convert, download, index, phantom
@@ -85,7 +87,9 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module attribute
     """Load a job when it is first used: those about data need no PyTorch, which takes seconds to import."""
     if name not in _HOME:
         raise AttributeError(f"module 'verse3d.api' has no attribute {name!r}")
-    return getattr(import_module(f"verse3d.api.{_HOME[name]}"), name)
+    with uncollected():
+        module = import_module(f"verse3d.api.{_HOME[name]}")
+    return getattr(module, name)
 
 
 def __dir__() -> list[str]:

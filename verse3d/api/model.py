@@ -22,7 +22,7 @@ from verse3d.inference.backends import BackendName
 from verse3d.inference.budget import Budget
 from verse3d.inference.loading import open_predictor
 from verse3d.inference.memory_plan import Limit
-from verse3d.inference.naming import PartialVertebrae, keeps_partial
+from verse3d.inference.partial import PartialVertebrae, keeps_partial
 from verse3d.inference.segment import segment_volume
 from verse3d.labelling.vertebrae import NamedVertebra
 from verse3d.model.locate import model_files

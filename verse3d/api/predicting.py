@@ -2,26 +2,31 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from verse3d import api
 from verse3d.core.caseerrors import CASE_ERRORS, reason_of
 from verse3d.core.errors import ConfigError, DataError
 from verse3d.core.files import PathOrText, is_file, make_folder, remove_leftovers
+from verse3d.core.importing import uncollected
 from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.core.nifti_errors import not_a_file
 from verse3d.core.nifti_header import NIFTI_SUFFIXES
 from verse3d.core.paths import path_below
-from verse3d.core.runtime import DeviceName, choose_device
+from verse3d.core.read_ahead import ReadAhead
+from verse3d.core.threads import usable_cores
 from verse3d.data.cases import Case, Split
 from verse3d.data.index.discover import load_cases
 from verse3d.data.index.file_roles import scan_name
-from verse3d.inference.backends import BackendName
-from verse3d.inference.loading import described, models_sha256, open_predictor
-from verse3d.inference.naming import PartialVertebrae, keeps_partial
-from verse3d.inference.predict import PredictOptions, predict_cases
+from verse3d.data.predictions import has_mask
+from verse3d.inference.partial import PartialVertebrae, keeps_partial
 from verse3d.inference.records import PredictionReport
 from verse3d.model.locate import model_files
 from verse3d.report.itksnap import write_label_description
+
+if TYPE_CHECKING:
+    from verse3d.core.runtime import DeviceName
+    from verse3d.inference.backends import BackendName
 
 _log = logger(__name__)
 PREVIEWS = "previews"
@@ -34,8 +39,8 @@ def predict(
     model: PathOrText | Sequence[PathOrText] | None = None,
     out: PathOrText,
     split: Split | None = None,
-    device: DeviceName = "auto",
-    backend: BackendName = "auto",
+    device: "DeviceName" = "auto",
+    backend: "BackendName" = "auto",
     tta: bool = False,
     skip_air: bool = True,
     partial: PartialVertebrae = "drop",
@@ -87,11 +92,18 @@ def predict(
     # Options, scans, models: whoever mistypes a scan hears of nothing else.
     cases = _cases_to_predict([Path(scan) for scan in scans], split)
     _require_any_scan(cases)
-    models = model_files(model)
+    models, folder = model_files(model), Path(out)
+    # Where memory is limited, or scarce on purpose, nothing is read before it is planned.
+    reads_ahead = max_ram_gb is None and not one_by_one
+    ahead = _read_ahead(cases[part::parts], folder, overwrite=overwrite) if reads_ahead else None
+    with uncollected():
+        # Not before: PyTorch takes a second or two, in which the first scan is unpacked.
+        from verse3d.core.runtime import choose_device
+        from verse3d.inference.loading import described, models_sha256, open_predictor
+        from verse3d.inference.predict import PredictOptions, predict_cases
     predictor = open_predictor(
         models, choose_device(device), backend=backend, tta=tta, skip_air=skip_air, keep_partial=keep_partial
     )
-    folder = Path(out)
     report = predict_cases(
         cases,
         predictor,
@@ -100,6 +112,7 @@ def predict(
         model_sha256=models_sha256(models),
         options=PredictOptions(overwrite, part, parts, max_ram_gb, overlap=not one_by_one),
         progress=progress,
+        ahead=ahead,
     )
     # Last: it belongs to masks, and there may be none.
     write_label_description(folder / LABEL_FILE, predictor.method.scheme.labels)
@@ -108,6 +121,13 @@ def predict(
     if preview:
         draw_previews(report, progress)
     return report
+
+
+def _read_ahead(cases: Sequence[Case], out: Path, *, overwrite: bool) -> ReadAhead | None:
+    """The first scan, as it is read while the program loads; None if there is nothing to be done, or no core for it."""
+    if not cases or usable_cores() == 1 or not is_file(cases[0].image_path()):
+        return None
+    return ReadAhead(cases[0].image_path()) if overwrite or not has_mask(out, cases[0].case) else None
 
 
 def draw_previews(report: PredictionReport, progress: Progress = no_progress) -> list[Path]:

@@ -5,14 +5,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
+import torch
+
 from verse3d.core.errors import MemoryLimitError
 from verse3d.core.limits import voxel_count
 from verse3d.core.memory import give_back_freed_memory
 from verse3d.core.runtime import rss_mb
+from verse3d.core.threads import thread_count
 from verse3d.core.volume import StoredVoxels
 from verse3d.data.samples.grid import network_geometry
 from verse3d.inference.memory_plan import Demand, Limit, Plan, make_plan
 from verse3d.inference.predictor import Predictor
+
+_SIDE_BY_SIDE = 2
+_SMALL_PIECE_MB = 150.0
+"""What a piece may take of which two are computed at the same time. That of one label takes 117, of 27 channels 460:
+there a second one would add a quarter to the peak of the whole prediction."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +72,10 @@ class Budget:
         give_back_freed_memory()  # it would be counted twice
         return replace(self, held_mb=rss_mb() - besides_mb, piece_mb=piece_mb)
 
+    def holding(self, scan_mb: float) -> Self:
+        """For a scan that was read before there was a budget: it is in memory, and counted where scans are planned."""
+        return replace(self, held_mb=max(0.0, rss_mb() - scan_mb))
+
     def plan(self, stored: StoredVoxels) -> Plan:
         """How a scan is predicted within the limit.
 
@@ -76,7 +88,7 @@ class Budget:
     def fits_overlapped(self, scans: Sequence[StoredVoxels]) -> bool:
         """Whether the largest scans may be read, segmented and written at the same time."""
         demands = [self._demand(stored) for stored in scans]
-        settings = self.predictor.settings
+        settings = replace(self.predictor.settings, side_by_side=self._side_by_side)
         # The worst moment is when three large scans are each in another stage.
         peak_mb = (
             self.held_mb
@@ -99,7 +111,16 @@ class Budget:
             scout_mb=max(self.predictor.scouts.megabytes(grid), naming.megabytes(grid) if naming else 0.0),
             grouped=method.by_sequence,
             sums_dtype=self.predictor.settings.sums_dtype,
+            side_by_side=self._side_by_side,
         )
+
+    @property
+    def _side_by_side(self) -> int:
+        """How many batches are computed at once. More than two would take memory and gain little."""
+        backends = self.predictor.placement.ensemble.backends
+        is_small = self.piece_mb * self.predictor.method.inference.windows_per_batch <= _SMALL_PIECE_MB
+        has_cores = min(thread_count(), torch.get_num_threads()) > 1
+        return _SIDE_BY_SIDE if is_small and has_cores and all(one.takes_threads for one in backends) else 1
 
 
 def _require_room(held_mb: float, limit: Limit, what: str) -> None:

@@ -1,6 +1,6 @@
 """How much memory a prediction will take, and how it is made to fit."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,6 +56,7 @@ class Demand:
         scout_mb: what the scouts take while they look for the spine.
         grouped: whether bones are grouped and named, where other labels are cleaned.
         sums_dtype: of the open planes, if there is room: see ``Ensemble.sums_dtype``.
+        side_by_side: batches that are computed at the same time, if there is room.
     """
 
     source_voxels: int
@@ -67,6 +68,7 @@ class Demand:
     scout_mb: float = 0.0
     grouped: bool = False
     sums_dtype: torch.dtype = torch.float32
+    side_by_side: int = 1
 
     @property
     def scouting_mb(self) -> float:
@@ -87,7 +89,7 @@ class Demand:
             + self._answer_mb
             + carrying_mb
             + self._sums_mb(settings)
-            + self.piece_mb * settings.pieces_per_batch
+            + self.piece_mb * settings.pieces_per_batch * settings.side_by_side
             + len(self.tiling.regions) * _WINDOW_BYTES // 10**6
             + _WORKING_MB
         )
@@ -149,6 +151,7 @@ class Plan:
         """Plain values, for the list of predictions."""
         return {
             "windows_per_batch": self.settings.pieces_per_batch,
+            "side_by_side": self.settings.side_by_side,
             "sums": str(self.settings.sums_dtype).removeprefix("torch."),
             "held_mb": round(self.held_mb, 1),
             "stages_mb": {stage: round(mb, 1) for stage, mb in self.stages_mb.items()},
@@ -160,23 +163,31 @@ class Plan:
 def make_plan(demand: Demand, limit: Limit, held_mb: float) -> Plan:
     """The plan closest to the config's wishes that stays below the limit.
 
-    First the batch shrinks, then the sums are held in float16.
+    First batches are computed one after the other, then they shrink, then the sums are held in float16.
 
     Raises:
         MemoryLimitError: the smallest plan does not fit either; says what would.
     """
-    # float32 (if it is wanted): 4, 2, 1 windows; then float16: 4, 2, 1. The first that fits is taken.
     smallest = None
-    for dtype in _SUMS_DTYPES[_SUMS_DTYPES.index(demand.sums_dtype) :]:
-        batch = demand.pieces_per_batch
-        while batch >= 1:
-            smallest = _plan(demand, StreamSettings(batch, dtype), limit, held_mb)
-            if smallest.peak_mb <= limit.mb:
-                return smallest
-            batch //= 2
+    for settings in _wishes(demand):
+        smallest = _plan(demand, settings, limit, held_mb)
+        if smallest.peak_mb <= limit.mb:
+            return smallest
     if smallest is None:
         raise ValueError("a batch holds at least one piece")
     raise _does_not_fit(smallest, limit)
+
+
+def _wishes(demand: Demand) -> Iterator[StreamSettings]:
+    """Settings from the quickest to the smallest."""
+    # Side by side; then float32 (if it is wanted): 4, 2, 1 windows; then float16: 4, 2, 1.
+    if demand.side_by_side > 1:
+        yield StreamSettings(demand.pieces_per_batch, demand.sums_dtype, demand.side_by_side)
+    for dtype in _SUMS_DTYPES[_SUMS_DTYPES.index(demand.sums_dtype) :]:
+        batch = demand.pieces_per_batch
+        while batch >= 1:
+            yield StreamSettings(batch, dtype)
+            batch //= 2
 
 
 def _plan(demand: Demand, settings: StreamSettings, limit: Limit, held_mb: float) -> Plan:

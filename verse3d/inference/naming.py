@@ -7,12 +7,11 @@ parts on the grid of the scan  ->  bones  ->  one reading of the spine  ->  ids,
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from verse3d.core.errors import ConfigError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERTEBRAE
 from verse3d.inference.overview import Overview, overview
@@ -22,9 +21,6 @@ from verse3d.labelling.evidence import level_evidence, without_a_look
 from verse3d.labelling.instances import group_bones
 from verse3d.labelling.vertebrae import NamedBones, name_bones
 from verse3d.model.scout import CHANNELS, SCOUT_MM, ScoutNetwork
-
-PartialVertebrae = Literal["drop", "keep"]
-"""What becomes of vertebrae that the scan cuts: VerSe's masks leave them out."""
 
 _MAP_BYTES = 4
 _LARGEST_NOTED_ML = 5.0
@@ -111,17 +107,6 @@ class SequenceNaming:
             note = f"{bones.dropped_ml:.0f} ml in pieces too small for a vertebra were left out"
             named = replace(named, notes=(*named.notes, note))
         return named
-
-
-def keeps_partial(partial: str) -> bool:
-    """Whether masks show vertebrae that the scan cuts.
-
-    Raises:
-        ConfigError: ``partial`` is neither drop nor keep.
-    """
-    if partial not in ("drop", "keep"):
-        raise ConfigError(f"`partial` must be drop or keep, got {partial!r}", option="partial")
-    return partial == "keep"
 
 
 def without_partial(named: NamedBones) -> NamedBones:

@@ -15,6 +15,7 @@ from verse3d.core.caseerrors import CASE_ERRORS
 from verse3d.core.files import make_folder, remove_leftovers
 from verse3d.core.logs import Progress, no_progress
 from verse3d.core.peak_memory import MemoryWatch
+from verse3d.core.read_ahead import ReadAhead
 from verse3d.core.volume import stored_voxels
 from verse3d.data.cases import Case
 from verse3d.data.predictions import predictions_file
@@ -53,6 +54,7 @@ def predict_cases(
     model_sha256: str = "",
     options: PredictOptions | None = None,
     progress: Progress = no_progress,
+    ahead: ReadAhead | None = None,
 ) -> PredictionReport:
     """Write one mask per scan into ``out``, and a list of records beside them. A bad scan does not stop the rest.
 
@@ -64,6 +66,7 @@ def predict_cases(
         model_sha256: stored in every record.
         options: see there.
         progress: told about every scan and piece.
+        ahead: the first of these scans, if it is being read already.
 
     Raises:
         OutputError: ``out`` cannot be written to.
@@ -79,12 +82,12 @@ def predict_cases(
     done: list[PredictionRecord] = []
     progress("scans", 0, len(own))
     with MemoryWatch() as watch:
-        before = ScanStages(predictor, out, maker, options.overwrite, budget, records, watch, progress)
-        ahead = _read_while_opening(own[:1] if options.overlap else [], before)
-        scan = replace(before, budget=budget.opened(besides_mb=_held_mb(ahead.values())))
+        before = ScanStages(predictor, out, maker, options.overwrite, budget, records, watch, progress, ahead)
+        begun = _read_while_opening(own[:1] if options.overlap else [], before)
+        scan = replace(before, budget=budget.opened(besides_mb=_held_mb(begun.values())))
 
         def read(case: Case) -> PreparedScan:
-            return scan.replanned(ahead.pop(case.case).result()) if case.case in ahead else scan.read(case)
+            return scan.replanned(begun.pop(case.case).result()) if case.case in begun else scan.read(case)
 
         in_turn = overlapped if options.overlap and _fits_overlapped(own, scan.budget) else one_by_one
         stages = Stages(read, scan.segment, scan.write, scan.ended, (MaskIsKeptError, *CASE_ERRORS))

@@ -9,7 +9,7 @@ An exception ends the way of its scan (see ``pipeline``): ``MaskIsKeptError`` wh
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,8 +23,9 @@ from verse3d.core.labels import label_counts
 from verse3d.core.logs import Progress, logger
 from verse3d.core.memory import give_back_freed_memory
 from verse3d.core.peak_memory import MemoryWatch, Peak
+from verse3d.core.read_ahead import ReadAhead, ReadScan, ScanFile
 from verse3d.core.runtime import peak_rss_mb
-from verse3d.core.volume import StoredVoxels, read_image, stored_voxels, write_labels
+from verse3d.core.volume import StoredVoxels, write_labels
 from verse3d.data.cases import Case
 from verse3d.data.centroids import write_centroids
 from verse3d.data.predictions import MASK_SUFFIX, centroid_path, mask_path
@@ -124,6 +125,7 @@ class ScanStages:
         records: what is known about earlier calls.
         watch: samples the memory.
         progress: told about windows.
+        ahead: a scan that is being read already.
     """
 
     predictor: Predictor
@@ -134,6 +136,7 @@ class ScanStages:
     records: RecordList
     watch: MemoryWatch
     progress: Progress
+    ahead: ReadAhead | None = None
 
     def read(self, case: Case) -> PreparedScan:
         """The scan on the network grid, if there is anything to be done and memory for it.
@@ -144,24 +147,29 @@ class ScanStages:
             MemoryLimitError: it does not fit.
         """
         image, target, peak = case.image_path(), mask_path(self.out, case.case), self.watch.peak()
-        self._refuse_or_keep(case, target)
-        # Before and after reading: a download that still runs would give half a scan.
-        stored, before = stored_voxels(image), _identity(image)
-        with _naming(image):
-            plan = self.budget.plan(stored)
-        grid = network_geometry(stored.geometry, self.predictor.method.grid)
-        seconds_of: dict[str, float] = {}
-        with _timed(seconds_of, "read"):
-            volume = read_image(image)
-        if _identity(image) != before or volume.header.binaryblock != stored.header.binaryblock:
-            raise DataError(f"{image} was replaced while it was read", hint="predict it again when it is complete")
+        scan, plan = self._read_and_planned(image, lambda: self._refuse_or_keep(case, target))
+        grid = network_geometry(scan.stored.geometry, self.predictor.method.grid)
         trained_on, window_hu = self.predictor.trained_on, self.predictor.method.grid.window_hu
-        warnings = scan_warnings(volume, trained_on)
+        seconds_of = {"read": round(scan.seconds, 3)}
+        warnings = scan_warnings(scan.volume, trained_on)
         with _timed(seconds_of, "prepare"):
-            prepared, _ = self.predictor.prepare(volume)
+            prepared, _ = self.predictor.prepare(scan.volume)
         warnings += tissue_warnings(prepared, grid, window_hu, trained_on)
-        opened = OpenedScan(self._record(case), image, target, peak, stored, grid)
+        opened = OpenedScan(self._record(case), image, target, peak, scan.stored, grid)
         return PreparedScan(opened, plan, prepared, seconds_of, warnings)
+
+    def _read_and_planned(self, image: Path, refuse: Callable[[], None]) -> tuple[ReadScan, Plan]:
+        """The scan in memory and the plan for it, unless ``refuse`` raises; what was read already is planned behind."""
+        ahead = self.ahead.take(image) if self.ahead else None
+        refuse()
+        if ahead is None:
+            file = ScanFile.opened(image)
+            with _naming(image):
+                plan = self.budget.plan(file.stored)
+            return file.read(), plan
+        scan = ahead.result()
+        with _naming(image):
+            return scan, self.budget.holding(scan.volume.array.nbytes / 1e6).plan(scan.stored)
 
     def replanned(self, scan: PreparedScan) -> PreparedScan:
         """A scan that was read before it was known what the network takes, with a plan that counts it.
@@ -267,12 +275,6 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except DataError as error:
         raise type(error)(f"{path}: {error.message}", hint=error.hint) from error
-
-
-def _identity(path: Path) -> tuple[int, ...]:
-    """What changes if a file is written to or replaced."""
-    status = path.stat()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _written(

@@ -1,4 +1,4 @@
-"""Independent parts of a volume on all cores, where PyTorch computes each part in a single thread.
+"""Independent work on all cores, where PyTorch computes each part in a single thread, or in few.
 
 PyTorch divides every large operation among its own threads. Where a part takes many short operations, its threads wait
 for each other more than they compute; it is quicker if every core has a part of its own:
@@ -9,11 +9,17 @@ for each other more than they compute; it is quicker if every core has a part of
                           core 1   |== part 1 ==|=== part 3 ===|
 """
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 
 from verse3d.core.threads import in_ranges, thread_count
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 def in_ranges_single_threaded(work: Callable[[int, int], None], size: int, longest: int) -> None:
@@ -37,3 +43,37 @@ def in_ranges_single_threaded(work: Callable[[int, int], None], size: int, longe
         in_ranges(in_one, size, longest)
     finally:
         torch.set_num_threads(threads)  # what threads that begin later start with
+
+
+def in_order_side_by_side(
+    work: Callable[[_Item], _Result], items: Iterable[_Item], at_once: int
+) -> Generator[_Result, None, None]:
+    """What ``work`` gives for each item, in their order; several are worked on at once, without gradients.
+
+    Each of them has its share of PyTorch's threads, and so has the caller until all results were given. One result may
+    wait while the next items are worked on, so ``at_once`` + 1 are there at most. Close it if you leave it early.
+
+    Raises:
+        Exception: whatever ``work`` raises, in place of the result.
+    """
+    threads = torch.get_num_threads()
+    share = max(1, threads // at_once)
+
+    def in_share(item: _Item) -> _Result:
+        torch.set_num_threads(share)
+        with torch.inference_mode():
+            return work(item)
+
+    begun: deque[Future[_Result]] = deque()
+    with ThreadPoolExecutor(at_once, "beside") as pool:
+        try:
+            torch.set_num_threads(share)
+            for item in items:
+                begun.append(pool.submit(in_share, item))
+                if len(begun) > at_once:
+                    yield begun.popleft().result()
+            while begun:
+                yield begun.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)

@@ -5,8 +5,9 @@ piece touches is finished: it is given away, and its memory is used again. Class
 weights and padding are those of MONAI's ``sliding_window_inference``, so the scores are the same within rounding.
 """
 
+import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ from verse3d.core.logs import Progress, no_progress
 from verse3d.inference.finite import FiniteCheck
 from verse3d.inference.oom_fallback import Placement
 from verse3d.inference.open_sums import FinishedPlanes, OpenSums
+from verse3d.inference.single_threaded import in_order_side_by_side
 from verse3d.model.tilings import Region, Tiling
 
 
@@ -27,10 +29,12 @@ class StreamSettings:
     Attributes:
         pieces_per_batch: shown to the network at once.
         sums_dtype: of the open planes; float16 halves their memory, and rounds the sums to three digits.
+        side_by_side: how many batches are computed at the same time, on a CPU, each with its share of the cores.
     """
 
     pieces_per_batch: int = 1
     sums_dtype: torch.dtype = torch.float32
+    side_by_side: int = 1
 
 
 def segment(
@@ -55,7 +59,7 @@ def segment(
         progress: told about the pieces as "windows".
 
     Returns:
-        The seconds that the networks took. (A GPU may still be at work when it is asked for the scores.)
+        The seconds for which the networks were waited for. (A GPU may still be at work when it is asked for scores.)
 
     Raises:
         torch.OutOfMemoryError: even one piece at a time does not fit, on the CPU.
@@ -63,8 +67,8 @@ def segment(
     """
     numbers = range(len(tiling.regions)) if wanted is None else wanted
     sweep = _Sweep(image, tiling, placement, settings, progress)
-    with torch.inference_mode():
-        for planes in sweep.finished_planes(numbers):
+    with torch.inference_mode(), contextlib.closing(sweep.finished_planes(numbers)) as finished:
+        for planes in finished:
             sweep.hand_over(planes, take)
     return sweep.seconds
 
@@ -110,18 +114,48 @@ class _Sweep:
         backend = self.placement.ensemble.backends[0]
         self.check = FiniteCheck(self.tiling, f"{backend.name} in {backend.precision} on {backend.device}")
 
-    def finished_planes(self, numbers: Sequence[int]) -> Iterator[FinishedPlanes]:
+    def finished_planes(self, numbers: Sequence[int]) -> Generator[FinishedPlanes, None, None]:
         """The planes in their order; each lot is good until the next is asked for."""
         axis, total, done = self.tiling.axis, len(numbers), 0
         groups = batches(self.regions, axis, numbers, self.settings.pieces_per_batch)
         planes = open_planes(self.regions, axis, groups)
         self.progress("windows", 0, total)
-        for group in groups:
-            yield from self._finish(self.regions[group[0]][axis].start)
-            self._look_at(group, planes)
-            done += len(group)
-            self.progress("windows", done, total)
+        with contextlib.closing(self._computed_ahead(groups)) as ahead:
+            for group, scores in zip(groups, ahead, strict=True):
+                yield from self._finish(self.regions[group[0]][axis].start)
+                if scores is None:
+                    self._look_at(group, planes)
+                else:
+                    self._add(group, scores, planes)
+                done += len(group)
+                self.progress("windows", done, total)
         yield from self._finish(self.tiling.shape[axis])
+
+    def _computed_ahead(self, groups: Sequence[Sequence[int]]) -> Generator[torch.Tensor | None, None, None]:
+        """The scores of each batch where several are computed at once; None for each that is still to be looked at.
+
+        ::
+
+            core 0          window 0   window 2   window 4 ...       a small window leaves two cores waiting for each
+            core 1          window 1   window 3   window 5 ...       other after every layer; so each has its own
+            this thread            add 0 1    add 2 3 ...
+        """
+        if self.settings.side_by_side == 1 or self.placement.ensemble.device.type != "cpu":
+            yield from (None for _ in groups)
+            return
+
+        def scores_of(group: Sequence[int]) -> torch.Tensor:
+            return self.placement.scores(self._cut(group), self.tiling)
+
+        with contextlib.closing(in_order_side_by_side(scores_of, groups, self.settings.side_by_side)) as computed:
+            while (scores := self._waited_for(computed)) is not None:
+                yield scores
+
+    def _waited_for(self, computed: Iterator[torch.Tensor]) -> torch.Tensor | None:
+        start = time.perf_counter()
+        scores = next(computed, None)
+        self.seconds += time.perf_counter() - start
+        return scores
 
     def _finish(self, until: int) -> Iterator[FinishedPlanes]:
         """The planes before ``until``, if all that was added to them is finite."""
@@ -152,27 +186,38 @@ class _Sweep:
         self._opened().move(self.placement.sums_device)
 
     def _look_at(self, group: Sequence[int], planes: int) -> None:
-        cut = [torch.from_numpy(self.tiling.cut(self.image, number))[None] for number in group]
-        pieces = cut[0] if len(cut) == 1 else torch.cat(cut)
-        done = 0
+        pieces, done = self._cut(group), 0
         while done < len(group):
             part = group[done : done + (self.placement.pieces_at_once or len(group))]
             try:
-                all_scores = self._spread_scores(pieces[done : done + len(part)], part, planes)
+                all_scores = self._spread(self._scores(pieces[done : done + len(part)]), part, planes)
             except torch.OutOfMemoryError as error:
                 self.placement.give_way(error, len(part))
                 if self.sums is not None:
                     self.sums.move(self.placement.sums_device)
                 continue
-            for number, scores in zip(part, all_scores, strict=True):
-                self._opened().add(self.regions[number], scores, self.tiling.weights(number))
+            self._sum_up(part, all_scores)
             done += len(part)
 
-    def _spread_scores(self, pieces: torch.Tensor, part: Sequence[int], planes: int) -> list[torch.Tensor]:
-        """All that needs new memory; what is added afterwards is never added twice."""
+    def _cut(self, group: Sequence[int]) -> torch.Tensor:
+        cut = [torch.from_numpy(self.tiling.cut(self.image, number))[None] for number in group]
+        return cut[0] if len(cut) == 1 else torch.cat(cut)
+
+    def _scores(self, pieces: torch.Tensor) -> torch.Tensor:
         start = time.perf_counter()
         scores = self.placement.scores(pieces, self.tiling)
         self.seconds += time.perf_counter() - start
+        return scores
+
+    def _add(self, group: Sequence[int], scores: torch.Tensor, planes: int) -> None:
+        self._sum_up(group, self._spread(scores, group, planes))
+
+    def _sum_up(self, part: Sequence[int], all_scores: Iterable[torch.Tensor]) -> None:
+        for number, scores in zip(part, all_scores, strict=True):
+            self._opened().add(self.regions[number], scores, self.tiling.weights(number))
+
+    def _spread(self, scores: torch.Tensor, part: Sequence[int], planes: int) -> list[torch.Tensor]:
+        """All that needs new memory; what is added afterwards is never added twice."""
         self.check.note(part, scores)
         if self.sums is None:
             first = self.regions[part[0]][self.tiling.axis].start

@@ -29,6 +29,11 @@ class Backend(Protocol):
         """Whether PyTorch will compute some pieces as well, to compare."""
         ...
 
+    @property
+    def takes_threads(self) -> bool:
+        """Whether several threads may have pieces computed at the same time, and gain by it."""
+        ...
+
     def __call__(self, pieces: torch.Tensor) -> torch.Tensor:
         """Logits (B, channels, ...), float32 or bfloat16 on ``device``, of float32 pieces (B, n, ...)."""
         ...

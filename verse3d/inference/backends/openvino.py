@@ -113,6 +113,11 @@ class OpenVinoBackend:
         unknown = not self._models or any(model.parity is None for model in self._models.values())
         return not self.refusal and unknown
 
+    @property
+    def takes_threads(self) -> bool:
+        """No: it divides a piece among the cores by itself, and its memory for results is one."""
+        return False
+
     def to(self, device: torch.device) -> "OpenVinoBackend | TorchBackend":
         """Itself on a CPU; on anything else PyTorch."""
         return self if device.type == "cpu" else torch_backend(self.network, device, self.number_format)

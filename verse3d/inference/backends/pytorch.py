@@ -58,6 +58,11 @@ class TorchBackend:
         """No: PyTorch is what others are compared with."""
         return False
 
+    @property
+    def takes_threads(self) -> bool:
+        """On a CPU."""
+        return self.device.type == "cpu"
+
     def make_ready(self, shape: Sequence[int]) -> None:
         """Build the network; PyTorch compiles nothing for a shape."""
         _ = self.network
