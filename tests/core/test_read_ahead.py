@@ -63,7 +63,14 @@ def test_a_scan_that_is_replaced_while_it_is_read_is_refused(scan, tmp_path, mon
         ReadAhead(scan).take(scan).result(timeout=20)
 
 
+def join_readers():
+    for thread in threading.enumerate():
+        if thread.name == "read ahead":
+            thread.join(20)
+
+
 def test_the_end_of_the_program_does_not_wait_for_it_and_threads_take_turns_as_before(scan, monkeypatch):
+    join_readers()
     go_on, during, usual = threading.Event(), [], sys.getswitchinterval()
 
     def slow(path):
@@ -72,11 +79,10 @@ def test_the_end_of_the_program_does_not_wait_for_it_and_threads_take_turns_as_b
         return read_image(path)
 
     monkeypatch.setattr(read_ahead, "read_image", slow)
-    begun = ReadAhead(scan).take(scan)
-    assert [thread.daemon for thread in threading.enumerate() if thread.name == "read ahead"] == [True]
+    first, second = ReadAhead(scan).take(scan), ReadAhead(scan).take(scan)
+    assert [thread.daemon for thread in threading.enumerate() if thread.name == "read ahead"] == [True, True]
     go_on.set()
-    begun.result(timeout=20)
-    for thread in threading.enumerate():
-        if thread.name == "read ahead":
-            thread.join(20)
-    assert during[0] < usual and sys.getswitchinterval() == usual
+    first.result(timeout=20)
+    second.result(timeout=20)
+    join_readers()
+    assert max(during) < usual and sys.getswitchinterval() == usual

@@ -97,15 +97,36 @@ class ReadAhead:
 
 
 def _read(path: Path, into: Future[ReadScan]) -> None:
-    usual = sys.getswitchinterval()
-    # An import holds Python's lock nearly all the time, and unpacking asks for it after each piece.
-    sys.setswitchinterval(min(usual, _SWITCH_SECONDS))
-    try:
-        into.set_result(ScanFile.opened(path).read())
-    except Exception as error:
-        into.set_exception(error)
-    finally:
-        sys.setswitchinterval(usual)
+    with _short_turns:
+        try:
+            into.set_result(ScanFile.opened(path).read())
+        except Exception as error:
+            into.set_exception(error)
+
+
+class _ShortTurns:
+    """While anything is read ahead, threads take turns more often: an import holds Python's lock nearly all the time,
+    and unpacking asks for it after each piece. The last one to end puts back what the first one found.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._count, self._usual = threading.Lock(), 0, 0.0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._count:
+                self._usual = sys.getswitchinterval()
+                sys.setswitchinterval(min(self._usual, _SWITCH_SECONDS))
+            self._count += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._count -= 1
+            if not self._count:
+                sys.setswitchinterval(self._usual)
+
+
+_short_turns = _ShortTurns()
 
 
 def _identity(path: Path) -> tuple[int, ...]:
