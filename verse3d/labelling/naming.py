@@ -14,6 +14,7 @@ from verse3d.labelling.levels import LEVELS, SACRUM, anomalies_on, whole_spines
 from verse3d.labelling.priors import Priors, shipped_priors
 from verse3d.labelling.sequence import Path, best_paths, weigh
 from verse3d.labelling.spine_curve import split_spines
+from verse3d.labelling.weighing import priors_of_bones, weigh_bones
 
 KEPT_PATHS = 6
 _KEPT_OF_BONES = 12
@@ -111,7 +112,8 @@ def _named(found: Detections, rows: NDArray[np.intp], priors: Priors, levels: Le
 def _paths(found: Detections, rows: NDArray[np.intp], priors: Priors, levels: LevelEvidence | None) -> list[Path]:
     ordered = found.taken(rows)
     if levels is not None:
-        return best_paths(levels.weigh(rows, ordered.centres_mm, priors), priors, _KEPT_OF_BONES)
+        priors = priors_of_bones(priors)
+        return best_paths(weigh_bones(levels, rows, ordered.centres_mm, priors), priors, _KEPT_OF_BONES)
     return best_paths(weigh(describe(ordered), ordered.centres_mm, priors), priors, KEPT_PATHS)
 
 

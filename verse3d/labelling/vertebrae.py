@@ -1,7 +1,7 @@
 """Names for the bones of a scan: from single bones to vertebrae with names, and how sure that is."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -100,7 +100,8 @@ def name_bones(
     """
     if not bones.bones:
         return NamedBones((), np.zeros(256, np.uint8))
-    levels = doubting_small_bones(levels, bones.bones)
+    widths = np.array([bone.width_mm for bone in bones.bones])
+    levels = replace(doubting_small_bones(levels, bones.bones), widths_mm=widths, grid=geometry)
     # Crumbs of bone are left out first: of many in a row the search could not pass over all.
     rows = np.flatnonzero(levels.real >= min(_LEAST_REAL, float(levels.real.max())))
     candidates, levels = [bones.bones[row] for row in rows], levels.of(rows)
