@@ -92,6 +92,12 @@ def test_beside_the_last_bone_of_a_scan_that_ends_there_the_next_vertebra_may_li
     assert ends[level] == 0.0
 
 
+def test_so_much_bone_as_the_sacrum_has_is_no_cut_vertebra_even_where_the_scan_ends():
+    names = between("L4", "L5")
+    looks = evidence_of(names, [0.0, 3.0], above_mm=10.0, below_mm=10.0).looks[-1]
+    assert looks[WHOLE.index("L3")] < looks[WHOLE.index("L5")] - 3.0
+
+
 def test_where_it_is_not_known_what_lies_beside_any_level_is_as_likely_as_without_a_look():
     names = between("T11", "L2")
     unknown = evidence_of(names, np.full(4, np.nan), above_mm=100.0, below_mm=100.0)

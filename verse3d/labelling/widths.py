@@ -19,14 +19,11 @@ from verse3d.labelling.levels import LEVELS, SACRUM, edges
 _NECK_MM = {"C1": 76, "C2": 54, "C3": 53, "C4": 54, "C5": 56, "C6": 59, "C7": 62}
 """Round figures: no mask at hand shows a whole neck."""
 _STEPS = {
-    "T1": 0.15, "T2": -0.05, "T3": -0.07, "T4": -0.05, "T5": 0.02, "T6": 0.0, "T7": 0.0, "T8": 0.0, "T9": -0.03,
-    "T10": -0.09, "T11": -0.09, "T12": -0.02, "L1": 0.27, "L2": 0.09, "L3": 0.14, "L4": -0.06, "L5": 0.15,
-    "L6": 0.0,
+    "T1": 0.21, "T2": -0.04, "T3": -0.08, "T4": -0.05, "T5": 0.02, "T6": -0.01, "T7": 0.0, "T8": 0.0, "T9": -0.02,
+    "T10": -0.09, "T11": -0.09, "T12": 0.0, "L1": 0.27, "L2": 0.08, "L3": 0.14, "L4": -0.09, "L5": 0.24, "L6": 0.0,
 }  # fmt: skip
-"""Log of the width beside that of the vertebra above: means of sub-verse004, 009, 010 and two automatic masks.
-
-L5 is held back (0.23 there): it differs most from one patient to the next. L6 is as L5, for want of any.
-"""
+"""Log of the width beside that of the vertebra above, the mean of one to five masks (``benchmarks/naming_widths.py``):
+sub-verse004, 009 and 010 and two automatic ones. L6 is as L5, for want of any."""
 _T13_BELOW_T12 = 0.13
 """Half-way to L1; no mask at hand shows one."""
 _SPREAD, _WIDE_SPREAD = 0.12, 0.2
