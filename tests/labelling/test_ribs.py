@@ -5,47 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.labelling.blocks import scan_of
-from verse3d.core.geometry import Geometry
+from tests.labelling.ribs import RIB, both, dense_map, wide_scan
 from verse3d.labelling.bones import BoneMap
-from verse3d.labelling.ribs import DenseMap, beside_ml, log_chances_of_ribs
+from verse3d.labelling.ribs import beside_ml, log_chances_of_ribs
 
 NAMES = ["T11", "T12", "L1"]
-RIB = ((17.0, 24.0), (-10.0, 0.0), (-4.0, 4.0))
-"""mm from the middle of a body, whose block ends at 14: to the side, forward, up."""
-
-
-def wide_scan():
-    """Three vertebrae in a scan that goes 50 mm to either side."""
-    scan = scan_of(NAMES)
-    more = 10
-    affine = scan.geometry.affine.copy()
-    affine[:3, 3] -= more * affine[:3, 0]
-    ids = np.pad(scan.ids, ((more, more), (0, 0), (0, 0)))
-    return replace(scan, ids=ids, geometry=Geometry(ids.shape, affine))
-
-
-def dense_map(scan, *boxes, spacing_mm=1.0):
-    """Where a scan is dense: in its vertebrae, and in boxes (name of a vertebra, side -1 or 1, box in mm)."""
-    low, high = scan.geometry.corners_mm().min(axis=0), scan.geometry.corners_mm().max(axis=0)
-    affine = np.diag([spacing_mm] * 3 + [1.0])
-    affine[:3, 3] = low
-    shape = tuple(int(n) for n in (high - low) / spacing_mm)
-    world = Geometry(shape, affine).world_from_index(np.argwhere(np.ones(shape, bool)))
-    nearest = np.rint(scan.geometry.index_from_world(world)).astype(int)
-    dense = scan.ids[tuple(nearest.clip(0, np.array(scan.ids.shape) - 1).T)] > 0
-    for name, side, box in boxes:
-        offset = (world - scan.centres[name]) * (side, 1.0, 1.0)
-        dense |= np.all([(o >= a) & (o <= b) for o, (a, b) in zip(offset.T, box, strict=True)], axis=0)
-    return DenseMap(dense.reshape(shape), Geometry(shape, affine))
-
-
-def both(name, box=RIB):
-    return [(name, side, box) for side in (-1, 1)]
 
 
 def test_ribs_are_found_beside_the_vertebrae_that_bear_them():
-    scan = wide_scan()
+    scan = wide_scan(NAMES)
     bones = scan.bones()
     rows = np.argsort([-bone.centre_mm[2] for bone in bones.bones])
     found = beside_ml(bones, scan.geometry, dense_map(scan, *both("T11"), *both("T12")))[rows]
@@ -55,7 +23,7 @@ def test_ribs_are_found_beside_the_vertebrae_that_bear_them():
 
 
 def test_the_side_with_less_counts_so_a_single_spur_is_no_rib():
-    scan = wide_scan()
+    scan = wide_scan(NAMES)
     assert not beside_ml(scan.bones(), scan.geometry, dense_map(scan, ("L1", 1, RIB))).any()
 
 
@@ -69,12 +37,12 @@ def test_the_side_with_less_counts_so_a_single_spur_is_no_rib():
     ids=["a vessel in front", "a rib of the vertebra above, far out", "the bone's own blurred edge"],
 )
 def test_what_is_dense_elsewhere_is_no_rib(box):
-    scan = wide_scan()
+    scan = wide_scan(NAMES)
     assert (beside_ml(scan.bones(), scan.geometry, dense_map(scan, *both("L1", box))) < 0.05).all()
 
 
 def test_it_does_not_matter_how_the_scan_lies_on_its_grid():
-    scan = wide_scan()
+    scan = wide_scan(NAMES)
     dense = dense_map(scan, *both("T12"))
     turned = scan.geometry.reoriented("LPS")
     bones = scan.bones()
@@ -89,7 +57,7 @@ def test_it_does_not_matter_how_the_scan_lies_on_its_grid():
 
 
 def test_nothing_is_known_of_a_side_that_the_scan_does_not_show():
-    scan = wide_scan()
+    scan = wide_scan(NAMES)
     dense, bones = dense_map(scan, *both("T12")), scan.bones()
     middle = scan.centres["T12"][0]
 
@@ -105,14 +73,14 @@ def test_nothing_is_known_of_a_side_that_the_scan_does_not_show():
 
 
 def test_nothing_is_known_of_what_lies_beside_a_bone_that_the_scan_cuts():
-    scan = wide_scan()
+    scan = wide_scan(NAMES)
     bones = scan.bones()
     cut = replace(bones, bones=tuple(replace(bone, is_cut=True) for bone in bones.bones))
     assert np.isnan(beside_ml(cut, scan.geometry, dense_map(scan, *both("T12")))).all()
 
 
 def test_without_bones_or_in_air_nothing_is_found():
-    scan = wide_scan()
+    scan = wide_scan(NAMES)
     dense = dense_map(scan)
     none = BoneMap(np.zeros((0, 0, 0), np.uint8), (0, 0, 0), ())
     assert beside_ml(none, scan.geometry, dense).shape == (0,)
