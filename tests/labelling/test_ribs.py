@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.labelling.ribs import RIB, both, dense_map, wide_scan
-from verse3d.labelling.bones import BoneMap
-from verse3d.labelling.ribs import beside_ml, log_chances_of_ribs
+from verse3d.labelling.bones import Bone, BoneMap
+from verse3d.labelling.ribs import beside_ml, log_chances_of_ribs, without_crumbs
 
 NAMES = ["T11", "T12", "L1"]
 
@@ -77,6 +77,20 @@ def test_nothing_is_known_of_what_lies_beside_a_bone_that_the_scan_cuts():
     bones = scan.bones()
     cut = replace(bones, bones=tuple(replace(bone, is_cut=True) for bone in bones.bones))
     assert np.isnan(beside_ml(cut, scan.geometry, dense_map(scan, *both("T12")))).all()
+
+
+def test_beside_a_crumb_of_a_cut_vertebra_only_as_much_as_a_sacrum_has_counts():
+    bones = [
+        Bone(1, (0.0, 0.0, 30.0), 50.0, is_cut=False),
+        Bone(2, (0.0, 0.0, 0.0), 50.0, is_cut=False),
+        Bone(3, (5.0, 0.0, -30.0), 2.0, is_cut=True),
+    ]
+    few, much = (without_crumbs(np.array([0.8, ml, np.nan]), bones) for ml in (0.8, 3.0))
+    assert few[0] == 0.8 and np.isnan(few[1:]).all()
+    assert much[1] == 3.0
+    # What is left of it is most of a vertebra, so nothing of it lies beside the next one.
+    large = [*bones[:2], replace(bones[2], volume_ml=30.0)]
+    assert without_crumbs(np.array([0.8, 0.8, np.nan]), large)[1] == 0.8
 
 
 def test_without_bones_or_in_air_nothing_is_found():

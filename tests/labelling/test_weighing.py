@@ -75,6 +75,17 @@ def test_a_spine_below_which_the_scan_goes_on_ends_with_the_last_lumbar_vertebra
     assert cut.ambiguous and cut.readings[0][0] < seen.readings[0][0]
 
 
+def test_a_spine_that_lacks_its_first_vertebra_where_the_scan_goes_on_is_doubtful_however_sure_the_names_are():
+    # C1 hangs together with C2, say: the bones are C2 ... L5, and there is room for another one
+    lacking, whole = spine(12, 5)[1:], spine(12, 5)
+    found = counted(lacking)
+    assert [each.name for each in found.vertebrae] == lacking
+    assert found.readings[0][0] > 0.95
+    assert found.ambiguous and not counted(whole).ambiguous
+    # Where the scan ends there it is as it should be.
+    assert not counted(lacking, above_mm=10.0).ambiguous
+
+
 def evidence_of(names, beside_ml, *, above_mm, below_mm):
     points = centres_of(names)
     levels = replace(

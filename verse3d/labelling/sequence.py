@@ -55,6 +55,10 @@ class Evidence:
     def __len__(self) -> int:
         return len(self.looks)
 
+    def at_the_ends(self, rows: tuple[int, ...], levels: tuple[int, ...]) -> float:
+        """The score of where a path begins and ends; 0 for none."""
+        return float(self.first[rows[0], levels[0]] + self.last[rows[-1], levels[-1]]) if rows else 0.0
+
 
 @dataclass(frozen=True)
 class Path:
@@ -64,11 +68,13 @@ class Path:
         rows: the detections that it picks, ascending.
         levels: the level index of each.
         score: log score, the patient's size summed out.
+        ends: what of it is for where the path begins and ends.
     """
 
     rows: tuple[int, ...]
     levels: tuple[int, ...]
     score: float
+    ends: float = 0.0
 
     def names(self) -> dict[int, str]:
         """Row -> name."""
@@ -103,7 +109,7 @@ def best_paths(evidence: Evidence, priors: Priors, count: int = 8) -> list[Path]
             if (rows, levels) not in found:
                 found[rows, levels] = path_score(rows, levels, evidence, costs)
     ranked = sorted(found.items(), key=lambda item: -item[1])[:count]
-    return [Path(rows, levels, score) for (rows, levels), score in ranked]
+    return [Path(rows, levels, score, evidence.at_the_ends(rows, levels)) for (rows, levels), score in ranked]
 
 
 @dataclass(frozen=True)
@@ -135,8 +141,7 @@ def path_score(rows: tuple[int, ...], levels: tuple[int, ...], evidence: Evidenc
     picked = np.isin(np.arange(len(evidence)), rows)
     total = evidence.false[~picked].sum() + evidence.real[picked].sum()
     total += sum(evidence.looks[row, level] for row, level in zip(rows, levels, strict=True))
-    if rows:
-        total += evidence.first[rows[0], levels[0]] + evidence.last[rows[-1], levels[-1]]
+    total += evidence.at_the_ends(rows, levels)
     by_scale = scale_scores()
     for upper, lower, a, b in zip(rows, rows[1:], levels, levels[1:], strict=False):
         ways = np.flatnonzero((edges().start == a) & (edges().end == b))

@@ -21,7 +21,7 @@ from verse3d.core.labels import VERTEBRAE
 from verse3d.labelling.evidence import LevelEvidence
 from verse3d.labelling.levels import ANOMALIES, LEVEL_INDEX, LEVELS, SACRUM
 from verse3d.labelling.priors import Priors
-from verse3d.labelling.ribs import HAS_RIBS, MAY_HAVE_BONE_BESIDE, log_chances_of_ribs
+from verse3d.labelling.ribs import HAS_RIBS, MAY_HAVE_BONE_BESIDE, MOST_OF_A_CUT_ML, log_chances_of_ribs
 from verse3d.labelling.sequence import Evidence
 
 WEIGHT = 0.5
@@ -31,8 +31,6 @@ _MISSED = 1.5
 """A bone is harder to miss than a point; otherwise any of twelve vertebrae "missed" explains a missing T12."""
 _ROOM = 1.5
 """Of the last step: where so much of the scan follows, another vertebra would have been seen."""
-_MOST_OF_A_CUT_ML = 2.0
-"""Beside a bone lies no more of a vertebra that the scan cuts: 1.3 ml were seen, and 1.7 to 5.5 ml of the sacrum."""
 _LAST = tuple(LEVEL_INDEX[name] for name in ("L4", "L5", "L6"))
 
 
@@ -85,7 +83,7 @@ def _without_neighbours(known: LevelEvidence, centres_mm: NDArray[np.float64]) -
     above, below = _goes_on(centres_mm, known.grid)
     beside = known.beside_ml.copy()
     for end, goes_on in ((0, above[0]), (-1, below[-1])):
-        if not goes_on and beside[end] < _MOST_OF_A_CUT_ML:
+        if not goes_on and beside[end] < MOST_OF_A_CUT_ML:
             beside[end] = np.nan
     return replace(known, beside_ml=beside)
 
