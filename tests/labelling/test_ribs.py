@@ -7,7 +7,7 @@ import pytest
 
 from tests.labelling.ribs import RIB, both, dense_map, wide_scan
 from verse3d.labelling.bones import Bone, BoneMap
-from verse3d.labelling.ribs import beside_ml, log_chances_of_ribs, without_crumbs
+from verse3d.labelling.ribs import DenseMap, beside_ml, log_chances_of_ribs, without_crumbs
 
 NAMES = ["T11", "T12", "L1"]
 
@@ -70,6 +70,17 @@ def test_nothing_is_known_of_a_side_that_the_scan_does_not_show():
 
     assert shown(-20.0, 40.0)[1] > 0.3
     assert np.isnan(shown(-20.0, 20.0)).all()
+
+
+def test_nothing_is_known_beyond_the_part_that_was_looked_at():
+    scan = wide_scan(NAMES)
+    dense, bones = dense_map(scan, *both("T12")), scan.bones()
+    # The upper part of the scan, down to the middle between T12 and L1
+    height = int((scan.centres["T12"][2] + scan.centres["L1"][2]) / 2 - dense.geometry.affine[2, 3])
+    shape = dense.dense.shape
+    upper = DenseMap(dense.dense[:, :, height:], dense.geometry.cropped((0, 0, height), shape))
+    known = ~np.isnan(beside_ml(bones, scan.geometry, upper))
+    assert known.tolist() == [bone.centre_mm[2] > scan.centres["L1"][2] + 5.0 for bone in bones.bones]
 
 
 def test_nothing_is_known_of_what_lies_beside_a_bone_that_the_scan_cuts():
