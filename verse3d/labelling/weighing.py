@@ -5,7 +5,7 @@
     levels by a network   x WEIGHT (from half a metre of context: neighbours repeat each other)
     ribs beside a bone    T1 ... T13 have them, nothing else but C1 and the last lumbar vertebra has bone beside it
     widths                from one bone to the next (``widths``)
-    ends of the scan      a spine that ends where the scan goes on ends with L5 or L6 (or L4), and begins with C1
+    ends of the scan      a spine that ends where the scan goes on ends with L5 or L6, and begins with C1
 
 The numbers were chosen on twelve phantoms (true bones, seed 9100) and confirmed on others.
 """
