@@ -8,7 +8,8 @@ judged: minutes on one core. With ``--model`` (a run of the config ``vertebrae``
 too, and ``--direct`` (a run of ``vertebrae-direct``) is the model to compare with. Persons have 11 to 13 thoracic and
 4 to 6 lumbar vertebrae; every one is shown whole and in random parts of three vertebrae or more.
 
-Parts that show the border C7|T1 or T12|L1, or the last lumbar vertebra with what is below it, can be named; all others
+Parts that show the border C7|T1 or T12|L1, or the last lumbar vertebra with what is below it, can be named, unless the
+person has one vertebra too many or too few and the part shows one end only of what would have to be counted. All others
 must be ambiguous with the truth among the readings. Judged are the vertebrae that lie wholly in the part.
 Rows: direct head per vertebra (most voxels), direct head with a vote per bone, the network at 4 mm with a vote per
 bone (no sequence), and the sequence. The last line is one JSON object.
@@ -31,10 +32,10 @@ from verse3d.core.labels import BONES, VERTEBRAE, vertebra
 from verse3d.core.volume import Volume
 from verse3d.data.samples.grid import windowing
 from verse3d.inference.loading import open_predictor
-from verse3d.inference.naming import LevelMaps, SequenceNaming
+from verse3d.inference.naming import LevelMaps, SequenceNaming, bone_evidence
 from verse3d.inference.predictor import Predictor
 from verse3d.labelling.bones import BoneMap
-from verse3d.labelling.evidence import LevelEvidence, level_evidence, without_a_look
+from verse3d.labelling.evidence import LevelEvidence
 from verse3d.labelling.instances import group_bones
 from verse3d.labelling.vertebrae import NamedBones, name_bones
 from verse3d.model.parts import parts_of
@@ -44,6 +45,12 @@ from verse3d.phantoms.body import Body, make_body
 SEED = 4711
 """Of persons that no training sees: ``benchmarks/scout.py`` and trainings draw others."""
 LEAST_VERTEBRAE = 3
+_COUNTED = {
+    "l6": {"T12", "L1", "L6"},
+    "t13": {"C7", "T1", "T13", "L1"},
+    "t12-missing": {"C7", "T1", "T11", "L1"},
+}
+"""What must be in view for an anomaly to be: both ends of what is counted."""
 _SETTINGS = {"labels": {"scheme": "vertebrae", "naming": "sequence"}, "grid": {"spacing_mm": 1.5}}
 
 
@@ -156,7 +163,6 @@ def _view(body: Body, name: str, planes: dict[int, NDArray[np.intp]], low: int, 
     whole = tuple(one for one, at in planes.items() if low <= at[0] and at[-1] < high)
     names = [vertebra(one).name for one in whole]
     last = [vertebra(one).name for one in planes][-1]
-    shown = {"l6": "L6" in names, "t13": "T13" in names, "t12-missing": {"T11", "L1"} <= set(names)}
     below_mm = (planes[vertebra(last).id][0] - low) * body.geometry.spacing_mm[2]
     regions = {one[0] for one in names}
     start, stop = (0, 0, low), (*body.geometry.shape[:2], high)
@@ -166,9 +172,22 @@ def _view(body: Body, name: str, planes: dict[int, NDArray[np.intp]], low: int, 
         np.ascontiguousarray(body.mask[:, :, low:high]),
         body.geometry.cropped(start, stop),
         whole,
-        body.anomaly if body.anomaly and shown[body.anomaly] else "",
-        len(regions) > 1 or "C1" in names or (last in names and below_mm >= 10.0),
+        body.anomaly if body.anomaly and _COUNTED[body.anomaly] <= set(names) else "",
+        _can_be_counted(body.anomaly, names)
+        and (len(regions) > 1 or "C1" in names or (last in names and below_mm >= 10.0)),
     )
+
+
+def _can_be_counted(anomaly: str | None, names: Sequence[str]) -> bool:
+    """Whether the names follow from what is in view, in a person with an anomaly.
+
+    The lowest vertebra with ribs is T12 to anybody who does not see where T1 is, and the one above the sacrum is L5 to
+    anybody who does not see the last rib, however many there are.
+    """
+    regions = {name[0] for name in names}
+    if anomaly in ("t13", "t12-missing"):
+        return "C7" in names or "T" not in regions
+    return anomaly != "l6" or "T12" in names or "L" not in regions
 
 
 def _judge(
@@ -181,9 +200,7 @@ def _judge(
     doubts: dict[str, list[bool]],
 ) -> None:
     bones, levels = _bones_and_levels(view, namer, predictor)
-    evidence = without_a_look(len(bones.bones))
-    if levels is not None:
-        evidence = level_evidence(bones, view.geometry, levels.probabilities, levels.geometry)
+    evidence = bone_evidence(bones, view.geometry, levels)
     named = name_bones(bones, view.geometry, evidence)
     owner = _owners(bones, view)
     group = "decidable" if view.decidable else "open"

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from tests.labelling.blocks import scan_of
+from tests.labelling.ribs import both, dense_map, wide_scan
 from tests.labelling.spines import between
 from tests.scans import tiny_config
 from verse3d.core.labels import vertebra
@@ -99,6 +100,34 @@ def test_what_several_networks_say_is_averaged_and_cut_to_the_spine():
     assert seen.probabilities.shape[0] == CHANNELS
     assert seen.probabilities.shape[1:] == seen.geometry.shape
     assert np.allclose(seen.probabilities.astype(float).sum(axis=0), 1.0, atol=0.02)
+
+
+@pytest.mark.parametrize("window_hu", [(-250.0, 1250.0), (-1000.0, 1000.0)])
+def test_a_first_look_keeps_where_the_scan_is_as_dense_as_bone_around_the_spine(window_hu):
+    scan = scan_of(between("L1", "L3"))
+    maps, _ = scan.maps()
+    seeing = Said(np.log(np.maximum(maps, 1e-6)))
+    seeing.head = Passed()
+    low, high = window_hu
+    hu = np.full(scan.geometry.shape, 190.0)
+    hu[scan.ids > 0] = 210.0
+    seen = SequenceNaming([seeing]).look(((hu - low) / (high - low)).astype(np.float32), scan.geometry, window_hu)
+    # Every voxel of the map lies where the scan has the same, whatever its step is.
+    world = seen.scan.geometry.world_from_index(np.argwhere(np.ones(seen.scan.dense.shape, bool)))
+    nearest = np.rint(scan.geometry.index_from_world(world)).astype(int)
+    assert np.array_equal(seen.scan.dense.ravel(), scan.ids[tuple(nearest.T)] > 0)
+    assert seen.scan.dense.any() and min(seen.scan.geometry.spacing_mm) >= 2.0
+
+
+def test_ribs_overrule_a_network_that_is_wrong_by_one_vertebra():
+    scan = wide_scan(between("T9", "L3"))
+    seen = levels(scan, shift=1, sure=0.1)
+    ribs = [rib for name in between("T9", "T12") for rib in both(name, ((17.0, 24.0), (-24.0, 0.0), (-6.0, 6.0)))]
+    names = [
+        [each.name for each in SequenceNaming().name(scan.parts(), scan.geometry, shown).vertebrae]
+        for shown in (seen, replace(seen, scan=dense_map(scan, *ribs)))
+    ]
+    assert names == [between("T10", "L4"), between("T9", "L3")]
 
 
 class Passed(nn.Module):

@@ -77,6 +77,23 @@ def test_bones_do_not_depend_on_how_the_grid_lies(codes, fortran):
     assert all(bone.volume_ml == pytest.approx(20 * 16 * 8 * 3.0 / 1000) for bone in found.bones)
 
 
+@pytest.mark.parametrize(("codes", "width_mm"), [("RAS", 19.0), ("PIR", 14.0), ("LSA", 19.0), ("SRA", 22.5)])
+def test_the_width_of_a_bone_is_how_far_it_goes_from_left_to_right_wherever_that_is_on_the_grid(codes, width_mm):
+    ids = column()
+    geometry = grid_of(ids, codes)
+    found = group_bones(parts(ids, geometry), geometry)
+    assert [bone.width_mm for bone in found.bones if not bone.is_cut] == pytest.approx([width_mm] * 5, abs=1.0)
+
+
+def test_the_width_of_a_bone_that_the_scan_cuts_is_not_known():
+    ids = column(first=-4)
+    ids[2:22, 2:18, 0:4] = 1
+    geometry = grid_of(ids)
+    found = group_bones(parts(ids, geometry), geometry)
+    assert [np.isnan(bone.width_mm) for bone in found.bones] == [bone.is_cut for bone in found.bones]
+    assert any(bone.is_cut for bone in found.bones)
+
+
 def test_every_voxel_goes_to_the_owner_nearest_within_the_foreground():
     random = np.random.default_rng(4)
     free = np.pad(random.random((7, 6, 8)) < 0.7, 1)

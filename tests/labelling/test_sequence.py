@@ -8,9 +8,10 @@ import pytest
 
 from tests.labelling.spines import between, centres_of
 from tests.pace import first_quickly
-from verse3d.labelling.levels import ANOMALIES, LEVEL_INDEX, LEVELS, STEPS, whole_spines
+from verse3d.labelling.levels import ANOMALIES, LEVEL_INDEX, LEVELS, STEPS, edges, whole_spines
 from verse3d.labelling.priors import SCALES, shipped_priors
 from verse3d.labelling.sequence import Evidence, best_paths, path_score, step_costs
+from verse3d.labelling.widths import width_scores
 
 PRIORS = shipped_priors()
 
@@ -20,15 +21,26 @@ def random_evidence(seed: int, points: np.ndarray) -> Evidence:
     looks = random.normal(0.0, 2.0, (len(points), len(LEVELS)))
     odds = random.normal(1.0, 2.0, len(points))
     distances = np.linalg.norm(points[:, None] - points[None], axis=2)
-    return Evidence(looks, -np.logaddexp(0, -odds), -np.logaddexp(0, odds) - 1.0, distances)
+    widths = np.log(random.uniform(40.0, 90.0, len(points)))
+    widths[random.random(len(points)) < 0.2] = np.nan
+    first, last = random.normal(-2.0, 2.0, (2, len(points), len(LEVELS)))
+    return Evidence(looks, -np.logaddexp(0, -odds), -np.logaddexp(0, odds) - 1.0, distances, widths, first, last)
 
 
 def score_by_hand(rows, levels, evidence, priors) -> float:
     """The formula of the module, with loops: every stretch of a whole spine between two levels is a way to go."""
     score = sum(evidence.looks[r, n] + evidence.real[r] for r, n in zip(rows, levels, strict=True))
     score += sum(evidence.false[r] for r in range(len(evidence)) if r not in rows)
+    if rows:
+        score += evidence.first[rows[0], levels[0]] + evidence.last[rows[-1], levels[-1]]
     mm = {(LEVEL_INDEX[a], LEVEL_INDEX[b]): np.exp(x) for (a, b), x in zip(STEPS, priors.log_step_mm, strict=True)}
     weights = np.exp(-0.5 * (SCALES / 0.1) ** 2)
+    widening = {
+        (r, q, a, b): width_scores(evidence.log_widths[q] - evidence.log_widths[r])[
+            next(number for number, way in enumerate(edges().ways) if (way[0], way[-1]) == (a, b))
+        ]
+        for (r, a), (q, b) in pairwise(zip(rows, levels, strict=True))
+    }
     total = 0.0
     for size, weight in zip(SCALES, weights / weights.sum(), strict=True):
         steps = 0.0
@@ -46,7 +58,7 @@ def score_by_hand(rows, levels, evidence, priors) -> float:
                     + priors.missed[len(way) - 2]
                     + np.dot(met, priors.anomalies)
                 )
-            steps += max(values, default=-1e30)
+            steps += max(values, default=-1e30) + widening[r, q, a, b]
         total += weight * np.exp(steps)
     return float(score + (np.log(total) if total > 0 else -np.inf))
 
@@ -108,6 +120,7 @@ def test_an_anomaly_that_costs_nothing_is_found_and_one_that_costs_much_is_not()
         evidence.looks[row, LEVEL_INDEX["T12" if name == "T13" else name]] = 0.0
         evidence.looks[row, LEVEL_INDEX[name]] = 0.0
     evidence.real[:], evidence.false[:] = 0.0, -30.0
+    evidence.first[:], evidence.last[:], evidence.log_widths[:] = 0.0, 0.0, np.nan
     cheap, dear = (replace(PRIORS, anomalies=np.full(len(ANOMALIES), cost)) for cost in (0.0, -60.0))
     assert list(best_paths(evidence, cheap)[0].names().values()) == names
     assert "T13" not in best_paths(evidence, dear)[0].names().values()

@@ -1,5 +1,7 @@
 """Names for the bones of a scan, and for everything that is no ordinary scan."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -104,6 +106,19 @@ def test_of_two_patients_the_longest_spine_is_named():
 def test_a_scoliosis_or_a_huge_kyphosis_is_named(curve):
     found = named(scan_of(between("C6", "L4"), **curve))
     assert names(found) == between("C6", "L4")
+
+
+@pytest.mark.parametrize(("factor", "doubted"), [(1.0, False), (1.7, False), (2.5, True)])
+def test_a_bone_above_c3_as_large_as_two_vertebrae_is_reported(factor, doubted):
+    scan = scan_of(between("C2", "T3"))
+    bones = scan.bones()
+    top = max(bones.bones, key=lambda bone: bone.centre_mm[2])
+    c3 = sorted(bones.bones, key=lambda bone: bone.centre_mm[2])[-2]
+    grown = tuple(replace(bone, volume_ml=factor * c3.volume_ml) if bone is top else bone for bone in bones.bones)
+    maps, coarse = scan.maps()
+    found = name_bones(replace(bones, bones=grown), scan.geometry, level_evidence(bones, scan.geometry, maps, coarse))
+    assert names(found) == between("C2", "T3")
+    assert found.ambiguous == doubted == any("C1 may hang together" in note for note in found.notes)
 
 
 def test_a_fused_block_leaves_the_others_their_names():

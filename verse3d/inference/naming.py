@@ -1,6 +1,6 @@
 """Names for the bones of a predicted scan: the stage after the network, where vertebrae are named by their sequence.
 
-prepared image  ->  networks at 4 mm  ->  probabilities of levels around the spine
+prepared image  ->  networks at 4 mm  ->  probabilities of levels around the spine, and where bone is there
                                                           |
 parts on the grid of the scan  ->  bones  ->  one reading of the spine  ->  ids, written over the parts
 """
@@ -12,16 +12,19 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from verse3d.core.config import GridConfig
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERTEBRAE
 from verse3d.inference.overview import Overview, overview
 from verse3d.inference.scout import scout_megabytes, spine_box
 from verse3d.labelling.bones import BoneMap
-from verse3d.labelling.evidence import level_evidence, without_a_look
+from verse3d.labelling.evidence import LevelEvidence, level_evidence, without_a_look
 from verse3d.labelling.instances import group_bones
+from verse3d.labelling.ribs import BONE_HU, STEP_MM, DenseMap, beside_ml
 from verse3d.labelling.vertebrae import NamedBones, name_bones
 from verse3d.model.scout import CHANNELS, SCOUT_MM, ScoutNetwork
 
+_WINDOW_HU = GridConfig().window_hu
 _MAP_BYTES = 4
 _LARGEST_NOTED_ML = 5.0
 
@@ -33,10 +36,12 @@ class LevelMaps:
     Attributes:
         probabilities: (27, i, j, k) float16: background, then C1 ... L6.
         geometry: the grid of i, j, k, 4 mm.
+        scan: where the scan is as dense as bone there; None if nobody looked.
     """
 
     probabilities: NDArray[np.float16]
     geometry: Geometry
+    scan: DenseMap | None = None
 
     @classmethod
     def of(cls, seen: Overview) -> Self | None:
@@ -48,6 +53,34 @@ class LevelMaps:
         # All of the scan times 27 is held until here only; around the spine it is a few megabytes.
         around = seen.levels.probabilities[(slice(None), *box)].astype(np.float16)
         return cls(around, seen.levels.geometry.cropped(start, stop))
+
+
+def level_maps(
+    seen: Overview, image: NDArray[np.floating], grid: Geometry, window_hu: tuple[float, float]
+) -> LevelMaps | None:
+    """What is kept of a first look at a scan to name its vertebrae by; None if it shows no spine.
+
+    Args:
+        seen: what networks say about it.
+        image: prepared, grey values 0 ... 1 (I, J, K).
+        grid: of the image.
+        window_hu: the HU that 0 and 1 stand for.
+    """
+    levels = LevelMaps.of(seen)
+    if levels is None:
+        return None
+    low, high = window_hu
+    # The box around the spine, in voxels of the image: 28 mm around it, where ribs leave the vertebrae.
+    corners = grid.index_from_world(levels.geometry.corners_mm())
+    start = np.clip(np.floor(corners.min(axis=0)), 0, grid.shape).astype(int)
+    stop = np.clip(np.ceil(corners.max(axis=0)) + 1, 0, grid.shape).astype(int)
+    i, j, k = (max(1, int(STEP_MM / mm)) for mm in grid.spacing_mm)
+    box = tuple(slice(int(a), int(b), step) for a, b, step in zip(start, stop, (i, j, k), strict=True))
+    dense = np.asarray(image[box]) > (BONE_HU - low) / (high - low)
+    affine = grid.affine.copy()
+    affine[:3, :3] *= (i, j, k)
+    affine[:3, 3] = grid.world_from_index(start[None])[0]
+    return replace(levels, scan=DenseMap(dense, Geometry(dense.shape, affine)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,9 +109,13 @@ class SequenceNaming:
         maps = i * j * k * CHANNELS * _MAP_BYTES * min(2, len(self.networks)) / 1e6
         return scout_megabytes(grid) + maps
 
-    def look(self, image: NDArray[np.floating], grid: Geometry) -> LevelMaps | None:
+    def look(
+        self, image: NDArray[np.floating], grid: Geometry, window_hu: tuple[float, float] = _WINDOW_HU
+    ) -> LevelMaps | None:
         """Show a prepared image (I, J, K) to the networks; None if there are none, or if they see no spine."""
-        return LevelMaps.of(overview(self.networks, image, grid, levels=True)) if self.networks else None
+        if not self.networks:
+            return None
+        return level_maps(overview(self.networks, image, grid, levels=True), image, grid, window_hu)
 
     def name(self, labels: NDArray[np.uint8], geometry: Geometry, levels: LevelMaps | None) -> NamedBones:
         """Turn parts of vertebrae into VerSe ids, in place.
@@ -96,17 +133,29 @@ class SequenceNaming:
 
     def name_grouped(self, bones: BoneMap, geometry: Geometry, levels: LevelMaps | None) -> NamedBones:
         """The names of bones that are grouped already; arguments as of ``name``."""
-        if levels is None:
-            evidence = without_a_look(len(bones.bones))
-        else:
-            evidence = level_evidence(bones, geometry, levels.probabilities, levels.geometry)
-        named = name_bones(bones, geometry, evidence)
+        named = name_bones(bones, geometry, bone_evidence(bones, geometry, levels))
         if not self.keeps_partial:
             named = without_partial(named)
         if bones.dropped_ml >= _LARGEST_NOTED_ML:
             note = f"{bones.dropped_ml:.0f} ml in pieces too small for a vertebra were left out"
             named = replace(named, notes=(*named.notes, note))
         return named
+
+
+def bone_evidence(bones: BoneMap, geometry: Geometry, levels: LevelMaps | None) -> LevelEvidence:
+    """What a first look at a scan says about each of its bones.
+
+    Args:
+        bones: on the grid of the scan.
+        geometry: that grid.
+        levels: of the same scan; None if nobody has looked, or no spine was seen.
+    """
+    if levels is None:
+        return without_a_look(len(bones.bones))
+    evidence = level_evidence(bones, geometry, levels.probabilities, levels.geometry)
+    if levels.scan is None:
+        return evidence
+    return replace(evidence, beside_ml=beside_ml(bones, geometry, levels.scan))
 
 
 def without_partial(named: NamedBones) -> NamedBones:

@@ -21,7 +21,7 @@ from verse3d.inference.aggregator import Aggregator, BinaryAggregator, Multiclas
 from verse3d.inference.backends import Backend, torch_backend
 from verse3d.inference.body_mask import BodyMask
 from verse3d.inference.ensemble import Ensemble
-from verse3d.inference.naming import LevelMaps, SequenceNaming
+from verse3d.inference.naming import LevelMaps, SequenceNaming, level_maps
 from verse3d.inference.oom_fallback import Placement
 from verse3d.inference.overview import overview
 from verse3d.inference.postprocess import clean_up
@@ -192,10 +192,11 @@ class Predictor:
         if self.naming is None:
             return None, self.scouts.find(image, grid)
         if not self.scouts.networks or self.scouts.networks is not self.naming.networks:
-            return self.naming.look(image, grid), self.scouts.find(image, grid)
+            return self.naming.look(image, grid, self.method.grid.window_hu), self.scouts.find(image, grid)
         # The same networks know both, so they look once.
         seen = overview(self.naming.networks, image, grid, levels=True)
-        return LevelMaps.of(seen), SpineRegion.of(seen.spine, grid.spacing_mm)
+        levels = level_maps(seen, image, grid, self.method.grid.window_hu)
+        return levels, SpineRegion.of(seen.spine, grid.spacing_mm)
 
     @property
     def _network_ids(self) -> NDArray[np.uint8]:

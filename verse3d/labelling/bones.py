@@ -12,6 +12,7 @@ from verse3d.core.labels import label_counts
 from verse3d.labelling.growing import FREE
 
 CORE = 2
+_TIP = 0.005
 COARSE_MM = 1.2
 _BODY_DEPTH = 0.6
 _CUT_AREA, _CUT_DEPTH = 0.2, 0.4
@@ -29,12 +30,14 @@ class Bone:
         centre_mm: of its thickest part, which is the body, world RAS+ mm.
         volume_ml: of what is in view.
         is_cut: whether the scan ends in the middle of it. A tip cut off a process does not count.
+        width_mm: how far it reaches from left to right, processes included; NaN if that is not known.
     """
 
     number: int
     centre_mm: tuple[float, float, float]
     volume_ml: float
     is_cut: bool
+    width_mm: float = float("nan")
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,8 +151,17 @@ def measured_bones(
             and abs(centre[0, axis] - at) * geometry.spacing_mm[axis] < _CUT_DEPTH * side
             for axis, at, areas in faces
         )
-        found.append(Bone(number, (x, y, z), float(volumes[number]), is_cut))
+        width_mm = float("nan") if is_cut else _width_mm(bone[1:-1, 1:-1, 1:-1], coarse, geometry)
+        found.append(Bone(number, (x, y, z), float(volumes[number]), is_cut, width_mm))
     return tuple(found)
+
+
+def _width_mm(bone: NDArray[np.bool_], coarse: CoarseGrid, geometry: Geometry) -> float:
+    """From left to right, without the outermost half per cent of its voxels on either side."""
+    # World x alone: a row of the affine, so a scan may lie on its grid as it likes.
+    across = np.argwhere(bone) @ (geometry.affine[0, :3] * coarse.step)
+    left, right = np.quantile(across, (_TIP, 1.0 - _TIP))
+    return float(right - left)
 
 
 def _faces(

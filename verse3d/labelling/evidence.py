@@ -1,9 +1,8 @@
 """What is known about the level of each bone before the spine is read as a whole.
 
 A network that sees the whole field of view gives every voxel a probability for each level; the mean over the voxels of
-a bone is what it says about that bone. It says so from half a metre of context, so what it says about two neighbours is
-nearly the same evidence twice: log probabilities count by ``WEIGHT`` only. Without such a network nothing but
-distances speaks.
+a bone is what it says about that bone. Without such a network nothing but distances and shapes speaks. What all of it
+together means for the path search, ``weighing`` says.
 """
 
 from collections.abc import Sequence
@@ -16,13 +15,10 @@ from scipy.spatial.distance import cdist
 from verse3d.core.errors import DataError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERTEBRAE
-from verse3d.labelling.bones import COARSE_MM, Bone, BoneMap
+from verse3d.labelling.bones import Bone, BoneMap
 from verse3d.labelling.detections import REGIONS
-from verse3d.labelling.levels import LEVEL_INDEX, LEVELS, SACRUM
-from verse3d.labelling.priors import Priors
-from verse3d.labelling.sequence import Evidence
+from verse3d.labelling.sampling import points_of_bones
 
-WEIGHT = 0.5
 _LEAST = 0.004
 """No level of a bone is less probable than this: a network may be sure and wrong."""
 _REAL_BOUNDS = (0.03, 0.998)
@@ -52,11 +48,17 @@ class LevelEvidence:
         levels: log probability of each of ``VERTEBRAE`` if it is one of them, (N, 26).
         real: probability that it is, (N,).
         seen: whether a network has looked at all.
+        beside_ml: other bone beside each (``ribs.beside_ml``), (N,), NaN where it is not known; None: nowhere known.
+        widths_mm: of each from left to right, (N,), NaN where it is not known; None: nowhere known.
+        grid: of the scan; None if it is not known where the scan ends.
     """
 
     levels: NDArray[np.float64]
     real: NDArray[np.float64]
     seen: bool = True
+    beside_ml: NDArray[np.float64] | None = None
+    widths_mm: NDArray[np.float64] | None = None
+    grid: Geometry | None = None
 
     def __post_init__(self) -> None:
         if self.levels.shape != (self.real.size, len(VERTEBRAE)):
@@ -77,19 +79,8 @@ class LevelEvidence:
 
     def of(self, rows: NDArray[np.intp]) -> "LevelEvidence":
         """What is known about some of the bones."""
-        return replace(self, levels=self.levels[rows], real=self.real[rows])
-
-    def weigh(self, rows: NDArray[np.intp], centres_mm: NDArray[np.float64], priors: Priors) -> Evidence:
-        """The same for the path search, for these rows in order from head to feet, with their centres (n, 3)."""
-        levels, real = self.levels[rows], self.real[rows]
-        looks = np.empty((len(rows), len(LEVELS)))
-        # The likeliest level has 0, as in ``Priors.looks``: a bone between two names is no worse a vertebra for it.
-        looks[:, : len(VERTEBRAE)] = WEIGHT * (levels - levels.max(axis=1, keepdims=True))
-        # The sacrum is background to whoever has learnt from VerSe: bone that is none of its vertebrae.
-        is_real, is_none = np.log(real), np.log1p(-real)
-        looks[:, LEVEL_INDEX[SACRUM]] = is_none - is_real
-        # To pass over a vertebra costs; to pass over a crumb of bone should not make anybody name it.
-        return Evidence(looks, is_real, is_none + real * priors.skipped[0], cdist(centres_mm, centres_mm))
+        beside, widths = (None if each is None else each[rows] for each in (self.beside_ml, self.widths_mm))
+        return replace(self, levels=self.levels[rows], real=self.real[rows], beside_ml=beside, widths_mm=widths)
 
 
 def without_a_look(count: int) -> LevelEvidence:
@@ -115,7 +106,7 @@ def level_evidence(
     if probabilities.shape != (1 + len(VERTEBRAE), *coarse.shape):
         raise DataError(f"probabilities of shape {probabilities.shape} do not lie on a grid of shape {coarse.shape}")
     # seen: for each bone (27, n), what the network says at its voxels
-    seen = [_seen_at(points, probabilities, coarse) for points in _points_of(bones, grid)]
+    seen = [_seen_at(points, probabilities, coarse) for points in points_of_bones(bones, grid)]
     known = np.array([here.size > 0 and bool(np.isfinite(here).all()) for here in seen], bool)
     # A bone outside of the coarse grid, or one where the network gave NaN, stays as if nobody had looked.
     unseen = without_a_look(len(seen))
@@ -162,17 +153,6 @@ def _with_odds(chance: float, gain: float) -> float:
     """A probability whose log odds have grown by ``gain``."""
     odds = chance / (1.0 - chance) * np.exp(gain)
     return float(odds / (1.0 + odds))
-
-
-def _points_of(bones: BoneMap, grid: Geometry) -> list[NDArray[np.float64]]:
-    """World mm (n, 3) of voxels of each bone, about every 2.4 mm."""
-    # Twice as dense as the probabilities: denser points would meet the same voxels again.
-    i, j, k = (max(1, int(2 * COARSE_MM / mm)) for mm in grid.spacing_mm)
-    sampled = bones.numbers[::i, ::j, ::k]
-    index = np.argwhere(sampled)
-    world = grid.world_from_index(index * (i, j, k) + bones.start)
-    number = sampled[tuple(index.T)]
-    return [world[number == bone.number] for bone in bones.bones]
 
 
 def _seen_at(points_mm: ArrayLike, probabilities: NDArray[np.floating], coarse: Geometry) -> NDArray[np.float64]:

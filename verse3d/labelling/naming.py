@@ -14,10 +14,13 @@ from verse3d.labelling.levels import LEVELS, SACRUM, anomalies_on, whole_spines
 from verse3d.labelling.priors import Priors, shipped_priors
 from verse3d.labelling.sequence import Path, best_paths, weigh
 from verse3d.labelling.spine_curve import split_spines
+from verse3d.labelling.weighing import priors_of_bones, weigh_bones
 
 KEPT_PATHS = 6
 _KEPT_OF_BONES = 12
 """Without points on pedicles and ribs there is more to be doubted."""
+_LACKING = -3.0
+"""Of the ends of the best path: the scan goes on where the spine does not, so one bone may be two vertebrae."""
 _LEAST_IN_SECOND_SPINE = 3
 _CLEARLY_REVERSED = -0.3
 _GAP = 1.5
@@ -103,7 +106,8 @@ def _named(found: Detections, rows: NDArray[np.intp], priors: Priors, levels: Le
         if upside_down := other[0].score > paths[0].score:
             paths, rows = other, rows[::-1]
     readings = _readings(paths, rows)
-    ambiguous = bool(readings[0].names) and readings[0].probability < float(priors.certain[0])
+    unsure = readings[0].probability < float(priors.certain[0]) or paths[0].ends < _LACKING
+    ambiguous = bool(readings[0].names) and unsure
     missed = _missed(readings[0].names, found.centres_mm)
     return NamedSpine(tuple(map(int, rows)), readings, ambiguous, upside_down, missed)
 
@@ -111,7 +115,8 @@ def _named(found: Detections, rows: NDArray[np.intp], priors: Priors, levels: Le
 def _paths(found: Detections, rows: NDArray[np.intp], priors: Priors, levels: LevelEvidence | None) -> list[Path]:
     ordered = found.taken(rows)
     if levels is not None:
-        return best_paths(levels.weigh(rows, ordered.centres_mm, priors), priors, _KEPT_OF_BONES)
+        priors = priors_of_bones(priors)
+        return best_paths(weigh_bones(levels, rows, ordered.centres_mm, priors), priors, _KEPT_OF_BONES)
     return best_paths(weigh(describe(ordered), ordered.centres_mm, priors), priors, KEPT_PATHS)
 
 

@@ -23,6 +23,7 @@ from scipy.special import logsumexp
 
 from verse3d.labelling.levels import LEVELS, edges
 from verse3d.labelling.priors import SCALES, Priors, scale_scores
+from verse3d.labelling.widths import width_scores
 
 MOST_SKIPPED = 4
 """So many detections in a row may be no vertebra, between two that are."""
@@ -39,15 +40,24 @@ class Evidence:
         real: log probability that it is a vertebra, (N,).
         false: score of passing it over, (N,).
         distances_mm: between all of them, (N, N).
+        log_widths: of each, (N,); NaN where it is not known.
+        first, last: score of each level as that of the first or the last vertebra of a path, (N, 27).
     """
 
     looks: NDArray[np.float64]
     real: NDArray[np.float64]
     false: NDArray[np.float64]
     distances_mm: NDArray[np.float64]
+    log_widths: NDArray[np.float64]
+    first: NDArray[np.float64]
+    last: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.looks)
+
+    def at_the_ends(self, rows: tuple[int, ...], levels: tuple[int, ...]) -> float:
+        """The score of where a path begins and ends; 0 for none."""
+        return float(self.first[rows[0], levels[0]] + self.last[rows[-1], levels[-1]]) if rows else 0.0
 
 
 @dataclass(frozen=True)
@@ -58,11 +68,13 @@ class Path:
         rows: the detections that it picks, ascending.
         levels: the level index of each.
         score: log score, the patient's size summed out.
+        ends: what of it is for where the path begins and ends.
     """
 
     rows: tuple[int, ...]
     levels: tuple[int, ...]
     score: float
+    ends: float = 0.0
 
     def names(self) -> dict[int, str]:
         """Row -> name."""
@@ -74,7 +86,10 @@ def weigh(features: NDArray[np.float64], centres_mm: NDArray[np.float64], priors
     # log p and log (1 - p) from log odds, exact for odds of any size
     odds = priors.realness(features)
     real, false = -np.logaddexp(0.0, -odds), -np.logaddexp(0.0, odds)
-    return Evidence(priors.looks(features), real, false + priors.skipped[0], cdist(centres_mm, centres_mm))
+    unknown, free = np.full(len(features), np.nan), np.zeros((len(features), len(LEVELS)))
+    return Evidence(
+        priors.looks(features), real, false + priors.skipped[0], cdist(centres_mm, centres_mm), unknown, free, free
+    )
 
 
 def best_paths(evidence: Evidence, priors: Priors, count: int = 8) -> list[Path]:
@@ -94,7 +109,7 @@ def best_paths(evidence: Evidence, priors: Priors, count: int = 8) -> list[Path]
             if (rows, levels) not in found:
                 found[rows, levels] = path_score(rows, levels, evidence, costs)
     ranked = sorted(found.items(), key=lambda item: -item[1])[:count]
-    return [Path(rows, levels, score) for (rows, levels), score in ranked]
+    return [Path(rows, levels, score, evidence.at_the_ends(rows, levels)) for (rows, levels), score in ranked]
 
 
 @dataclass(frozen=True)
@@ -105,10 +120,11 @@ class StepCosts:
     fixed: NDArray[np.float64]
     priors: Priors
 
-    def scores(self, distance_mm: float, scales: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The score of each edge at each log size of the patient, (S, E)."""
-        ratio = np.log(max(distance_mm, 1e-3)) - self.expected - scales[:, None]
-        scores: NDArray[np.float64] = self.priors.distance_scores(ratio) + self.fixed
+    def scores(self, evidence: Evidence, upper: int, lower: int, scales: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The score of each edge from one row to another at each log size of the patient, (S, E)."""
+        ratio = np.log(max(evidence.distances_mm[upper, lower], 1e-3)) - self.expected - scales[:, None]
+        widths = width_scores(evidence.log_widths[lower] - evidence.log_widths[upper])
+        scores: NDArray[np.float64] = self.priors.distance_scores(ratio) + self.fixed + widths
         return scores
 
 
@@ -125,11 +141,12 @@ def path_score(rows: tuple[int, ...], levels: tuple[int, ...], evidence: Evidenc
     picked = np.isin(np.arange(len(evidence)), rows)
     total = evidence.false[~picked].sum() + evidence.real[picked].sum()
     total += sum(evidence.looks[row, level] for row, level in zip(rows, levels, strict=True))
+    total += evidence.at_the_ends(rows, levels)
     by_scale = scale_scores()
     for upper, lower, a, b in zip(rows, rows[1:], levels, levels[1:], strict=False):
         ways = np.flatnonzero((edges().start == a) & (edges().end == b))
         # (S, ways): each way at each size of the patient
-        scores = costs.scores(evidence.distances_mm[upper, lower], SCALES)[:, ways]
+        scores = costs.scores(evidence, upper, lower, SCALES)[:, ways]
         by_scale = by_scale + (scores.max(axis=1) if len(ways) else _NOTHING)
     return float(total + logsumexp(by_scale))
 
@@ -141,10 +158,11 @@ class _Lattice:
     scores: NDArray[np.float64]
     origin: NDArray[np.int32]
     rest: NDArray[np.float64]
+    last: NDArray[np.float64]
 
     def traced(self, count: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         """Rows and levels of the best ``count`` entries, if the detections after each are passed over."""
-        final = self.scores + self.rest[:, None, None, None]
+        final = self.scores + self.rest[:, None, None, None] + self.last[:, None, :, None]
         # More than ``count``: a way may end at several sizes of the patient, and counts once.
         best = np.argsort(-final, axis=None, kind="stable")[: count * len(_SEARCH_SCALES)]
         ways = []
@@ -172,18 +190,18 @@ def _searched(evidence: Evidence, costs: StepCosts, count: int) -> _Lattice:
     for row in range(rows):
         # detections    0   1   2   3  row
         #               x   o   x   x   o      come from 1: pass over 2 and 3; or begin here: pass over 0 to 3
-        first = np.full((scales, levels, 1), passed[row]) + scale_scores(_SEARCH_SCALES)[:, None, None]
+        first = (passed[row] + evidence.first[row] + scale_scores(_SEARCH_SCALES)[:, None])[:, :, None]
         sources = [(first, np.full((levels, 1, 3), -1, dtype=np.int32))]
         for above in range(max(0, row - MOST_SKIPPED - 1), row):
             skipped = passed[row] - passed[above + 1]
-            steps = costs.scores(evidence.distances_mm[above, row], _SEARCH_SCALES)
+            steps = costs.scores(evidence, above, row, _SEARCH_SCALES)
             sources.append(_arrivals(scores[above] + skipped, steps, above))
         reached = np.concatenate([source for source, _ in sources], axis=2)
         came_from = np.concatenate([came for _, came in sources], axis=1)
         # All that may come before, side by side: reached (S, 27, many), of which k are kept for each size and level.
         own = evidence.looks[row] + evidence.real[row]
         _keep_best(reached, came_from, own, scores[row], origin[row])
-    return _Lattice(scores, origin, passed[-1] - passed[1:])
+    return _Lattice(scores, origin, passed[-1] - passed[1:], evidence.last)
 
 
 def _arrivals(

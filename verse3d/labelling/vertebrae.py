@@ -1,7 +1,7 @@
 """Names for the bones of a scan: from single bones to vertebrae with names, and how sure that is."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ _LARGEST_PIECE = 0.4
 _GROWTH_BOUNDS = (0.8, 1.25)
 """Of the volume from one vertebra to the next."""
 _SHOWN_CHANCE = 0.005
+_MOST_OF_C2 = 2.0
+"""Of the volume of C3: phantoms' C2 has 1.4 to 1.7 of it, and with C1 in one bone 2.2 to 2.7."""
 _LEAST_REAL = 0.15
 """Probability of being a vertebra that a bone needs to be asked about its name."""
 
@@ -100,7 +102,8 @@ def name_bones(
     """
     if not bones.bones:
         return NamedBones((), np.zeros(256, np.uint8))
-    levels = doubting_small_bones(levels, bones.bones)
+    widths = np.array([bone.width_mm for bone in bones.bones])
+    levels = replace(doubting_small_bones(levels, bones.bones), widths_mm=widths, grid=geometry)
     # Crumbs of bone are left out first: of many in a row the search could not pass over all.
     rows = np.flatnonzero(levels.real >= min(_LEAST_REAL, float(levels.real.max())))
     candidates, levels = [bones.bones[row] for row in rows], levels.of(rows)
@@ -120,7 +123,17 @@ def name_bones(
     left_out = [bone for bone in bones.bones if not ids[bone.number]]
     readings = tuple((reading.probability, tuple(reading.names.values())) for reading in spine.readings)
     notes = _notes(spine, levels, left_out, joined=joined, other_spines=len(others))
-    return NamedBones(tuple(vertebrae), ids, spine.ambiguous, readings, spine.missed, notes)
+    holds_c1 = _holds_c1(vertebrae)
+    if holds_c1:
+        notes = (*notes, f"{vertebrae[0].name} is so large that C1 may hang together with it")
+    return NamedBones(tuple(vertebrae), ids, spine.ambiguous or holds_c1, readings, spine.missed, notes)
+
+
+def _holds_c1(vertebrae: Sequence[NamedVertebra]) -> bool:
+    """Whether the only bone above C3 may be C1 and C2 in one: then one name is not enough, however sure the row is."""
+    volumes = {each.name: each.volume_ml for each in vertebrae if not each.is_partial}
+    upper = [volumes[name] for name in ("C1", "C2") if name in volumes]
+    return len(upper) == 1 and "C3" in volumes and upper[0] > _MOST_OF_C2 * volumes["C3"]
 
 
 def _vertebra(bone: Bone, name: str, chances: Mapping[str, float], share: float | None) -> NamedVertebra:
