@@ -80,3 +80,23 @@ def test_the_end_of_the_program_does_not_wait_for_it_and_threads_take_turns_as_b
         if thread.name == "read ahead":
             thread.join(20)
     assert during[0] < usual and sys.getswitchinterval() == usual
+
+
+def test_two_at_the_same_time_leave_the_turns_of_threads_as_they_were(scan, tmp_path, monkeypatch):
+    usual, together = sys.getswitchinterval(), threading.Barrier(2, timeout=20)
+
+    def one_by_one(path):
+        together.wait()
+        if path != scan:  # the one that began later ends later
+            first.join(20)
+        return read_image(path)
+
+    monkeypatch.setattr(read_ahead, "read_image", one_by_one)
+    one = ReadAhead(scan)
+    first = next(thread for thread in threading.enumerate() if thread.name == "read ahead")
+    other = save_scan(tmp_path / "other.nii.gz", hounsfield(), affine("PIR", degrees=TILT_DEGREES))
+    two = ReadAhead(other)
+    last = next(thread for thread in threading.enumerate() if thread.name == "read ahead" and thread is not first)
+    assert one.take(scan).result(timeout=20) and two.take(other).result(timeout=20)
+    last.join(20)
+    assert sys.getswitchinterval() == usual

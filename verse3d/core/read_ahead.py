@@ -105,7 +105,8 @@ def _read(path: Path, into: Future[ReadScan]) -> None:
     except Exception as error:
         into.set_exception(error)
     finally:
-        sys.setswitchinterval(usual)
+        if usual > _SWITCH_SECONDS:  # else another one that is being read has shortened it, and will undo that
+            sys.setswitchinterval(usual)
 
 
 def _identity(path: Path) -> tuple[int, ...]:
