@@ -68,3 +68,30 @@ print(kept - before, rss_mb() - before)
     run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     kept, left = map(float, run.stdout.split())
     assert kept > 90 and left < 10
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+def test_what_one_thread_has_freed_another_takes_again():
+    program = """
+import resource, threading
+import numpy as np
+from pathlib import Path
+from verse3d.core.memory import keep_freed_memory
+def rss_mb():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
+keep_freed_memory()
+def work():
+    for _ in range(4):
+        np.ones(30_000_000, np.uint8)
+def in_thread():
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+in_thread()
+kept = rss_mb()
+work()
+in_thread()
+print(rss_mb() - kept)
+"""
+    run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert float(run.stdout) < 10

@@ -69,7 +69,7 @@ def _cached_in_container() -> int:
         return 0
 
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _LARGEST_KEPT_BYTES, _KEPT_BYTES = 2**27, 2**29
 
 
@@ -77,13 +77,14 @@ def keep_freed_memory() -> None:
     """Let the C library hand freed blocks of up to 128 MiB to whoever asks next, not back to the system.
 
     A network on the CPU asks for and frees its activations again and again, and the system's clearing of every page
-    takes up to a third of the time. Whole scans are larger, and are given back. Holds for the whole process; with glibc
-    (Linux) only.
+    takes up to a third of the time. Whole scans are larger, and are given back. What one thread frees, another takes:
+    each would keep memory of its own else. Holds for the whole process; with glibc (Linux) only.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT_BYTES)
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+        mallopt(_M_ARENA_MAX, 1)
 
 
 def give_back_freed_memory() -> None:

@@ -9,7 +9,7 @@ An exception ends the way of its scan (see ``pipeline``): ``MaskIsKeptError`` wh
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -147,29 +147,27 @@ class ScanStages:
             MemoryLimitError: it does not fit.
         """
         image, target, peak = case.image_path(), mask_path(self.out, case.case), self.watch.peak()
-        scan, plan = self._read_and_planned(image, lambda: self._refuse_or_keep(case, target))
-        grid = network_geometry(scan.stored.geometry, self.predictor.method.grid)
-        trained_on, window_hu = self.predictor.trained_on, self.predictor.method.grid.window_hu
-        seconds_of = {"read": round(scan.seconds, 3)}
+        scan, plan = self._read_and_planned(case, target)
+        settings, trained_on = self.predictor.method.grid, self.predictor.trained_on
+        grid, seconds_of = network_geometry(scan.stored.geometry, settings), {"read": round(scan.seconds, 3)}
         warnings = scan_warnings(scan.volume, trained_on)
         with _timed(seconds_of, "prepare"):
             prepared, _ = self.predictor.prepare(scan.volume)
-        warnings += tissue_warnings(prepared, grid, window_hu, trained_on)
+        warnings += tissue_warnings(prepared, grid, settings.window_hu, trained_on)
         opened = OpenedScan(self._record(case), image, target, peak, scan.stored, grid)
         return PreparedScan(opened, plan, prepared, seconds_of, warnings)
 
-    def _read_and_planned(self, image: Path, refuse: Callable[[], None]) -> tuple[ReadScan, Plan]:
-        """The scan in memory and the plan for it, unless ``refuse`` raises; what was read already is planned behind."""
+    def _read_and_planned(self, case: Case, target: Path) -> tuple[ReadScan, Plan]:
+        """The scan in memory and the plan for it; raises as ``read``. What is being read already is planned behind."""
+        image = case.image_path()
         ahead = self.ahead.take(image) if self.ahead else None
-        refuse()
+        self._refuse_or_keep(case, target)
         if ahead is None:
             file = ScanFile.opened(image)
-            with _naming(image):
-                plan = self.budget.plan(file.stored)
+            plan = _planned(self.budget, file.stored, image)  # before it is read
             return file.read(), plan
         scan = ahead.result()
-        with _naming(image):
-            return scan, self.budget.holding(scan.volume.array.nbytes / 1e6).plan(scan.stored)
+        return scan, _planned(self.budget.holding(scan.volume.array.nbytes / 1e6), scan.stored, image)
 
     def replanned(self, scan: PreparedScan) -> PreparedScan:
         """A scan that was read before it was known what the network takes, with a plan that counts it.
@@ -177,8 +175,7 @@ class ScanStages:
         Raises:
             MemoryLimitError: it does not fit.
         """
-        with _naming(scan.opened.image):
-            return replace(scan, plan=self.budget.plan(scan.opened.stored))
+        return replace(scan, plan=_planned(self.budget, scan.opened.stored, scan.opened.image))
 
     def segment(self, scan: PreparedScan) -> SegmentedScan:
         """What the network says about it."""
@@ -268,11 +265,10 @@ def _timed(seconds_of: dict[str, float], stage: str) -> Iterator[None]:
     seconds_of[stage] = round(time.perf_counter() - start, 3)
 
 
-@contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Errors about a grid say which file's it is."""
+def _planned(budget: Budget, stored: StoredVoxels, path: Path) -> Plan:
+    """The plan for a scan; errors about its grid say which file's it is."""
     try:
-        yield
+        return budget.plan(stored)
     except DataError as error:
         raise type(error)(f"{path}: {error.message}", hint=error.hint) from error
 
