@@ -193,10 +193,9 @@ class Predictor:
             return None, self.scouts.find(image, grid)
         if not self.scouts.networks or self.scouts.networks is not self.naming.networks:
             return self.naming.look(image, grid, self.method.grid.window_hu), self.scouts.find(image, grid)
-        # The same networks know both, so they look once.
-        seen = overview(self.naming.networks, image, grid, levels=True)
-        levels = level_maps(seen, image, grid, self.method.grid.window_hu)
-        return levels, SpineRegion.of(seen.spine, grid.spacing_mm)
+        seen = overview(self.naming.networks, image, grid, levels=True)  # the same networks know both
+        window_hu = self.method.grid.window_hu
+        return level_maps(seen, image, grid, window_hu), SpineRegion.of(seen.spine, grid.spacing_mm)
 
     @property
     def _network_ids(self) -> NDArray[np.uint8]:

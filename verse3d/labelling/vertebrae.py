@@ -123,17 +123,18 @@ def name_bones(
     left_out = [bone for bone in bones.bones if not ids[bone.number]]
     readings = tuple((reading.probability, tuple(reading.names.values())) for reading in spine.readings)
     notes = _notes(spine, levels, left_out, joined=joined, other_spines=len(others))
-    holds_c1 = _holds_c1(vertebrae)
-    if holds_c1:
-        notes = (*notes, f"{vertebrae[0].name} is so large that C1 may hang together with it")
-    return NamedBones(tuple(vertebrae), ids, spine.ambiguous or holds_c1, readings, spine.missed, notes)
+    two_in_one = _notes_on_c1(vertebrae)
+    ambiguous = spine.ambiguous or bool(two_in_one)
+    return NamedBones(tuple(vertebrae), ids, ambiguous, readings, spine.missed, (*notes, *two_in_one))
 
 
-def _holds_c1(vertebrae: Sequence[NamedVertebra]) -> bool:
-    """Whether the only bone above C3 may be C1 and C2 in one: then one name is not enough, however sure the row is."""
+def _notes_on_c1(vertebrae: Sequence[NamedVertebra]) -> tuple[str, ...]:
+    """If the only bone above C3 may be C1 and C2 in one: then one name is not enough, however sure the row is."""
     volumes = {each.name: each.volume_ml for each in vertebrae if not each.is_partial}
-    upper = [volumes[name] for name in ("C1", "C2") if name in volumes]
-    return len(upper) == 1 and "C3" in volumes and upper[0] > _MOST_OF_C2 * volumes["C3"]
+    upper = [name for name in ("C1", "C2") if name in volumes]
+    if len(upper) != 1 or "C3" not in volumes or volumes[upper[0]] <= _MOST_OF_C2 * volumes["C3"]:
+        return ()
+    return (f"{upper[0]} is so large that C1 may hang together with it",)
 
 
 def _vertebra(bone: Bone, name: str, chances: Mapping[str, float], share: float | None) -> NamedVertebra:
