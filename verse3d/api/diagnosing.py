@@ -20,7 +20,7 @@ from verse3d.core.logs import Progress, no_progress
 from verse3d.core.memory import free_memory_bytes
 from verse3d.core.runtime import choose_device, choose_precision, installed_version
 from verse3d.core.threads import thread_count
-from verse3d.model.checkpoint import Checkpoint, load_checkpoint
+from verse3d.model.checkpoint import load_checkpoint
 from verse3d.model.locate import model_file
 from verse3d.model.starter import model_card, starter_file
 from verse3d.version import __version__
@@ -94,10 +94,9 @@ def doctor(*, model: PathOrText | None = None, self_test: bool = True, progress:
 def _about(model: PathOrText) -> str:
     # The starter model has a card of its own; of any other model its file knows what there is to know.
     path = model_file(model)
-    return model_card() if path == starter_file() else _described(load_checkpoint(path))
-
-
-def _described(checkpoint: Checkpoint) -> str:
+    if path == starter_file():
+        return model_card()
+    checkpoint = load_checkpoint(path)
     config = checkpoint.config
     scores = ", ".join(f"{name} {value:.3f}" for name, value in checkpoint.scores.items()) or "none"
     written = ", ".join(f"{name} {number}" for name, number in checkpoint.versions.items())
@@ -114,23 +113,20 @@ def _described(checkpoint: Checkpoint) -> str:
 def _machine() -> dict[str, str]:
     """The machine without its name: what computes, and how much room there is."""
     device = choose_device()
+    name = "cpu"
+    if device.type != "cpu":
+        gpu = torch.cuda.get_device_properties(device)
+        name = f"{gpu.name}, {gpu.total_memory / 1e9:.0f} GB, CUDA {torch.version.cuda}"
     disk = shutil.disk_usage(tempfile.gettempdir()).free
     return {
         "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
         "cores": str(thread_count()),
         "free memory": f"{free_memory_bytes() / 1e9:.1f} GB",
         "free disk for temporary files": f"{disk / 1e9:.1f} GB",
-        "device": _device_name(device),
+        "device": name,
         "precision": str(choose_precision("auto", device).dtype).removeprefix("torch."),
         "encoding of the terminal": getattr(sys.__stdout__, "encoding", None) or "unknown",
     }
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cpu":
-        return "cpu"
-    properties = torch.cuda.get_device_properties(device)
-    return f"{properties.name}, {properties.total_memory / 1e9:.0f} GB, CUDA {torch.version.cuda}"
 
 
 def _tight() -> list[Advice]:

@@ -95,6 +95,9 @@ def train(
         cases = hold_out_fold(cases, fold)
     rank, count, local_rank = started_ranks()
     device_here = rank_device(choose_device(device), local_rank, count)
+    # None for the store that a run has noted.
+    noted = resume and RunFolder(Path(out)).store_note.is_file()
+    prepared = Path(store) if store is not None else None if noted else store_beside(Path(data))
     with joined(device_here) as ranks:
         options = FitOptions(
             device=device_here,
@@ -105,19 +108,12 @@ def train(
             paint=_paint,
             paint_confusion=_paint_confusion,
             progress=progress if rank == 0 else no_progress,
-            store=_store(Path(data), Path(out), store, resume=resume),
+            store=prepared,
             ranks=ranks,
             initial=initial,
             initial_scout=None if resume else starting_scout(settings, initial, cases),
         )
         return fit(settings, cases, Path(out), options)
-
-
-def _store(data: Path, out: Path, store: PathOrText | None, *, resume: bool) -> Path | None:
-    """The folder of prepared cases; None for the one that a run has noted."""
-    if store is not None:
-        return Path(store)
-    return None if resume and RunFolder(out).store_note.is_file() else store_beside(data)
 
 
 def divided(data: Path, seed: int) -> CaseIndex:

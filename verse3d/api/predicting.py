@@ -138,7 +138,9 @@ def _cases_to_predict(scans: Sequence[Path], split: Split | None) -> list[Case]:
     cases: dict[str, Case] = {}
     lone_masks = 0
     for scan in scans:
-        for case in _cases_of(scan):
+        # A single scan keeps its name, and fails by itself if it is missing or none.
+        lone = scan.name.lower().endswith(NIFTI_SUFFIXES) and not scan.is_dir()
+        for case in [Case(scan_name(scan), scan.name, scan.absolute())] if lone else load_cases(scan).cases:
             if case.image is None or (split and case.split != split):
                 lone_masks += case.image is None
                 continue
@@ -169,10 +171,3 @@ def _require_any_scan(cases: Sequence[Case]) -> None:
         raise DataError(f"{first.message}{f' (and {more} more cannot be found)' if more else ''}", hint=first.hint)
     for path in missing:
         _log.warning("%s; the other scans are predicted", not_a_file(path).message)
-
-
-def _cases_of(scan: Path) -> Sequence[Case]:
-    """The cases behind one argument; a single scan keeps its name, and fails by itself if it is missing or none."""
-    if scan.name.lower().endswith(NIFTI_SUFFIXES) and not scan.is_dir():
-        return [Case(scan_name(scan), scan.name, scan.absolute())]
-    return load_cases(scan).cases

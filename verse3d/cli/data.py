@@ -1,6 +1,5 @@
 """The commands about data: making, finding and checking it."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -131,6 +130,10 @@ def index(
     """Find all cases, merge copies, divide by subject, e.g. [bold]verse3d index data -o cases.jsonl --folds 5[/]."""
     from verse3d import api
 
+    assigned: dict[str, Any] = dict(text.rpartition("=")[::2] for text in assign or [])
+    wrong = [f"{name}={split}" for name, split in assigned.items() if not name or split not in get_args(SplitName)]
+    if wrong:
+        raise ConfigError(f"--assign {' '.join(wrong)} is not of the form CASE=train|validation|test")
     with bars() as progress:
         report = api.index(
             *roots,
@@ -139,7 +142,7 @@ def index(
             validation=validation,
             test=test,
             resplit=resplit,
-            assign=_assignments(assign or []),
+            assign=assigned,
             folds=folds,
             exclude_gl=exclude_gl,
             overrides=overrides or [],
@@ -152,14 +155,6 @@ def index(
         print_index(out_console, report, out, missing=missing)
     if report.damaged or report.failures or any(archive.refused for archive in report.unpacked):
         raise typer.Exit(EXIT_PARTIAL)
-
-
-def _assignments(texts: Sequence[str]) -> dict[str, Any]:
-    pairs = dict(text.rpartition("=")[::2] for text in texts)
-    wrong = [f"{name}={split}" for name, split in pairs.items() if not name or split not in get_args(SplitName)]
-    if wrong:
-        raise ConfigError(f"--assign {' '.join(wrong)} is not of the form CASE=train|validation|test")
-    return pairs
 
 
 @app.command()

@@ -35,7 +35,6 @@ from verse3d.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from verse3d.api.journey import DemoResult
-    from verse3d.training.fit import FitResult
 
 
 @app.command(context_settings=MORE_SETTINGS)
@@ -102,7 +101,9 @@ def train(
     elif is_first_process():
         for number, run in runs:
             tables.print_training(out_console, run, fold=number)
-    if code := max(_exit_code(run) for _, run in runs):
+    # 130 and 75 say that a run is not finished; 3 that it is, without some of its cases.
+    stops = {"interrupted": EXIT_INTERRUPTED, "terminated": EXIT_TERMINATED}
+    if code := max(stops.get(run.stopped, EXIT_PARTIAL if run.failures else 0) for _, run in runs):
         raise typer.Exit(code)
 
 
@@ -126,12 +127,6 @@ def _refuse_fold_options(fold: int | None, *, folds: bool, print_: bool) -> None
         raise ConfigError("--folds trains all folds, --fold one of them: give one of the two")
     if print_ and not folds:
         raise ConfigError("--print goes with --folds: it names the command of each fold")
-
-
-def _exit_code(result: "FitResult") -> int:
-    """130 and 75 say that a run is not finished; 3 that it is, without some of its cases."""
-    stops = {"interrupted": EXIT_INTERRUPTED, "terminated": EXIT_TERMINATED}
-    return stops.get(result.stopped, EXIT_PARTIAL if result.failures else 0)
 
 
 @app.command()

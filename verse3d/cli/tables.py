@@ -47,7 +47,11 @@ def print_check(out: Console, report: "CheckReport", *, facts: bool = False) -> 
         for case in report.facts:
             rows.add_row(case.case, case.shape, case.spacing_mm, case.axes, case.stored, case.levels)
         out.print(rows, soft_wrap=False)
-    for (severity, code), findings in _by_kind(report.findings).items():
+    kinds: dict[tuple[str, str], list[Finding]] = {}
+    order = list(_STYLES)  # from the worst to the mildest, then by code
+    for finding in sorted(report.findings, key=lambda each: (order.index(each.severity), each.code)):
+        kinds.setdefault((finding.severity, finding.code), []).append(finding)
+    for (severity, code), findings in kinds.items():
         cases = len({finding.case for finding in findings})
         out.print(f"{severity} [{code}] {_plural(cases, 'case')}", style=_STYLES[severity])
         _print_kind(out, findings, _SHOWN_OF_A_KIND if many else len(findings))
@@ -63,15 +67,6 @@ def _plural(count: int, word: str) -> str:
 _FEW_CASES = 50
 _SHOWN_OF_A_KIND = 10
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
-
-
-def _by_kind(findings: "Sequence[Finding]") -> "dict[tuple[str, str], list[Finding]]":
-    """From the worst to the mildest, then by code."""
-    kinds: dict[tuple[str, str], list[Finding]] = {}
-    order = list(_STYLES)
-    for finding in sorted(findings, key=lambda each: (order.index(each.severity), each.code)):
-        kinds.setdefault((finding.severity, finding.code), []).append(finding)
-    return kinds
 
 
 def _print_kind(out: Console, findings: "Sequence[Finding]", shown: int) -> None:
@@ -202,7 +197,10 @@ def print_predictions(out: Console, report: "PredictionReport", *, details: bool
         cells = [record.case, record.status, "", "", str(len(record.warnings) or "")]
         if record.status == "written" or (record.status == "skipped" and record.voxels):
             cells[2:4] = _found(record), f"{record.labelled_ml:.0f}"
-        rows.add_row(*cells, *(_details(report, record) if details else ()))
+        if details:
+            spent = (f"{record.seconds:.1f}", f"{record.plan.get('peak_mb', 0):.0f}", f"{record.peak_rss_mb:.0f}")
+            cells += [*(spent if record.status == "written" else [""] * 3), str(report.folder / record.mask)]
+        rows.add_row(*cells)
     out.print(rows, soft_wrap=False)
     for record in report.failures:
         out.print(f"{one_line(record.case)} failed: {in_flags(record.error)}")
@@ -215,13 +213,6 @@ def print_predictions(out: Console, report: "PredictionReport", *, details: bool
 
 
 _DETAILS = ("seconds", "expected MB", "peak MB", "mask")
-
-
-def _details(report: "PredictionReport", record: "PredictionRecord") -> list[str]:
-    mask = str(report.folder / record.mask)
-    if record.status != "written":
-        return ["", "", "", mask]
-    return [f"{record.seconds:.1f}", f"{record.plan.get('peak_mb', 0):.0f}", f"{record.peak_rss_mb:.0f}", mask]
 
 
 def _found(record: "PredictionRecord") -> str:

@@ -56,11 +56,6 @@ def one_line(text: str) -> str:
     return visible(text).replace("\n", "\\x0a")
 
 
-def _is_computed(cell: object) -> bool:
-    """Whether a spreadsheet would take a cell for a formula and not for a number."""
-    return isinstance(cell, str) and bool(_FORMULA.match(cell)) and not _NUMBER.fullmatch(cell)
-
-
 def csv_table(rows: Iterable[Sequence[object]]) -> str:
     """Rows as CSV with LF, the first one the header. Texts that a spreadsheet would compute get a ``'`` before them.
 
@@ -69,7 +64,10 @@ def csv_table(rows: Iterable[Sequence[object]]) -> str:
     lines = []
     for row in rows:
         # A "'" that stands before a formula already gets another one, so that plain_cell is an exact undo.
-        cells = [f"'{cell}" if _is_computed(cell) else cell for cell in row]
+        cells = [
+            f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) and not _NUMBER.fullmatch(cell) else cell
+            for cell in row
+        ]
         text = io.StringIO()
         # Only if CR ends the line does the writer put cells that hold one in quotes; without quotes it would end a row.
         csv.writer(text, lineterminator="\r\n").writerow(cells)

@@ -116,20 +116,17 @@ class LabelScheme:
             DataError: an id is neither 0 nor a vertebra of VerSe.
         """
         require_known_ids(present_ids(ids))
-        return _looked_up(self._table_network_from_verse(), ids)
-
-    def file_from_network(self, ids: NDArray[np.integer]) -> NDArray[np.uint8]:
-        """Map network ids 0..n (any shape) to the ids that are written into masks (VerSe ids, or 1 for binary)."""
-        return _looked_up(np.array([0, *(label.id for label in self.labels)], dtype=np.uint8), ids)
-
-    def _table_network_from_verse(self) -> NDArray[np.uint8]:
         table = np.zeros(max(VERSE_IDS) + 1, dtype=np.uint8)
         if self.name == "binary":
             table[list(VERSE_IDS)] = 1
         else:
             for network_id, label in enumerate(self.labels, start=1):
                 table[label.id] = network_id
-        return table
+        return _looked_up(table, ids)
+
+    def file_from_network(self, ids: NDArray[np.integer]) -> NDArray[np.uint8]:
+        """Map network ids 0..n (any shape) to the ids that are written into masks (VerSe ids, or 1 for binary)."""
+        return _looked_up(np.array([0, *(label.id for label in self.labels)], dtype=np.uint8), ids)
 
 
 def label_counts(ids: NDArray[np.uint8]) -> NDArray[np.int64]:

@@ -125,13 +125,9 @@ def unpacked_size(path: Path, expected: int) -> int:
         handle.seek(-_SIZE_FIELD, os.SEEK_END)
         if int.from_bytes(handle.read(_SIZE_FIELD), "little") == expected % 2**32:
             return expected
-    return _counted_bytes(path)
-
-
-def _counted_bytes(path: Path) -> int:
     count = 0
-    with contextlib.suppress(*READ_ERRORS), open_voxels(path) as handle:
-        while piece := handle.read(_PIECE_BYTES):
+    with contextlib.suppress(*READ_ERRORS), open_voxels(path) as unpacked:
+        while piece := unpacked.read(_PIECE_BYTES):
             count += len(piece)
     return count
 

@@ -213,8 +213,9 @@ def _interpolate(view: NDArray[Any], maps: Sequence[AxisMap], out: NDArray[Any],
         return _carried(slabs[index].astype(np.float32, copy=False), (rows, columns), (0, 1))
 
     planes = _PlaneCache(plane)
-    for row, lower, upper, weight in _steps(across.part(span)):
-        if weight > 0:
+    part = across.part(span)
+    for row, (lower, upper) in enumerate(zip(part.lower.tolist(), part.upper.tolist(), strict=True)):
+        if (weight := float(part.weight[row])) > 0:
             # lower + weight * (upper - lower), in place: one plane is allocated and not three.
             between = planes[upper] - planes[lower]
             between *= weight
@@ -237,7 +238,9 @@ def _vote(near: NDArray[np.uint8], maps: Sequence[AxisMap], best: NDArray[np.uin
         box = target_box(maps, source_box)
         # Each label's mask is interpolated for itself, where the label is. A share must be larger to win, so of equal
         # ones the lower id stays, which came first.
-        share = _share(near, label, maps, box)
+        part, parts = cut_to_need(near, [axis.part(span) for axis, span in zip(maps, box, strict=True)])
+        # The fastest axis first: it reads rows in order, and what it makes is smaller for the other two.
+        share = _carried((part == label).astype(np.float32), parts, (2, 1, 0))
         wins = share > share_of_best[box] + _SHARE_TOLERANCE
         np.copyto(best[box], label, where=wins)
         np.copyto(share_of_best[box], share, where=wins)
@@ -250,13 +253,6 @@ def _vote(near: NDArray[np.uint8], maps: Sequence[AxisMap], best: NDArray[np.uin
     if undecided:
         # All labels together hold 1 - background, so they outweigh it below one half.
         best[none_wins & (2 * share_of_background < 1 + _SHARE_TOLERANCE)] = undecided
-
-
-def _share(view: NDArray[np.uint8], label: int, maps: Sequence[AxisMap], box: Box) -> NDArray[np.float32]:
-    """The interpolated mask of ``label`` on the part ``box`` of the target grid."""
-    near, parts = cut_to_need(view, [axis.part(span) for axis, span in zip(maps, box, strict=True)])
-    # The fastest axis first: it reads rows in order, and what it makes is smaller for the other two.
-    return _carried((near == label).astype(np.float32), parts, (2, 1, 0))
 
 
 class _PlaneCache:
@@ -273,10 +269,3 @@ class _PlaneCache:
                 del self._planes[oldest]
             self._planes[index] = self._compute(index)
         return self._planes[index]
-
-
-def _steps(axis: AxisMap) -> list[tuple[int, int, int, float]]:
-    return [
-        (row, int(lower), int(upper), float(weight))
-        for row, (lower, upper, weight) in enumerate(zip(axis.lower, axis.upper, axis.weight, strict=True))
-    ]

@@ -198,7 +198,12 @@ def _case(line: str, base: Path, place: str) -> Case:
         raise DataError(f"{place}: {brief(name)} is no name for a case; it must work as a file name")
     if not (row.image or row.mask):
         raise DataError(f"{place}: case {name} has neither an 'image' nor a 'mask'")
-    paths = [_path(stored, base) if stored else None for stored in (row.image, row.mask, row.centroids)]
+    # Below the folder of the index unless absolute. C:/data/x.nii.gz leads nowhere but on Windows; who reads it
+    # elsewhere is told of it as it is.
+    paths = [
+        None if not stored else Path(stored) if PureWindowsPath(stored).is_absolute() else base / stored
+        for stored in (row.image, row.mask, row.centroids)
+    ]
     return Case(
         name,
         row.subject or name,
@@ -213,12 +218,6 @@ def _case(line: str, base: Path, place: str) -> Case:
         relabel=row.relabel,
         notes=row.notes,
     )
-
-
-def _path(stored: str, base: Path) -> Path:
-    """The path of a file as an index holds it, below the folder of the index unless it is absolute."""
-    # C:/data/x.nii.gz leads nowhere but on Windows; who reads it elsewhere is told of it as it is.
-    return Path(stored) if PureWindowsPath(stored).is_absolute() else base / stored
 
 
 def _is_encodable(name: str) -> bool:

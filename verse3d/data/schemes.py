@@ -104,27 +104,20 @@ def _no_atlas(mask: Volume) -> str:
     inside: NDArray[np.bool_] = mask.array == 1
     box = ndimage.find_objects(inside.view(np.uint8))[0]
     part = inside[box]
-    heights = np.arange(part.shape[_height_axis(mask)]) * _step_mm(mask)
-    reach = float(np.ptp(heights)) + _step_mm(mask)
+    # The axis that runs most nearly up or down
+    axis = next(axis for axis, code in enumerate(mask.geometry.axis_codes) if code in "SI")
+    step_mm = mask.geometry.spacing_mm[axis]
+    heights = np.arange(part.shape[axis]) * step_mm
+    reach = float(np.ptp(heights)) + step_mm
     if reach > LARGEST_C1_MM:
         return f"it reaches over {reach:.0f} mm from top to bottom, more than a C1"
     volume = float(np.count_nonzero(part)) * mask.geometry.voxel_ml
     if volume > _LARGEST_C1_ML:
         return f"it has {volume:.0f} ml, more than a C1"
     # How far the middles of the large pieces lie above one another
-    axis = _height_axis(mask)
     numbered, count = ndimage.label(part, _ALSO_AT_CORNERS)
     sizes = np.bincount(numbered.ravel(), minlength=count + 1)[1:]
     large = 1 + np.flatnonzero(sizes >= _PIECE_SHARE * sizes.max())
     middles = [float(heights[np.nonzero(numbered == number)[axis]].mean()) for number in large]
     apart = max(middles) - min(middles)
     return f"it is in pieces {apart:.0f} mm above one another" if apart > _APART_MM else ""
-
-
-def _height_axis(mask: Volume) -> int:
-    """The axis that runs most nearly up or down."""
-    return next(axis for axis, code in enumerate(mask.geometry.axis_codes) if code in "SI")
-
-
-def _step_mm(mask: Volume) -> float:
-    return mask.geometry.spacing_mm[_height_axis(mask)]

@@ -159,7 +159,9 @@ class _Attempt:
             raise _StalePartError
         response.raise_for_status()
         if response.status_code == 206 and continues:
-            if self.part.origin is None or not said.is_same(self.part.origin) or _start(response) != self.part.size:
+            start = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", "").strip())
+            is_next = start is not None and int(start[1]) == self.part.size
+            if self.part.origin is None or not said.is_same(self.part.origin) or not is_next:
                 raise _StalePartError
             self.has_room((said.total or self.part.size) - self.part.size)
         elif response.status_code == 200:
@@ -176,11 +178,6 @@ class _Attempt:
         whole = self.is_whole(self.part.path) if origin.total is None else self.part.size >= origin.total
         if not whole:
             raise exceptions.ChunkedEncodingError
-
-
-def _start(response: requests.Response) -> int | None:
-    found = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", "").strip())
-    return int(found[1]) if found else None
 
 
 def _is_hopeless(error: exceptions.RequestException) -> bool:

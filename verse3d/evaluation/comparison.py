@@ -198,10 +198,14 @@ def compare_contestants(
     common = _scored_everywhere(cases, scored, left_out)
     # The first contestant is what all others are compared with.
     standings = tuple(_standing(contestant, scored[contestant.name], common) for contestant in contestants)
+    first, *others = standings
     return Comparison(
         cases=tuple(common),
         standings=standings,
-        pairs={standing.contestant.name: _pairs(standings[0], standing) for standing in standings[1:]},
+        pairs={
+            other.contestant.name: {key: paired_difference(first.column(key), other.column(key)) for key in METRICS}
+            for other in others
+        },
         left_out=tuple(left_out.items()),
         differences=tuple(different),
         notes=tuple(chosen_by(contestants, cases, folds=options.folds)),
@@ -290,10 +294,6 @@ def _run_sd(metric: str, runs: Sequence[_Scored], common: Sequence[str]) -> floa
         return math.nan
     means = [mean_of_defined([run.values[case][metric] for case in common]) for run in runs]
     return float(np.std(means, ddof=1))
-
-
-def _pairs(first: ContestantScores, other: ContestantScores) -> dict[str, PairedDifference]:
-    return {metric: paired_difference(first.column(metric), other.column(metric)) for metric in METRICS}
 
 
 def _listed(head: str, lines: Sequence[str]) -> str:

@@ -143,7 +143,11 @@ def differences(contestants: Sequence[Contestant], *, folds: bool) -> list[str]:
         # Network, mode and training may differ: they are what is compared.
         values = {contestant.full_name(member): value(member.model) for contestant, member in _everyone(contestants)}
         if len(set(values.values())) > 1:
-            found.append(f"{what}: {_by_value(values)}")
+            owners: dict[str, list[str]] = {}
+            for name, its_value in values.items():
+                owners.setdefault(its_value, []).append(name)
+            # "spacing: a, b: 1.5; c: 2": who has what
+            found.append(f"{what}: " + "; ".join(f"{', '.join(who)}: {its_value}" for its_value, who in owners.items()))
     for contestant in contestants:
         found += _member_differences(contestant)
     return found
@@ -212,11 +216,3 @@ def _everyone(contestants: Sequence[Contestant]) -> Iterator[tuple[Contestant, M
     for contestant in contestants:
         for member in contestant.members:
             yield contestant, member
-
-
-def _by_value(values: Mapping[str, str]) -> str:
-    """``a, b: 1.5; c: 2``: who has what."""
-    owners: dict[str, list[str]] = {}
-    for name, value in values.items():
-        owners.setdefault(value, []).append(name)
-    return "; ".join(f"{', '.join(names)}: {value}" for value, names in owners.items())

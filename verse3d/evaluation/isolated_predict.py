@@ -105,18 +105,19 @@ def predict_missing(
 
 
 def _missing(cases: Sequence[Case], out: Path, model_sha256: str) -> list[Case]:
-    records = _records(out)
-    return [case for case in cases if not _is_made(case, out, records.get(case.case, {}), model_sha256)]
-
-
-def _is_made(case: Case, out: Path, record: Mapping[str, Any], model_sha256: str) -> bool:
-    return (
+    records, missing = _records(out), []
+    for case in cases:
+        record = records.get(case.case, {})
         # The same weights, the same scan, and the mask is still there: then it would come out the same.
-        record.get("status") == "written"
-        and record.get("model_sha256") == model_sha256
-        and resolved(Path(record.get("image", ""))) == resolved(case.image_path())
-        and has_mask(out, case.case)
-    )
+        is_made = (
+            record.get("status") == "written"
+            and record.get("model_sha256") == model_sha256
+            and resolved(Path(record.get("image", ""))) == resolved(case.image_path())
+            and has_mask(out, case.case)
+        )
+        if not is_made:
+            missing.append(case)
+    return missing
 
 
 def _records(out: Path, *, since: float = 0.0) -> dict[str, Mapping[str, Any]]:

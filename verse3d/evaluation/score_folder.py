@@ -249,7 +249,12 @@ def _write(out: Path, result: Evaluation) -> None:
     about = {"failures": failed, "notes": result.notes}
     content = {**scores_to_json_dict(result.cases), "slices": without_nan(by_slice), **about}
     write_json(out, {"scheme": result.scheme, **content, **_write_cards(out, result)})
-    rows = [(*row, *_slice_cells(row, result.slices)) for row in csv_rows(result.cases)]
+    rows = []
+    for row in csv_rows(result.cases):
+        case, label = row[:2]
+        # The slice-wise scores stand in the row of all vertebrae together only.
+        scores = asdict(result.slices[case]).values() if label == UNION else [math.nan] * len(SLICE_METRICS)
+        rows.append((*row, *("" if math.isnan(value) else repr(value) for value in scores)))
     write_text(out.with_suffix(".csv"), csv_table([(*CSV_COLUMNS, *SLICE_METRICS), *rows]))
 
 
@@ -264,12 +269,3 @@ def _write_cards(out: Path, result: Evaluation) -> dict[str, Any]:
     listed = [{"case": case, **card.to_dict()} for case, card in result.cards.items()]
     summary = summarise_cards(list(result.cards.values()))
     return {"identification": without_nan({"cases": listed, "summary": summary})}
-
-
-def _slice_cells(row: Sequence[str], slices: Mapping[str, SliceScores]) -> list[str]:
-    """The slice-wise scores, in the row of all vertebrae together only."""
-    case, label = row[:2]
-    if label != UNION:
-        return [""] * len(SLICE_METRICS)
-    scores = asdict(slices[case])
-    return ["" if math.isnan(value) else repr(value) for value in scores.values()]

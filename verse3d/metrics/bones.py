@@ -78,8 +78,8 @@ def score_bones(prediction: NDArray[np.uint8], truth: NDArray[np.uint8], geometr
         dice={label: _dice(whole, label) for label in present},
         dice_in_span={label: _dice(inside, label) for label in present},
         mixed=mixed,
-        union_dice=_union_dice(whole),
-        union_dice_in_span=_union_dice(inside),
+        union_dice=_dice(whole, _ANY),
+        union_dice_in_span=_dice(inside, _ANY),
     )
 
 
@@ -132,9 +132,10 @@ def _of_vertebrae(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     return result
 
 
-def _dice(counts: NDArray[np.int64], label: int) -> float:
-    return dice(Overlap(int(counts[label, label]), int(counts[label].sum()), int(counts[:, label].sum())))
+_ANY = slice(1, None)
+"""All vertebrae together."""
 
 
-def _union_dice(counts: NDArray[np.int64]) -> float:
-    return dice(Overlap(int(counts[1:, 1:].sum()), int(counts[1:].sum()), int(counts[:, 1:].sum())))
+def _dice(counts: NDArray[np.int64], labels: int | slice) -> float:
+    both = counts[labels, labels].sum()
+    return dice(Overlap(int(both), int(counts[labels].sum()), int(counts[:, labels].sum())))

@@ -25,7 +25,9 @@ def fitted_spine(rng: np.random.Generator, centres: Mapping[str, Vector], height
     """
     known = [name for name in _TOP_DOWN if name in centres]
     names = _names(known)
-    scale = _scale(known, centres)
+    # Size of the person against the mean, from how far apart the bodies stand.
+    ratios = [float(np.linalg.norm(centres[a] - centres[b])) / _step(a, 1.0) for a, b in pairwise(known)]
+    scale = float(np.clip(np.median(ratios), 0.7, 1.3)) if ratios else 1.0
     shapes = {name: individual(rng, level(name), scale, 1.0, False) for name in names}
     posture = Posture(lordosis=1.0, kyphosis=1.0, cobb_deg=0.0, apex=13.0, turn=0.0)
     poses: dict[str, Pose] = {}
@@ -65,13 +67,6 @@ def _step(name: str, scale: float) -> float:
     """Mean distance (mm) from a vertebra's centre to that of the one below."""
     size = level(name)
     return scale * (18.0 if size.region == "atlas" else size.height + size.disc)
-
-
-def _scale(known: list[str], centres: Mapping[str, Vector]) -> float:
-    """Size of the person against the mean, from how far apart the bodies stand."""
-    pairs = list(pairwise(known))
-    ratios = [float(np.linalg.norm(centres[a] - centres[b])) / _step(a, 1.0) for a, b in pairs]
-    return float(np.clip(np.median(ratios), 0.7, 1.3)) if ratios else 1.0
 
 
 def _rotation(name: str, known: list[str], centres: Mapping[str, Vector], posture: Posture) -> Vector:

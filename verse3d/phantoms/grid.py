@@ -50,7 +50,11 @@ class Block:
             samples = np.arange(min(every // 2, self.shape[axis] - 1), self.shape[axis], every)
             axes.append(np.asarray(self.start[axis] + (samples + 0.5) / self.refine[axis] - 0.5))
         i, j, k = np.ix_(*axes)
-        rows = (_row(matrix[row], origin[row], i, j, k) for row in range(3))
+        rows = []
+        for (along_i, along_j, along_k), first in zip(matrix, origin, strict=True):
+            # x of all points is a sum of three axes: (I, 1, 1) + (1, J, 1) + (1, 1, K), broadcast only at the end
+            plane = (along_i * i + (along_j * j + first)).astype(np.float32)
+            rows.append(np.asarray(plane + (along_k * k).astype(np.float32)))
         return Points(*rows)
 
     def geometry(self, coarse: Geometry) -> Geometry:
@@ -65,14 +69,6 @@ class Block:
         # (I f, J g, K h) -> (I, f, J, g, K, h) -> mean over f, g, h
         split = [n for size, f in zip(self.stop - self.start, self.refine, strict=True) for n in (int(size), int(f))]
         return np.asarray(samples.reshape(split).mean(axis=(1, 3, 5), dtype=np.float32))
-
-
-def _row(
-    factors: NDArray[np.float64], origin: float, i: NDArray[np.float64], j: NDArray[np.float64], k: NDArray[np.float64]
-) -> Array:
-    # x of all points is a sum of three axes: (I, 1, 1) + (1, J, 1) + (1, 1, K), broadcast only at the end
-    plane = (factors[0] * i + (factors[1] * j + origin)).astype(np.float32)
-    return np.asarray(plane + (factors[2] * k).astype(np.float32))
 
 
 def refinement(geometry: Geometry) -> Index:

@@ -140,7 +140,12 @@ def _shape(name: str, labels: NDArray[np.uint8], label: int, box: tuple[slice, .
     # Beyond the mask's faces there is nothing, so a process that a side face cuts ends there.
     inside = np.pad(labels[box] == label, [(n, n) for n in room])
     signed = distance_transform_edt(~inside, sampling=step) - distance_transform_edt(inside, sampling=step)
-    fine = _upsampled(signed.astype(np.float32), step)
+    # Thick axes are brought to about 1 mm, smoothly; first and last samples stay where they are.
+    factors = np.maximum(np.round(step), 1)
+    sizes = (np.array(signed.shape) - 1) * factors + 1
+    fine = signed.astype(np.float32)
+    if np.any(factors > 1):
+        fine = np.asarray(zoom(fine, sizes / signed.shape, order=3))
     finer = step * (np.array(signed.shape) - 1) / (np.array(fine.shape) - 1)
     smooth = gaussian_filter(fine, _SMOOTH_MM / finer)
     depth = float(smooth.min())
@@ -151,10 +156,3 @@ def _shape(name: str, labels: NDArray[np.uint8], label: int, box: tuple[slice, .
     deepest = deep[near < -1.5 * depth].mean(axis=0)
     origin = start * step
     return BoneShape(name, np.minimum(smooth, FAR_MM), origin, finer, origin + deepest, -depth)
-
-
-def _upsampled(values: Array, step: Vector) -> Array:
-    """Thick axes brought to about 1 mm, smoothly; first and last samples stay where they are."""
-    factors = np.maximum(np.round(step), 1)
-    sizes = (np.array(values.shape) - 1) * factors + 1
-    return np.asarray(zoom(values, sizes / values.shape, order=3)) if np.any(factors > 1) else values

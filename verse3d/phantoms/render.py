@@ -140,19 +140,18 @@ def _open_joint(a: Drawn, b: Drawn, gap_mm: float) -> None:
     start, stop = np.maximum(a.block.start, b.block.start), np.minimum(a.block.stop, b.block.stop)
     if np.any(stop <= start):
         return
-    first, second = (_window(item, start, stop) for item in (a, b))
+    windows = []
+    for item in (a, b):
+        # The common block in the samples of each, which are finer than voxels.
+        low, high = (start - item.block.start) * item.block.refine, (stop - item.block.start) * item.block.refine
+        windows.append(item.bone[tuple(slice(int(i), int(j)) for i, j in zip(low, high, strict=True))])
+    first, second = windows
     # first - second is 0 half-way between both bones; within gap / 2 of that surface there is none:
     #
     #      first  ###|   |###  second
     half = (first - second) * 0.5
     np.maximum(first, half + 0.5 * gap_mm, out=first)
     np.maximum(second, 0.5 * gap_mm - half, out=second)
-
-
-def _window(item: Drawn, start: NDArray[np.int64], stop: NDArray[np.int64]) -> Array:
-    # The common block in the samples of each, which are finer than voxels.
-    low, high = (start - item.block.start) * item.block.refine, (stop - item.block.start) * item.block.refine
-    return item.bone[tuple(slice(int(i), int(j)) for i, j in zip(low, high, strict=True))]
 
 
 def _add(bones: Bones, best: Array, item: Drawn, geometry: Geometry, dense: Array) -> None:

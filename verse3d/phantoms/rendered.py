@@ -69,7 +69,9 @@ def make_rendered(shapes: Sequence[BoneShape], seed: int, index: int = 0) -> Pha
     geometry, headers = grid_around(view_rng, cloud, shows_sacrum=shows_sacrum, most_voxels=_MOST_VOXELS)
     sources = _with_neighbours(shapes)
     heights = {source.name: _HEIGHT_IN_RADII * source.shape.radius for source in sources}
-    centres = _centres(sources, deformation)
+    # Where the bones come to stand (world mm).
+    found = deformation.drawn_at(np.array([source.shape.centre + source.shift for source in sources]))
+    centres = {source.name: centre for source, centre in zip(sources, found, strict=True)}
     # The atlas has no body to fit a spine to.
     bodies = {name: centre for name, centre in centres.items() if name != "C1"} or centres
     spine = fitted_spine(bone_rng, bodies, heights)
@@ -102,37 +104,28 @@ def _levels_in_view(rng: np.random.Generator, count: int) -> slice:
 def _with_neighbours(shapes: Sequence[BoneShape]) -> list[_Source]:
     """The shapes, and copies of the first and last one as the bones beyond, head to tail."""
     own = [_Source(shape.name, shape, np.zeros(3), True) for shape in shapes]
-    # The atlas, the axis and the sacrum look like no other vertebra: nothing is copied into their places.
-    above = _named_beyond(shapes[0].name, -1, {"C1", "C2"})
-    below = _named_beyond(shapes[-1].name, 1, set())
-    up, down = _spacing(shapes[:2], 1.0), _spacing(shapes[-2:], -1.0)
-    upper = [_Source(name, shapes[0], up * (n + 1), False) for n, name in enumerate(above)]
-    lower = [_Source(name, shapes[-1], down * (n + 1), False) for n, name in enumerate(below)]
+    upper, lower = _beyond(shapes[0], shapes[1:2], up=True), _beyond(shapes[-1], shapes[-2:-1], up=False)
     return [*reversed(upper), *own, *lower]
 
 
-def _named_beyond(name: str, direction: int, without: set[str]) -> list[str]:
-    """Names of up to two vertebrae that follow; none after a supernumerary one."""
-    if name not in _TOP_DOWN:
+def _beyond(end: BoneShape, beside: Sequence[BoneShape], *, up: bool) -> list[_Source]:
+    """Copies of an end vertebra in the places of up to two that follow; none after a supernumerary one.
+
+    Args:
+        end: the first or the last shape.
+        beside: its neighbour, if it has one.
+        up: whether the copies stand above.
+    """
+    if end.name not in _TOP_DOWN:
         return []
-    place = _TOP_DOWN.index(name) + direction
-    names = _TOP_DOWN[place : place + _COPIES] if direction > 0 else _TOP_DOWN[max(place - 1, 0) : place + 1][::-1]
-    return [name for name in names if name not in without]
-
-
-def _spacing(pair: Sequence[BoneShape], up: float) -> Vector:
-    """From the end vertebra to where the next one would stand (mm)."""
-    if len(pair) < 2:
-        # A disc is a fifth as high as a body.
-        return np.array([0.0, 0.0, up * 1.2 * _HEIGHT_IN_RADII * pair[0].radius])
-    step = pair[0].centre - pair[1].centre
-    return np.asarray(step if up > 0 else -step)
-
-
-def _centres(sources: Sequence[_Source], deformation: Deformation) -> dict[str, Vector]:
-    """Where the bones come to stand (world mm)."""
-    found = deformation.drawn_at(np.array([source.shape.centre + source.shift for source in sources]))
-    return {source.name: centre for source, centre in zip(sources, found, strict=True)}
+    # A disc is a fifth as high as a body.
+    step = end.centre - beside[0].centre if beside else np.array([0.0, 0.0, 1.2 * _HEIGHT_IN_RADII * end.radius])
+    place = _TOP_DOWN.index(end.name)
+    names = _TOP_DOWN[max(place - _COPIES, 0) : place][::-1] if up else _TOP_DOWN[place + 1 : place + 1 + _COPIES]
+    # The atlas, the axis and the sacrum look like no other vertebra: nothing above is copied into their places.
+    names = [name for name in names if not (up and name in ("C1", "C2"))]
+    shift = step if beside or up else -step
+    return [_Source(name, end, shift * (number + 1), False) for number, name in enumerate(names)]
 
 
 def _draw_bones(

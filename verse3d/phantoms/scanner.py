@@ -1,6 +1,7 @@
 """What a CT scanner does to the body: blur, metal streaks, noise, whole HU."""
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,27 +48,20 @@ def scanned(hu: Array, geometry: Geometry, protocol: Protocol, rng: np.random.Ge
 
 def add_screws(hu: Array, geometry: Geometry, holders: list[PosedVertebra]) -> None:
     """Put a metal screw through each pedicle of these vertebrae (in place), with streaks in the axial plane."""
-    for vertebra in holders:
-        for side in (-1.0, 1.0):
-            _screw(hu, geometry, vertebra, side)
-
-
-def _screw(hu: Array, geometry: Geometry, vertebra: PosedVertebra, side: float) -> None:
-    v, pose = vertebra.shape, vertebra.pose
-    # From behind through the pedicle into the body, as a surgeon puts it.
-    head = (side * (v.pillar_x + 3.0), v.rear_y - 9.0, v.pedicle_z + 1.0)
-    tip = (side * 0.18 * v.size.width, 0.22 * v.size.depth, v.pedicle_z)
-    block = block_around(geometry, pose.to_world(np.array([head, tip])), 10.0)
-    if block.empty:
-        return
-    points = block.points(geometry, pose)
-    shaft, cap = (
-        Plate(head, tip, (2.8, 2.2)).sdf(points),
-        Plate(head, (head[0], head[1] - 6.0, head[2]), (6.0, 6.0)).sdf(points),
-    )
-    part = hu[block.slices]
-    part += coverage(np.minimum(shaft, cap), 1.0) * (METAL_HU - part)
-    _streaks(hu, geometry, vertebra, head)
+    for vertebra, side in product(holders, (-1.0, 1.0)):
+        v, pose = vertebra.shape, vertebra.pose
+        # From behind through the pedicle into the body, as a surgeon puts it.
+        head = (side * (v.pillar_x + 3.0), v.rear_y - 9.0, v.pedicle_z + 1.0)
+        tip = (side * 0.18 * v.size.width, 0.22 * v.size.depth, v.pedicle_z)
+        block = block_around(geometry, pose.to_world(np.array([head, tip])), 10.0)
+        if block.empty:
+            continue
+        points = block.points(geometry, pose)
+        shaft = Plate(head, tip, (2.8, 2.2)).sdf(points)
+        cap = Plate(head, (head[0], head[1] - 6.0, head[2]), (6.0, 6.0)).sdf(points)
+        part = hu[block.slices]
+        part += coverage(np.minimum(shaft, cap), 1.0) * (METAL_HU - part)
+        _streaks(hu, geometry, vertebra, head)
 
 
 def _streaks(hu: Array, geometry: Geometry, vertebra: PosedVertebra, centre: tuple[float, float, float]) -> None:

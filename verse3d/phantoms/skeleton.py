@@ -1,7 +1,6 @@
 """Bones that are not vertebrae: ribs, sacrum, hip bones, skull and jaw. They are drawn but never labelled."""
 
-from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import scipy
@@ -10,7 +9,7 @@ from verse3d.core.geometry import Geometry
 from verse3d.phantoms.grid import block_around, box_corners
 from verse3d.phantoms.profile import Profile
 from verse3d.phantoms.shapes import Array, Plate, Points, Vec, common, ellipsoid, union
-from verse3d.phantoms.spine import Pose, PosedVertebra, Spine
+from verse3d.phantoms.spine import PosedVertebra, Spine
 
 _FAR_MM = 20.0
 _RIB_STEPS = 26
@@ -19,25 +18,19 @@ _RIB_STEPS = 26
 def draw_distractors(spine: Spine, profile: Profile, geometry: Geometry) -> Array:
     """Distance (mm, at most 20) of every voxel to the nearest bone that is not a vertebra."""
     field = np.full(geometry.shape, _FAR_MM, np.float32)
-    for pose, plates in _parts(spine, profile):
-        for plate in plates:
+    with_ribs = [vertebra for vertebra in spine.vertebrae if vertebra.shape.size.region == "thoracic"]
+    for vertebra, side in product(with_ribs, (-1.0, 1.0)):
+        for plate in _rib(vertebra, profile, side):
             # Only the voxels around the plate are touched, and a few mm more, so that distances are right just outside
             # of its surface, too.
             reach = max(plate.radius) + max(plate.half_height) + 3.0
-            block = block_around(geometry, pose.to_world(np.array([plate.start, plate.end])), reach)
+            block = block_around(geometry, np.array([plate.start, plate.end]), reach)
             if not block.empty:
                 where = block.slices
-                np.minimum(field[where], plate.sdf(block.points(geometry, pose)), out=field[where])
+                np.minimum(field[where], plate.sdf(block.points(geometry)), out=field[where])
     _sacrum_and_hips(field, geometry, spine)
     _skull(field, geometry, spine)
     return field
-
-
-def _parts(spine: Spine, profile: Profile) -> Iterator[tuple[Pose, Iterable[Plate]]]:
-    for vertebra in spine.vertebrae:
-        if vertebra.shape.size.region == "thoracic":
-            for side in (-1.0, 1.0):
-                yield Pose(np.zeros(3), np.eye(3)), _rib(vertebra, profile, side)
 
 
 def _rib(vertebra: PosedVertebra, profile: Profile, side: float) -> list[Plate]:

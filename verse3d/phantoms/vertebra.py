@@ -97,7 +97,10 @@ def vertebra_sdf(vertebra: Vertebra, points: Points) -> Distances:
         dens = Plate((0.0, 0.5, base), (0.0, 1.0, tip - 5.0), (5.4 * vertebra.scale, 4.9 * vertebra.scale))
         body = union(body, dens.sdf(points), 5.0)
     bone = body
-    for plate in _paired(vertebra):
+    # Everything that comes in a left-right pair is drawn for x >= 0.
+    builders = {"thoracic": _thoracic_processes, "lumbar": _lumbar_processes}
+    processes = builders.get(vertebra.size.region, _cervical_processes)(vertebra)
+    for plate in (_pedicle(vertebra), _lamina(vertebra), *processes):
         bone = union(bone, plate.sdf(points.mirrored()), _FILLET_MM)
     bone = union(bone, _spinous(vertebra).sdf(points), _FILLET_MM)
     # Carved last, so that neither arch nor fillets reach into the canal.
@@ -132,13 +135,6 @@ def _body(vertebra: Vertebra, p: Points) -> Array:
     if s.region == "cervical":
         end -= np.where(p.z > 0, 2.5 * np.clip(np.abs(p.x) * (2.0 / s.width), 0.0, 1.0) ** 4, 0.0)
     return common(side, end, 3.0)
-
-
-def _paired(vertebra: Vertebra) -> list[Plate]:
-    """Everything that comes in a left-right pair, drawn for x >= 0."""
-    builders = {"thoracic": _thoracic_processes, "lumbar": _lumbar_processes}
-    processes = builders.get(vertebra.size.region, _cervical_processes)(vertebra)
-    return [_pedicle(vertebra), _lamina(vertebra), *processes]
 
 
 def _pedicle(v: Vertebra) -> Plate:

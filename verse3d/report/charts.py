@@ -10,7 +10,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
 from verse3d.core.labels import VERTEBRAE
 from verse3d.report.dataset_stats import WORLD_AXES, CaseStats, bin_edges_hu, splits_of, summarise
@@ -142,7 +141,8 @@ def _grey_values(cases: Sequence[CaseStats]) -> Figure:
     parts = (("inside of the masks", _INSIDE, "hu_inside"), ("outside", _OUTSIDE, "hu_outside"))
     for name, colour, field in parts if masked else ():
         # (cases, 64): every case counts alike, however many voxels it has
-        shares = np.array([_shares(getattr(case.survey, field)) for case in masked])
+        counts = np.array([getattr(case.survey, field) for case in masked], dtype=float)
+        shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1.0)
         left.fill_between(centres, *np.percentile(shares, [10, 90], axis=0), color=colour, alpha=0.2, linewidth=0)
         left.plot(centres, shares.mean(axis=0), color=colour, linewidth=1.8, label=name)
     left.set(
@@ -164,11 +164,6 @@ def _grey_values(cases: Sequence[CaseStats]) -> Figure:
     draw_values(right, masked, median)
     _finish(figure, [right], masked)
     return figure
-
-
-def _shares(counts: Sequence[int]) -> NDArray[np.float64]:
-    found = np.asarray(counts, dtype=float)
-    return np.asarray(100 * found / max(found.sum(), 1.0))
 
 
 def _splits(cases: Sequence[CaseStats]) -> Figure:

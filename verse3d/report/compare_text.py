@@ -9,7 +9,7 @@ from verse3d.core.escapes import csv_table, markdown_text
 from verse3d.core.wording import number_text
 from verse3d.evaluation.comparison import METRICS, Comparison, ContestantScores
 from verse3d.evaluation.paired_tests import PairedDifference
-from verse3d.evaluation.verdict import Verdict, interval_text, p_text, verdicts
+from verse3d.evaluation.verdict import interval_text, p_text, verdicts
 from verse3d.metrics.scores import statistics_of, without_nan
 from verse3d.training.trained import TrainedModel
 
@@ -38,11 +38,11 @@ Wilcoxon signed-rank test, not corrected for the number of metrics."""
 def markdown(comparison: Comparison) -> str:
     """The whole comparison as a page."""
     names = [standing.contestant.name for standing in comparison.standings]
-    parts = [
-        f"# {markdown_text(' against '.join(names))}",
-        *map(_said, verdicts(comparison)),
-        _circumstances(comparison),
-    ]
+    parts = [f"# {markdown_text(' against '.join(names))}"]
+    for verdict in verdicts(comparison):
+        details = [f"- {markdown_text(detail)}" for detail in verdict.details]
+        parts.append("\n".join([f"**{markdown_text(verdict.headline)}**", "", *details]))
+    parts.append(_circumstances(comparison))
     head = ["mean ± sd over the cases", *names]
     rows = [
         [metric.title, *(score_cell(standing, key) for standing in comparison.standings)]
@@ -53,12 +53,6 @@ def markdown(comparison: Comparison) -> str:
         parts += [f"## {markdown_text(name)} minus {markdown_text(names[0])}, in pairs", _pair_table(pairs)]
     parts += ["## What it took", _cost_table(comparison), "## Case by case", _case_table(comparison)]
     return "\n\n".join([*parts, _EXPLAINED]) + "\n"
-
-
-def _said(verdict: Verdict) -> str:
-    return "\n".join(
-        [f"**{markdown_text(verdict.headline)}**", "", *(f"- {markdown_text(detail)}" for detail in verdict.details)]
-    )
 
 
 def _circumstances(comparison: Comparison) -> str:

@@ -58,17 +58,12 @@ def label_places(mask: NDArray[Any], geometry: Geometry) -> tuple[LabelPlace, ..
     if mask.shape != geometry.shape:
         raise GeometryError(f"a mask of shape {mask.shape} does not lie on a grid of shape {geometry.shape}")
     turned, grid = nib.apply_orientation(mask, nib.io_orientation(geometry.affine)), geometry.reoriented("RAS")
-    boxes = enumerate(_boxes(turned), start=1)
-    places = [_place(turned, number, box, grid) for number, box in boxes if box is not None]
-    return tuple(sorted(places, key=lambda place: (_POSITION.get(place.id, len(_POSITION)), place.id)))
-
-
-def _boxes(mask: NDArray[Any]) -> list[tuple[slice, ...] | None]:
-    """The box of every id from 1 on, sought in the order in which the voxels lie in memory."""
-    slowest_first = np.argsort(-np.abs(mask.strides), kind="stable")
+    # The box of every id from 1 on, sought in the order in which the voxels lie in memory.
+    slowest_first = np.argsort(-np.abs(turned.strides), kind="stable")
     back = np.argsort(slowest_first)
-    found = ndimage.find_objects(mask.transpose(slowest_first))
-    return [None if box is None else tuple(box[axis] for axis in back) for box in found]
+    boxes = enumerate(ndimage.find_objects(turned.transpose(slowest_first)), start=1)
+    places = [_place(turned, number, tuple(box[axis] for axis in back), grid) for number, box in boxes if box]
+    return tuple(sorted(places, key=lambda place: (_POSITION.get(place.id, len(_POSITION)), place.id)))
 
 
 def _place(turned: NDArray[Any], label: int, box: tuple[slice, ...], grid: Geometry) -> LabelPlace:

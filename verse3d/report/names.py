@@ -73,7 +73,13 @@ def place_names(
         limits = (letter_mm, mask.size_mm[1], margin_mm)
         # The other side is taken only if it saves a longer way than a name is wide, or a name that is cut off.
         costs = [_cost_mm(options[0], *limits), _cost_mm(options[1], *limits) + _LOYALTY_LETTERS * letter_mm]
-        placed.append(_inside(options[int(np.argmin(costs))], *limits))
+        best = options[int(np.argmin(costs))]
+        # Moved onto its bone as far as the margin demands: a name that is cut off tells nothing.
+        length = letter_mm * len(best.name)
+        if best.side == "left":
+            placed.append(replace(best, x_mm=max(best.x_mm, length - margin_mm)))
+        else:
+            placed.append(replace(best, x_mm=min(best.x_mm, mask.size_mm[1] + margin_mm - length)))
     return tuple(placed)
 
 
@@ -137,14 +143,6 @@ def _edges(
     outermost, beyond = (np.min, 0) if side == "left" else (np.max, 1)
     bone = float(outermost(at_row) + beyond) * pixel_width, (row + 0.5) * pixel_height
     return float(outermost(columns) + beyond) * pixel_width, bone
-
-
-def _inside(placed: PlacedName, letter_mm: float, width_mm: float, margin_mm: float) -> PlacedName:
-    """The name moved onto its bone as far as the margin demands: a name that is cut off tells nothing."""
-    length = letter_mm * len(placed.name)
-    if placed.side == "left":
-        return replace(placed, x_mm=max(placed.x_mm, length - margin_mm))
-    return replace(placed, x_mm=min(placed.x_mm, width_mm + margin_mm - length))
 
 
 def _cost_mm(placed: PlacedName, letter_mm: float, width_mm: float, margin_mm: float) -> float:

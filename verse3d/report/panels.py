@@ -90,7 +90,11 @@ def draw_row(
         if layer.mask is not None:
             cut = plane_slice(layer.mask, geometry, plane, centre_mm)
             _draw_labels(axes, cut, layer.table, filled=layer.filled)
-            names = _draw_names(axes, cut, _marked(layer), sheet.scale)
+            marked = {
+                number: replace(label, name=label.name + layer.marks.get(label.id, ""))
+                for number, label in layer.table.items()
+            }
+            names = _draw_names(axes, cut, marked, sheet.scale)
         _draw_surroundings(axes, back, names, sheet)
         _draw_cuts(axes, back, geometry, centre_mm, sheet.scale)
     if layer.name:
@@ -149,19 +153,10 @@ def _draw_labels(axes: Axes, mask: PlaneSlice, table: Mapping[int, Label], *, fi
     style: dict[str, Any] = {"facecolors": "none", "linewidths": 1.0, "capstyle": "round", "snap": True}
     for label in np.unique(owners):
         edge = colours[np.searchsorted(ids, label)]
-        axes.add_collection(PathCollection([_path_of(in_mm[owners == label])], edgecolors=[edge], **style))
-
-
-def _path_of(segments: NDArray[np.floating]) -> Path:
-    """Straight strokes (n, 2, 2), from (x, y) to (x, y), as one path."""
-    codes = np.tile([Path.MOVETO, Path.LINETO], len(segments)).astype(Path.code_type)
-    return Path(segments.reshape(-1, 2), codes)
-
-
-def _marked(layer: Layer) -> dict[int, Label]:
-    """The table with a mark behind each name that has one."""
-    marks = layer.marks
-    return {number: replace(label, name=label.name + marks.get(label.id, "")) for number, label in layer.table.items()}
+        # Straight strokes (n, 2, 2), from (x, y) to (x, y)
+        strokes = in_mm[owners == label]
+        codes = np.tile([Path.MOVETO, Path.LINETO], len(strokes)).astype(Path.code_type)
+        axes.add_collection(PathCollection([Path(strokes.reshape(-1, 2), codes)], edgecolors=[edge], **style))
 
 
 def _draw_names(axes: Axes, mask: PlaneSlice, table: Mapping[int, Label], scale: float) -> tuple[PlacedName, ...]:
@@ -183,16 +178,14 @@ def _draw_names(axes: Axes, mask: PlaneSlice, table: Mapping[int, Label], scale:
     return placed
 
 
-def _leaves(name: PlacedName, back: PlaneSlice, scale: float) -> bool:
-    """Whether a name reaches beyond the left or right edge of its slice."""
-    length = len(name.name) * _NAME_LETTER / scale
-    return name.x_mm < length if name.side == "left" else name.x_mm + length > back.size_mm[1]
-
-
 def _draw_surroundings(axes: Axes, back: PlaneSlice, names: Sequence[PlacedName], sheet: Sheet) -> None:
     """What stands around the slice, so that it covers nothing: the plane's name, the directions, the scale bar."""
     height = back.size_mm[0] * sheet.scale
-    outside = [name.y_mm * sheet.scale for name in names if _leaves(name, back, sheet.scale)]
+    outside = []
+    for placed in names:
+        length = len(placed.name) * _NAME_LETTER / sheet.scale
+        if placed.x_mm < length if placed.side == "left" else placed.x_mm + length > back.size_mm[1]:
+            outside.append(placed.y_mm * sheet.scale)
     # The letters at the sides evade names that stand there.
     side = 1 - _free_height(outside, height) / height
     letters = {

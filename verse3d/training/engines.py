@@ -35,11 +35,12 @@ def run_session(session: Session, monitor: Monitor, signals: StopSignals, starte
         OutputError: a checkpoint cannot be written.
     """
     standing, options = session.standing, session.options
-    if standing.epoch >= session.optim.epochs:
+    is_finished = standing.epoch >= session.optim.epochs
+    if is_finished:
         _log.info("all %d epochs are done already", session.optim.epochs)
-        return Ended("finished", _cost_of_nothing(session, started))
-    if options.max_epochs is not None and standing.epoch >= options.max_epochs:
-        return Ended("epochs", _cost_of_nothing(session, started))
+    if is_finished or (options.max_epochs is not None and standing.epoch >= options.max_epochs):
+        of_nothing = Cost((time.monotonic() - started) / 60, 0, float("nan"), *memory_mb(session.learner.device))
+        return Ended("finished" if is_finished else "epochs", of_nothing)
     loop = Loop(session, monitor, signals, started)
     try:
         if standing.step == 0:
@@ -52,7 +53,3 @@ def run_session(session: Session, monitor: Monitor, signals: StopSignals, starte
     cost = loop.cost()
     _log.info("%s: %s", loop.stop, cost)
     return Ended(loop.stop, cost)
-
-
-def _cost_of_nothing(session: Session, started: float) -> Cost:
-    return Cost((time.monotonic() - started) / 60, 0, float("nan"), *memory_mb(session.learner.device))

@@ -125,7 +125,12 @@ class Feed(Iterator[Batch]):
             batch = self._augment(packed.on(self._device))
             packed.give_back()  # what the augmentation gave are copies
         else:
-            batch = self._taken(*(self._ahead or self._brought(self._side)))
+            batch, ready = self._ahead or self._brought(self._side)
+            here = torch.cuda.current_stream(self._device)
+            # The step waits on the GPU for the batch, not this program: it goes on launching.
+            here.wait_event(ready)
+            for tensor in batch.values():
+                tensor.record_stream(here)  # so that its memory is not given away while a step still reads it
         self._ahead = None
         self.waiting.end()
         return batch
@@ -156,14 +161,6 @@ class Feed(Iterator[Batch]):
             batch = self._augment(packed.on(self._device))
             ready = _marked()
         return batch, ready
-
-    def _taken(self, batch: Batch, ready: torch.cuda.Event) -> Batch:
-        here = torch.cuda.current_stream(self._device)
-        # The step waits on the GPU for the batch, not this program: it goes on launching.
-        here.wait_event(ready)
-        for tensor in batch.values():
-            tensor.record_stream(here)  # so that its memory is not given away while a step still reads it
-        return batch
 
 
 class CpuWaiting:

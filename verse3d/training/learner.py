@@ -144,11 +144,6 @@ def _require_same_kind(own: object, stored: object, place: str, skip: Sequence[s
     """Compare what both hold, but for keys to ``skip``: devices may change, and with them the number of GPUs."""
     if not _is_like(own, stored):
         raise DataError(f"{place} is {brief(stored)}, expected something like {brief(own)}")
-    _require_same_parts(own, stored, place, skip)
-
-
-def _require_same_parts(own: object, stored: object, place: str, skip: Sequence[str]) -> None:
-    """Compare what mappings and lists hold; other values hold nothing."""
     if isinstance(own, dict) and isinstance(stored, dict):
         # Keys that only one side has are PyTorch's to judge; of "state" an empty optimizer has none yet.
         for key in own.keys() & stored.keys() - {"state", *skip}:

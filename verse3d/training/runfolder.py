@@ -137,12 +137,8 @@ def start_folder(path: Path, config: Config, *, overwrite: bool) -> RunFolder:
     # Curves of the old run would be drawn into those of the new one.
     for made_from_it in (folder.tensorboard, *(model.with_suffix(".openvino") for model in (folder.last, folder.best))):
         shutil.rmtree(made_from_it, ignore_errors=True)
-    _write_config(folder, config)
-    return folder
-
-
-def _write_config(folder: RunFolder, config: Config) -> None:
     write_text(folder.config, _CONFIG_HEAD + config.to_yaml())
+    return folder
 
 
 def find_run(path: Path) -> RunFolder:
@@ -180,7 +176,7 @@ def resume_folder(path: Path, config: Config) -> RunFolder:
             hint="resume without changing them, or start a new run in another folder",
         )
     if differences:
-        _write_config(folder, config)
+        write_text(folder.config, _CONFIG_HEAD + config.to_yaml())
     return folder
 
 

@@ -67,5 +67,5 @@ def test_a_missing_file_is_a_problem(tmp_path):
 
 def test_the_voxels_of_a_usual_file_are_not_read(tmp_path, monkeypatch):
     path = save_scan(tmp_path / "a.nii.gz", np.zeros((40, 50, 60), np.int16), affine())
-    monkeypatch.setattr(nifti_bytes, "_counted_bytes", lambda _: pytest.fail("read"))
+    monkeypatch.setattr(nifti_bytes, "open_voxels", lambda _: pytest.fail("read"))
     assert probe(path).problem == ""

@@ -18,7 +18,7 @@ from verse3d.core.errors import ConfigError, DataError, OutputError
 from verse3d.core.files import write_json, write_text
 from verse3d.core.labels import LabelScheme, label_scheme
 from verse3d.core.volume import Volume, read_image, write_labels
-from verse3d.data.cases import Case, CaseIndex
+from verse3d.data.cases import CaseIndex
 from verse3d.data.convert.folder import OutputFolder
 from verse3d.data.convert.itk import copy_with_header, itk_problem, repaired
 from verse3d.data.convert.names import plain_name, unique_name
@@ -60,11 +60,18 @@ def nnunet_format(
         )
     # Two cases may get one name once it is made plain.
     taken: set[str] = set()
+    plans = []
+    for case in index:
+        called = unique_name(plain_name(case.case), taken)
+        # A test case never lies beside the training cases, even if it has a mask: nnU-Net trains on all of imagesTr.
+        subset = "Tr" if case.mask is not None and case.split != "test" else "Ts"
+        mask = f"labels{subset}/{called}{_ENDING}" if case.mask is not None else None
+        plans.append(CasePlan(case, called, image=f"images{subset}/{called}_0000{_ENDING}", mask=mask))
     return Layout(
         name="nnunet",
         folder=folder,
         options={"scheme": scheme, "dataset_id": dataset_id, "name": name},
-        plans=tuple(_plan(case, unique_name(plain_name(case.case), taken)) for case in index),
+        plans=tuple(plans),
         extra=(DATASET_FILE, _SPLITS, _README),
         write_case=partial(_write_case, chosen),
         finish=partial(_finish, chosen),
@@ -79,13 +86,6 @@ def _refuse_torn_folds(index: CaseIndex) -> None:
                 f"the cases of subject {case.subject} stand in folds {fold_of[case.subject]} and {case.fold}",
                 hint="make the index again: verse3d index keeps all cases of a subject in one fold",
             )
-
-
-def _plan(case: Case, name: str) -> CasePlan:
-    # A test case never lies beside the training cases, even if it has a mask: nnU-Net trains on all of imagesTr.
-    subset = "Tr" if case.mask is not None and case.split != "test" else "Ts"
-    mask = f"labels{subset}/{name}{_ENDING}" if case.mask is not None else None
-    return CasePlan(case, name, image=f"images{subset}/{name}_0000{_ENDING}", mask=mask)
 
 
 def _write_case(scheme: LabelScheme, plan: CasePlan, out: OutputFolder) -> tuple[FileRecord, ...]:

@@ -161,7 +161,9 @@ def _write_all(archive: Path, missing: Sequence[_Target], progress: Progress) ->
         for number, target in enumerate(missing):
             progress(f"unpacking {archive.name}", number, len(missing))
             try:
-                _write(target, batch)
+                # The checksum is compared at the end of the content, and only then the file gets its name.
+                with batch.file(target.path) as part, part.open("wb") as out:
+                    out.writelines(_pieces(target.entry))
             except OutputError as error:
                 if not _is_about_the_file(error):
                     raise
@@ -265,13 +267,6 @@ def _crc(path: Path) -> int:
         while piece := handle.read(PIECE_BYTES):
             value = zlib.crc32(piece, value)
     return value
-
-
-def _write(target: _Target, batch: FileBatch) -> None:
-    # The checksum is compared at the end of the content, and only then the file gets its name.
-    with batch.file(target.path) as part, part.open("wb") as out:
-        for piece in _pieces(target.entry):
-            out.write(piece)
 
 
 def _pieces(entry: ZipEntry) -> Iterator[bytes]:

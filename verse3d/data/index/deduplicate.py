@@ -128,8 +128,12 @@ def _merged(cases: Sequence[Case], probes: Probes, identity: _Identity) -> tuple
         kept.append(replace(joined, notes=(*joined.notes, *notes)))
         left_out += out
     # Two names with a scan in common are one patient, who must not stand on both sides of a split.
-    one_person = [_renamed(case, same_person) for case in kept]
-    return tuple(one_split_per_subject(one_person)), tuple(left_out)
+    for place, case in enumerate(kept):
+        subject = same_person.get(case.subject, case.subject)
+        if subject != case.subject:
+            note = f"shows {subject}: another scan called {case.subject} is a copy of one of {subject}"
+            kept[place] = replace(case, subject=subject, notes=(*case.notes, note))
+    return tuple(one_split_per_subject(kept)), tuple(left_out)
 
 
 def _joined(best: Case, others: Sequence[Case]) -> Case:
@@ -153,14 +157,6 @@ def _joined(best: Case, others: Sequence[Case]) -> Case:
 def _is_part_of(other: Case, best: Case) -> bool:
     """Whether it is no copy but the mask that the scan lacks."""
     return best.image is not None and best.mask is None and other.image is None
-
-
-def _renamed(case: Case, same_person: Mapping[str, str]) -> Case:
-    subject = same_person.get(case.subject)
-    if subject is None or subject == case.subject:
-        return case
-    note = f"shows {subject}: another scan called {case.subject} is a copy of one of {subject}"
-    return replace(case, subject=subject, notes=(*case.notes, note))
 
 
 def _path(case: Case) -> Path:

@@ -101,18 +101,19 @@ def released_subjects() -> Mapping[str, Split]:
 def release_report(cases: Iterable[Case]) -> tuple[PartReport, ...]:
     """Compare the cases found with the release, part by part; empty if none of them belongs to it."""
     found = {case.series: case for case in cases if case.part and case.image}
-    return tuple(_part_report(part, found) for part in PARTS) if found else ()
-
-
-def _part_report(part: str, found: Mapping[str, Case]) -> PartReport:
-    expected = [scan for scan in released_scans() if scan.part == part]
-    present = [scan for scan in expected if scan.series in found]
-    return PartReport(
-        part=part,
-        scans=len(present),
-        expected_scans=len(expected),
-        subjects=len({scan.subject for scan in present}),
-        expected_subjects=len({scan.subject for scan in expected}),
-        missing=tuple(scan.stem for scan in expected if scan.series not in found),
-        without_mask=tuple(scan.stem for scan in present if found[scan.series].mask is None),
-    )
+    reports = []
+    for part in PARTS if found else ():
+        expected = [scan for scan in released_scans() if scan.part == part]
+        present = [scan for scan in expected if scan.series in found]
+        reports.append(
+            PartReport(
+                part=part,
+                scans=len(present),
+                expected_scans=len(expected),
+                subjects=len({scan.subject for scan in present}),
+                expected_subjects=len({scan.subject for scan in expected}),
+                missing=tuple(scan.stem for scan in expected if scan.series not in found),
+                without_mask=tuple(scan.stem for scan in present if found[scan.series].mask is None),
+            )
+        )
+    return tuple(reports)

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -148,18 +147,17 @@ def _label_facts(mask: Volume | None, counts: dict[int, int], scheme: MaskScheme
 
 def predicted_bytes(case: Case) -> int:
     """Memory that ``survey_case`` will need, by the headers alone; 0 for files that cannot be read."""
-    return sum(_predicted_bytes(path) for path in (case.image, case.mask) if path is not None)
-
-
-def _predicted_bytes(path: Path) -> int:
-    try:
-        geometry, header = read_geometry(path)
-    except CASE_ERRORS:
-        return 0
-    dtype, (slope, inter) = header.get_data_dtype(), header.get_slope_inter()
-    scaled = (slope, inter) not in ((None, None), (1.0, 0.0))
-    stored = int(dtype.itemsize)
-    # Bytes for each voxel at the two moments that take most: when it is unpacked, and when it is converted.
-    unpacking = stored * (2 if path.suffix.lower() == ".gz" else 1)
-    converting = stored + (12 if scaled or stored > 4 else 1)
-    return math.prod(geometry.shape) * max(unpacking, converting)
+    needed = 0
+    for path in filter(None, (case.image, case.mask)):
+        try:
+            geometry, header = read_geometry(path)
+        except CASE_ERRORS:
+            continue
+        dtype, (slope, inter) = header.get_data_dtype(), header.get_slope_inter()
+        scaled = (slope, inter) not in ((None, None), (1.0, 0.0))
+        stored = int(dtype.itemsize)
+        # Bytes for each voxel at the two moments that take most: when it is unpacked, and when it is converted.
+        unpacking = stored * (2 if path.suffix.lower() == ".gz" else 1)
+        converting = stored + (12 if scaled or stored > 4 else 1)
+        needed += math.prod(geometry.shape) * max(unpacking, converting)
+    return needed

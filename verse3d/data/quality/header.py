@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
-from numpy.typing import NDArray
 
 from verse3d.core.limits import spacing_problem
 from verse3d.core.volume import Volume
@@ -64,7 +63,8 @@ def _check_forms(case: str, image: Volume) -> Iterator[Finding]:
         else f"{image.path}: the qform is not a rotation",
         "verse3d (like nibabel) uses the sform; some viewers use the qform",
     )
-    if np.isfinite(apart) and _mirrored(image.header.get_sform()) != _mirrored(image.header.get_qform()):
+    forms = (image.header.get_sform, image.header.get_qform)
+    if np.isfinite(apart) and len({float(np.linalg.det(form()[:3, :3])) < 0 for form in forms}) > 1:  # one is mirrored
         yield Finding(
             case,
             "warning",
@@ -73,10 +73,6 @@ def _check_forms(case: str, image: Volume) -> Iterator[Finding]:
             "show left and right exchanged",
             "find out which one is right (the liver lies right) and make both the same",
         )
-
-
-def _mirrored(affine: NDArray[np.float64]) -> bool:
-    return float(np.linalg.det(affine[:3, :3])) < 0
 
 
 def _forms_apart_mm(image: Volume) -> float:

@@ -87,12 +87,13 @@ def _measure(label_id: int, name: str, mask: Volume, box: tuple[slice, ...]) -> 
     # Voxels per plane along each axis: volume, centroid and what touches the border follow from these three rows.
     profiles = [part.sum(axis=tuple(other for other in range(3) if other != axis)) for axis in range(3)]
     middle = start + [float(profile @ np.arange(profile.size)) / float(profile.sum()) for profile in profiles]
+    index, world_mm = _place(middle, mask.geometry)
     return MeasuredVertebra(
         id=label_id,
         name=name,
         ml=int(profiles[0].sum()) * mask.geometry.voxel_ml,
-        index=_index(middle),
-        world_mm=_world(mask.geometry, middle),
+        index=index,
+        world_mm=world_mm,
         pieces=_pieces(part, start, mask.geometry),
         borders=_borders(profiles, box, mask.geometry),
     )
@@ -111,7 +112,7 @@ def _pieces(part: NDArray[np.bool_], start: NDArray[np.intp], geometry: Geometry
         inside = np.argwhere(numbered[boxes[number]] == number + 1)
         # Index in the piece's box -> in the label's box, thinned by `step` -> in the mask.
         middle = start + step * (inside.mean(axis=0) + [span.start for span in boxes[number]])
-        pieces.append(Piece(int(sizes[number]) * step**3 * geometry.voxel_ml, _index(middle), _world(geometry, middle)))
+        pieces.append(Piece(int(sizes[number]) * step**3 * geometry.voxel_ml, *_place(middle, geometry)))
     return tuple(pieces)
 
 
@@ -127,11 +128,8 @@ def _borders(profiles: list[NDArray[Any]], box: tuple[slice, ...], geometry: Geo
     return tuple(borders)
 
 
-def _index(point: NDArray[np.float64]) -> Index:
+def _place(point: NDArray[np.float64], geometry: Geometry) -> tuple[Index, Point]:
+    """Voxel index and world mm (to 0.1 mm) of a point in voxels."""
     i, j, k = (round(float(value)) for value in point)
-    return i, j, k
-
-
-def _world(geometry: Geometry, point: NDArray[np.float64]) -> Point:
     x, y, z = (round(float(value), 1) for value in geometry.world_from_index(point[None])[0])
-    return x, y, z
+    return (i, j, k), (x, y, z)

@@ -114,7 +114,12 @@ class ChangeDraws:
         matrix = self._affine(random) if turned else np.eye(self.dims)
         if mirror:  # the mirrored patch is what is turned, so the mirror comes last on the way to the scan
             matrix[LEFT_RIGHT] *= -1
-        return Warp(matrix, self._shifts(random) if bent else None)
+        if not bent:
+            return Warp(matrix, None)
+        largest = np.array([self.augment.elastic_mm / spacing for spacing in self.spacing_mm])
+        # Even draws, not Gaussian ones: their bound is the margin that has to be read around the patch.
+        lattice = random.uniform(-1, 1, (self.dims, *(self.augment.elastic_points,) * self.dims))
+        return Warp(matrix, np.asarray(lattice * largest.reshape(-1, *(1,) * self.dims), dtype=np.float32))
 
     def _affine(self, random: np.random.RandomState) -> NDArray[np.float64]:
         """(d, d): scale, then shear, then rotation, as MONAI's ``RandAffined`` puts them together."""
@@ -124,12 +129,6 @@ class ChangeDraws:
         shears = random.uniform(-augment.shear, augment.shear, _COEFFICIENTS_OF_SHEAR[dims])
         scales = 1 + random.uniform(-augment.scale_fraction, augment.scale_fraction, dims)
         return rotation(angles) @ shear(dims, shears) @ np.diag(scales)
-
-    def _shifts(self, random: np.random.RandomState) -> NDArray[np.float32]:
-        largest = np.array([self.augment.elastic_mm / spacing for spacing in self.spacing_mm])
-        # Even draws, not Gaussian ones: their bound is the margin that has to be read around the patch.
-        lattice = random.uniform(-1, 1, (self.dims, *(self.augment.elastic_points,) * self.dims))
-        return np.asarray(lattice * largest.reshape(-1, *(1,) * self.dims), dtype=np.float32)
 
     def _thickness(self, random: np.random.RandomState) -> tuple[float, ...]:
         """Of low resolution (all axes alike) and of thick slices (one axis) the coarser."""

@@ -69,7 +69,9 @@ class PackedBatch:
             places.append((image, label))
         block = shared.take(end - HEADER) if shared is not None else torch.empty(end, dtype=torch.uint8)
         try:
-            _fill(block.numpy(), boxes, places)
+            for box, (image, label) in zip(boxes, places, strict=True):
+                # Bytes seen as the arrays they will be: a planned box is decompressed straight into them.
+                box.write(_seen(block.numpy(), image), _seen(block.numpy(), label))
         except DataError:
             give_back(block)
             raise
@@ -121,12 +123,6 @@ def _place(shape: tuple[int, ...], dtype: str, end: int) -> tuple[_Place, int]:
     # Rounded up, because a view of bytes as float16 must begin at a multiple of its size, and copies like whole lines.
     size = math.prod(shape) * np.dtype(dtype).itemsize
     return _Place(end, shape, dtype), end + -(-size // _ALIGNED) * _ALIGNED
-
-
-def _fill(block: NDArray[np.uint8], boxes: Sequence[Box | PlannedBox], places: Sequence[tuple[_Place, _Place]]) -> None:
-    for box, (image, label) in zip(boxes, places, strict=True):
-        # Bytes seen as the arrays they will be: a planned box is decompressed straight into them.
-        box.write(_seen(block, image), _seen(block, label))
 
 
 def _seen(block: NDArray[np.uint8], place: _Place) -> NDArray[Any]:

@@ -35,10 +35,14 @@ class SharedBlocks:
             if block.numel() >= HEADER + size and not is_lent(block):
                 lend(block)
                 return block[: HEADER + size]
-        block = _new(HEADER + size)
+        # Shared from the start, as PyTorch's own collating does it: else another thread would copy it there, and what
+        # that thread frees piles up in the worker.
+        new_shared: Callable[[int], torch.UntypedStorage] = torch.UntypedStorage._new_shared  # carries no types
+        block = torch.empty(0, dtype=torch.uint8).set_(new_shared(HEADER + size))
         # Boxes of turned patches are larger: in time the large blocks take the places of the small ones.
         self._blocks = [other for other in self._blocks if is_lent(other)]
-        if len(self._blocks) < _MOST_BLOCKS and _shares_by_descriptor():
+        strategy: Callable[[], str] = multiprocessing.get_sharing_strategy  # carries no types
+        if len(self._blocks) < _MOST_BLOCKS and strategy() == "file_descriptor":
             self._blocks.append(block)
         lend(block)
         return block
@@ -57,15 +61,3 @@ def give_back(block: torch.Tensor) -> None:
 def is_lent(block: torch.Tensor) -> bool:
     """Whether somebody may still read the block."""
     return bool(block[0])
-
-
-def _shares_by_descriptor() -> bool:
-    strategy: Callable[[], str] = multiprocessing.get_sharing_strategy  # carries no types
-    return strategy() == "file_descriptor"
-
-
-def _new(size: int) -> torch.Tensor:
-    # Shared from the start, as PyTorch's own collating does it: else another thread would copy it there, and what that
-    # thread frees piles up in the worker.
-    new_shared: Callable[[int], torch.UntypedStorage] = torch.UntypedStorage._new_shared  # carries no types
-    return torch.empty(0, dtype=torch.uint8).set_(new_shared(size))

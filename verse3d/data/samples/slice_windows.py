@@ -1,13 +1,11 @@
 """Random windows of slices, where a pixel has a size in mm: patches of thickness one, with 8-bit grey values."""
 
 import numpy as np
-from numpy.typing import NDArray
 
 from verse3d.core.augmenting import AugmentConfig
 from verse3d.core.config import SlicesConfig
-from verse3d.core.geometry import Shape
 from verse3d.data.samples.cut import Box, box_around, patch_corner
-from verse3d.data.samples.draws import LEFT_RIGHT, ChangeDraws, Changes
+from verse3d.data.samples.draws import LEFT_RIGHT, ChangeDraws
 from verse3d.data.samples.slices import cut_slice, mirrored_slice, slice_axis
 from verse3d.data.samples.source import PatchSource
 
@@ -47,37 +45,24 @@ class SliceWindowCut:
         centre = source.draw_centre(self.foreground_fraction, random)
         mirrored = random.random_sample() < self.mirror_left_right
         changes = self.changes.draw(random)
-        start, size, middle = self._place(source.geometry.shape, centre, axis, changes)
-        image, label = self._read(source, int(centre[axis]), axis, start, size)
+        row_column = [other for other in (2, 1, 0) if other != axis]
+        whole, window = np.array(source.geometry.shape)[row_column], np.array(self.size)
+        corner = patch_corner(centre[row_column], window, whole)
+        # Rows and columns run against the volume's axes, whose last voxel is in row 0: counted from the other end.
+        start, size, middle = box_around(whole - window - corner, window, changes)
+        #            row 0 = last voxel
+        #     S ^    +--------------+         first voxel of the box along S  =  length - (start + size) in rows
+        #       |    |   [  box  ]  |
+        #       |    +--------------+
+        ends = whole - start
+        rows, columns = (slice(int(end - along), int(end)) for end, along in zip(ends, size, strict=True))
+        pixels, part, beside = (int(size[0]), int(size[1])), (columns, rows), self.slices.neighbours
+        image, label = cut_slice(source, axis, int(centre[axis]), neighbours=beside, size=pixels, part=part)
         if mirrored:
             image, label = mirrored_slice(image, label, axis)
             if axis != LEFT_RIGHT:  # then the columns run from left to right, and the middle of the box changes sides
                 middle = (middle[0], size[1] - 1 - middle[1])
         return Box(image, label, middle, changes)
-
-    def _place(
-        self, shape: Shape, centre: NDArray[np.int_], axis: int, changes: Changes
-    ) -> tuple[NDArray[np.int_], NDArray[np.int_], tuple[float, ...]]:
-        """First pixel, size and middle (row, column) of the box of a window around a voxel of the volume."""
-        row_column = [other for other in (2, 1, 0) if other != axis]
-        whole, window = np.array(shape)[row_column], np.array(self.size)
-        corner = patch_corner(centre[row_column], window, whole)
-        # Rows and columns run against the volume's axes, whose last voxel is in row 0: counted from the other end.
-        return box_around(whole - window - corner, window, changes)
-
-    def _read(
-        self, source: PatchSource, index: int, axis: int, start: NDArray[np.int_], size: NDArray[np.int_]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """The pixels ``start`` ... ``start + size`` (row, column) of a slice with its neighbours, and its ids."""
-        lengths = [source.geometry.shape[other] for other in (2, 1, 0) if other != axis]
-        #            row 0 = last voxel
-        #     S ^    +--------------+         first voxel of the box along S  =  length - (start + size) in rows
-        #       |    |   [  box  ]  |
-        #       |    +--------------+
-        ends = np.array(lengths) - start
-        rows, columns = (slice(int(end - along), int(end)) for end, along in zip(ends, size, strict=True))
-        pixels = int(size[0]), int(size[1])
-        return cut_slice(source, axis, index, neighbours=self.slices.neighbours, size=pixels, part=(columns, rows))
 
     def plan(self, source: PatchSource, random: np.random.RandomState) -> Box:
         """The box itself: a slice is turned and rounded when it is read, so nothing could be read to its place."""

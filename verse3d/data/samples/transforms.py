@@ -150,16 +150,12 @@ def prepare_case(case: Case, config: Config) -> PreparedCase:
     Raises:
         DataError: a file is missing, damaged or holds unknown labels; or scan and mask lie on different grids.
     """
-    ready = _prepared({"image": case.image_path(), "label": case.mask_path(), "relabel": case.relabel}, config)
-    image, label = np.asarray(ready["image"]).astype(np.float16), np.asarray(ready["label"])
-    return PreparedCase.of(case.case, image, label, ready["geometry"], ready["source"])
-
-
-def _prepared(files: Mapping[str, Any], config: Config) -> Mapping[str, Any]:
+    files: Mapping[str, Any] = {"image": case.image_path(), "label": case.mask_path(), "relabel": case.relabel}
     try:
         ready: Mapping[str, Any] = preparation(config)(files)
     except RuntimeError as error:  # MONAI wraps what a transform raises
         if isinstance(error.__cause__, CASE_ERRORS):
             raise error.__cause__ from None
         raise
-    return ready
+    image, label = np.asarray(ready["image"]).astype(np.float16), np.asarray(ready["label"])
+    return PreparedCase.of(case.case, image, label, ready["geometry"], ready["source"])
