@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from verse3d.api.starting_scout import starting_scout
+from verse3d.api.starting_scout import StartingScout, starting_scout
 from verse3d.core.config import Config, changed_config, load_config
 from verse3d.core.errors import ConfigError
 from verse3d.core.files import PathOrText
@@ -98,6 +98,7 @@ def train(
     # None for the store that a run has noted.
     noted = resume and RunFolder(Path(out)).store_note.is_file()
     prepared = Path(store) if store is not None else None if noted else store_beside(Path(data))
+    begun = StartingScout(None) if resume else starting_scout(settings, initial, cases)
     with joined(device_here) as ranks:
         options = FitOptions(
             device=device_here,
@@ -111,7 +112,8 @@ def train(
             store=prepared,
             ranks=ranks,
             initial=initial,
-            initial_scout=None if resume else starting_scout(settings, initial, cases),
+            initial_scout=begun.scout,
+            remarks=(begun.remark,) if begun.remark else (),
         )
         return fit(settings, cases, Path(out), options)
 

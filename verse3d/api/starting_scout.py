@@ -1,10 +1,10 @@
 """Which scout a training begins with: that of the model it goes on from, or that of the starter weights."""
 
 from functools import cache
+from typing import NamedTuple
 
 from verse3d.core.config import Config
 from verse3d.core.errors import Verse3dError
-from verse3d.core.logs import logger
 from verse3d.core.wording import listed
 from verse3d.data.cases import CaseIndex, read_index
 from verse3d.evaluation.seen_cases import seen_in
@@ -13,11 +13,21 @@ from verse3d.model.starter import starter_file, starter_folder
 from verse3d.training.initial import InitialScout, InitialWeights, read_initial
 from verse3d.training.runfolder import RunFolder
 
-_log = logger(__name__)
+
+class StartingScout(NamedTuple):
+    """What a new run begins with.
+
+    Attributes:
+        scout: None for one as it is drawn.
+        remark: why it is not that of the starter weights, although that was wanted; for the log of the run. Else "".
+    """
+
+    scout: InitialScout | None
+    remark: str = ""
 
 
-def starting_scout(settings: Config, initial: InitialWeights | None, cases: CaseIndex) -> InitialScout | None:
-    """The scout that a new run begins with; None for one as it is drawn.
+def starting_scout(settings: Config, initial: InitialWeights | None, cases: CaseIndex) -> StartingScout:
+    """The scout that a new run begins with.
 
     A scout needs thousands of steps, and most runs give it a few dozen. The one of the starter weights has had them,
     but it has seen a few scans: where one of these is held out for validation or test, a run that begins with it would
@@ -29,21 +39,20 @@ def starting_scout(settings: Config, initial: InitialWeights | None, cases: Case
         cases: of the run, with their splits.
     """
     if not (settings.scout.enabled and Method(settings).has_scout):
-        return None
+        return StartingScout(None)
     if initial is not None and initial.scout is not None:
-        return initial.scout
+        return StartingScout(initial.scout)
     if settings.scout.begin_with != "starter":
-        return None
+        return StartingScout(None)
     try:
         scout, known = _starter_scout()
     except Verse3dError as error:  # a copy of verse3d without weights trains as well
-        _log.info("the scout begins anew: %s", error.message)
-        return None
+        return StartingScout(None, f"the scout begins anew: {error.message}")
     held_out = [case for case in cases if case.split != "train"]
     if seen := sorted({case.case for split in ("train", "validation") for case in seen_in(held_out, known, split)}):
-        _log.info("the scout begins anew: that of the starter weights has seen %s, held out here", listed(seen, 3))
-        return None
-    return scout
+        known_here = f"that of the starter weights has seen {listed(seen, 3)}, held out here"
+        return StartingScout(None, f"the scout begins anew: {known_here}")
+    return StartingScout(scout)
 
 
 @cache

@@ -83,6 +83,8 @@ def fit(config: Config, index: CaseIndex, out: Path, options: FitOptions) -> Fit
     # Of several processes the first one writes the log; errors of the others reach the terminal.
     handler = log_to_file(folder.log) if options.ranks.is_first else None
     try:
+        for remark in options.remarks:
+            _log.info("%s", remark)
         with StopSignals(held=options.ranks.count > 1) as signals:
             return _fit(config, index, folder, options, signals)
     except Verse3dError as error:

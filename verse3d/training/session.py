@@ -53,6 +53,7 @@ class FitOptions:
         store: folder of prepared cases; None for the one that the run used before, or one in the run folder.
         initial: a model to begin with; None for a network as it is drawn. A resumed run goes on with its own weights.
         initial_scout: a scout to begin with; None for one as it is drawn.
+        remarks: sentences for the log of the run, which is not there yet when they are found.
         ranks: the processes that share the run.
     """
 
@@ -67,6 +68,7 @@ class FitOptions:
     store: Path | None = None
     initial: InitialWeights | None = None
     initial_scout: InitialScout | None = None
+    remarks: tuple[str, ...] = ()
     ranks: Ranks = _ALONE
 
 
