@@ -30,7 +30,8 @@ def prepare(
 
     Args:
         data: an index or a folder.
-        config: path or name of a YAML file; only its section ``grid`` counts.
+        config: path or name of a YAML file; only the network grid counts: its section ``grid``, and the pixels that
+            ``slices.spacing_mm`` asks for.
         overrides: ``"grid.key=value"`` on top of it.
         store: the folder to keep them in; None for ``cases.store`` beside ``cases.jsonl``.
         workers: processes; 1 prepares in this one, None takes as many as cores and memory allow. With more than one, a
@@ -41,12 +42,17 @@ def prepare(
         What was made, kept and repaired, and the cases that cannot be prepared.
 
     Raises:
-        ConfigError: the config holds mistakes.
+        ConfigError: the config holds mistakes, or asks for pixels that do not suit its mode.
         DataError: there is no such index or folder, or no case in it; the store is of a newer version, or no store.
         OutputError: the disk is too small, or cannot be written to. What is prepared stays.
     """
     source = Path(data)
     settings = load_config(Path(config), overrides)
+    if settings.slices.spacing_mm is not None:
+        # A grid made of pixels is of use only to a mode that has them. The modes load PyTorch, which all else does not.
+        from verse3d.model.modes import require_suitable
+
+        require_suitable(settings)
     cases = load_cases(source)
     place = _store(source, store)
     # What killed preparations have left is in nobody's way, but takes room.

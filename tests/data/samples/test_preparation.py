@@ -8,12 +8,14 @@ import pytest
 
 from tests.data.samples.cases import config, job, store_in, write_case
 from tests.scans import PIR, spine
+from verse3d.api import prepare
 from verse3d.cli import main
-from verse3d.core.errors import DataError, OutputError
+from verse3d.core.errors import ConfigError, DataError, OutputError
 from verse3d.data.cases import CaseIndex, write_index
 from verse3d.data.samples import preparation
 from verse3d.data.samples.listing import list_store, prune_store
 from verse3d.data.samples.preparation import prepare_cases, preparing, require_room
+from verse3d.data.samples.store import open_store
 from verse3d.data.samples.stored import StoredCases
 
 SETTINGS = config((4.0, 4.0, 4.0))
@@ -98,6 +100,17 @@ def test_the_list_tells_current_from_stale_and_damaged_and_pruning_keeps_the_cur
     removed = prune_store(place, cases)
     assert sorted(state.name.rpartition("-")[0] for state in removed) == ["case1", "case2"]
     assert sorted(state.spacing_mm[0] for state in list_store(place, cases)) == [3.0, 4.0, 4.0]
+
+
+def test_pixels_of_slices_are_refused_in_a_mode_of_patches_before_a_store_is_made(tmp_path, cases):
+    index = tmp_path / "cases.jsonl"
+    write_index(index, CaseIndex(tuple(cases[:1])))
+    with pytest.raises(ConfigError, match=r"does not suit mode 3d:\n  - slices\.spacing_mm: is of slices"):
+        prepare(index, overrides=["slices.spacing_mm=4"])
+    assert not (tmp_path / "cases.store").exists()
+    prepare(index, config="slices2d-mm", overrides=["slices.spacing_mm=4"])
+    (state,) = list_store(open_store(tmp_path / "cases.store"), cases)
+    assert sorted(state.spacing_mm)[1:] == [4.0, 4.0]
 
 
 def test_the_command_prepares_lists_and_prunes(tmp_path, cases, capsys):
