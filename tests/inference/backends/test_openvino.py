@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ from tests.inference.backends.models import (
 from tests.pace import first_quickly
 from verse3d.core.errors import CheckpointError
 from verse3d.core.runtime import choose_precision
-from verse3d.inference.backends import TorchBackend, cache, openvino, torch_backend
+from verse3d.inference.backends import TorchBackend, cache, engine, openvino, torch_backend
 from verse3d.inference.backends.cache import MANIFEST, content_sha256
 from verse3d.inference.backends.openvino import OpenVinoBackend
 from verse3d.model.checkpoint import load_checkpoint, save_checkpoint
@@ -155,6 +156,28 @@ def refuse(*_, **__):
 def test_nothing_that_reports_home_is_loaded_with_it(converted):
     assert "openvino" in sys.modules
     assert not [name for name in sys.modules if name.startswith("openvino_telemetry")]
+
+
+def test_what_is_converted_is_not_reported_even_if_openvino_found_its_reporter_before(converted, monkeypatch):
+    reported = []
+
+    class Reporter:
+        def __init__(self, *_, **__): ...
+
+        def send_event(self, *event):
+            reported.append(event)
+
+        start_session = end_session = force_shutdown = send_error = send_stack_trace = send_event
+
+    reporter = types.SimpleNamespace(Telemetry=Reporter)
+    holders = [module for name, module in sys.modules.items() if name.startswith("openvino.tools.ovc.")]
+    for module in [module for module in holders if hasattr(module, "tm")]:
+        monkeypatch.setattr(module, "tm", reporter)  # as if somebody else had loaded OpenVINO
+    network = nn.Conv3d(1, 1, 1)
+    engine.convert(network, (1, 4, 4, 4))
+    assert reported == []
+    engine.load_openvino().convert_model(engine.traced(network, (1, 4, 4, 4)))  # what others convert is theirs to tell
+    assert reported
 
 
 def test_on_another_processor_it_is_compared_again(kept, monkeypatch):

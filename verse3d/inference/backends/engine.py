@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ from torch import nn
 from verse3d.core.runtime import Precision
 
 XML, WEIGHTS = "model.xml", "model.bin"
-_TELEMETRY = "openvino_telemetry"
+_TELEMETRY, _CONVERTER = "openvino_telemetry", "openvino.tools.ovc"
+_CONVERTING = RLock()
 _HINTS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 
@@ -26,6 +28,27 @@ def load_openvino() -> Any:  # noqa: ANN401 - a module without types
     """The package, which would report its own import to its makers if their second package could be found."""
     with _hidden(_TELEMETRY):
         return import_module("openvino")
+
+
+@contextmanager
+def _unreported() -> Iterator[None]:
+    """Nothing that is converted meanwhile is reported, even if another part of the program loaded OpenVINO before us.
+
+    Where OpenVINO found its second package when it was loaded, the modules of its converter hold it as ``tm``. They are
+    lent what OpenVINO itself puts in the place of a package that is not installed, and get their own one back.
+    """
+    # Locked, else the first of two threads would give it back while the other one still converts.
+    with _CONVERTING, _hidden(_TELEMETRY):
+        silent = import_module(f"{_CONVERTER}.telemetry_stub")
+        holders: list[Any] = [module for name, module in list(sys.modules.items()) if name.startswith(_CONVERTER)]
+        own = [(module, module.tm) for module in holders if hasattr(module, "tm")]
+        try:
+            for module, _ in own:
+                module.tm = silent
+            yield
+        finally:
+            for module, reporter in own:
+                module.tm = reporter
 
 
 @contextmanager
@@ -68,7 +91,9 @@ def traced(network: nn.Module, shape: Sequence[int]) -> Any:  # noqa: ANN401 - T
 
 def convert(network: nn.Module, shape: Sequence[int]) -> Any:  # noqa: ANN401 - an openvino.Model
     """The network as an OpenVINO model of "image" (B, *shape) -> "logits", B free, with float32 weights."""
-    model = load_openvino().convert_model(traced(network, shape))
+    openvino, script = load_openvino(), traced(network, shape)
+    with _unreported():
+        model = openvino.convert_model(script)
     # -1: any number of pieces; the other sizes are fixed, which makes OpenVINO quicker.
     model.reshape([-1, *shape])
     model.inputs[0].get_tensor().set_names({"image"})
