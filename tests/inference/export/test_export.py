@@ -37,6 +37,11 @@ def model(tmp_path):
     return write_model(tmp_path / "best.pt", config_of())
 
 
+def says(text: str, *words: str) -> None:
+    """Name the first words that are missing."""
+    assert next((one for one in words if one not in text), None) is None
+
+
 def run_example(folder: Path, image: np.ndarray, monkeypatch) -> np.ndarray:
     """The Python code of the export's own README, run inside its folder."""
     (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
@@ -80,14 +85,7 @@ def test_what_is_exported_is_described_for_programs_and_people(model, tmp_path):
     assert {row["channel"]: row["id"] for row in labels} == {0: 0, **by_network_id}
     assert labels[26] | {"rgb": 0} == {"channel": 26, "id": 28, "name": "T13", "rgb": 0}
     text = (tmp_path / "out" / "README.md").read_text()
-    for words in (
-        "4 x 4 x 4 mm",
-        "(HU - (-250)) / 1500",
-        "20 rows and 24 columns",
-        "B x 3 x 20 x 24",
-        "| 26 | T13 | 28 |",
-    ):
-        assert words in text, words
+    says(text, "4 x 4 x 4 mm", "(HU - (-250)) / 1500", "20 rows and 24 columns", "B x 3 x 20 x 24", "| 26 | T13 | 28 |")
     assert facts["checkpoint_sha256"] in text and "Softmax" in text and "sagittal" in text
 
 
@@ -110,8 +108,7 @@ def test_windows_are_described_with_overlap_margin_and_weights(tmp_path):
     model = write_model(tmp_path / "best.pt", config.model_copy(update={"sampling": sampling, "inference": inference}))
     assert export_model(model.path, "torchscript", tmp_path / "out").shape == (1, 16, 32, 48)
     text = (tmp_path / "out" / "README.md").read_text()
-    for words in ("16 x 32 x 48", "0 x 3 x 8", "12 x 24 x 36", "2 x 4 x 6 voxels", "exp(-logit)"):
-        assert words in text, words
+    says(text, "16 x 32 x 48", "0 x 3 x 8", "12 x 24 x 36", "2 x 4 x 6 voxels", "exp(-logit)")
 
 
 def test_windows_of_slices_are_described_and_checked_like_any_other_piece(tmp_path):
@@ -121,13 +118,7 @@ def test_windows_of_slices_are_described_and_checked_like_any_other_piece(tmp_pa
     result = export_model(model.path, "torchscript", tmp_path / "out")
     assert result.shape == (3, 20, 24) and result.parity.passed
     text = (tmp_path / "out" / "README.md").read_text()
-    for words in (
-        "windows of slices",
-        "covered by windows of 20 rows and 24 columns",
-        "every 10 x 12 pixels",
-        "2.5 x 3",
-    ):
-        assert words in text, words
+    says(text, "windows of slices", "covered by windows of 20 rows and 24 columns", "every 10 x 12 pixels", "2.5 x 3")
     assert "stretched to" not in text
 
 
