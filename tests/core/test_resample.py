@@ -1,5 +1,6 @@
 import itertools
 import tracemalloc
+from functools import cache
 
 import numpy as np
 import pytest
@@ -343,25 +344,33 @@ def tiles(request, monkeypatch):
     threads, size = request.param
     monkeypatch.setattr("verse3d.core.threads.thread_count", lambda: threads)
     monkeypatch.setattr("verse3d.core.resample._TILE", size)
+    return request.param
 
 
-@pytest.mark.usefixtures("tiles")
-@pytest.mark.parametrize("layout", ["C", "F"])
-@pytest.mark.parametrize(("codes", "shape", "spacing_mm", "network_mm"), [*AWKWARD, *DYADIC])
-def test_the_vote_by_tiles_is_the_vote_on_the_whole_grid(codes, shape, spacing_mm, network_mm, layout):
+@cache
+def votes(codes, shape, spacing_mm, network_mm) -> list[tuple[np.ndarray, Geometry, Geometry, np.ndarray]]:
+    """Masks, the grids they go from and to, and what comes out there."""
     source = grid(codes, shape, spacing_mm)
     target = network_grid(source, network_mm)
+    found = []
     for make in (label_map, blobs):
         there, home = make(shape, (1, 2, 19, 26, 28)), make(target.shape, (1, 2, 3, 26))
         for labels, first, second in ((there, source, target), (home, target, source)):
-            result = resample_vote(np.asarray(labels, order=layout), first, second)
-            assert result.flags.f_contiguous
-            np.testing.assert_array_equal(result, whole_grid_vote(labels, first, second))
+            found.append((labels, first, second, whole_grid_vote(labels, first, second)))
+    return found
+
+
+@pytest.mark.parametrize(("codes", "shape", "spacing_mm", "network_mm"), [*AWKWARD, *DYADIC])
+def test_the_vote_by_tiles_is_the_vote_on_the_whole_grid(codes, shape, spacing_mm, network_mm, tiles):
+    layout = "F" if tiles == (1, (5, 4, 9)) else "C"
+    for labels, source, target, expected in votes(codes, shape, spacing_mm, network_mm):
+        result = resample_vote(np.asarray(labels, order=layout), source, target)
+        assert result.flags.f_contiguous
+        np.testing.assert_array_equal(result, expected)
 
 
 @pytest.mark.usefixtures("tiles")
-@pytest.mark.parametrize("layout", ["C", "F"])
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize(("dtype", "layout"), [(np.float16, "C"), (np.float32, "F"), (np.float64, "C")])
 @pytest.mark.parametrize(("codes", "shape", "spacing_mm", "network_mm"), [*AWKWARD, *DYADIC])
 def test_above_is_where_the_linear_image_is_above(codes, shape, spacing_mm, network_mm, *, dtype, layout):
     source = grid(codes, shape, spacing_mm)
@@ -369,10 +378,11 @@ def test_above_is_where_the_linear_image_is_above(codes, shape, spacing_mm, netw
     random = np.random.default_rng(0)
     rare = np.where(blobs(network.shape, (1, 2, 3)) > 0, random.random(network.shape), random.random(network.shape) / 2)
     eighths = random.integers(0, 9, network.shape) / 8  # many values are the threshold itself
-    for plain in (rare, eighths, np.full(network.shape, 0.5), np.full(network.shape, 0.2)):
+    half, fifth = np.full(network.shape, 0.5), np.full(network.shape, 0.2)
+    for plain, thresholds in ((rare, (0.5, 0.9)), (eighths, (0.5, 0.125)), (half, (0.5,)), (fifth, (0.125,))):
         probability = np.asarray(plain, dtype=dtype, order=layout)
         linear = resample_linear(probability, network, source)
-        for threshold in (0.5, 0.125, 0.9):
+        for threshold in thresholds:
             mask = resample_above(probability, network, source, threshold)
             assert (mask.dtype, mask.flags.f_contiguous) == (np.uint8, True)
             np.testing.assert_array_equal(mask, linear > threshold)

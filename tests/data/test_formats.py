@@ -34,7 +34,8 @@ def test_a_format_is_spelled_out_in_one_module_only(word):
     spelled = {
         str(path.relative_to(PACKAGE))
         for path in PACKAGE.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if word.strip('"') in (text := path.read_text(encoding="utf-8"))
+        for node in ast.walk(ast.parse(text))
         if (isinstance(node, ast.Constant) and f'"{node.value}"' == word)
         or (isinstance(node, ast.ImportFrom) and word in [alias.name for alias in node.names])
     }

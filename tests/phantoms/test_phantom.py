@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -13,24 +14,34 @@ from verse3d.core.errors import DataError, OutputError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERSE_IDS, VERTEBRAE, vertebra
 from verse3d.core.worker_pool import CannotStartError, Failure
-from verse3d.phantoms import make_case, write_phantom, writer
+from verse3d.phantoms import PhantomCase, make_case, write_phantom, writer
 from verse3d.phantoms.shapes import Plate, Points, coverage, ellipsoid, union
 from verse3d.phantoms.spine import build_spine
 from verse3d.phantoms.vertebra import vertebra_sdf
 from verse3d.phantoms.view import choose_view
 from verse3d.phantoms.writer import splits
 
-SEED, CASES = 3, 4
+SEED, CASES = 3, 3
 TOP_DOWN = [label.id for label in VERTEBRAE]
 STEM = re.compile(r"sub-verse(\d{3})_(ct|seg-vert_msk|seg-subreg_ctd)\.(nii\.gz|json)")
 
 
+class Written(NamedTuple):
+    """A folder with phantom cases, what ``on_case`` heard, and the cases in memory; read only."""
+
+    out: Path
+    images: list[Path]
+    heard: list[str]
+    drawn: list[PhantomCase]
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """A folder with four phantom cases, and what ``on_case`` heard."""
-    out, heard = tmp_path_factory.mktemp("phantom") / "new", []
-    images = write_phantom(out, cases=CASES, seed=SEED, on_case=heard.append)
-    return out, images, heard
+    out, heard, drawn = tmp_path_factory.mktemp("phantom") / "new", [], []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(writer, "make_case", lambda *which, **how: drawn.append(make_case(*which, **how)) or drawn[-1])
+        images = write_phantom(out, cases=CASES, seed=SEED, on_case=heard.append)
+    return Written(out, images, heard, drawn)
 
 
 def mask_path(image):
@@ -49,7 +60,7 @@ def opened(image):
 
 @pytest.fixture(scope="module")
 def cases(written):
-    return [opened(image) for image in written[1]]
+    return [opened(image) for image in written.images]
 
 
 def contents(folder):
@@ -66,7 +77,7 @@ def test_the_same_seed_writes_the_same_bytes_into_any_folder(written, tmp_path):
     write_phantom(tmp_path / "elsewhere", cases=1, seed=SEED)
     again = contents(tmp_path / "elsewhere")
     assert len(again) == 4
-    assert again == {name: data for name, data in contents(written[0]).items() if name in again}
+    assert again == {name: data for name, data in contents(written.out).items() if name in again}
 
 
 def test_another_seed_or_another_case_is_another_scan(cases):
@@ -77,7 +88,7 @@ def test_another_seed_or_another_case_is_another_scan(cases):
 
 
 def test_files_are_named_and_placed_like_verse(written):
-    out, images, _ = written
+    out, images = written.out, written.images
     folders = {"ct": "rawdata", "seg-vert_msk": "derivatives", "seg-subreg_ctd": "derivatives"}
     for name in contents(out):
         dataset, kind, subject, file = Path(name).parts
@@ -90,7 +101,7 @@ def test_files_are_named_and_placed_like_verse(written):
 
 
 def test_on_case_hears_of_every_case_in_order(written):
-    assert written[2] == ["sub-verse900", "sub-verse901", "sub-verse902", "sub-verse903"]
+    assert written.heard == ["sub-verse900", "sub-verse901", "sub-verse902"]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +113,7 @@ def test_splits_keep_a_share_for_validation_and_test(cases, counts):
 
 
 def test_voxel_types_are_what_viewers_expect_and_mask_and_image_share_the_header(written):
-    for image in written[1]:
+    for image in written.images:
         ct, mask = nib.load(image), nib.load(mask_path(image))
         assert (ct.get_data_dtype(), mask.get_data_dtype()) == (np.int16, np.uint8)
         assert ct.header.get_xyzt_units()[0] == "mm"
@@ -112,8 +123,8 @@ def test_voxel_types_are_what_viewers_expect_and_mask_and_image_share_the_header
 
 
 def test_the_written_affine_is_the_affine_of_the_case_in_memory(written):
-    case = make_case(SEED, 1)
-    assert case.geometry.distance_mm(opened(written[1][1])[2]) < 0.01
+    for case, image in zip(written.drawn, written.images, strict=True):
+        assert case.geometry.distance_mm(opened(image)[2]) < 0.01
 
 
 def test_affines_are_orthonormal_and_their_axis_orders_and_tilts_vary():
@@ -165,7 +176,7 @@ def test_only_vertebrae_that_are_wholly_in_view_are_labelled(cases):
 
 
 def test_centroids_are_voxel_indices_inside_their_vertebra(written, cases):
-    for image, (_, mask, geometry) in zip(written[1], cases, strict=True):
+    for image, (_, mask, geometry) in zip(written.images, cases, strict=True):
         first, *points = json.loads(centroid_path(image).read_text())
         assert first == {"direction": list(geometry.axis_codes)}
         assert {point["label"] for point in points} == set(np.unique(mask)[1:].tolist())
@@ -213,16 +224,22 @@ def test_the_spine_curves_forward_backward_forward():
     assert y["L3"] > spine.sacrum.centre[1]
 
 
-def test_l6_stands_below_l5():
-    case = make_case(SEED, 0, anomaly="l6")
-    assert case.levels[-2:] == ("L5", "L6")
-    assert 25 in case.mask
+@pytest.mark.parametrize(("anomaly", "in_turn"), [("l6", ("L5", "L6")), ("t13", ("T12", "T13", "L1"))])
+def test_a_supernumerary_vertebra_stands_in_its_place(anomaly, in_turn):
+    bones = build_spine(np.random.default_rng(SEED), anomaly).vertebrae
+    first = [bone.name for bone in bones].index(in_turn[0])
+    assert tuple(bone.name for bone in bones[first : first + len(in_turn)]) == in_turn
+    heights = [bone.pose.centre[2] for bone in bones]
+    assert heights == sorted(heights, reverse=True)
 
 
-def test_t13_stands_between_t12_and_l1():
-    case = make_case(SEED, 1, anomaly="t13")
+@pytest.mark.slow  # seconds, and what is like it runs quickly
+@pytest.mark.parametrize(("anomaly", "in_turn"), [("l6", (24, 25)), ("t13", (19, 28, 20))])
+def test_a_supernumerary_vertebra_is_labelled_in_its_place(anomaly, in_turn):
+    case = make_case(SEED, ("l6", "t13").index(anomaly), anomaly=anomaly)
     centres = world_centres(case.mask, case.geometry)
-    assert centres[19][2] > centres[28][2] > centres[20][2]
+    heights = [centres[number][2] for number in in_turn]
+    assert heights == sorted(heights, reverse=True)
 
 
 def test_without_t12_the_first_lumbar_vertebra_follows_t11():
@@ -310,7 +327,7 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
 
 
 def test_nothing_half_written_stays_behind(written):
-    assert not [name for name in contents(written[0]) if Path(name).name.startswith(".")]
+    assert not [name for name in contents(written.out) if Path(name).name.startswith(".")]
 
 
 def test_shapes_measure_distance_in_millimetres():
