@@ -68,7 +68,7 @@ SHAPES = [(9, 13, 17), (23, 12, 16), (8, 31, 19), (17, 14, 41), (3, 5, 7), (5, 4
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_the_labels_are_those_of_monais_sliding_window(shape, overlap, mode):
     image = picture(shape)
-    for channels in (1, 2, 5, 27):
+    for channels in (1, 5) if mode == "constant" else (2, 27):
         model = network(channels)
         expected = monai(image, model, overlap, mode)
         found = segmented(

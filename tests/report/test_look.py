@@ -1,5 +1,6 @@
 """The picture of a scan: what stands where is read from the figure's artists."""
 
+import itertools
 from pathlib import Path
 
 import nibabel as nib
@@ -289,8 +290,13 @@ class TestValues:
         assert label_table(label_places(mask, tall))[1].name == "C1"
 
 
-@pytest.mark.parametrize("shape", [(1, 40, 50), (40, 1, 50), (40, 50, 1), (1, 1, 1), (3, 300, 5), (7, 5, 900)])
-@pytest.mark.parametrize("masks", ["none", "empty", "full", "ids above 255"])
+AWKWARD = [(1, 40, 50), (40, 1, 50), (40, 50, 1), (1, 1, 1), (3, 300, 5), (7, 5, 900)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "masks"),
+    [*itertools.product(AWKWARD, ("none", "full")), (AWKWARD[1], "empty"), (AWKWARD[4], "ids above 255")],
+)
 def test_awkward_volumes_are_drawn(tmp_path, shape, masks):
     grid = Geometry(shape, np.diag([-1.0, 0.5, 2.5, 1.0]))
     made = {

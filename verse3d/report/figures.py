@@ -31,7 +31,7 @@ def save_figure(figure: Figure, path: Path | str, *, dpi: int = 100) -> None:
     rgb = figure_array(figure, dpi=dpi)
     picture = Image.fromarray(rgb).quantize(palette=_palette(rgb), dither=Image.Dither.NONE)
     with whole_file(Path(path)) as part:
-        picture.save(part, "PNG", optimize=True)
+        picture.save(part, "PNG")  # to squeeze out the last few percent would take ten times as long
 
 
 def loss_curve(history: Sequence[Mapping[str, float]]) -> Figure:
@@ -62,7 +62,10 @@ def loss_curve(history: Sequence[Mapping[str, float]]) -> Figure:
 def _palette(rgb: NDArray[np.uint8]) -> Image.Image:
     """64 greys, so that a CT gets no tint, and as many of the picture's colours as still fit into 256."""
     greys = np.repeat(np.linspace(0, 255, 64).round().astype(np.uint8), 3).tobytes()
-    coloured = rgb[np.ptp(rgb, axis=-1) > 3]
+    # As np.ptp over the channels, which is slow along so short an axis
+    red, green, blue = np.moveaxis(rgb, -1, 0)
+    spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    coloured = rgb[spread > 3]
     colours = b""
     if len(coloured):
         reduced = Image.fromarray(coloured[None]).quantize(256 - 64, Image.Quantize.MAXCOVERAGE)
