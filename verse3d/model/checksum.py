@@ -21,6 +21,7 @@ _DEEPEST = 32
 _MOST_VALUES = 1_000_000
 _LONGEST_TEXT = 2**20
 _LARGEST_INTEGER = 2**64
+_in_one_line = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make an encoder for each value
 _DTYPES = {
     torch.float64, torch.float32, torch.float16, torch.bfloat16,
     torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
@@ -38,7 +39,7 @@ def content_sha256(content: Mapping[str, Any]) -> str:
     digest = hashlib.sha256()
     tensors = _TensorHashes()
     for place, value in _values(content):
-        line = json.dumps([place, *_described(value, tensors, ".".join(map(str, place)))], separators=(",", ":"))
+        line = _in_one_line([place, *_described(value, tensors, ".".join(map(str, place)))])
         digest.update(line.encode() + b"\n")
     return digest.hexdigest()
 
