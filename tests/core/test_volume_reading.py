@@ -1,5 +1,6 @@
 import gzip
 import tracemalloc
+from functools import cache
 
 import nibabel as nib
 import numpy as np
@@ -262,7 +263,7 @@ def raw_file(path, stored, scale, kind=nib.Nifti1Image):
     header["magic"] = header.single_magic
     header["vox_offset"] = offset = len(header.binaryblock) + 36
     content = header.binaryblock.ljust(offset, b"\0") + stored.tobytes(order="F")
-    path.write_bytes(gzip.compress(content) if path.name.endswith(".gz") else content)
+    path.write_bytes(gzip.compress(content, 1) if path.name.endswith(".gz") else content)
     return path
 
 
@@ -338,6 +339,20 @@ def test_what_was_read_stays_when_the_file_changes(tmp_path, read, suffix):
     np.testing.assert_array_equal(volume.array, label_map())
 
 
+@pytest.fixture(scope="module")
+def large_file(tmp_path_factory):
+    """A file of 6.6 million voxels, which takes long to write, and is read as a scan and as a mask."""
+    folder = tmp_path_factory.mktemp("large")
+
+    @cache
+    def write(suffix, dtype, scale):
+        stored = np.zeros((128, 128, 400), dtype)
+        stored[3:90, 20:70, 5:300] = 9
+        return raw_file(folder / f"{len(list(folder.iterdir()))}{suffix}", stored, scale)
+
+    return write
+
+
 @pytest.mark.parametrize("read", [read_image, read_labels])
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize(
@@ -352,10 +367,8 @@ def test_what_was_read_stays_when_the_file_changes(tmp_path, read, suffix):
         ("u1", (1, 0)),
     ],
 )
-def test_reading_holds_the_array_and_a_few_pieces(tmp_path, read, suffix, dtype, scale):
-    stored = np.zeros((128, 128, 400), dtype)  # 6.6 million voxels
-    stored[3:90, 20:70, 5:300] = 9
-    path = raw_file(tmp_path / f"ct{suffix}", stored, scale)
+def test_reading_holds_the_array_and_a_few_pieces(large_file, read, suffix, dtype, scale):
+    path = large_file(suffix, dtype, scale)
     read_geometry(path)
     tracemalloc.start()
     array = read(path).array

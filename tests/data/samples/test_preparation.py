@@ -34,7 +34,7 @@ def spoil_labels(case) -> None:
 def test_a_preparation_says_what_it_made_kept_repaired_and_could_not_do(tmp_path, cases, workers):
     place = store_in(tmp_path)
     spoil_labels(cases[2])
-    first = prepare_cases([job(place, case, SETTINGS) for case in cases[:3]], workers)
+    first = prepare_cases([job(place, case, SETTINGS) for case in cases[:3]], 1)
     assert (first.made, first.kept, first.repaired) == (("case0", "case1"), (), ())
     assert [case for case, _ in first.failures] == ["case2"]
     image = place.entry_folder(job(place, cases[1], SETTINGS).name) / "image.b2nd"
@@ -42,6 +42,7 @@ def test_a_preparation_says_what_it_made_kept_repaired_and_could_not_do(tmp_path
     heard = []
     again = prepare_cases([job(place, case, SETTINGS) for case in cases], workers, lambda *call: heard.append(call))
     assert (again.made, again.kept, again.repaired) == (("case1", "case3"), ("case0",), ("case1",))
+    assert [case for case, _ in again.failures] == ["case2"]
     assert heard[-1] == ("cases", 4, 4)
     assert again.disk_bytes > first.disk_bytes > 0
 
