@@ -1,11 +1,9 @@
-"""Tasks that go wrong in ways that a test cannot survive in its own process."""
+"""Tasks that go wrong in ways that a test cannot survive in its own process. Started in processes that load no more."""
 
 import os
 import signal
 import sys
 import time
-
-from verse3d.data.quality.examine import survey_case
 
 
 def behave(task: str) -> str:
@@ -19,15 +17,3 @@ def behave(task: str) -> str:
     elif task == "sleep":
         time.sleep(600)
     return task.upper()
-
-
-def survey_or_die(case):
-    if case.case == "case2":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return survey_case(case)
-
-
-def survey_or_raise(case):
-    if case.case == "case2":
-        raise RuntimeError("no")
-    return survey_case(case)

@@ -122,9 +122,9 @@ def test_progress_knows_the_limit(dataset, tmp_path, hands):
     hands.slow_steps(1)
     heard = []
     config = tiny_config(optim={"epochs": 50}, validation={"every_epochs": 1000, "loss_batches": 0})
-    train(dataset, tmp_path, config, max_minutes=30, progress=lambda what, *done: heard.append(done))
+    train(dataset, tmp_path, config, max_minutes=18, progress=lambda what, *done: heard.append(done))
     assert heard[5][-1] == 100
-    assert heard[15][-1] == heard[-1][-1] == 30
+    assert heard[15][-1] == heard[-1][-1] == 18
 
 
 def rates(tmp_path):
@@ -151,7 +151,7 @@ def test_seconds_decide_no_rate_where_they_must_not(dataset, tmp_path, monkeypat
         "optim": {"epochs": 500, "steps_per_epoch": 6, "lr": 0.01, **section.get("optim", {})},
         "validation": validation,
     }
-    train(dataset, tmp_path, tiny_config(**sections), max_minutes=30)
+    train(dataset, tmp_path, tiny_config(**sections), max_minutes=18)
     assert rates(tmp_path)[-1] > 0.0099
 
 

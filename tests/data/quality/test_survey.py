@@ -14,7 +14,7 @@ import pytest
 
 import verse3d
 from tests.core.grids import affine, hounsfield, save_scan
-from tests.data import crashes
+from tests.data import crashes, crashing_surveys
 from tests.data.spines import spine_labels
 from tests.mutants import json_mutants
 from verse3d.core import worker_pool
@@ -171,7 +171,9 @@ def test_without_processes_an_exception_loses_its_own_task_only():
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_case_whose_check_breaks_down_is_a_finding_of_it(cases, monkeypatch, tmp_path, workers):
-    monkeypatch.setattr(surveys, "survey_case", crashes.survey_or_die if workers > 1 else crashes.survey_or_raise)
+    monkeypatch.setattr(
+        surveys, "survey_case", crashing_surveys.survey_or_die if workers > 1 else crashing_surveys.survey_or_raise
+    )
     cache = tmp_path / "kept.jsonl"
     found = list(survey_cases((cases[0], cases[2], cases[5]), workers=workers, cache=cache))
     assert [survey.case for survey in found] == ["case0", "case2", "case5"]

@@ -501,6 +501,11 @@ def test_it_moves_to_a_gpu_as_pytorch_and_stays_on_a_cpu_as_it_is(model):
     assert isinstance(backend.to(torch.device("meta")), TorchBackend)
 
 
+def test_the_core_is_made_once_and_never_given_back():
+    assert engine.openvino_core() is engine.openvino_core()
+
+
+@pytest.mark.slow  # it starts a program of its own; that the core stays is looked at above
 def test_a_signal_does_no_harm_after_the_last_model_is_gone_in_another_thread():
     """OpenVINO unmaps a stack for signals that the main thread still uses, if its last core goes elsewhere."""
     program = """
