@@ -11,6 +11,9 @@ from verse3d.training.fit import fit
 from verse3d.training.session import FitOptions
 
 CPU = torch.device("cpu")
+UNVALIDATED = tiny_config(validation={"every_epochs": 100, "loss_batches": 0})
+"""Whole scans are validated at the very end only: for tests of something else."""
+UNVALIDATED_2D = tiny_config("2d", validation={"every_epochs": 100, "loss_batches": 0})
 DROPOUT = {"network": {"dropout": 0.3}}
 TIMES = (
     "sha256",

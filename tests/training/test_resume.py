@@ -52,28 +52,20 @@ def steps_heard(dataset, out, config, **options):
     return heard
 
 
-@pytest.fixture(scope="module")
-def whole(dataset, tmp_path_factory):
-    """An uninterrupted run of four epochs of two steps; read only."""
-    out = tmp_path_factory.mktemp("runs") / "whole"
-    train(dataset, out, tiny_config(**DROPOUT))
-    return out
-
-
 @pytest.mark.parametrize("step", [1, 2, 5])
-def test_an_interrupted_run_goes_on_after_the_very_step_that_was_done(dataset, tmp_path, whole, step):
+def test_an_interrupted_run_goes_on_after_the_very_step_that_was_done(dataset, tmp_path, plain, step):
     config = tiny_config(**DROPOUT)
     stopped = train(dataset, tmp_path, config, progress=InterruptAt(step))
     assert (stopped.stopped, load(tmp_path / "last.pt")["training"]["standing"]["step"]) == ("interrupted", step)
     assert steps_heard(dataset, tmp_path, config, resume=True) == list(range(step + 1, 9))
-    assert_same_run(whole, tmp_path)
+    assert_same_run(plain, tmp_path)
 
 
 @pytest.mark.parametrize(
     ("number", "stopped"),
     [(signal.SIGTERM, "terminated"), (signal.SIGUSR1, "terminated"), (signal.SIGINT, "interrupted")],
 )
-def test_a_signal_stops_after_the_step_saves_and_is_told(dataset, tmp_path, whole, number, stopped):
+def test_a_signal_stops_after_the_step_saves_and_is_told(dataset, tmp_path, plain, number, stopped):
     before = signal.getsignal(number)
     config, progress = tiny_config(**DROPOUT), SignalAt(1, number)
     assert train(dataset, tmp_path, config, progress=progress).stopped == stopped
@@ -83,10 +75,10 @@ def test_a_signal_stops_after_the_step_saves_and_is_told(dataset, tmp_path, whol
     assert load(tmp_path / "last.pt")["training"]["standing"]["step"] == 1
     if number == signal.SIGUSR1:  # whichever it was, what is saved is the same; SIGTERM is gone on from below
         assert steps_heard(dataset, tmp_path, config, resume=True) == list(range(2, 9))
-        assert_same_run(whole, tmp_path)
+        assert_same_run(plain, tmp_path)
 
 
-def test_a_signal_in_the_middle_of_a_step_waits_for_its_end(dataset, tmp_path, whole, monkeypatch):
+def test_a_signal_in_the_middle_of_a_step_waits_for_its_end(dataset, tmp_path, plain, monkeypatch):
     def step(learner, batch, network):
         os.kill(os.getpid(), signal.SIGTERM)
         done.append(batch)
@@ -99,10 +91,10 @@ def test_a_signal_in_the_middle_of_a_step_waits_for_its_end(dataset, tmp_path, w
     assert len(done) == 1
     assert load(tmp_path / "last.pt")["training"]["standing"]["step"] == 1
     train(dataset, tmp_path, tiny_config(**DROPOUT), resume=True)
-    assert_same_run(whole, tmp_path)
+    assert_same_run(plain, tmp_path)
 
 
-def test_a_second_ctrl_c_within_a_step_stops_there_and_keeps_what_was_saved(dataset, tmp_path, whole, monkeypatch):
+def test_a_second_ctrl_c_within_a_step_stops_there_and_keeps_what_was_saved(dataset, tmp_path, plain, monkeypatch):
     def step(learner, batch, network):
         if len(done) == 2:
             os.kill(os.getpid(), signal.SIGINT)
@@ -117,10 +109,10 @@ def test_a_second_ctrl_c_within_a_step_stops_there_and_keeps_what_was_saved(data
     assert (stopped.stopped, stopped.epochs, len(done)) == ("interrupted", 1, 2)
     assert load(tmp_path / "last.pt")["training"]["standing"]["step"] == 2
     train(dataset, tmp_path, tiny_config(**DROPOUT), resume=True)
-    assert_same_run(whole, tmp_path)
+    assert_same_run(plain, tmp_path)
 
 
-def test_a_signal_ends_a_validation_at_once_and_the_steps_before_it_are_kept(dataset, tmp_path, whole, monkeypatch):
+def test_a_signal_ends_a_validation_at_once_and_the_steps_before_it_are_kept(dataset, tmp_path, plain, monkeypatch):
     def validate(*arguments):
         calls.append(arguments)
         if len(calls) == 2:
@@ -135,18 +127,18 @@ def test_a_signal_ends_a_validation_at_once_and_the_steps_before_it_are_kept(dat
     assert (stopped.stopped, stopped.epochs) == ("terminated", 1)
     assert load(tmp_path / "last.pt")["training"]["standing"]["step"] == 4
     assert steps_heard(dataset, tmp_path, tiny_config(**DROPOUT), resume=True) == [5, 6, 7, 8]
-    assert_same_run(whole, tmp_path)
+    assert_same_run(plain, tmp_path)
 
 
-def test_a_signal_in_the_last_validation_loses_neither_steps_nor_validation(dataset, tmp_path, whole, monkeypatch):
+def test_a_signal_in_the_last_validation_loses_neither_steps_nor_validation(dataset, tmp_path, plain, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(handlers, "validate", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         config = tiny_config(**DROPOUT, validation={"every_epochs": 4})
         assert train(dataset, tmp_path, config).stopped == "terminated"
     assert steps_heard(dataset, tmp_path, config, resume=True) == []
-    assert_same(load(whole / "last.pt")["network"], load(tmp_path / "last.pt")["network"])
+    assert_same(load(plain / "last.pt")["network"], load(tmp_path / "last.pt")["network"])
     assert load(tmp_path / "last.pt")["epoch"] == 4
-    assert rows(tmp_path)[-1]["validation_dice"] == rows(whole)[-1]["validation_dice"]
+    assert rows(tmp_path)[-1]["validation_dice"] == rows(plain)[-1]["validation_dice"]
 
 
 def test_the_program_exits_with_75_after_a_signal_of_the_cluster_and_the_same_command_goes_on(
@@ -196,7 +188,7 @@ def test_held_signals_are_raised_when_they_may_and_only_once():
             raise AssertionError("not raised")
 
 
-def test_between_epochs_a_run_is_saved_as_often_as_is_asked_for(dataset, tmp_path, whole, monkeypatch):
+def test_between_epochs_a_run_is_saved_as_often_as_is_asked_for(dataset, tmp_path, plain, monkeypatch):
     def save(session):
         saved.append(session.standing.step)
         keeping_save(session)
@@ -208,7 +200,7 @@ def test_between_epochs_a_run_is_saved_as_often_as_is_asked_for(dataset, tmp_pat
     saved.clear()
     train(dataset, tmp_path / "seldom", tiny_config(**DROPOUT, runtime={"save_minutes": 1e3}))
     assert saved == [0, 2, 4, 6, 8]
-    one, other = load(whole / "last.pt")["training"], load(tmp_path / "often" / "last.pt")["training"]
+    one, other = load(plain / "last.pt")["training"], load(tmp_path / "often" / "last.pt")["training"]
     assert_same(one["learner"], other["learner"])
 
 
