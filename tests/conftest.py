@@ -74,6 +74,18 @@ def tiny2d_yaml(tmp_path_factory):
     return str(path)
 
 
+@pytest.fixture
+def as_for_users():
+    """For tests of whole journeys: models are predicted with by what is installed."""
+
+
+@pytest.fixture(autouse=True)
+def _without_openvino(request, monkeypatch):
+    """Converting and comparing a model takes a second, so what is no test of that predicts as if it were not there."""
+    if "as_for_users" not in request.fixturenames:
+        monkeypatch.setattr("verse3d.inference.backends.choose.find_spec", lambda _: None)
+
+
 @pytest.fixture(autouse=True)
 def _quiet_again():
     """Commands attach a terminal handler to the package's logger; take it off after each test."""

@@ -285,6 +285,7 @@ class TestDemo:
 
         return demo
 
+    @pytest.mark.usefixtures("as_for_users")
     def test_leaves_data_index_run_masks_scores_a_picture_and_one_page_of_everything(self, run, tmp_path):
         out = tmp_path / "demo"
         result = run(out)

@@ -181,6 +181,7 @@ def train(data, out, tiny_yaml, *more):
     return main(["train", "--data", data, "--out", str(out), "--config", tiny_yaml, "--device", "cpu", *more])
 
 
+@pytest.mark.usefixtures("as_for_users")
 def test_train_predict_and_evaluate_work_hand_in_hand(data, tmp_path, tiny_yaml, capsys):
     run, masks, scores = tmp_path / "run", tmp_path / "masks", tmp_path / "scores.json"
     assert train(data, run, tiny_yaml, "--set", "optim.epochs=1") == 0

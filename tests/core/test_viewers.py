@@ -10,6 +10,7 @@ from picsl_c3d import Convert3D
 from tests.core.grids import AXIS_ORDERS, SHAPE, TILT_DEGREES, affine, hounsfield, save_scan
 from verse3d.core.volume import read_image, write_labels
 
+PLAIN = (0.0, 0.0, 0.0)
 MARKER = (4, 1, 5)  # near one corner, at another distance from each side
 RAS_FROM_LPS = np.array([-1.0, -1.0, 1.0])
 
@@ -31,10 +32,12 @@ def marker_world_mm(image: sitk.Image, value: float) -> np.ndarray:
     return np.array(image.TransformIndexToPhysicalPoint(place[::-1].tolist())) * RAS_FROM_LPS
 
 
+# Each form alone, plain and oblique; both together oblique; neither only plain: what is oblique would be lost.
 @pytest.mark.parametrize(
-    ("qform", "sform"), [(0, 1), (1, 0), (1, 1), (0, 0)], ids=["sform", "qform", "both", "neither"]
+    ("qform", "sform", "degrees"),
+    [(0, 1, PLAIN), (0, 1, TILT_DEGREES), (1, 0, PLAIN), (1, 0, TILT_DEGREES), (1, 1, TILT_DEGREES), (0, 0, PLAIN)],
+    ids=["sform", "sform oblique", "qform", "qform oblique", "both oblique", "neither"],
 )
-@pytest.mark.parametrize("degrees", [(0.0, 0.0, 0.0), TILT_DEGREES], ids=["plain", "oblique"])
 @pytest.mark.parametrize("codes", AXIS_ORDERS)
 def test_simpleitk_and_convert3d_see_the_mask_where_they_see_the_scan(tmp_path, codes, degrees, qform, sform):
     image = hounsfield()

@@ -154,6 +154,7 @@ def overflowing_model(path, backend_of="3d", scheme="binary"):
         ("openvino", "2d", "binary"),
     ],
 )
+@pytest.mark.usefixtures("as_for_users")
 def test_predict_fails_the_scan_and_writes_no_mask(tmp_path, mode, backend, scheme):
     if backend == "openvino":
         needs("openvino")

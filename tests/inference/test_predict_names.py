@@ -55,6 +55,7 @@ def predicted(folder, **options):
 
 
 @pytest.mark.parametrize("backend", ["torch", "openvino"])
+@pytest.mark.usefixtures("as_for_users")
 def test_a_mask_of_named_vertebrae_is_written_with_all_that_lies_beside_it(place, monkeypatch, backend):
     folder, scan = place
     let_networks_see(monkeypatch, scan)

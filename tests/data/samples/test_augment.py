@@ -5,6 +5,7 @@ import pytest
 import torch
 from monai.transforms import AdjustContrast, Affine, GaussianSmooth
 
+from tests.data.samples.cases import as_todays_monai
 from tests.data.samples.test_cut import STILL, blocks, cutter
 from verse3d.core.config import AugmentConfig
 from verse3d.core.geometry import Geometry
@@ -120,6 +121,7 @@ def test_rotation_shear_and_scale_equal_monai_s(device, dims, mirror):
         assert 0.02 < np.mean(batch["image"].cpu().numpy()) < 0.98
 
 
+@as_todays_monai
 @pytest.mark.parametrize(("dims", "angles"), [(2, 1), (3, 3)])
 def test_what_is_drawn_is_put_together_as_monai_puts_it_together(dims, angles):
     """The same angles, shears and scales given to MONAI by name."""

@@ -1,0 +1,8 @@
+"""Exports are compared with what OpenVINO computes."""
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _without_openvino():
+    """In place of the fixture of all other tests."""
