@@ -76,10 +76,11 @@ def test_what_one_thread_has_freed_another_takes_again():
 import resource, threading
 import numpy as np
 from pathlib import Path
-from verse3d.core.memory import keep_freed_memory
+from verse3d.core.memory import keep_freed_memory, share_freed_memory
 def rss_mb():
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
 keep_freed_memory()
+share_freed_memory()
 def work():
     for _ in range(4):
         np.ones(30_000_000, np.uint8)

@@ -77,14 +77,23 @@ def keep_freed_memory() -> None:
     """Let the C library hand freed blocks of up to 128 MiB to whoever asks next, not back to the system.
 
     A network on the CPU asks for and frees its activations again and again, and the system's clearing of every page
-    takes up to a third of the time. Whole scans are larger, and are given back. What one thread frees, another takes:
-    each would keep memory of its own else. Holds for the whole process; with glibc (Linux) only.
+    takes up to a third of the time. Whole scans are larger, and are given back. Holds for the whole process; with glibc
+    (Linux) only.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT_BYTES)
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
-        mallopt(_M_ARENA_MAX, 1)
+
+
+def share_freed_memory() -> None:
+    """Let threads that begin from now on take what others have freed: each would keep memory of its own else.
+
+    For threads that do the same thing in turn. Where each needs blocks of other sizes, sharing leaves gaps between them
+    (0.3 GB more when labels of noise are interpolated). Holds for the whole process; with glibc (Linux) only.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def give_back_freed_memory() -> None:

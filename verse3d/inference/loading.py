@@ -9,7 +9,7 @@ import torch
 
 from verse3d.core.errors import ConfigError
 from verse3d.core.files import sha256_of
-from verse3d.core.memory import keep_freed_memory
+from verse3d.core.memory import keep_freed_memory, share_freed_memory
 from verse3d.core.runtime import choose_precision, installed_version
 from verse3d.inference.backends import Backend, open_backend
 from verse3d.inference.ensemble import Ensemble
@@ -53,6 +53,8 @@ def open_predictor(
         keep_freed_memory()
     checkpoints = [load_checkpoint(path) for path in paths]
     first = checkpoints[0].method
+    if device.type == "cpu" and first.network_scheme.output_channels == 1:
+        share_freed_memory()  # windows of one label are computed side by side
     for path, checkpoint in zip(paths[1:], checkpoints[1:], strict=True):
         _require_shared(first, checkpoint.method, paths[0], path)
     ensemble = Ensemble([_opened(*member, device, backend) for member in zip(checkpoints, paths, strict=True)], tta)

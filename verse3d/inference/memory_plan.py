@@ -16,6 +16,8 @@ from verse3d.model.tilings import Tiling
 _IMAGE_BYTES = 2  # float16
 _WORKING_MB = 60.0
 """What is held for a moment: pieces and buffers, planes and slabs while grids change and files are read and written."""
+_APART_MB = 60.0
+"""What threads that compute side by side keep of freed memory, each for itself."""
 CARRYING_MB = 100.0
 """What ``MulticlassAggregator`` takes at worst beside its planes, which is where all voxels are near borders."""
 _CLEANING_BYTES = 1
@@ -84,10 +86,12 @@ class Demand:
         """While the network looks at it: the prepared volume, the labels so far, the open planes, one batch."""
         # Labels are carried to the scan's grid while the network works, a single label's probability afterwards.
         carrying_mb = CARRYING_MB + self._plane_mb(settings) if self.channels > 1 else 0.0
+        apart_mb = _APART_MB if settings.side_by_side > 1 else 0.0
         return (
             self._image_mb
             + self._answer_mb
             + carrying_mb
+            + apart_mb
             + self._sums_mb(settings)
             + self.piece_mb * settings.pieces_per_batch * settings.side_by_side
             + len(self.tiling.regions) * _WINDOW_BYTES // 10**6
