@@ -70,16 +70,14 @@ def beside_ml(bones: BoneMap, grid: Geometry, scan: DenseMap) -> NDArray[np.floa
     """
     sides = np.full((len(bones.bones), 2), np.nan)
     found, whose = _found_near(points_of_bones(bones, grid), scan)
-    corners = np.stack([grid.corners_mm(), scan.geometry.corners_mm()])
-    # Both must show it: the map may lie around a part of the spine only.
-    low, high = corners.min(axis=1).max(axis=0), corners.max(axis=1).min(axis=0)
     for row, bone in enumerate(bones.bones):
         # World RAS+, whatever the grid is like: x to a side, y to the front, z to the head
         across, forward, along = (found[whose == row] - bone.centre_mm).T
         inside = (forward > _FORWARD_MM[0]) & (forward < _FORWARD_MM[1]) & (np.abs(along) < _ALONG_MM)
         for side, sign in enumerate((-1.0, 1.0)):
-            reached = np.add(bone.centre_mm, (sign * _REACH_MM, 0.0, 0.0))
-            if not bone.is_cut and (reached >= low).all() and (reached <= high).all():
+            reached = np.add(bone.centre_mm, [(sign * _REACH_MM, 0.0, 0.0)])
+            # Both must show it: the map may lie around a part of the spine only.
+            if not bone.is_cut and grid.contains(reached)[0] and scan.geometry.contains(reached)[0]:
                 sides[row, side] = (inside & (sign * across > _ACROSS_MM)).sum() * scan.geometry.voxel_ml
     # The lesser of those that are known
     return without_crumbs(np.fmin(sides[:, 0], sides[:, 1]), bones.bones)

@@ -134,7 +134,8 @@ def _notes_on_c1(vertebrae: Sequence[NamedVertebra]) -> tuple[str, ...]:
     upper = [name for name in ("C1", "C2") if name in volumes]
     if len(upper) != 1 or "C3" not in volumes or volumes[upper[0]] <= _MOST_OF_C2 * volumes["C3"]:
         return ()
-    return (f"{upper[0]} is so large that C1 may hang together with it",)
+    other = "C2" if upper == ["C1"] else "C1"
+    return (f"{upper[0]} is so large that {other} may hang together with it",)
 
 
 def _vertebra(bone: Bone, name: str, chances: Mapping[str, float], share: float | None) -> NamedVertebra:
