@@ -22,6 +22,7 @@ from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERTEBRAE
 from verse3d.labelling.bones import Bone, BoneMap
 from verse3d.labelling.sampling import points_of_bones
+from verse3d.labelling.upright import has_arches_in_front
 
 BONE_HU = 200.0
 """Of spongy bone at the edge of what is dense; vessels with contrast agent lie in front of a body."""
@@ -70,9 +71,11 @@ def beside_ml(bones: BoneMap, grid: Geometry, scan: DenseMap) -> NDArray[np.floa
     """
     sides = np.full((len(bones.bones), 2), np.nan)
     found, whose = _found_near(points_of_bones(bones, grid), scan)
+    # Of a header that is wrong the bones know better where the front is.
+    front = -1.0 if has_arches_in_front(bones.bones) else 1.0
     for row, bone in enumerate(bones.bones):
         # World RAS+, whatever the grid is like: x to a side, y to the front, z to the head
-        across, forward, along = (found[whose == row] - bone.centre_mm).T
+        across, forward, along = (found[whose == row] - bone.centre_mm).T * [[1.0], [front], [1.0]]
         inside = (forward > _FORWARD_MM[0]) & (forward < _FORWARD_MM[1]) & (np.abs(along) < _ALONG_MM)
         for side, sign in enumerate((-1.0, 1.0)):
             reached = np.add(bone.centre_mm, [(sign * _REACH_MM, 0.0, 0.0)])

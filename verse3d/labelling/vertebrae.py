@@ -15,6 +15,7 @@ from verse3d.labelling.detections import detections
 from verse3d.labelling.evidence import LevelEvidence, doubting_small_bones
 from verse3d.labelling.naming import NamedSpine, name_spines
 from verse3d.labelling.priors import Priors
+from verse3d.labelling.upright import notes_on_the_header
 
 _LARGEST_PIECE = 0.4
 """Of the bone that it came off; what is larger may be a vertebra that the sequence has no place for."""
@@ -123,9 +124,10 @@ def name_bones(
     left_out = [bone for bone in bones.bones if not ids[bone.number]]
     readings = tuple((reading.probability, tuple(reading.names.values())) for reading in spine.readings)
     notes = _notes(spine, levels, left_out, joined=joined, other_spines=len(others))
-    two_in_one = _notes_on_c1(vertebrae)
-    ambiguous = spine.ambiguous or bool(two_in_one)
-    return NamedBones(tuple(vertebrae), ids, ambiguous, readings, spine.missed, (*notes, *two_in_one))
+    # However sure the reading is: it takes each bone for one vertebra, and the header for right.
+    doubts = (*_notes_on_c1(vertebrae), *notes_on_the_header(named, tuple(spine.names.values())))
+    ambiguous = spine.ambiguous or bool(doubts)
+    return NamedBones(tuple(vertebrae), ids, ambiguous, readings, spine.missed, (*notes, *doubts))
 
 
 def _notes_on_c1(vertebrae: Sequence[NamedVertebra]) -> tuple[str, ...]:
