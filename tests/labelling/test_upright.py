@@ -18,7 +18,7 @@ from verse3d.labelling.vertebrae import name_bones
 
 MASKS = Path(__file__).parents[3] / "shared" / "data" / "masks-only"
 IN_FRONT = "the arches of the vertebrae lie in front of their bodies: the header may be wrong"
-LARGER_UP = "the vertebrae grow larger towards the head: the header may be wrong"
+LARGER_UP = "the vertebrae grow larger towards the head: the header or the mask may be wrong"
 GROWTH = {"C": 10.0, "T": 25.0, "L": 55.0}
 
 

@@ -50,7 +50,7 @@ def notes_on_the_header(bones: Sequence[Bone], names: Sequence[str]) -> tuple[st
     if has_arches_in_front(bones):
         notes.append("the arches of the vertebrae lie in front of their bodies: the header may be wrong")
     if _grows_upwards(bones, names):
-        notes.append("the vertebrae grow larger towards the head: the header may be wrong")
+        notes.append("the vertebrae grow larger towards the head: the header or the mask may be wrong")
     return tuple(notes)
 
 
