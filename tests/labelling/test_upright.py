@@ -101,6 +101,24 @@ def test_the_two_uppermost_vertebrae_and_rows_of_three_do_not_decide():
         assert notes_on_the_header(row_of(names, volumes=volumes), names) == ()
 
 
+FLAT = "the vertebrae do not lie below one another: the header may be wrong, or these are parts of one"
+
+
+def test_vertebrae_side_by_side_are_noticed_and_a_bent_or_leaning_spine_is_not():
+    def along(points):
+        return [replace(bone, centre_mm=tuple(point)) for bone, point in zip(row_of(names), points, strict=True)]
+
+    names = between("L1", "L5")
+    upright = centres_of(names, bend=120.0)
+    assert notes_on_the_header(along(upright), names) == ()
+    leaning = np.array([[np.cos(1.2), 0, np.sin(1.2)], [0, 1, 0], [-np.sin(1.2), 0, np.cos(1.2)]])
+    assert notes_on_the_header(along(centres_of(names) @ leaning.T), names) == ()
+    assert notes_on_the_header(along(centres_of(names)[:, [0, 2, 1]]), names) == (FLAT,)
+    in_one_slice = along(upright * (1.0, 1.0, 0.0))
+    assert notes_on_the_header(in_one_slice, names) == (FLAT,)
+    assert notes_on_the_header(in_one_slice[:1], names[:1]) == notes_on_the_header((), ()) == ()
+
+
 @pytest.mark.parametrize("turned", [np.diag([1.0, -1.0, 1.0]), np.diag([1.0, -1.0, -1.0])], ids=["y", "y and z"])
 def test_ribs_are_looked_for_behind_the_bodies_whatever_the_header_says(turned):
     ids, grid = vertebra_on(centred(2.0 * np.eye(3), (60, 60, 40)), (60, 60, 40))

@@ -31,6 +31,8 @@ _FEWEST_THAT_GROW = 4
 """Of three a single one whose mask lacks a part would decide."""
 _UPPERMOST = ("C1", "C2")
 """They are larger than C3."""
+_FLAT = 0.3
+"""Of the way from each vertebra to the next: so much at least goes down. A spine may lean by 73 degrees."""
 
 
 def has_arches_in_front(bones: Sequence[Bone]) -> bool:
@@ -47,11 +49,19 @@ def notes_on_the_header(bones: Sequence[Bone], names: Sequence[str]) -> tuple[st
         names: their names.
     """
     notes = []
+    if _lies_flat(bones):
+        notes.append("the vertebrae do not lie below one another: the header may be wrong, or these are parts of one")
     if has_arches_in_front(bones):
         notes.append("the arches of the vertebrae lie in front of their bodies: the header may be wrong")
     if _grows_upwards(bones, names):
         notes.append("the vertebrae grow larger towards the head: the header or the mask may be wrong")
     return tuple(notes)
+
+
+def _lies_flat(bones: Sequence[Bone]) -> bool:
+    places = np.array([bone.centre_mm for bone in bones]).reshape(-1, 3)
+    way_mm = float(np.linalg.norm(np.diff(places, axis=0), axis=1).sum())
+    return way_mm > 0 and abs(float(places[0, 2] - places[-1, 2])) < _FLAT * way_mm
 
 
 def _grows_upwards(bones: Sequence[Bone], names: Sequence[str]) -> bool:

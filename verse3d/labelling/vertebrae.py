@@ -215,10 +215,17 @@ def _notes(
     if other_spines:
         notes.append(f"the scan shows {1 + other_spines} spines; only the longest is in the mask")
     if left_out:
+        few = len(left_out) == 1
+        words = "has no place in the spine and is left out" if few else "have no place in the spine and are left out"
         volume = sum(bone.volume_ml for bone in left_out)
-        notes.append(f"{len(left_out)} bones ({volume:.1f} ml) have no place in the spine and are left out")
+        notes.append(f"{len(left_out)} bone{'' if few else 's'} ({volume:.1f} ml) {words}")
     if joined:
-        notes.append(f"{joined} small bones were joined to the vertebra that they touch")
+        words = (
+            "bone was joined to the vertebra that it touches"
+            if joined == 1
+            else "bones were joined to the vertebrae that they touch"
+        )
+        notes.append(f"{joined} small {words}")
     return tuple(notes)
 
 
