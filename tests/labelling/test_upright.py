@@ -75,6 +75,8 @@ def test_arches_in_front_of_most_bodies_are_noticed():
     assert notes_on_the_header(row_of(names), names) == ()
     assert notes_on_the_header(row_of(names, arch_mm=-10.0), names) == (IN_FRONT,)
     assert notes_on_the_header(row_of(names, arch_mm=float("nan")), names) == ()
+    crumbs = [Bone(number, (0.0, 0.0, 0.0), 2.0, is_cut=False, arch_mm=0.0) for number in range(10, 30)]
+    assert has_arches_in_front([*row_of(names, arch_mm=-10.0), *crumbs])
     one_odd = row_of(names)
     assert notes_on_the_header((replace(one_odd[0], arch_mm=-9.0), *one_odd[1:]), names) == ()
 

@@ -37,8 +37,12 @@ _FLAT = 0.3
 
 def has_arches_in_front(bones: Sequence[Bone]) -> bool:
     """Whether the arches of vertebrae lie in front of their bodies, if the header is right."""
-    known = [bone.arch_mm for bone in bones if np.isfinite(bone.arch_mm)]
-    return bool(known) and float(np.median(known)) < -_CLEAR_MM
+    known = [bone for bone in bones if np.isfinite(bone.arch_mm)]
+    if not known:
+        return False
+    # By volume: crumbs of other bones may be many, and have no arch.
+    arches_mm, volumes = [bone.arch_mm for bone in known], [bone.volume_ml for bone in known]
+    return float(np.average(arches_mm, weights=volumes)) < -_CLEAR_MM
 
 
 def notes_on_the_header(bones: Sequence[Bone], names: Sequence[str]) -> tuple[str, ...]:
