@@ -156,9 +156,11 @@ def test_names_under_a_header_that_may_be_wrong_are_ambiguous_however_sure_they_
 @pytest.mark.skipif(not MASKS.is_dir(), reason="needs the real masks in ../shared/data")
 def test_a_real_mask_tells_how_it_lies():
     mask = read_labels(MASKS / "sub-verse004_seg-vert_msk.nii.gz")
-    ids = np.where(np.isin(mask.array, [label.id for label in VERTEBRAE]), mask.array, 0).astype(np.uint8)
+    every = mask.array[::2, ::2, ::2]  # every second voxel: enough, and quick
+    ids = np.where(np.isin(every, [label.id for label in VERTEBRAE]), every, 0).astype(np.uint8)
+    affine = mask.geometry.affine @ np.diag([2.0, 2.0, 2.0, 1.0])
     for y, z, expected in ((1, 1, ()), (-1, 1, (IN_FRONT,)), (1, -1, (LARGER_UP,)), (-1, -1, (IN_FRONT, LARGER_UP))):
-        stated = Geometry(mask.geometry.shape, np.diag([1.0, y, z, 1.0]) @ mask.geometry.affine)
+        stated = Geometry(ids.shape, np.diag([1.0, y, z, 1.0]) @ affine)
         bones = measured_bones(ids, (0, 0, 0), CoarseGrid.of(stated), stated)
         rows = sorted(bones, key=lambda bone: -bone.centre_mm[2])
         # Whatever they are taken for, from head to feet

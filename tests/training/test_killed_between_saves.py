@@ -1,6 +1,7 @@
 """What a run loses that was stopped long after its last save, as one of short epochs is: no better model."""
 
 import os
+import shutil
 import signal
 
 import pytest
@@ -24,45 +25,48 @@ def scored(monkeypatch, *scores):
     monkeypatch.setattr(handlers, "validate", validate)
 
 
-def killed_in_epoch_4(dataset, out, monkeypatch, *scores):
-    """A run that was saved after epoch 1 and had validated epochs 2 and 3 when it was killed."""
+@pytest.fixture(scope="module")
+def killed(dataset, tmp_path_factory):
+    """A run that was saved after epoch 1 and had validated epochs 2 and 3 when it was killed; read only."""
+    out = tmp_path_factory.mktemp("killed") / "run"
 
     def kill(what, done, total):
         if done == 7:
             raise RuntimeError("killed")
 
-    with monkeypatch.context() as patched:
+    with pytest.MonkeyPatch.context() as patched:
         patched.setattr(loop.Loop, "_saves_epoch", lambda _, epoch: epoch == 1)
-        scored(patched, *scores)
+        scored(patched, 0.2, 0.5, 0.9)
         with pytest.raises(RuntimeError, match="killed"):
             train(dataset, out, CONFIG, progress=kill)
     assert (load(out / "last.pt")["epoch"], load(out / "best.pt")["epoch"]) == (1, 3)
+    return out
 
 
 @pytest.mark.parametrize(("last", "best"), [(0.8, (0.9, 3)), (0.95, (0.95, 4))])
 def test_a_best_model_that_the_last_save_does_not_know_gives_way_to_a_better_one_only(
-    dataset, tmp_path, monkeypatch, last, best
+    dataset, tmp_path, monkeypatch, killed, *, last, best
 ):
-    killed_in_epoch_4(dataset, tmp_path, monkeypatch, 0.2, 0.5, 0.9)
-    before = (tmp_path / "best.pt").read_bytes()
+    out = shutil.copytree(killed, tmp_path / "run")
+    before = (out / "best.pt").read_bytes()
     scored(monkeypatch, 0.3, 0.6, last)
-    result = train(dataset, tmp_path, CONFIG, resume=True)
+    result = train(dataset, out, CONFIG, resume=True)
     assert (result.best_dice, result.best_epoch) == best
-    assert load(tmp_path / "best.pt")["scores"] == {"validation_dice": best[0]}
-    assert ((tmp_path / "best.pt").read_bytes() == before) == (best == (0.9, 3))
+    assert load(out / "best.pt")["scores"] == {"validation_dice": best[0]}
+    assert ((out / "best.pt").read_bytes() == before) == (best == (0.9, 3))
     # The table tells of the epochs that led to the network of last.pt, and of no others.
-    assert [float(row["validation_dice"]) for row in rows(tmp_path)] == [0.2, 0.3, 0.6, last]
-    assert "best.pt is newer than last.pt: that of epoch 3" in (tmp_path / "log.txt").read_text()
+    assert [float(row["validation_dice"]) for row in rows(out)] == [0.2, 0.3, 0.6, last]
+    assert "best.pt is newer than last.pt: that of epoch 3" in (out / "log.txt").read_text()
 
 
-def test_a_damaged_best_model_is_told_and_keeps_nobody_from_going_on(dataset, tmp_path, monkeypatch):
-    killed_in_epoch_4(dataset, tmp_path, monkeypatch, 0.2, 0.5, 0.9)
-    (tmp_path / "best.pt").write_bytes(b"PK\x03\x04 half a model")
+def test_a_damaged_best_model_is_told_and_keeps_nobody_from_going_on(dataset, tmp_path, monkeypatch, killed):
+    out = shutil.copytree(killed, tmp_path / "run")
+    (out / "best.pt").write_bytes(b"PK\x03\x04 half a model")
     scored(monkeypatch, 0.3, 0.6, 0.5)
-    result = train(dataset, tmp_path, CONFIG, resume=True)
+    result = train(dataset, out, CONFIG, resume=True)
     assert (result.best_dice, result.best_epoch) == (0.6, 3)
-    assert load(tmp_path / "best.pt")["scores"] == {"validation_dice": 0.6}
-    assert "best.pt" in (tmp_path / "log.txt").read_text()
+    assert load(out / "best.pt")["scores"] == {"validation_dice": 0.6}
+    assert "best.pt" in (out / "log.txt").read_text()
 
 
 def test_a_signal_saves_every_step_however_long_ago_the_last_save_was(dataset, tmp_path, monkeypatch):
