@@ -59,14 +59,19 @@ def test_a_best_model_that_the_last_save_does_not_know_gives_way_to_a_better_one
     assert "best.pt is newer than last.pt: that of epoch 3" in (out / "log.txt").read_text()
 
 
-def test_a_damaged_best_model_is_told_and_keeps_nobody_from_going_on(dataset, tmp_path, monkeypatch, killed):
+@pytest.mark.parametrize("content", [None, b"PK\x03\x04 half a model"], ids=["gone", "damaged"])
+def test_a_best_model_that_is_lost_is_told_and_the_next_validation_makes_a_new_one(
+    dataset, tmp_path, monkeypatch, killed, content
+):
     out = shutil.copytree(killed, tmp_path / "run")
-    (out / "best.pt").write_bytes(b"PK\x03\x04 half a model")
-    scored(monkeypatch, 0.3, 0.6, 0.5)
+    (out / "best.pt").unlink()
+    if content is not None:
+        (out / "best.pt").write_bytes(content)
+    scored(monkeypatch, 0.05, 0.1, 0.08)  # all of them worse than that of epoch 1
     result = train(dataset, out, CONFIG, resume=True)
-    assert (result.best_dice, result.best_epoch) == (0.6, 3)
-    assert load(out / "best.pt")["scores"] == {"validation_dice": 0.6}
-    assert "best.pt" in (out / "log.txt").read_text()
+    assert (result.best_dice, result.best_epoch) == (0.1, 3)
+    assert load(out / "best.pt")["scores"] == {"validation_dice": 0.1}
+    assert "the next validation makes a new one" in (out / "log.txt").read_text()
 
 
 def test_a_signal_saves_every_step_however_long_ago_the_last_save_was(dataset, tmp_path, monkeypatch):

@@ -68,19 +68,20 @@ def restore(session: Session) -> None:
 
 def _keep_newer_best(session: Session) -> None:
     """A run that was killed may have written ``best.pt`` after its last save: only a better one may take its place.
+    Where it is lost, any one may.
 
     ::
 
         last.pt     epoch 4                     the run goes on from here, and epochs 5, 6 ... are trained once more
         best.pt              epoch 6: 0.91      not the same weights again, and perhaps no better ones
     """
-    path, standing = session.folder.best, session.standing
-    if not path.exists():
-        return
+    standing = session.standing
     try:
-        best = load_checkpoint(path)
-    except CheckpointError as error:  # it is not needed to go on
-        _log.warning("%s", error)
+        best = load_checkpoint(session.folder.best)
+    except CheckpointError as error:
+        if not math.isnan(standing.best_dice):  # else there was none to lose
+            _log.warning("%s: the next validation makes a new one", error.message)
+            standing.best_dice = math.nan
         return
     dice = best.scores.get("validation_dice", math.nan)
     if best.epoch <= standing.epoch or not 0 <= dice <= 1 or not is_better(dice, standing.best_dice):
