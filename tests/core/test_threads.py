@@ -78,4 +78,4 @@ def test_the_program_says_how_threads_wait_before_pytorch_can_read_it():
     )
     unset = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     done = subprocess.run([sys.executable, "-c", program], env=unset, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["1000", "False"]
+    assert done.stdout.split() == ["20000", "False"]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 _MOST_THREADS = 8  # what waits for memory is not done sooner by more
-_ROUNDS_OF_WAITING = "1000"
+_ROUNDS_OF_WAITING = "20000"  # a millisecond or less
 
 
 def usable_cores() -> int:
@@ -26,7 +26,7 @@ def let_waiting_threads_sleep() -> None:
 
     GNU's OpenMP lets them turn in circles for some milliseconds first, after every operation. As long as each has a
     core of its own that is as good; beside any other work it takes the core from the very thread that is waited for,
-    and a training becomes three to four times as slow. Who has set how OpenMP waits has decided it.
+    and a training takes twice to four times as long. Who has set how OpenMP waits has decided it.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = _ROUNDS_OF_WAITING
