@@ -23,9 +23,9 @@ from scipy.sparse.csgraph import connected_components
 
 from verse3d.inference.runs import NO_COMPONENT, Runs
 
-_TWO_AT_A_TIME = threading.BoundedSemaphore(2)
-"""Chunks of noise: cc3d keeps Python's lock while it computes, and what follows it does not. So one chunk is with cc3d
-while another is looked through; more would only hold more memory."""
+_ONE_AT_A_TIME = threading.Lock()
+"""For noise: cc3d keeps Python's lock while it computes, and who looks another chunk through meanwhile waits for that
+lock after every step. So more threads would only hold more memory."""
 _CRUMB = 2
 """Marks, beside 0 for what is gone and 1 for what stays, components of which a chunk alone does not know."""
 _MOST_CRUMBS = 7 / 32
@@ -91,7 +91,7 @@ def find_components(whole: NDArray[np.uint8], count: int, too_small: float) -> C
     changes = np.count_nonzero(whole[..., 1:] != whole[..., :-1])
     if changes * _VOXELS_PER_RUN <= whole.size:
         return TidyChunk(whole, count)
-    with _TWO_AT_A_TIME:
+    with _ONE_AT_A_TIME:
         return NoisyChunk(whole, count, too_small)
 
 
