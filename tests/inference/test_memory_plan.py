@@ -154,3 +154,32 @@ def test_two_batches_are_wanted_at_once_where_one_is_small_and_there_are_cores_f
     stored = StoredVoxels(Geometry((30, 40, 50), np.eye(4)), None, 2)
     found = budget.Budget(predictor, Limit(20_000, asked_for=True), 500.0, piece_mb).plan(stored)
     assert found.settings.side_by_side == expected
+
+
+@pytest.mark.parametrize(
+    ("takes_mb", "least_mb", "takes_threads", "tried_with"),
+    [
+        (117.0, 18.0, True, [1]),  # two of them are computed at the same time, each with a thread
+        (400.0, 18.0, True, [1, 2]),  # it was larger than thought
+        (460.0, 110.0, True, [2]),
+        (117.0, 18.0, False, [2]),
+    ],
+)
+def test_a_piece_is_tried_with_the_threads_that_it_will_be_computed_with(
+    monkeypatch, takes_mb, least_mb, takes_threads, tried_with
+):
+    tried, threads = [], torch.get_num_threads()
+    backend = FunctionBackend(None)
+    backend.takes_threads = takes_threads
+    predictor = Predictor.of_ensemble(Ensemble([backend]), Method(tiny_config()))
+    monkeypatch.setattr(budget, "thread_count", lambda: 2)
+    monkeypatch.setattr(Predictor, "make_ready", lambda _: None)
+    monkeypatch.setattr(Predictor, "least_piece_mb", lambda _: least_mb)
+    monkeypatch.setattr(Predictor, "piece_mb", lambda _: tried.append(torch.get_num_threads()) or takes_mb)
+    torch.set_num_threads(2)
+    try:
+        found = budget.Budget(predictor, Limit(20_000, asked_for=True), 500.0, 0.0).opened()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert tried == tried_with and found.piece_mb == takes_mb

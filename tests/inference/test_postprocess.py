@@ -58,11 +58,12 @@ def cleaned_at_once(labels, minimum_voxels, largest_only):
     return labels
 
 
-@pytest.fixture(params=["as runs", "as voxels", "in the quicker way"])
+@pytest.fixture(params=["as runs", "as voxels", "as voxels, found again", "in the quicker way"])
 def _way(request, monkeypatch):
     """How components are found: as if everything were tidy, as if everything were noise, or as it is."""
     if request.param != "in the quicker way":
-        monkeypatch.setattr(ways, "_VOXELS_PER_RUN", {"as runs": 0, "as voxels": 10**9}[request.param])
+        monkeypatch.setattr(ways, "_VOXELS_PER_RUN", 0 if request.param == "as runs" else 10**9)
+    monkeypatch.setattr(ways, "_MOST_CRUMBS", -1 if request.param == "as voxels, found again" else 1)
 
 
 def clean(labels, geometry=ANISOTROPIC, **settings):
@@ -188,7 +189,19 @@ def test_noise_that_was_changed_between_two_looks_is_noticed():
     chunk = ways.NoisyChunk(noise, 4, 0)
     noise[1:3] = 0
     with pytest.raises(RuntimeError, match="changed meanwhile"):
-        chunk.clear(noise, np.zeros(chunk.sizes.voxels.size, bool))
+        chunk.clear(noise, np.ones(chunk.sizes.voxels.size, bool))
+
+
+@pytest.mark.parametrize(("most", "looks"), [(1.0, 1), (-1.0, 2)])
+def test_crumbs_that_were_kept_are_not_looked_for_again(most, looks, monkeypatch):
+    monkeypatch.setattr(ways, "_MOST_CRUMBS", most)
+    monkeypatch.setattr(postprocess, "_CHUNK_VOXELS", 4 * 30 * 31)
+    find, calls = ways._numbered, []
+    monkeypatch.setattr(ways, "_numbered", lambda planes: calls.append(None) or find(planes))
+    noise = np.random.default_rng(0).integers(0, 9, (16, 30, 31), dtype=np.uint8)
+    found = clean(noise, Geometry(noise.shape, np.eye(4)), min_component_ml=0.01)
+    np.testing.assert_array_equal(found, cleaned_at_once(noise, 10, largest_only=False))
+    assert len(calls) == looks * 4
 
 
 def test_very_many_components_are_told_apart():

@@ -27,7 +27,7 @@ from verse3d.version import __version__
 
 _NEEDED = ("torch", "monai", "numpy", "scipy", "nibabel", "pytorch-ignite", "pydantic", "matplotlib", "blosc2", "isal")
 _EXTRAS = {
-    "openvino": "predictions on a CPU are quicker with it: pip install 'verse3d[openvino]'",
+    "openvino": "many predictions on a CPU are quicker with it: pip install 'verse3d[openvino]'",
     "onnx": "wanted only to export to ONNX: pip install 'verse3d[onnx]'",
     "onnxruntime": "wanted only to export to ONNX: pip install 'verse3d[onnx]'",
 }

@@ -151,7 +151,7 @@ def load_model(
     Args:
         model: a run folder, or a ``best.pt`` or ``last.pt``. Several are averaged. None for the starter weights.
         device: where to compute: "auto", "cpu" or "cuda".
-        backend: what runs the network: "torch", "openvino", or "auto" (OpenVINO on a CPU if it is installed).
+        backend: what runs the network: "torch", "openvino", or "auto" (the quicker one of these on a CPU).
         tta: average with the prediction of the mirror image; takes twice as long.
         skip_air: leave out windows that hold nothing of the patient.
         partial: "keep" leaves vertebrae that the scan cuts in the labels, where vertebrae are named by their sequence.

@@ -61,7 +61,7 @@ def predict(
         out: folder for the masks, ``predictions.json`` and an ITK-SNAP label file.
         split: only the cases of that split.
         device: where to compute.
-        backend: what runs the network: "torch", "openvino", or "auto" (OpenVINO on a CPU if it is installed).
+        backend: what runs the network: "torch", "openvino", or "auto" (the quicker one of these on a CPU).
         tta: average with the prediction of the mirror image (left and right exchanged); takes twice as long.
         skip_air: leave out windows that hold nothing of the patient.
         partial: whether masks show vertebrae that the scan cuts, where vertebrae are named by their sequence. They are

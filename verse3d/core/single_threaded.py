@@ -9,8 +9,9 @@ for each other more than they compute; it is quicker if every core has a part of
                           core 1   |== part 1 ==|=== part 3 ===|
 """
 
+import contextlib
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -45,6 +46,17 @@ def in_ranges_single_threaded(work: Callable[[int, int], None], size: int, longe
         torch.set_num_threads(threads)  # what threads that begin later start with
 
 
+@contextlib.contextmanager
+def share_of_threads(at_once: int) -> Iterator[None]:
+    """PyTorch computes with as many threads meanwhile as each of so many items side by side would have."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // at_once))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def in_order_side_by_side(
     work: Callable[[_Item], _Result], items: Iterable[_Item], at_once: int
 ) -> Generator[_Result, None, None]:
@@ -56,8 +68,6 @@ def in_order_side_by_side(
     Raises:
         Exception: whatever ``work`` raises, in place of the result.
     """
-    threads = torch.get_num_threads()
-    share = max(1, threads // at_once)
 
     def in_share(item: _Item) -> _Result:
         torch.set_num_threads(share)
@@ -65,9 +75,9 @@ def in_order_side_by_side(
             return work(item)
 
     begun: deque[Future[_Result]] = deque()
-    with ThreadPoolExecutor(at_once, "beside") as pool:
+    with share_of_threads(at_once), ThreadPoolExecutor(at_once, "beside") as pool:
+        share = torch.get_num_threads()
         try:
-            torch.set_num_threads(share)
             for item in items:
                 begun.append(pool.submit(in_share, item))
                 if len(begun) > at_once:
@@ -75,7 +85,4 @@ def in_order_side_by_side(
             while begun:
                 yield begun.popleft().result()
         finally:
-            try:
-                pool.shutdown(cancel_futures=True)  # waits for what is worked on: each sets the number for itself
-            finally:
-                torch.set_num_threads(threads)
+            pool.shutdown(cancel_futures=True)  # waits for what is worked on: each sets the number for itself

@@ -11,6 +11,7 @@ from verse3d.core.errors import MemoryLimitError
 from verse3d.core.limits import voxel_count
 from verse3d.core.memory import give_back_freed_memory
 from verse3d.core.runtime import rss_mb
+from verse3d.core.single_threaded import share_of_threads
 from verse3d.core.threads import thread_count
 from verse3d.core.volume import StoredVoxels
 from verse3d.data.samples.grid import network_geometry
@@ -21,6 +22,8 @@ _SIDE_BY_SIDE = 2
 _SMALL_PIECE_MB = 150.0
 """What a piece may take of which two are computed at the same time. That of one label takes 117, of 27 channels 460:
 there a second one would add a quarter to the peak of the whole prediction."""
+_LEAST_OF_SMALL_PIECE_MB = 40.0
+"""What it takes at the very least: 18 MB with one label, 33 of the starter weights, 110 with 27 channels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,9 +71,18 @@ class Budget:
             besides_mb: held now, but counted where scans are planned.
         """
         self.predictor.make_ready()
-        piece_mb = self.predictor.piece_mb()
+        piece_mb = self._measured_piece_mb()
         give_back_freed_memory()  # it would be counted twice
         return replace(self, held_mb=rss_mb() - besides_mb, piece_mb=piece_mb)
+
+    def _measured_piece_mb(self) -> float:
+        """With the threads that it will be computed with: what is prepared for it is prepared for their number."""
+        if self._can_share and self.predictor.least_piece_mb() <= _LEAST_OF_SMALL_PIECE_MB:
+            with share_of_threads(_SIDE_BY_SIDE):
+                piece_mb = self.predictor.piece_mb()
+            if self._is_small(piece_mb):
+                return piece_mb
+        return self.predictor.piece_mb()
 
     def holding(self, scan_mb: float) -> Self:
         """For a scan that was read before there was a budget: it is in memory, and counted where scans are planned."""
@@ -117,10 +129,16 @@ class Budget:
     @property
     def _side_by_side(self) -> int:
         """How many batches are computed at once. More than two would take memory and gain little."""
-        backends = self.predictor.placement.ensemble.backends
-        is_small = self.piece_mb * self.predictor.method.inference.windows_per_batch <= _SMALL_PIECE_MB
+        return _SIDE_BY_SIDE if self._can_share and self._is_small(self.piece_mb) else 1
+
+    @property
+    def _can_share(self) -> bool:
+        """Whether there are cores for two batches, and backends that let several threads compute."""
         has_cores = min(thread_count(), torch.get_num_threads()) > 1
-        return _SIDE_BY_SIDE if is_small and has_cores and all(one.takes_threads for one in backends) else 1
+        return has_cores and all(one.takes_threads for one in self.predictor.placement.ensemble.backends)
+
+    def _is_small(self, piece_mb: float) -> bool:
+        return piece_mb * self.predictor.method.inference.windows_per_batch <= _SMALL_PIECE_MB
 
 
 def _require_room(held_mb: float, limit: Limit, what: str) -> None:

@@ -21,12 +21,17 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-NO_COMPONENT = -1
-"""Stands for background in a plane of component numbers."""
-_NEXT_LINES = ((0, 1), (1, -1), (1, 0), (1, 1))
-"""(planes, lines) to the four lines that touch a line and follow it; the other four are those that it follows."""
+from verse3d.inference.runs import NO_COMPONENT, Runs
+
 _ONE_AT_A_TIME = threading.Lock()
-"""For noise: cc3d keeps Python's lock while it computes, so more threads would only hold more memory."""
+"""For noise: cc3d keeps Python's lock while it computes, and who looks another chunk through meanwhile waits for that
+lock after every step. So more threads would only hold more memory."""
+_CRUMB = 2
+"""Marks, beside 0 for what is gone and 1 for what stays, components of which a chunk alone does not know."""
+_MOST_CRUMBS = 7 / 32
+"""Share of voxels in crumbs up to which these are kept: four bytes for each, and a bit for every voxel, make a byte."""
+_COUNTED_AT_ONCE = 2**20
+"""Voxels whose numbers are held in 64 bits while components are counted."""
 _VOXELS_PER_RUN = 32
 """With shorter runs cc3d is quicker: it takes about 20 ns for a voxel, a run takes 600 to 900."""
 
@@ -56,6 +61,10 @@ class Chunk(Protocol):
     """
 
     sizes: Sizes
+
+    def is_cleared_at_once(self, gone: NDArray[np.bool_]) -> bool:
+        """Whether ``clear`` needs nothing but the planes of the chunk, whatever became of the plane that follows."""
+        ...
 
     def clear(self, whole: NDArray[np.uint8], gone: NDArray[np.bool_]) -> None:
         """Make the voxels of components that are gone, bool (n,), background in the planes of the chunk."""
@@ -103,6 +112,10 @@ class TidyChunk:
         self.sizes = Sizes(voxels, label, first, ahead)
         self._count, self._component_of = count, component[:own]
 
+    def is_cleared_at_once(self, gone: NDArray[np.bool_]) -> bool:
+        """Runs never lie in the plane that follows."""
+        return True
+
     def clear(self, whole: NDArray[np.uint8], gone: NDArray[np.bool_]) -> None:
         """Make the runs of the components that are gone background."""
         planes = whole[: self._count]
@@ -121,11 +134,17 @@ class TidyChunk:
 
 
 class NoisyChunk:
-    """Components voxel by voxel. Only the planes at both ends are kept: what is inside is found again when needed.
+    """Components voxel by voxel. Only the planes at both ends are kept, and crumbs: what else is inside is found again.
 
     Components that reach neither the chunk before nor the plane that follows are whole. Of noise they are nearly all,
-    and those that are too small are removed at once: the second look is at a mask that is nearly empty. cc3d counts
-    components in the order of their first voxels, so what is left is counted in the same order again.
+    and those that are too small are removed at once. Crumbs are small, too, but go on in another chunk::
+
+        |###    #|      whole and too small: removed at once
+        |  ##    |##    crumbs: their voxels and components are kept until it is known how large they are
+        |########|##    large: stays
+
+    Where crumbs are too many to be kept, components are found again when needed. cc3d counts them in the order of their
+    first voxels, so what is left is counted in the same order again.
 
     Arguments as of ``find_components``.
     """
@@ -133,27 +152,46 @@ class NoisyChunk:
     def __init__(self, whole: NDArray[np.uint8], count: int, too_small: float) -> None:
         components, number = _numbered(whole)  # 1 ... number, 0 is background
         own, planes = components[:count], whole[:count]
-        voxels = np.bincount(own.reshape(-1), minlength=number + 1)
+        voxels = _counts(own.reshape(-1), number + 1)
         kept = voxels >= too_small
         for plane in (components[0], components[count:]):
             kept[plane] = True  # goes on in another chunk; so planes that two chunks look at never change here
         kept[0] = False
+        what = kept.view(np.uint8) * np.where(voxels < too_small, _CRUMB, 1).astype(np.uint8)
+        what_here = what.take(own)
         # A product is many times as fast as writing zeros where a mask says so.
-        np.multiply(planes, kept.take(own).view(np.uint8), out=planes)
+        np.multiply(planes, what_here > 0, out=planes)
         label = np.zeros(number + 1, np.uint8)
         # Every voxel that is left writes the label of its own component; they all agree.
         left = np.flatnonzero(whole)
         label[components.reshape(-1)[left]] = whole.reshape(-1)[left]
         new = np.where(kept, np.cumsum(kept) - 1, NO_COMPONENT).astype(np.int32)
         ahead = components[count:].reshape(-1, whole.shape[2])
-        self.sizes = Sizes(voxels[kept].astype(np.int64), label[kept], new[components[0]], new[ahead])
-        self._count = count
+        self.sizes = Sizes(voxels[kept], label[kept], new[components[0]], new[ahead])
+        self._count, self._is_crumb = count, what[kept] == _CRUMB
+        crumbs = what_here.reshape(-1) == _CRUMB
+        self._crumbs: tuple[NDArray[np.uint8], NDArray[np.int32]] | None = None
+        if np.count_nonzero(crumbs) <= _MOST_CRUMBS * own.size:
+            self._crumbs = np.packbits(crumbs), new[own.reshape(-1)[crumbs]]
+
+    def is_cleared_at_once(self, gone: NDArray[np.bool_]) -> bool:
+        """Whether ``clear`` need not look at the plane that follows: all that is gone are crumbs that were kept."""
+        return self._crumbs is not None and not (gone & ~self._is_crumb).any()
 
     def clear(self, whole: NDArray[np.uint8], gone: NDArray[np.bool_]) -> None:
-        """Make the components that are gone background. The plane that follows must not have been cleared yet."""
-        components = self._found_again(whole)[: self._count]
+        """Make the components that are gone background.
+
+        Unless that is done at once, the plane that follows must not have been cleared yet.
+        """
         planes = whole[: self._count]
-        np.multiply(planes, np.append(True, ~gone).take(components).view(np.uint8), out=planes)
+        if self._crumbs is None or not self.is_cleared_at_once(gone):
+            components = self._found_again(whole)[: self._count]
+            np.multiply(planes, np.append(True, ~gone).take(components).view(np.uint8), out=planes)
+            return
+        places, components = self._crumbs
+        goes = np.flatnonzero(np.unpackbits(places, count=planes.size))[gone[components]]
+        plane, rest = np.divmod(goes, planes[0].size)
+        planes[plane, rest // planes.shape[2], rest % planes.shape[2]] = 0
 
     def places(self, whole: NDArray[np.uint8], wanted: NDArray[np.bool_]) -> Places:
         """All voxels of the wanted components."""
@@ -176,76 +214,12 @@ def _numbered(planes: NDArray[np.uint8]) -> tuple[NDArray[np.integer], int]:
     return components, int(number)
 
 
-@dataclass(frozen=True, eq=False)
-class Runs:
-    """Runs of a label in some planes, in the order of memory: [0 2 2 2 0 0 5] holds 2 at 1 ... 4 and 5 at 6 ... 7.
-
-    Attributes:
-        line: number of the line of voxels that each run lies in.
-        first, stop: along the line.
-        label: of the run, never 0.
-    """
-
-    line: NDArray[np.intp]
-    first: NDArray[np.intp]
-    stop: NDArray[np.intp]
-    label: NDArray[np.uint8]
-
-    @classmethod
-    def of(cls, planes: NDArray[np.uint8]) -> "Runs":
-        """Those of (planes, lines, voxels)."""
-        length = planes.shape[2]
-        flat = np.ascontiguousarray(planes).reshape(-1)
-        # [0 2 2 2 0 0 5]   changes at 1, 4, 6   runs [0,1) [1,4) [4,6) [6,7)   without those of 0: [1,4) [6,7)
-        changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-        first, stop = np.concatenate([[0], changes]), np.append(changes, flat.size)
-        labelled = flat[first] > 0
-        first, stop = first[labelled], stop[labelled]
-        # What goes on in the next line is cut there.
-        lines = (stop - 1) // length - first // length + 1
-        number = np.repeat(np.arange(lines.size), lines)
-        line = first[number] // length + _counted(lines)
-        start = line * length
-        first, stop = np.maximum(first[number], start), np.minimum(stop[number], start + length)
-        return cls(line, first - start, stop - start, flat[first])
-
-    def touching(self, lines: int, length: int) -> NDArray[np.intp]:
-        """Pairs (2, n) of runs of the same label that touch; ``lines`` in a plane, ``length`` voxels in a line."""
-        step = length + 2  # so that the ends of one line do not touch the next
-        first, stop = self.line * step + self.first, self.line * step + self.stop
-        pairs = [np.zeros((2, 0), np.intp)]
-        for plane, beside in _NEXT_LINES:
-            away = (plane * lines + beside) * step
-            # In the line beside it, the runs that touch (over corners, too) are those between two places:
-            #
-            #     this      . . # # # .          they stop at or behind its first voxel,
-            #     beside    # # . . . # #        and begin at or before the one behind its last
-            low, high = np.searchsorted(stop, first + away, "left"), np.searchsorted(first, stop + away, "right")
-            inside = self.line % lines + beside
-            count = np.where((inside >= 0) & (inside < lines), np.maximum(high - low, 0), 0)
-            one = np.repeat(np.arange(count.size), count)
-            other = low[one] + _counted(count)
-            # Runs of different labels may touch and stay apart.
-            alike = self.label[one] == self.label[other]
-            pairs.append(np.stack([one[alike], other[alike]]))
-        return np.concatenate(pairs, axis=1)
-
-    def voxels(self, chosen: NDArray[np.bool_], length: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """The flat places of all voxels in chosen runs, bool (runs,), and how many each run has."""
-        sizes = (self.stop - self.first)[chosen]
-        return np.repeat((self.line * length + self.first)[chosen], sizes) + _counted(sizes), sizes
-
-    def drawn(self, component: NDArray[np.int32], shape: tuple[int, ...], plane: int) -> NDArray[np.int32]:
-        """The component of each voxel of a plane, int32 (lines, length), -1 for background; no lines beyond the end."""
-        planes, lines, length = shape
-        if plane >= planes:
-            return np.zeros((0, length), np.int32)
-        # The component of each run, repeated for each of its voxels.
-        here = (self.line >= plane * lines) & (self.line < (plane + 1) * lines)
-        voxels, sizes = self.voxels(here, length)
-        drawn = np.full(lines * length, NO_COMPONENT, np.int32)
-        drawn[voxels - plane * lines * length] = np.repeat(component[here], sizes)
-        return drawn.reshape(lines, length)
+def _counts(numbers: NDArray[np.integer], size: int) -> NDArray[np.int64]:
+    """How often each number below ``size`` occurs in (n,)."""
+    counts = np.zeros(size, np.int64)
+    for start in range(0, numbers.size, _COUNTED_AT_ONCE):
+        counts += np.bincount(numbers[start : start + _COUNTED_AT_ONCE], minlength=size)
+    return counts
 
 
 def connected(pairs: NDArray[np.intp], size: int) -> tuple[int, NDArray[np.int32]]:
@@ -254,10 +228,3 @@ def connected(pairs: NDArray[np.intp], size: int) -> tuple[int, NDArray[np.int32
     graph = coo_array((np.ones(pairs.shape[1], bool), pairs), shape=(size, size))
     count, component = connected_components(graph, directed=False)
     return int(count), component
-
-
-def _counted(sizes: NDArray[np.integer]) -> NDArray[np.intp]:
-    """0, 1 ... up to each size, one after the other: [2, 0, 3] becomes [0, 1, 0, 1, 2]."""
-    before = np.cumsum(sizes) - sizes
-    counted: NDArray[np.intp] = np.arange(sizes.sum()) - np.repeat(before, sizes)
-    return counted

@@ -13,7 +13,7 @@ from verse3d.core.axismaps import slowest_first
 from verse3d.core.config import InferenceConfig
 from verse3d.core.geometry import Geometry
 from verse3d.core.threads import in_ranges
-from verse3d.inference.components import Chunk, NoisyChunk, Sizes, connected, find_components
+from verse3d.inference.components import Chunk, Sizes, connected, find_components
 
 _CHUNK_VOXELS = 2**22
 
@@ -128,23 +128,26 @@ class _Cleaning:
     def remove(self, gone: NDArray[np.bool_]) -> None:
         """Make the components that are gone background."""
 
+        goes = [gone[component_of] for component_of in self._component_of]
+        left = [number for number, any_goes in enumerate(goes) if any_goes.any()]
+        # Noise is looked at again with the plane that follows, so that plane must be cleared later.
+        again = [number for number in left if not self._chunks[number].is_cleared_at_once(goes[number])]
+        at_once = [number for number in left if number not in set(again)]
+
         def clear(numbers: list[int]) -> None:
             for number in numbers:
-                goes = gone[self._component_of[number]]
-                if goes.any():
-                    self._chunks[number].clear(self._whole(number), goes)
+                self._chunks[number].clear(self._whole(number), goes[number])
 
-        # Noise is looked at again with the plane that follows, so that plane must be cleared later.
-        noisy = [number for number, chunk in enumerate(self._chunks) if isinstance(chunk, NoisyChunk)]
-        tidy = [number for number in range(len(self._chunks)) if number not in set(noisy)]
-        clear(noisy)
-        in_ranges(lambda first, stop: clear(tidy[first:stop]), len(tidy), 1)
+        clear(again)
+        in_ranges(lambda first, stop: clear(at_once[first:stop]), len(at_once), 1)
 
 
 def _seam(one: Sizes, following: Sizes) -> NDArray[np.intp]:
     """The pairs (2, n) of components of a chunk and of the next that share voxels of the plane that both have seen."""
     ahead, beside = one.ahead.reshape(-1), following.first.reshape(-1)
-    # -1 is background. A pair in one number of 64 bit: ``unique`` is many times faster on numbers than on rows.
+    # -1 is background. A pair in one number of 64 bit: those are sorted many times as fast as rows, and equal ones then
+    # follow each other. ``unique`` takes five times as long where nearly all are different.
     both = (ahead >= 0) & (beside >= 0)
-    pairs = np.unique(ahead[both].astype(np.int64) << 32 | beside[both])
+    pairs = np.sort(ahead[both].astype(np.int64) << 32 | beside[both])
+    pairs = pairs[np.diff(pairs, prepend=-1) > 0]
     return np.stack([pairs >> 32, pairs & (2**32 - 1)])

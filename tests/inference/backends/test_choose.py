@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import verse3d
-from tests.inference.backends.models import CPU, FLOAT32, MODES, config_of, needs, write_model
+from tests.inference.backends.models import BFLOAT16, CPU, FLOAT32, MODES, config_of, needs, write_model
 from verse3d.core.errors import CheckpointError, ConfigError
 from verse3d.inference.backends import choose, open_backend
 
@@ -32,6 +32,29 @@ def test_auto_takes_openvino_on_a_cpu_where_it_is_installed(model):
     needs("openvino")
     assert open_backend("auto", model.checkpoint, model.path, CPU, FLOAT32).name == "openvino"
     assert open_backend("torch", model.checkpoint, model.path, CPU, FLOAT32).name == "torch"
+
+
+@pytest.mark.parametrize(
+    ("changes", "computed", "taken"),
+    [
+        ({}, (BFLOAT16, 2), "torch"),
+        ({}, (BFLOAT16, 4), "torch"),
+        ({}, (BFLOAT16, 1), "openvino"),
+        ({}, (BFLOAT16, 16), "openvino"),
+        ({}, (FLOAT32, 2), "openvino"),
+        ({"scheme": "vertebrae"}, (BFLOAT16, 2), "openvino"),
+        ({"network": "dynunet"}, (BFLOAT16, 2), "openvino"),
+    ],
+)
+def test_auto_takes_pytorch_for_small_networks_in_bfloat16_on_few_cores(
+    tmp_path, changes, computed, taken, monkeypatch
+):
+    needs("openvino")
+    precision, threads = computed
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    model = write_model(tmp_path / "best.pt", config_of(**changes))
+    assert open_backend("auto", model.checkpoint, model.path, CPU, precision).name == taken
+    assert open_backend("openvino", model.checkpoint, model.path, CPU, precision).name == "openvino"
 
 
 def test_auto_takes_pytorch_where_openvino_is_missing(model, without_openvino):

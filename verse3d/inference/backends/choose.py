@@ -14,9 +14,12 @@ from verse3d.inference.backends.base import Backend
 from verse3d.inference.backends.openvino import OpenVinoBackend
 from verse3d.inference.backends.pytorch import TorchBackend, with_short_weights
 from verse3d.model.checkpoint import Checkpoint, load_weights
+from verse3d.model.modes import Method
 
 BackendName = Literal["auto", "torch", "openvino"]
 BACKENDS: tuple[str, ...] = get_args(BackendName)
+_FEW_CHANNELS, _FEW_THREADS = 3, range(2, 5)
+"""Output channels, and PyTorch's threads, for which PyTorch was found to be the quicker one (docs/performance.md)."""
 
 
 def network_of(checkpoint: Checkpoint, path: Path) -> nn.Module:
@@ -34,7 +37,7 @@ def open_backend(name: str, checkpoint: Checkpoint, path: Path, device: torch.de
     """A model, ready to be shown pieces.
 
     Args:
-        name: "torch", "openvino", or "auto": OpenVINO on a CPU where it is installed, else PyTorch.
+        name: "torch", "openvino", or "auto": on a CPU the quicker one of those that are installed, on a GPU PyTorch.
         checkpoint: the model.
         path: where it was read from; OpenVINO keeps its converted model beside it.
         device: where to compute.
@@ -49,9 +52,20 @@ def open_backend(name: str, checkpoint: Checkpoint, path: Path, device: torch.de
     installed = find_spec("openvino") is not None
     if name == "openvino":
         _require_openvino(installed, device)
-    if name == "torch" or device.type != "cpu" or not installed:
+    by_pytorch = name == "torch" or (name == "auto" and is_quicker_in_pytorch(checkpoint.method, precision))
+    if by_pytorch or device.type != "cpu" or not installed:
         return TorchBackend(partial(_network_for_pytorch, checkpoint, path, device, precision), device, precision)
     return OpenVinoBackend.of(partial(network_of, checkpoint, path), checkpoint, path, precision)
+
+
+def is_quicker_in_pytorch(method: Method, precision: Precision) -> bool:
+    """Whether PyTorch takes less time than OpenVINO for a network on the CPU, by what was measured.
+
+    It does for UNets with few labels in bfloat16 on two cores: two of their windows fit beside each other, each on a
+    core of its own. It also converts nothing before the first scan. Elsewhere OpenVINO divides a window better.
+    """
+    is_small = method.architecture.name == "unet" and method.network_scheme.output_channels <= _FEW_CHANNELS
+    return is_small and precision.dtype is torch.bfloat16 and torch.get_num_threads() in _FEW_THREADS
 
 
 def _network_for_pytorch(checkpoint: Checkpoint, path: Path, device: torch.device, precision: Precision) -> nn.Module:
