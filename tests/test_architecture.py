@@ -89,7 +89,7 @@ RULED = ast.Import | ast.ImportFrom | ast.Call | ast.Attribute
 
 @cache
 def with_place(tree: ast.Module) -> tuple[tuple[ast.AST, str], ...]:
-    """Every import, call and attribute, and where it is: "module" (runs on loading), "function", "types" (never runs)."""
+    """Imports, calls, attributes and where each is: "module" (runs on loading), "function" or "types" (never runs)."""
     return tuple((node, place) for node, place in _below(tree, "module") if isinstance(node, RULED))
 
 

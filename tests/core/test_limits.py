@@ -58,7 +58,7 @@ def test_what_does_not_fit_into_free_memory_is_refused_before_it_is_read(tmp_pat
 
 
 def test_a_small_file_of_a_large_volume_takes_no_memory_that_is_not_there(tmp_path):
-    """0.8 GB of zeros in 1 MB, read by a program that may take 0.5 GB in all: an error, not a kill and no MemoryError."""
+    """0.8 GB of zeros in 1 MB, read by a program that may take 0.5 GB: an error, not a kill and no MemoryError."""
     path, plane = tmp_path / "a.nii.gz", gzip.compress(bytes(2 * 1000 * 1000))
     header = promising(tmp_path / "head.nii", (1000, 1000, 400)).read_bytes()
     path.write_bytes(gzip.compress(header) + 400 * plane)  # several streams in one file are legal
