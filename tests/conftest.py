@@ -4,9 +4,12 @@ import gc
 import logging
 import os
 import sys
+from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import typer.main
 import yaml
 from hypothesis import settings
 
@@ -39,6 +42,29 @@ def _cache_of_its_own(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib"))  # whose fonts take long to list
         patched.setenv("XDG_CACHE_HOME", str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"))
+        yield
+
+
+def pytest_configure():
+    """A core for each process of a run: with more threads than cores they wait for each other, at the cost of all.
+
+    What several threads do is tested where their number is set.
+    """
+    number = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+    if number and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(number) % len(cores)]})
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _asked_once():
+    """What a program asks once is not asked anew by each of the thousands of commands that run in this one."""
+    # Commands are made of the signatures of functions; and counting a million frozen objects takes a look at each.
+    known = SimpleNamespace(**{name: getattr(gc, name) for name in ("isenabled", "disable", "enable")})
+    known.get_freeze_count = lambda: 1
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(typer.main, "get_command", cache(typer.main.get_command))
+        patched.setattr("verse3d.core.importing.gc", known)
         yield
 
 
