@@ -27,12 +27,17 @@ def run(tmp_path, monkeypatch):
     return scans.write_run(tmp_path / "runs" / "a", tiny_config(), None)
 
 
-@pytest.fixture
-def written(tmp_path, run):
-    """The scan of an oblique spine and the mask that ``predict`` writes of it."""
-    scan = spine(geometry=OBLIQUE).write(tmp_path / "scan.nii.gz")
-    verse3d.predict(scan, model=run, out=tmp_path / "masks", device="cpu")
-    mask = nib.load(tmp_path / "masks" / "scan_seg-vert_msk.nii.gz")
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The scan of an oblique spine and the mask that ``predict`` writes of it with such a network; read only."""
+    folder = tmp_path_factory.mktemp("written")
+    scan = spine(geometry=OBLIQUE).write(folder / "scan.nii.gz")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("verse3d.inference.backends.choose.find_spec", lambda _: None)  # with PyTorch
+        scans.use_threshold_network(patched)
+        run = scans.write_run(folder / "runs" / "a", tiny_config(), None)
+        verse3d.predict(scan, model=run, out=folder / "masks", device="cpu")
+    mask = nib.load(folder / "masks" / "scan_seg-vert_msk.nii.gz")
     assert np.asanyarray(mask.dataobj).any()
     return scan, mask
 

@@ -21,7 +21,7 @@ from scipy import ndimage
 
 from tests import scans
 from tests.scans import PIR, ThresholdNet, orientation, spine, tiny_config, turned
-from verse3d.core import read_ahead
+from verse3d.core import read_ahead, threads
 from verse3d.core.errors import DataError, MemoryLimitError, OutputError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERTEBRAE
@@ -31,7 +31,7 @@ from verse3d.core.runtime import choose_precision, peak_rss_mb, rss_mb
 from verse3d.core.volume import Volume, read_image, read_labels
 from verse3d.data.cases import Case
 from verse3d.data.predictions import mask_path, read_predictions
-from verse3d.inference import predict, scan_stages
+from verse3d.inference import predict, scan_stages, single_threaded
 from verse3d.inference.aggregator import BinaryAggregator
 from verse3d.inference.ensemble import Ensemble
 from verse3d.inference.guards import Maker, require_maker
@@ -471,9 +471,13 @@ def masks_in(out) -> dict[str, bytes]:
     return {path.name: gzip.decompress(path.read_bytes()) for path in sorted(out.glob("*_msk.nii.gz"))}
 
 
-def test_reading_ahead_and_writing_behind_changes_no_mask_and_no_order(tmp_path, many):
+def test_reading_ahead_and_writing_behind_on_several_cores_changes_no_mask_and_no_order(tmp_path, many, monkeypatch):
     heard = []
+    for module in (threads, single_threaded):
+        monkeypatch.setattr(module, "thread_count", lambda: 3)
     ahead = run(many, tmp_path / "ahead", progress=lambda *told: heard.append(told))
+    for module in (threads, single_threaded):
+        monkeypatch.setattr(module, "thread_count", lambda: 1)
     alone = run(many, tmp_path / "alone", overlap=False)
     assert [record.status for record in ahead.records] == [record.status for record in alone.records]
     assert [record.case for record in ahead.records] == [case.case for case in many]
