@@ -2,6 +2,7 @@
 
 import pydoc
 import re
+import shutil
 from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 
@@ -204,6 +205,7 @@ def test_the_notebook_example_of_the_documentation_runs(tmp_path, monkeypatch, r
     page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
     assert len(blocks) >= 3
+    shutil.copy(written[0], tmp_path / "scan.nii.gz")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
     exec(compile("\n".join(blocks), "docs/python.md", "exec"), {})
