@@ -1,6 +1,7 @@
 """Fixtures for tests that run whole commands."""
 
 import gc
+import importlib
 import logging
 import os
 import sys
@@ -12,8 +13,6 @@ import pytest
 import typer.main
 import yaml
 from hypothesis import settings
-
-from tests import scans
 
 # A busy machine is no bug. Each property has examples of its own beside these, and `make fuzz` looks for more.
 settings.register_profile("unhurried", deadline=None, max_examples=50)
@@ -33,6 +32,11 @@ def pytest_collection(session):
         gc.freeze()
         gc.enable()
         session.config.stash[FROZEN] = len(sys.modules)
+
+
+def pytest_unconfigure():
+    """Everything goes with the process, and need not be looked through for garbage once more."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -78,17 +82,22 @@ def _what_was_loaded_stays(pytestconfig):
         pytestconfig.stash[FROZEN] = len(sys.modules)
 
 
+def scans():
+    """``tests.scans``, which loads PyTorch: the process that only hands out tests needs none, and all wait for it."""
+    return importlib.import_module("tests.scans")
+
+
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory):
     """Three training cases and a validation case; read only."""
-    return scans.write_dataset(tmp_path_factory.mktemp("dataset"))
+    return scans().write_dataset(tmp_path_factory.mktemp("dataset"))
 
 
 @pytest.fixture(scope="session")
 def tiny_yaml(tmp_path_factory):
     """The path of the tiny config."""
     path = tmp_path_factory.mktemp("config") / "tiny.yaml"
-    path.write_text(yaml.safe_dump(scans.TINY))
+    path.write_text(yaml.safe_dump(scans().TINY))
     return str(path)
 
 
@@ -96,7 +105,7 @@ def tiny_yaml(tmp_path_factory):
 def tiny2d_yaml(tmp_path_factory):
     """The path of the tiny config, slice by slice."""
     path = tmp_path_factory.mktemp("config") / "tiny2d.yaml"
-    path.write_text(yaml.safe_dump({"mode": "2d", **scans.TINY}))
+    path.write_text(yaml.safe_dump({"mode": "2d", **scans().TINY}))
     return str(path)
 
 
