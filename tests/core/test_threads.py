@@ -1,10 +1,13 @@
 import multiprocessing
+import os
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
-from verse3d.core.threads import in_ranges, thread_count
+from verse3d.core.threads import in_ranges, let_waiting_threads_sleep, thread_count
 
 
 @pytest.fixture(params=[1, 2, 7])
@@ -55,3 +58,24 @@ def test_a_worker_process_has_one_thread():
     process.start()
     assert answer.get(timeout=600) == 1
     process.join()
+
+
+@pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"])
+def test_how_threads_wait_is_left_to_who_has_decided_it(name, monkeypatch):
+    for other in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, "active")
+    before = dict(os.environ)
+    let_waiting_threads_sleep()
+    assert dict(os.environ) == before
+
+
+def test_the_program_says_how_threads_wait_before_pytorch_can_read_it():
+    program = (
+        "import os, sys; from verse3d import cli\n"
+        "cli.main = lambda: print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules) or 0\n"
+        "cli.run()"
+    )
+    unset = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    done = subprocess.run([sys.executable, "-c", program], env=unset, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1000", "False"]

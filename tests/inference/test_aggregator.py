@@ -11,11 +11,11 @@ from scipy.ndimage import map_coordinates
 
 from tests.scans import tiny_config
 from tests.tiles import placed, whole_scores
-from verse3d.core import threads
+from verse3d.core import single_threaded, threads
 from verse3d.core.axismaps import axis_maps
 from verse3d.core.geometry import Geometry
 from verse3d.inference import aggregator as answers
-from verse3d.inference import dense_interpolation, single_threaded
+from verse3d.inference import dense_interpolation
 from verse3d.inference import label_interpolation as winners
 from verse3d.inference.aggregator import BinaryAggregator, MulticlassAggregator
 from verse3d.inference.best_channel import best_channel

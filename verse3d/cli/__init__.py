@@ -8,6 +8,7 @@ from verse3d.cli import comparison, data, diagnosing, exporting, models, naming,
 from verse3d.cli.program import as_typed_today, in_order_of_use
 from verse3d.cli.terminal import EXIT_INTERRUPTED, app, complain, say_goodbye, survive_any_name
 from verse3d.core.errors import Verse3dError
+from verse3d.core.threads import let_waiting_threads_sleep
 
 in_order_of_use(app)
 __all__ = [
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run() -> None:
     """Entry point of the ``verse3d`` program."""
+    let_waiting_threads_sleep()
     code = main()
     # Everything goes with the process. Python would look through it for garbage once more: half a second with PyTorch.
     gc.freeze()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 _MOST_THREADS = 8  # what waits for memory is not done sooner by more
+_ROUNDS_OF_WAITING = "1000"
 
 
 def usable_cores() -> int:
@@ -18,6 +19,17 @@ def thread_count() -> int:
     if multiprocessing.parent_process() is not None:
         return 1
     return min(usable_cores(), _MOST_THREADS)
+
+
+def let_waiting_threads_sleep() -> None:
+    """Have PyTorch's threads give their core away soon when they wait for each other; call it before PyTorch is loaded.
+
+    GNU's OpenMP lets them turn in circles for some milliseconds first, after every operation. As long as each has a
+    core of its own that is as good; beside any other work it takes the core from the very thread that is waited for,
+    and a training becomes three to four times as slow. Who has set how OpenMP waits has decided it.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = _ROUNDS_OF_WAITING
 
 
 def in_ranges(work: Callable[[int, int], None], size: int, longest: int | None = None) -> None:

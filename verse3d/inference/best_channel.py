@@ -2,7 +2,7 @@
 
 import torch
 
-from verse3d.inference.single_threaded import in_ranges_single_threaded
+from verse3d.core.single_threaded import in_ranges_single_threaded
 
 _ROWS_VOXELS = 2**14
 """Voxels of the rows that one thread does before it asks for more."""

@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 
 from verse3d.core.axismaps import AxisMap, Box
+from verse3d.core.single_threaded import in_ranges_single_threaded
 from verse3d.core.threads import thread_count
 from verse3d.inference.dense_interpolation import fill_densely
-from verse3d.inference.single_threaded import in_ranges_single_threaded
 
 _BOX_VOXELS = 2**21
 _BOX_NUMBERS = 2**21

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from verse3d.core.logs import Progress, no_progress
+from verse3d.core.single_threaded import in_order_side_by_side
 from verse3d.inference.finite import FiniteCheck
 from verse3d.inference.oom_fallback import Placement
 from verse3d.inference.open_sums import FinishedPlanes, OpenSums
-from verse3d.inference.single_threaded import in_order_side_by_side
 from verse3d.model.tilings import Region, Tiling
 
 

@@ -33,6 +33,7 @@ from verse3d.inference.scout import look_for_spine
 from verse3d.inference.spine_crop import SpineRegion
 from verse3d.model.checkpoint import TrainedNetwork, load_weights
 from verse3d.model.modes import Method
+from verse3d.model.on_cpu import quick_on
 from verse3d.model.scout import SCOUT_MM, USABLE, ScoutNetwork, scout_loss
 from verse3d.training.average import RunningMean
 from verse3d.training.scout_samples import (
@@ -149,7 +150,9 @@ class ScoutTraining:
             batch = Augment(sample.size)(PackedBatch.of([sample.box]).on(self._device))
             # Channels last is what a CPU's convolutions are quick at.
             image = channels_last(batch["image"]) if self._device.type == "cpu" else batch["image"]
-            loss = scout_loss(self._network(image), batch["label"])
+            with quick_on(self._device):
+                logits = self._network(image)
+            loss = scout_loss(logits, batch["label"])
             torch.autograd.backward(loss / len(samples))
             losses.append(loss.detach())
         for group in self._optimizer.param_groups:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from verse3d.core.runtime import Precision, channels_last
+from verse3d.model.on_cpu import quick_on
 from verse3d.training.average import RunningMean
 from verse3d.training.ranks import Ranks
 from verse3d.training.schedule import Schedule
@@ -84,7 +85,7 @@ def training_step(learner: Learner, batch: Batch, network: NetworkCall | None = 
 def forward(learner: Learner, network: NetworkCall, image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     """The loss of a batch. On CPUs convolutions are quickest with channels last, on GPUs instance norm is not."""
     image = channels_last(image) if learner.device.type == "cpu" else image
-    with learner.precision.autocast(learner.device):
+    with learner.precision.autocast(learner.device), quick_on(learner.device):
         logits = network(image)
     return learner.loss(logits.float(), label)  # sums over millions of voxels are no job for 16 bits
 

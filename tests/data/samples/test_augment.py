@@ -1,5 +1,7 @@
 """What becomes of boxes on the training device: as MONAI does it, in batches, and the same whatever the batch is."""
 
+from threading import get_ident
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,10 @@ from monai.transforms import AdjustContrast, Affine, GaussianSmooth
 
 from tests.data.samples.cases import as_todays_monai
 from tests.data.samples.test_cut import STILL, blocks, cutter
+from verse3d.core import single_threaded, threads
 from verse3d.core.config import AugmentConfig
 from verse3d.core.geometry import Geometry
+from verse3d.data.samples import augment
 from verse3d.data.samples.augment import Augment, change_grey_values
 from verse3d.data.samples.cut import Box
 from verse3d.data.samples.draws import UNCHANGED, ChangeDraws, Changes, Warp
@@ -40,6 +44,17 @@ def augmented(*boxes, size=PATCH, device="cpu"):
 def drawn(seed, dims=3, **augment) -> Changes:
     settings = AugmentConfig(**{**STILL, **augment})
     return ChangeDraws(settings, (1.5,) * dims, mirrors=dims == 3).draw(np.random.RandomState(seed))
+
+
+@pytest.fixture
+def two_cores(monkeypatch):
+    """Two threads to use, whatever this machine and the call of the tests allow."""
+    for module in (threads, single_threaded):
+        monkeypatch.setattr(module, "thread_count", lambda: 2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 # --- boxes
@@ -352,3 +367,28 @@ def test_the_largest_changes_are_the_configured_ones():
     assert all(0.2 <= sigma <= 0.9 for one in changes for sigma in one.blur_voxels)
     volumes = [np.linalg.det(one.warp.matrix) for one in changes]
     assert 0.8**3 <= min(volumes) < 0.9 and 1.1 < max(volumes) <= 1.2**3
+
+
+# --- cores
+
+
+def test_each_core_makes_a_sample_and_it_is_the_same_as_when_one_core_makes_them_all(two_cores, monkeypatch):
+    everything = dict.fromkeys(("mirror_left_right", "affine", "elastic", "noise", "blur", "contrast", "gain"), 1.0)
+    boxes = [box_of(drawn(seed, **everything), margin=4, seed=seed) for seed in range(5)]
+    seen = set()
+    change = change_grey_values
+    monkeypatch.setattr(
+        augment, "change_grey_values", lambda *args: (seen.add((get_ident(), torch.get_num_threads())), change(*args))
+    )
+    side_by_side = augmented(*boxes)
+    assert 1 <= len(seen) <= 2
+    assert {count for _, count in seen} == {1}
+    assert get_ident() not in {thread for thread, _ in seen}
+    torch.set_num_threads(1)
+    one_by_one = augmented(*boxes)
+    for key in ("image", "label"):
+        assert torch.equal(side_by_side[key], one_by_one[key])
+    # A network can learn from what other threads have filled.
+    weight = torch.ones(1, requires_grad=True)
+    (side_by_side["image"] * weight).sum().backward()
+    assert weight.grad is not None

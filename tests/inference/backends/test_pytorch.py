@@ -21,7 +21,7 @@ from tests.inference.backends.models import (
 )
 from verse3d.core.runtime import Precision
 from verse3d.inference.backends import TorchBackend, open_backend, torch_backend
-from verse3d.inference.backends.pytorch import ChannelsLast, QuickConvolutions
+from verse3d.inference.backends.pytorch import QuickConvolutions
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -83,43 +83,6 @@ def test_in_bfloat16_no_layer_between_exchanges_the_order_in_memory(tmp_path):
             )
     backend(pieces_of((1, 32, 48, 16), 2))
     assert wrong == []
-
-
-NORMS = {
-    "with weights, 3d": (nn.InstanceNorm3d(3, affine=True), (2, 3, 5, 6, 7)),
-    "without weights, 2d": (nn.InstanceNorm2d(2), (3, 2, 9, 4)),
-    "with means of its own": (nn.InstanceNorm3d(2, track_running_stats=True), (2, 2, 4, 5, 6)),
-    "1d": (nn.InstanceNorm1d(2, affine=True), (2, 2, 9)),
-}
-
-
-@pytest.mark.parametrize("name", NORMS)
-def test_an_instance_norm_stays_the_same_sum(name):
-    layer, shape = NORMS[name]
-    layer.eval()
-    for parameter in layer.parameters():
-        nn.init.uniform_(parameter, -1.0, 2.0)
-    image = torch.randn(shape, generator=torch.Generator().manual_seed(1)) * 3 + 1
-    with torch.no_grad():
-        plain = layer(image)
-        with ChannelsLast():
-            quick = layer(image)
-    torch.testing.assert_close(quick, plain, rtol=1e-5, atol=1e-5)
-
-
-def test_an_instance_norm_of_a_single_voxel_is_refused_as_by_pytorch():
-    with torch.no_grad(), ChannelsLast(), pytest.raises(ValueError, match="more than 1 spatial element"):
-        nn.InstanceNorm3d(2)(torch.rand(1, 2, 1, 1, 1))
-
-
-@pytest.mark.parametrize("bias", [True, False])
-def test_one_channel_is_convolved_to_one_in_float32(bias):
-    layer = nn.Conv3d(1, 1, 3, padding=(1, 0, 1), bias=bias).bfloat16()
-    image = torch.rand(2, 1, 9, 10, 11).bfloat16()
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), ChannelsLast():
-        quick = layer(image)
-    assert quick.dtype is torch.float32
-    torch.testing.assert_close(quick, layer.float()(image.float()), rtol=1e-5, atol=1e-5)
 
 
 CONVOLUTIONS = {

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch.nn.functional import grid_sample, interpolate
 
+from verse3d.core.single_threaded import in_ranges_single_threaded
 from verse3d.data.samples.draws import LEFT_RIGHT, Changes, Warp
 from verse3d.data.samples.filters import axis_filter, filter_axis
 from verse3d.data.samples.interpolation import PaddedBox
@@ -38,10 +39,17 @@ class Augment:
         first = boxes[0].image
         image = torch.empty((len(boxes), first.shape[0], *self.size), dtype=torch.float32, device=first.device)
         label = torch.empty((len(boxes), 1, *self.size), dtype=torch.uint8, device=first.device)
+
         # One by one: some matrix products round differently in a batch, and then a sample would depend on the others.
-        for number, box in enumerate(boxes):
-            _place_sample(box, image[number], label[number])
-            change_grey_values(image[number], box.changes)
+        def make(start: int, stop: int) -> None:
+            for number in range(start, stop):
+                _place_sample(boxes[number], image[number], label[number])
+                change_grey_values(image[number], boxes[number].changes)
+
+        if first.device.type == "cpu" and torch.get_num_threads() > 1:
+            in_ranges_single_threaded(make, len(boxes), 1)
+        else:
+            make(0, len(boxes))
         return {"image": image, "label": label}
 
 

@@ -1,22 +1,18 @@
 """The network in PyTorch itself."""
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from verse3d.core.runtime import Precision, channels_last, choose_precision
+from verse3d.model.on_cpu import QuickOnCpu, is_called_by_layer
 
 _CONVOLUTIONS = (torch.conv2d, torch.conv3d)
-_ARGUMENTS = 7
-_DIMENSIONS = (4, 5)
-"""Of slices and of windows: (B, channels, ...)."""
 _WITH_KERNELS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -80,7 +76,7 @@ class TorchBackend:
     def _on_cpu(self, pieces: torch.Tensor) -> torch.Tensor:
         pieces = pieces.to(self.device)
         if self.number_format.dtype is not torch.float32:
-            with self.number_format.autocast(self.device), ChannelsLast():
+            with self.number_format.autocast(self.device), QuickOnCpu():
                 lower: torch.Tensor = self.network(channels_last(pieces))
             return lower
         with QuickConvolutions():
@@ -110,65 +106,13 @@ def with_short_weights(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     """The network, changed in place: weights of convolutions in the format and the order that they are used in.
 
     Autocast would convert them for every piece. What else a network holds stays float32, as autocast leaves it, and so
-    do weights from one channel to one: see ``ChannelsLast``. So logits are those of the network as it was.
+    do weights from one channel: see ``model.on_cpu``. So logits are those of the network as it was.
     """
     for layer in network.modules():
-        if isinstance(layer, _WITH_KERNELS) and layer.weight.shape[:2] != (1, 1):
+        if isinstance(layer, _WITH_KERNELS) and layer.in_channels != 1:
             layer.to(dtype)
             layer.weight.data = channels_last(layer.weight.data)
     return network.requires_grad_(False)
-
-
-class ChannelsLast(TorchFunctionMode):
-    """Keeps the channels of a voxel together in memory through a network in bfloat16 on the CPU.
-
-    oneDNN's convolutions work in that order. Two functions of PyTorch leave it, or are slow in it::
-
-        instance norm        exchanges the order of all it gets; a batch norm of one piece is the same sum, and does not
-        1 -> 1 channel       AMX multiplies 16 channels at once, of which 15 would be empty: float32 is quicker
-    """
-
-    def __torch_function__(
-        self,
-        func: Any,  # noqa: ANN401 - a function of PyTorch
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 - what the function returns
-        """Called by PyTorch in place of each of its functions."""
-        if func is functional.instance_norm and kwargs and len(args) == 1 and _is_of_each_piece(args[0], kwargs):
-            return _instance_norm(args[0], kwargs)
-        if func in _CONVOLUTIONS and not kwargs and _is_from_one_to_one(args):
-            return _convolved_in_float32(args)
-        return func(*args, **(kwargs or {}))
-
-
-def _is_of_each_piece(image: torch.Tensor, settings: Mapping[str, Any]) -> bool:
-    """Whether an instance norm takes mean and deviation from each piece of (B, channels, ...) itself."""
-    # The function hands on all but its first argument by name.
-    from_pieces = settings.get("running_mean") is None and settings.get("use_input_stats", True)
-    return from_pieces and image.dim() in _DIMENSIONS and math.prod(image.shape[2:]) > 1
-
-
-def _instance_norm(image: torch.Tensor, settings: Mapping[str, Any]) -> torch.Tensor:
-    """Of the arguments of ``torch.nn.functional.instance_norm``."""
-    weight, bias, eps = settings.get("weight"), settings.get("bias"), settings.get("eps", 1e-5)
-    normed = [
-        torch.batch_norm(piece, weight, bias, None, None, True, 0.0, eps, True) for piece in torch.split(image, 1)
-    ]
-    return normed[0] if len(normed) == 1 else torch.cat(normed)
-
-
-def _is_from_one_to_one(args: tuple[Any, ...]) -> bool:
-    return _is_as_in_layers(args) and args[1].shape[:2] == (1, 1)
-
-
-def _convolved_in_float32(args: tuple[Any, ...]) -> torch.Tensor:
-    """Of the arguments of ``torch.conv3d``."""
-    image, weight, bias, stride, padding, dilation, groups = args
-    with torch.autocast(image.device.type, enabled=False):
-        bias = None if bias is None else bias.float()
-        return torch.mkldnn_convolution(image.float(), weight.float(), bias, padding, stride, dilation, groups)
 
 
 class QuickConvolutions(TorchFunctionMode):
@@ -193,14 +137,4 @@ class QuickConvolutions(TorchFunctionMode):
 
 
 def _suits_onednn(args: tuple[Any, ...]) -> bool:
-    return _is_as_in_layers(args) and args[0].dtype is torch.float32
-
-
-def _is_as_in_layers(args: tuple[Any, ...]) -> bool:
-    """Whether a convolution was called as ``nn.Conv2d`` and ``nn.Conv3d`` do, with padding in numbers, for oneDNN."""
-    return (
-        len(args) == _ARGUMENTS
-        and not isinstance(args[4], str)
-        and args[0].device.type == "cpu"
-        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    )
+    return is_called_by_layer(args) and args[0].dtype is torch.float32

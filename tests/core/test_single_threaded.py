@@ -5,9 +5,8 @@ import threading
 import pytest
 import torch
 
-from verse3d.core import threads
-from verse3d.inference import single_threaded
-from verse3d.inference.single_threaded import in_order_side_by_side, in_ranges_single_threaded
+from verse3d.core import single_threaded, threads
+from verse3d.core.single_threaded import in_order_side_by_side, in_ranges_single_threaded
 
 
 @pytest.fixture
