@@ -21,7 +21,7 @@ from scipy import ndimage
 
 from tests import scans
 from tests.scans import PIR, ThresholdNet, orientation, spine, tiny_config, turned
-from verse3d.core import read_ahead, threads
+from verse3d.core import read_ahead, single_threaded, threads
 from verse3d.core.errors import DataError, MemoryLimitError, OutputError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERTEBRAE
@@ -31,7 +31,7 @@ from verse3d.core.runtime import choose_precision, peak_rss_mb, rss_mb
 from verse3d.core.volume import Volume, read_image, read_labels
 from verse3d.data.cases import Case
 from verse3d.data.predictions import mask_path, read_predictions
-from verse3d.inference import predict, scan_stages, single_threaded
+from verse3d.inference import predict, scan_stages
 from verse3d.inference.aggregator import BinaryAggregator
 from verse3d.inference.ensemble import Ensemble
 from verse3d.inference.guards import Maker, require_maker
