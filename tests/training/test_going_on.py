@@ -114,7 +114,6 @@ def test_a_run_whose_state_is_of_another_epoch_than_its_weights_is_refused(datas
         train(dataset, out, UNVALIDATED, resume=True)
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more processes than this one may use cores
 def test_two_and_two_epochs_equal_four_with_patches_from_other_processes(dataset, tmp_path, plain):
     config = tiny_config(**DROPOUT, runtime={"workers": 2})
     train(dataset, tmp_path, config, max_epochs=2)
