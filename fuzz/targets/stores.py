@@ -100,7 +100,7 @@ def _voxels(job: Job) -> tuple[Any, Any]:
     """Image and ids of the whole case, and what sampling asks for on the way."""
     case = StoredCases([job], "vertebrae")[0]
     random = np.random.RandomState(0)
-    case.draw_centre(0.5, random)
-    case.draw_on([1, 2], random)
+    for foreground_fraction in (0.0, 1.0):
+        case.draw_centre(foreground_fraction, random)
     case.read_coarse()
     return case.read((0, 0, 0), case.geometry.shape)

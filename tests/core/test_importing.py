@@ -1,6 +1,7 @@
 """Imports that Python's search for garbage does not slow down."""
 
 import gc
+from contextlib import ExitStack
 
 import pytest
 
@@ -49,6 +50,16 @@ def test_garbage_made_meanwhile_is_found_later():
 def test_a_failed_import_leaves_the_collector_on():
     with pytest.raises(ImportError), uncollected():
         raise ImportError
+    assert gc.isenabled()
+
+
+def test_of_two_threads_that_import_at_once_the_last_to_end_switches_the_collector_on():
+    first, second = ExitStack(), ExitStack()
+    first.enter_context(uncollected())
+    second.enter_context(uncollected())
+    first.close()
+    assert not gc.isenabled()
+    second.close()
     assert gc.isenabled()
 
 

@@ -1,6 +1,8 @@
 """Parts of a volume are done on all cores, each in a single thread of PyTorch, and nothing of that stays behind."""
 
+import signal
 import threading
+import time
 
 import pytest
 import torch
@@ -91,3 +93,40 @@ def test_an_error_comes_in_the_place_of_its_result_and_ends_the_others():
         next(results)
     assert max(done) <= 4
     assert torch.get_num_threads() == before
+
+
+def test_ctrl_c_waits_for_what_is_worked_on_and_leaves_no_thread():
+    before, begun, ended = torch.get_num_threads(), [], []
+
+    def work(item):
+        begun.append(item)
+        if item == 5:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        time.sleep(0.02)
+        ended.append(item)
+
+    with pytest.raises(KeyboardInterrupt):
+        list(in_order_side_by_side(work, range(50), 2))
+    assert sorted(begun) == sorted(ended) and len(begun) < 10
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("beside")]
+    assert torch.get_num_threads() == before
+
+
+def test_a_second_ctrl_c_meanwhile_leaves_pytorch_its_threads_too(monkeypatch):
+    class Impatient(single_threaded.ThreadPoolExecutor):
+        def shutdown(self, wait=True, *, cancel_futures=False):
+            super().shutdown(wait, cancel_futures=cancel_futures)
+            if cancel_futures:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(single_threaded, "ThreadPoolExecutor", Impatient)
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        results = in_order_side_by_side(lambda item: item, range(9), 2)
+        next(results)
+        with pytest.raises(KeyboardInterrupt):
+            results.close()
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)

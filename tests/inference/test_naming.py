@@ -119,6 +119,19 @@ def test_a_first_look_keeps_where_the_scan_is_as_dense_as_bone_around_the_spine(
     assert seen.scan.dense.any() and min(seen.scan.geometry.spacing_mm) >= 2.0
 
 
+@pytest.mark.parametrize("window_hu", [(-200.0, 200.0), (-100.0, 150.0), (300.0, 1300.0)])
+def test_where_grey_values_end_below_bone_or_begin_above_it_nothing_is_said_about_ribs(window_hu):
+    scan = scan_of(between("T10", "L3"))
+    maps, _ = scan.maps()
+    seeing = Said(np.log(np.maximum(maps, 1e-6)))
+    seeing.head = Passed()
+    seen = SequenceNaming([seeing]).look(np.zeros(scan.geometry.shape, np.float32), scan.geometry, window_hu)
+    assert seen.scan is None
+    assert [each.name for each in SequenceNaming().name(scan.parts(), scan.geometry, seen).vertebrae] == between(
+        "T10", "L3"
+    )
+
+
 def test_ribs_overrule_a_network_that_is_wrong_by_one_vertebra():
     scan = wide_scan(between("T9", "L3"))
     seen = levels(scan, shift=1, sure=0.1)

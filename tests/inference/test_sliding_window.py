@@ -100,6 +100,24 @@ def test_batches_side_by_side_give_the_same_labels_to_the_last_bit(channels, bat
     assert told == sorted(told) and told[0] == 0 and told[-1] == len(windows.regions)
 
 
+def test_a_single_batch_has_all_threads_of_pytorch_for_itself():
+    before, model, seen = torch.get_num_threads(), network(1), []
+
+    def counting(pieces):
+        seen.append(torch.get_num_threads())
+        return model(pieces)
+
+    torch.set_num_threads(4)
+    try:
+        for shape in ((8, 12, 16), (17, 14, 41)):
+            segmented(
+                picture(shape), tiling(shape), placed(counting), channels=1, settings=StreamSettings(side_by_side=2)
+            )
+    finally:
+        torch.set_num_threads(before)
+    assert seen[0] == 4 and set(seen[1:]) == {2}
+
+
 def test_an_error_in_a_batch_beside_others_comes_out_and_pytorch_keeps_its_threads():
     before, windows = torch.get_num_threads(), tiling((17, 14, 41))
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.labelling.ribs import RIB, both, dense_map, wide_scan
+from verse3d.core.geometry import Geometry
 from verse3d.labelling.bones import Bone, BoneMap
 from verse3d.labelling.ribs import DenseMap, beside_ml, log_chances_of_ribs, without_crumbs
 
@@ -70,6 +71,29 @@ def test_nothing_is_known_of_a_side_that_the_scan_does_not_show():
 
     assert shown(-20.0, 40.0)[1] > 0.3
     assert np.isnan(shown(-20.0, 20.0)).all()
+
+
+@pytest.mark.parametrize(
+    ("turned_degrees", "half_mm", "found_ml"), [(0.0, 25.0, np.nan), (40.0, 25.0, np.nan), (40.0, 40.0, 0.0)]
+)
+def test_how_far_a_turned_scan_goes_is_asked_of_the_scan_and_not_of_the_box_around_it(
+    turned_degrees, half_mm, found_ml
+):
+    # From above, with the bone o and the place 35 mm beside it that the scan must show:
+    #
+    #     .....____        a narrow scan, turned: x lies in the box around it,
+    #     :  / o /x:       and not in the scan
+    #     :_/___/..:
+    angle = np.radians(turned_degrees)
+    affine = np.eye(4)
+    affine[:2, :2] = 2.0 * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    shape = (1 + int(half_mm), 61, 31)
+    affine[:3, 3] = -affine[:3, :3] @ (np.array(shape) - 1) / 2
+    numbers = np.zeros(shape, np.uint8)
+    numbers[tuple(slice(n // 2 - 5, n // 2 + 6) for n in shape)] = 1
+    bones = BoneMap(numbers, (0, 0, 0), (Bone(1, (0.0, 0.0, 0.0), 10.0, is_cut=False),))
+    grid = Geometry(shape, affine)
+    np.testing.assert_equal(beside_ml(bones, grid, DenseMap(numbers > 0, grid)), [found_ml])
 
 
 def test_nothing_is_known_beyond_the_part_that_was_looked_at():

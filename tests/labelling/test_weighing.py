@@ -123,6 +123,17 @@ def test_a_last_vertebra_without_bone_beside_it_is_not_followed_by_the_sacrum():
     assert held - bare > 2.0
 
 
+def test_a_bone_in_a_single_thick_sagittal_slice_has_no_width_and_that_is_no_evidence():
+    points = centres_of(between("T11", "L2"))
+    bones = tuple(Bone(n, tuple(point), 30.0, is_cut=False, width_mm=0.0) for n, point in enumerate(points, start=1))
+    one_slice = BoneMap(np.zeros((1, 1, 1), np.uint8), (0, 0, 0), bones)
+    unknown = replace(one_slice, bones=tuple(replace(bone, width_mm=float("nan")) for bone in bones))
+    grid = grid_around(points, 10.0, 10.0)
+    found, expected = (name_bones(each, grid, without_a_look(len(points))) for each in (one_slice, unknown))
+    assert [each.name for each in found.vertebrae] == [each.name for each in expected.vertebrae]
+    assert found.readings == expected.readings
+
+
 def test_what_fits_points_stays_as_it_is():
     before = shipped_priors()
     anomalies, missed = before.anomalies.copy(), before.missed.copy()

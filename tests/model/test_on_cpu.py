@@ -60,7 +60,7 @@ NETWORKS = {
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_and_its_gradients_stay_the_same(name):
     torch.manual_seed(0)
-    usual = {"input_channels": 1, "channels": (4, 6, 8), "residual_units": 2, "norm": "instance", "dropout": 0.0}
+    usual = {"input_channels": 1, "channels": (16, 6, 32), "residual_units": 2, "norm": "instance", "dropout": 0.0}
     settings = usual | NETWORKS[name]
     size = (8, 12, 20)[: settings["spatial_dims"]]
     assert_the_same(ResidualUNet(**settings), torch.randn(2, settings["input_channels"], *size))
@@ -149,9 +149,9 @@ def test_the_gradient_of_a_slope_over_many_voxels_is_not_added_up_in_16_bits():
 
 
 NORMS = {
-    "with weights, 3d": (nn.InstanceNorm3d(3, affine=True), (2, 3, 5, 6, 7)),
-    "without weights, 2d": (nn.InstanceNorm2d(2), (3, 2, 9, 4)),
-    "of one piece": (nn.InstanceNorm3d(2, affine=True), (1, 2, 4, 5, 6)),
+    "with weights, 3d": (nn.InstanceNorm3d(16, affine=True), (2, 16, 3, 4, 2)),
+    "without weights, 2d": (nn.InstanceNorm2d(32), (3, 32, 3, 4)),
+    "of one piece": (nn.InstanceNorm3d(16, affine=True), (1, 16, 4, 1, 2)),
 }
 
 
@@ -163,6 +163,17 @@ def test_an_instance_norm_stays_the_same_sum(name):
     image = torch.randn(shape, generator=torch.Generator().manual_seed(1)) * 3 + 1
     assert computed(layer, image) == ["_instance_norm"]
     assert_the_same(layer, image)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 27])
+def test_an_instance_norm_of_any_number_of_channels_is_quicker_forward_alone(channels):
+    layer, image = nn.InstanceNorm3d(channels, affine=True), torch.randn(2, channels, 3, 4, 5)
+    assert computed(layer, image) == []
+    with torch.no_grad():
+        assert computed(layer, image) == ["_instance_norm"]
+        plain = layer(image)
+        with QuickOnCpu():
+            torch.testing.assert_close(layer(image), plain, rtol=1e-5, atol=1e-5)
 
 
 def test_an_instance_norm_of_a_single_voxel_is_refused_as_by_pytorch():

@@ -257,7 +257,7 @@ def test_a_checkpoint_that_is_read_back_damaged_does_not_replace_the_old_one(dat
     before = (tmp_path / name).read_bytes()
     with monkeypatch.context() as patched:
         write_damaged(patched, name)
-        patched.setattr(keeping, "_better", lambda *_: True)
+        patched.setattr(keeping, "is_better", lambda *_: True)
         with pytest.raises(OutputError, match=rf"{name}: .*read back damaged; {name} is still that of before"):
             train(dataset, tmp_path, resume=True)
     assert (tmp_path / name).read_bytes() == before

@@ -244,9 +244,10 @@ def test_one_that_begins_with_another_has_its_weights_and_is_judged_before_its_f
     assert third.assessed is not None
 
 
+@pytest.mark.parametrize("is_resumed", [False, True])
 @pytest.mark.parametrize(("usable", "steps", "phantoms"), [(1.0, 0, 0), (0.0, 0, 2), (1.0, 1, 2)])
 def test_phantoms_are_asked_again_only_of_a_scout_that_has_changed_or_was_not_usable(
-    monkeypatch, usable, steps, phantoms
+    monkeypatch, usable, steps, phantoms, is_resumed
 ):
     drawn = []
 
@@ -261,6 +262,9 @@ def test_phantoms_are_asked_again_only_of_a_scout_that_has_changed_or_was_not_us
     learner.begin_with(stored, Path("a.pt"))
     for _ in range(steps):
         learner.step()
+    if is_resumed:
+        state, learner = learner.to_dict(), training()
+        learner.restore(state, None)
     learner.assess()
     assert len(drawn) == phantoms
     assert learner.assessed.scores[USABLE] == 1.0

@@ -90,6 +90,11 @@ class Geometry:
         offsets = np.asarray(points_mm, dtype=float) - self.affine[:3, 3]
         return np.asarray(np.linalg.solve(self.affine[:3, :3], offsets.T).T)
 
+    def contains(self, points_mm: ArrayLike) -> NDArray[np.bool_]:
+        """Whether each of the world points (N, 3) lies among the voxel centres of the grid, (N,)."""
+        index = self.index_from_world(points_mm)
+        return np.asarray(((index >= 0) & (index <= np.array(self.shape) - 1)).all(axis=1))
+
     def corners_mm(self) -> NDArray[np.float64]:
         """World mm (8, 3) of the centres of the corner voxels."""
         # Two affine maps differ most at a corner, so eight points tell about all voxels.

@@ -1,12 +1,42 @@
 """Importing much at once."""
 
-import contextlib
 import gc
-from collections.abc import Iterator
+import threading
+from types import TracebackType
 
 
-@contextlib.contextmanager
-def uncollected() -> Iterator[None]:
+class _Uncollected:
+    """Whether Python's collector was on, and held anything frozen, before the first of all who are inside came."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._was_on, self._has_frozen = threading.Lock(), 0, True, False
+
+    def __enter__(self) -> None:
+        # Counted: of two threads that import at once, the first to end would switch it on for both, or neither would.
+        with self._lock:
+            if not self._inside:
+                self._was_on, self._has_frozen = gc.isenabled(), gc.get_freeze_count() > 0
+                gc.disable()
+            self._inside += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside:
+                return
+            if not self._has_frozen:
+                gc.freeze()
+                gc.unfreeze()  # Python gives back what was frozen as old
+            if self._was_on:
+                gc.enable()
+
+
+_uncollected = _Uncollected()
+
+
+def uncollected() -> _Uncollected:
     """Look for no garbage meanwhile: libraries bring half a million objects, nearly all of which stay.
 
     Python's collector would look through them again and again while there are more and more of them. Those that are
@@ -15,15 +45,7 @@ def uncollected() -> Iterator[None]:
         young   ->  older  ->  old          each step is a look at all of them
         young   ------------>  old          here, without any
 
-    May be nested. If the program switched its collector off, it stays off; what it froze stays frozen.
+    May be nested, and used by several threads at once. If the program switched its collector off, it stays off; what it
+    froze stays frozen.
     """
-    was_on, has_frozen = gc.isenabled(), gc.get_freeze_count() > 0
-    gc.disable()
-    try:
-        yield
-    finally:
-        if not has_frozen:
-            gc.freeze()
-            gc.unfreeze()  # Python gives back what was frozen as old
-        if was_on:
-            gc.enable()
+    return _uncollected

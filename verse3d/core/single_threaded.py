@@ -75,5 +75,7 @@ def in_order_side_by_side(
             while begun:
                 yield begun.popleft().result()
         finally:
-            pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(threads)
+            try:
+                pool.shutdown(cancel_futures=True)  # waits for what is worked on: each sets the number for itself
+            finally:
+                torch.set_num_threads(threads)

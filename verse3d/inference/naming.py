@@ -36,7 +36,7 @@ class LevelMaps:
     Attributes:
         probabilities: (27, i, j, k) float16: background, then C1 ... L6.
         geometry: the grid of i, j, k, 4 mm.
-        scan: where the scan is as dense as bone there; None if nobody looked.
+        scan: where the scan is as dense as bone there; None if nobody looked, or grey values do not tell.
     """
 
     probabilities: NDArray[np.float16]
@@ -70,6 +70,8 @@ def level_maps(
     if levels is None:
         return None
     low, high = window_hu
+    if not low < BONE_HU < high:
+        return levels  # all of it would be bone, or nothing
     # The box around the spine, in voxels of the image: 28 mm around it, where ribs leave the vertebrae.
     corners = grid.index_from_world(levels.geometry.corners_mm())
     start = np.clip(np.floor(corners.min(axis=0)), 0, grid.shape).astype(int)

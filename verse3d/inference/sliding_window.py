@@ -140,14 +140,15 @@ class _Sweep:
             core 1          window 1   window 3   window 5 ...       other after every layer; so each has its own
             this thread            add 0 1    add 2 3 ...
         """
-        if self.settings.side_by_side == 1 or self.placement.ensemble.device.type != "cpu":
+        at_once = min(self.settings.side_by_side, len(groups))  # a single window has all cores
+        if at_once < 2 or self.placement.ensemble.device.type != "cpu":
             yield from (None for _ in groups)
             return
 
         def scores_of(group: Sequence[int]) -> torch.Tensor:
             return self.placement.scores(self._cut(group), self.tiling)
 
-        with contextlib.closing(in_order_side_by_side(scores_of, groups, self.settings.side_by_side)) as computed:
+        with contextlib.closing(in_order_side_by_side(scores_of, groups, at_once)) as computed:
             while (scores := self._waited_for(computed)) is not None:
                 yield scores
 

@@ -31,6 +31,7 @@ class Bone:
         volume_ml: of what is in view.
         is_cut: whether the scan ends in the middle of it. A tip cut off a process does not count.
         width_mm: how far it reaches from left to right, processes included; NaN if that is not known.
+        arch_mm: how far the middle of all of it lies behind that of its body; NaN if that is not known.
     """
 
     number: int
@@ -38,6 +39,7 @@ class Bone:
     volume_ml: float
     is_cut: bool
     width_mm: float = float("nan")
+    arch_mm: float = float("nan")
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,16 +153,18 @@ def measured_bones(
             and abs(centre[0, axis] - at) * geometry.spacing_mm[axis] < _CUT_DEPTH * side
             for axis, at, areas in faces
         )
-        width_mm = float("nan") if is_cut else _width_mm(bone[1:-1, 1:-1, 1:-1], coarse, geometry)
-        found.append(Bone(number, (x, y, z), float(volumes[number]), is_cut, width_mm))
+        # mm from the first voxel of its box
+        steps_mm = geometry.affine[:3, :3] * coarse.step
+        all_mm, deep_mm = np.argwhere(bone[1:-1, 1:-1, 1:-1]) @ steps_mm.T, deep @ steps_mm.T
+        width_mm, arch_mm = _width_mm(all_mm[:, 0]), float(deep_mm[:, 1].mean() - all_mm[:, 1].mean())
+        shape = (float("nan"), float("nan")) if is_cut else (width_mm, arch_mm)
+        found.append(Bone(number, (x, y, z), float(volumes[number]), is_cut, *shape))
     return tuple(found)
 
 
-def _width_mm(bone: NDArray[np.bool_], coarse: CoarseGrid, geometry: Geometry) -> float:
+def _width_mm(across_mm: NDArray[np.float64]) -> float:
     """From left to right, without the outermost half per cent of its voxels on either side."""
-    # World x alone: a row of the affine, so a scan may lie on its grid as it likes.
-    across = np.argwhere(bone) @ (geometry.affine[0, :3] * coarse.step)
-    left, right = np.quantile(across, (_TIP, 1.0 - _TIP))
+    left, right = np.quantile(across_mm, (_TIP, 1.0 - _TIP))
     return float(right - left)
 
 

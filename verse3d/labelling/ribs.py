@@ -22,6 +22,7 @@ from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERTEBRAE
 from verse3d.labelling.bones import Bone, BoneMap
 from verse3d.labelling.sampling import points_of_bones
+from verse3d.labelling.upright import has_arches_in_front
 
 BONE_HU = 200.0
 """Of spongy bone at the edge of what is dense; vessels with contrast agent lie in front of a body."""
@@ -70,16 +71,16 @@ def beside_ml(bones: BoneMap, grid: Geometry, scan: DenseMap) -> NDArray[np.floa
     """
     sides = np.full((len(bones.bones), 2), np.nan)
     found, whose = _found_near(points_of_bones(bones, grid), scan)
-    corners = np.stack([grid.corners_mm(), scan.geometry.corners_mm()])
-    # Both must show it: the map may lie around a part of the spine only.
-    low, high = corners.min(axis=1).max(axis=0), corners.max(axis=1).min(axis=0)
+    # Of a header that is wrong the bones know better where the front is.
+    front = -1.0 if has_arches_in_front(bones.bones) else 1.0
     for row, bone in enumerate(bones.bones):
         # World RAS+, whatever the grid is like: x to a side, y to the front, z to the head
-        across, forward, along = (found[whose == row] - bone.centre_mm).T
+        across, forward, along = (found[whose == row] - bone.centre_mm).T * [[1.0], [front], [1.0]]
         inside = (forward > _FORWARD_MM[0]) & (forward < _FORWARD_MM[1]) & (np.abs(along) < _ALONG_MM)
         for side, sign in enumerate((-1.0, 1.0)):
-            reached = np.add(bone.centre_mm, (sign * _REACH_MM, 0.0, 0.0))
-            if not bone.is_cut and (reached >= low).all() and (reached <= high).all():
+            reached = np.add(bone.centre_mm, [(sign * _REACH_MM, 0.0, 0.0)])
+            # Both must show it: the map may lie around a part of the spine only.
+            if not bone.is_cut and grid.contains(reached)[0] and scan.geometry.contains(reached)[0]:
                 sides[row, side] = (inside & (sign * across > _ACROSS_MM)).sum() * scan.geometry.voxel_ml
     # The lesser of those that are known
     return without_crumbs(np.fmin(sides[:, 0], sides[:, 1]), bones.bones)

@@ -15,6 +15,7 @@ from verse3d.labelling.detections import detections
 from verse3d.labelling.evidence import LevelEvidence, doubting_small_bones
 from verse3d.labelling.naming import NamedSpine, name_spines
 from verse3d.labelling.priors import Priors
+from verse3d.labelling.upright import notes_on_the_header
 
 _LARGEST_PIECE = 0.4
 """Of the bone that it came off; what is larger may be a vertebra that the sequence has no place for."""
@@ -123,9 +124,10 @@ def name_bones(
     left_out = [bone for bone in bones.bones if not ids[bone.number]]
     readings = tuple((reading.probability, tuple(reading.names.values())) for reading in spine.readings)
     notes = _notes(spine, levels, left_out, joined=joined, other_spines=len(others))
-    two_in_one = _notes_on_c1(vertebrae)
-    ambiguous = spine.ambiguous or bool(two_in_one)
-    return NamedBones(tuple(vertebrae), ids, ambiguous, readings, spine.missed, (*notes, *two_in_one))
+    # However sure the reading is: it takes each bone for one vertebra, and the header for right.
+    doubts = (*_notes_on_c1(vertebrae), *notes_on_the_header(named, tuple(spine.names.values())))
+    ambiguous = spine.ambiguous or bool(doubts)
+    return NamedBones(tuple(vertebrae), ids, ambiguous, readings, spine.missed, (*notes, *doubts))
 
 
 def _notes_on_c1(vertebrae: Sequence[NamedVertebra]) -> tuple[str, ...]:
@@ -134,7 +136,8 @@ def _notes_on_c1(vertebrae: Sequence[NamedVertebra]) -> tuple[str, ...]:
     upper = [name for name in ("C1", "C2") if name in volumes]
     if len(upper) != 1 or "C3" not in volumes or volumes[upper[0]] <= _MOST_OF_C2 * volumes["C3"]:
         return ()
-    return (f"{upper[0]} is so large that C1 may hang together with it",)
+    other = "C2" if upper == ["C1"] else "C1"
+    return (f"{upper[0]} is so large that {other} may hang together with it",)
 
 
 def _vertebra(bone: Bone, name: str, chances: Mapping[str, float], share: float | None) -> NamedVertebra:
@@ -212,10 +215,17 @@ def _notes(
     if other_spines:
         notes.append(f"the scan shows {1 + other_spines} spines; only the longest is in the mask")
     if left_out:
+        few = len(left_out) == 1
+        words = "has no place in the spine and is left out" if few else "have no place in the spine and are left out"
         volume = sum(bone.volume_ml for bone in left_out)
-        notes.append(f"{len(left_out)} bones ({volume:.1f} ml) have no place in the spine and are left out")
+        notes.append(f"{len(left_out)} bone{'' if few else 's'} ({volume:.1f} ml) {words}")
     if joined:
-        notes.append(f"{joined} small bones were joined to the vertebra that they touch")
+        words = (
+            "bone was joined to the vertebra that it touches"
+            if joined == 1
+            else "bones were joined to the vertebrae that they touch"
+        )
+        notes.append(f"{joined} small {words}")
     return tuple(notes)
 
 

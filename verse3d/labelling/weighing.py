@@ -67,10 +67,15 @@ def weigh_bones(
         # To pass over a vertebra costs; to pass over a crumb of bone should not make anybody name it.
         false=is_none + known.real * priors.skipped[0],
         distances_mm=cdist(centres_mm, centres_mm),
-        log_widths=unknown if known.widths_mm is None else np.log(known.widths_mm),
+        log_widths=unknown if known.widths_mm is None else _log_widths(known.widths_mm),
         first=first,
         last=last,
     )
+
+
+def _log_widths(widths_mm: NDArray[np.float64]) -> NDArray[np.float64]:
+    """NaN where a width is not known, or 0: what lies in a single thick sagittal slice has none."""
+    return np.log(np.where(widths_mm > 0, widths_mm, np.nan))
 
 
 def _without_neighbours(known: LevelEvidence, centres_mm: NDArray[np.float64]) -> LevelEvidence:
@@ -137,12 +142,7 @@ def _goes_on(centres_mm: NDArray[np.float64], grid: Geometry) -> tuple[NDArray[n
     #   + o  o  o  o +      + : a step and a half beyond a bone; inside of the scan or outside?
     above = centres_mm - _ROOM * np.vstack([steps, steps[-1:]])
     below = centres_mm + _ROOM * np.vstack([steps[:1], steps])
-    return _inside(above, grid), _inside(below, grid)
-
-
-def _inside(points_mm: NDArray[np.float64], grid: Geometry) -> NDArray[np.bool_]:
-    index = grid.index_from_world(points_mm)
-    return np.asarray(((index >= 0) & (index <= np.array(grid.shape) - 1)).all(axis=1))
+    return grid.contains(above), grid.contains(below)
 
 
 def _ask_for_the_sacrum(beside_ml: NDArray[np.float64], looks: NDArray[np.float64], last: NDArray[np.float64]) -> None:

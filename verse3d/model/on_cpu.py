@@ -31,6 +31,8 @@ _DIMENSIONS = (4, 5)
 """Of slices and of windows: (B, channels, ...)."""
 _FEW, _FEW_FORWARD = 4, 1
 """Channels at full resolution up to which half the resolution is quicker; forward alone only for a single one."""
+_AT_ONCE = 16
+"""Channels that lie side by side in a register: the backward pass of a norm of any other number of them is slow."""
 _KERNEL = 3
 _CALLED_BY_LAYER = {"convolution": 7, "transposed": 8}
 """How many arguments ``nn.Conv3d`` and ``nn.ConvTranspose3d`` hand on, all by position."""
@@ -91,8 +93,8 @@ def _is_of_each_piece(image: torch.Tensor, settings: Mapping[str, Any]) -> bool:
     """Whether an instance norm takes mean and deviation from each piece of (B, channels, ...) itself."""
     # The function hands on all but its first argument by name.
     from_pieces = settings.get("running_mean") is None and settings.get("use_input_stats", True)
-    on_cpu = image.device.type == "cpu"
-    return on_cpu and from_pieces and image.dim() in _DIMENSIONS and math.prod(image.shape[2:]) > 1
+    usual = image.device.type == "cpu" and image.dim() in _DIMENSIONS and math.prod(image.shape[2:]) > 1
+    return from_pieces and usual and (image.shape[1] % _AT_ONCE == 0 or not torch.is_grad_enabled())
 
 
 def _instance_norm(image: torch.Tensor, **settings: Any) -> torch.Tensor:  # noqa: ANN401 - of several kinds

@@ -9,6 +9,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Self
 
 import torch
@@ -105,6 +106,10 @@ class Feed(Iterator[Batch]):
         self._device = device
         self._packed: Iterator[PackedBatch | Verse3dError] | None = None
         self._ahead: tuple[Batch, torch.cuda.Event] | None = None
+        self._beside: Future[Batch] | None = None
+        # | step n                              | step n + 1
+        # | batch n + 1, in one thread |        | batch n + 2 ...
+        self._thread = _single_thread() if device.type == "cpu" else None
         # main stream   | step n        | step n + 1    |
         # side stream   | batch n + 1 | | batch n + 2 | |
         self._side = side_stream(device) if device.type == "cuda" else None
@@ -120,11 +125,11 @@ class Feed(Iterator[Batch]):
             DataError: a case cannot be read any more.
         """
         self.waiting.begin()
-        if self._side is None:  # on a CPU augmenting takes the cores from the step whenever it happens
-            packed = self._next_packed()
-            batch = self._augment(packed.on(self._device))
-            packed.give_back()  # what the augmentation gave are copies
-        else:
+        if self._thread is not None:
+            batch = (self._beside or self._thread.submit(self._made)).result()
+            # While the step is computed: its layers leave a core idle now and then.
+            self._beside = self._thread.submit(self._made)
+        elif self._side is not None:
             batch, ready = self._ahead or self._brought(self._side)
             here = torch.cuda.current_stream(self._device)
             # The step waits on the GPU for the batch, not this program: it goes on launching.
@@ -136,14 +141,29 @@ class Feed(Iterator[Batch]):
         return batch
 
     def bring_next(self) -> None:
-        """Let the next batch come while the GPU works; called when a step was launched. Nothing on a CPU."""
+        """Let the next batch come while the GPU works; called when a step was launched.
+
+        On a CPU, where a step is over by then, it is there: nothing is read while scans are validated.
+        """
         self.waiting.working()
         if self._side is not None:
             self._ahead = self._brought(self._side)
+        elif self._beside is not None:
+            self.waiting.begin()
+            wait([self._beside])
+            self.waiting.end()
 
     def close(self) -> None:
         """End the workers."""
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
         self._packed = None  # the loader's iterator ends its processes when it goes
+
+    def _made(self) -> Batch:
+        packed = self._next_packed()
+        batch = self._augment(packed.on(self._device))
+        packed.give_back()  # what the augmentation gave are copies
+        return batch
 
     def _next_packed(self) -> PackedBatch:
         if self._packed is None:
@@ -161,6 +181,15 @@ class Feed(Iterator[Batch]):
             batch = self._augment(packed.on(self._device))
             ready = _marked()
         return batch, ready
+
+
+def _single_thread() -> ThreadPoolExecutor:
+    """A thread in which PyTorch computes on one core. The setting is each thread's own, but new ones begin with it."""
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(1, "feed")
+    pool.submit(torch.set_num_threads, 1).result()
+    torch.set_num_threads(threads)
+    return pool
 
 
 class CpuWaiting:

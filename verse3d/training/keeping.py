@@ -32,7 +32,7 @@ def save_best(session: Session, epoch: int, validation: ValidationResult | None)
         session.scout.assess()
     if not session.validation:
         scores: dict[str, float] = {}
-    elif validation is not None and _better(validation.mean_dice, standing.best_dice):
+    elif validation is not None and is_better(validation.mean_dice, standing.best_dice):
         standing.best_dice = validation.mean_dice
         scores = {"validation_dice": validation.mean_dice}
     else:
@@ -104,7 +104,7 @@ def _verify(part: Path, checksum: str) -> None:
         ) from error
 
 
-def _better(new: float, best: float) -> bool:
+def is_better(new: float, best: float) -> bool:
     """An undefined Dice is better than nothing and worse than any number."""
     return math.isnan(best) or (not math.isnan(new) and new > best)
 

@@ -1,5 +1,6 @@
 """Going on with a run from its ``last.pt``: what may have changed meanwhile is said, each thing by its name."""
 
+import math
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -12,6 +13,7 @@ from verse3d.core.runtime import restore_random_state
 from verse3d.core.wording import listed
 from verse3d.model.checkpoint import Checkpoint, installed_versions, load_checkpoint
 from verse3d.model.scout import SCOUT
+from verse3d.training.keeping import is_better
 from verse3d.training.learner import restore_learner
 from verse3d.training.session import DRAWS, Session, Standing, StoredRun
 from verse3d.training.source_code import code_sha256
@@ -60,7 +62,37 @@ def restore(session: Session) -> None:
             f"{reason_of(error)}",
             hint=_START_ANEW,
         ) from error
+    _keep_newer_best(session)
     _tell_changes(session, state, checkpoint.versions)
+
+
+def _keep_newer_best(session: Session) -> None:
+    """A run that was killed may have written ``best.pt`` after its last save: only a better one may take its place.
+    Where it is lost, any one may.
+
+    ::
+
+        last.pt     epoch 4                     the run goes on from here, and epochs 5, 6 ... are trained once more
+        best.pt              epoch 6: 0.91      not the same weights again, and perhaps no better ones
+    """
+    standing = session.standing
+    try:
+        best = load_checkpoint(session.folder.best)
+    except CheckpointError as error:
+        if not math.isnan(standing.best_dice):  # else there was none to lose
+            _log.warning("%s: the next validation makes a new one", error.message)
+            standing.best_dice = math.nan
+        return
+    dice = best.scores.get("validation_dice", math.nan)
+    if best.epoch <= standing.epoch or not 0 <= dice <= 1 or not is_better(dice, standing.best_dice):
+        return
+    standing.best_dice, standing.best_epoch = dice, best.epoch
+    _log.info(
+        "best.pt is newer than last.pt: that of epoch %d, which is trained once more, with a validation Dice of %.4f; "
+        "it stays until there is a better one",
+        best.epoch,
+        dice,
+    )
 
 
 def _restore_state(session: Session, checkpoint: Checkpoint, state: StoredRun) -> None:

@@ -68,6 +68,7 @@ class StoredScout(Record):
     steps: Annotated[int, Field(ge=0, le=10**9, strict=True)]
     seconds: Annotated[float, Field(ge=0.0, strict=True)]
     begun_with: bool = False
+    known_to_be_usable: bool = False
 
 
 class ScoutTraining:
@@ -203,6 +204,7 @@ class ScoutTraining:
             "steps": self.steps,
             "seconds": self.seconds,
             "begun_with": self._begun_with,
+            "known_to_be_usable": self._known_to_be_usable,
         }
 
     def restore(self, state: Mapping[str, Any], assessed: TrainedNetwork | None) -> None:
@@ -221,7 +223,7 @@ class ScoutTraining:
         self._optimizer.load_state_dict(stored.optimizer)
         self._average.load_state_dict(stored.average)
         self.steps, self.seconds, self.assessed = stored.steps, stored.seconds, assessed
-        self._begun_with = stored.begun_with
+        self._begun_with, self._known_to_be_usable = stored.begun_with, stored.known_to_be_usable
 
     def _missed(self, network: ScoutNetwork, image: NDArray[np.float16], ids: NDArray[np.uint8]) -> int:
         """How many labelled voxels at 4 mm lie where ``predict`` would not look."""

@@ -122,15 +122,6 @@ def test_every_voxel_of_a_kind_is_drawn_equally_often(long_case):
     assert len(np.unique(drawn, axis=0)) > 1500
 
 
-def test_a_centre_on_a_chosen_label_lies_on_it(long_case):
-    memory, disk = long_case
-    random = np.random.RandomState(0)
-    for network_id in np.unique(memory.label[0]).tolist():
-        for _ in range(5):
-            assert memory.label[0][tuple(disk.draw_on([network_id], random))] == network_id
-    assert disk.draw_on([7], random) is None
-
-
 def test_the_small_copy_is_the_case_prepared_at_4_mm(tmp_path):
     case = write_case(tmp_path, geometry=OBLIQUE)
     found = stored(tmp_path, [case], config())[0]

@@ -191,11 +191,6 @@ class CentreDraw:
             kind = 1 - kind
         return self._voxel(self._kinds[kind], self._ends[kind], draws[1:], read)
 
-    def among(self, wanted: NDArray[np.bool_], draws: Sequence[float], read: ReadBlock) -> NDArray[np.int_] | None:
-        """A voxel (i, j, k) whose label is wanted, by two numbers 0 <= x < 1; None if there is none."""
-        ends = np.cumsum(self._blocks.counts(wanted))
-        return self._voxel(wanted, ends, draws, read) if ends[-1] else None
-
     def _voxel(
         self, wanted: NDArray[np.bool_], ends: NDArray[np.int64], draws: Sequence[float], read: ReadBlock
     ) -> NDArray[np.int_]:

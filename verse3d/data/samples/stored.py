@@ -166,12 +166,6 @@ class StoredCase:
             lambda opened: opened.centres.centre(foreground_fraction, draws, opened.arrays["labels"].read_padded)
         )
 
-    def draw_on(self, ids: Sequence[int], random: np.random.RandomState) -> NDArray[np.int_] | None:
-        """A voxel (i, j, k) whose network id is among ``ids``; None if the case has none. Takes two numbers."""
-        draws = random.random_sample(2).tolist()
-        wanted = np.isin(self._table, ids)
-        return self._reading(lambda opened: opened.centres.among(wanted, draws, opened.arrays["labels"].read_padded))
-
     def open(self) -> None:
         """Prepare the case if it is not prepared, and open its files.
 
