@@ -26,7 +26,7 @@ TINY = {
     "sampling": {"patch_voxels": [16, 16, 16], "batch_size": 2},
     "slices": {"size_pixels": [18, 24]},
     "optim": {"lr": 0.01, "epochs": 4, "steps_per_epoch": 2, "warmup_steps": 2},
-    "validation": {"every_epochs": 1, "pictures": 0, "time_share": 1.0},
+    "validation": {"every_epochs": 1, "pictures": 0, "time_share": 1.0, "loss_batches": 2},
     "inference": {"min_component_ml": 0.0},
     "runtime": {"amp": "off", "workers": 0},
     "scout": {"enabled": False, "channels": [4, 8, 8]},

@@ -11,7 +11,9 @@ import verse3d
 from tests import scans
 from tests.scans import TINY, spine, tiny_config
 from verse3d import api, phantoms
+from verse3d.api import predicting
 from verse3d.core.errors import CheckpointError, ConfigError, DataError
+from verse3d.core.read_ahead import ReadAhead
 from verse3d.core.volume import read_labels
 from verse3d.data.cases import write_index
 from verse3d.data.index.discover import load_cases
@@ -88,6 +90,20 @@ class TestPredict:
             verse3d.predict(tmp_path / "in" / name, model=model, out=tmp_path / "out", device="cpu")
         report = verse3d.predict(tmp_path / "in", model=model, out=tmp_path / "out", device="cpu")
         assert [record.status for record in report.records] == ["skipped"] * 4
+
+    @pytest.mark.parametrize(
+        ("cores", "options", "first"), [(2, {}, True), (1, {}, False), (2, {"max_ram_gb": 8}, False)]
+    )
+    def test_reads_the_first_scan_beside_loading_the_model_where_a_core_and_memory_are_free(
+        self, tmp_path, model, monkeypatch, *, cores, options, first
+    ):
+        begun = []
+        monkeypatch.setattr(predicting, "usable_cores", lambda: cores)
+        monkeypatch.setattr(predicting, "ReadAhead", lambda path: begun.append(path) or ReadAhead(path))
+        paths = [spine(seed).write(tmp_path / f"{seed}.nii.gz") for seed in range(2)]
+        report = verse3d.predict(*paths, model=model, out=tmp_path / "out", device="cpu", **options)
+        assert [record.status for record in report.records] == ["written"] * 2
+        assert begun == (paths[:1] if first else [])
 
     def test_writes_one_label_file_for_itk_snap(self, tmp_path, model):
         spine().write(tmp_path / "a.nii.gz")

@@ -83,10 +83,14 @@ def parsed(path: Path) -> ast.Module:
     return parsed_text(path.read_text(encoding="utf-8"))
 
 
+RULED = ast.Import | ast.ImportFrom | ast.Call | ast.Attribute
+"""What rules are about; most nodes are names and constants."""
+
+
 @cache
 def with_place(tree: ast.Module) -> tuple[tuple[ast.AST, str], ...]:
-    """Every node below, and where it stands: "module" (runs on loading), "function" or "types" (never runs)."""
-    return tuple(_below(tree, "module"))
+    """Imports, calls, attributes and where each is: "module" (runs on loading), "function" or "types" (never runs)."""
+    return tuple((node, place) for node, place in _below(tree, "module") if isinstance(node, RULED))
 
 
 def _below(node: ast.AST, place: str) -> Iterator[tuple[ast.AST, str]]:
@@ -127,14 +131,22 @@ def nearest(target: str, known: dict[str, Path]) -> str:
 def imports(package: Path) -> list[Import]:
     """All imports of the package's own modules by each other."""
     known = modules(package)
-    found = []
-    for importer, path in known.items():
-        for node, place in with_place(parsed(path)):
-            for target in import_targets(node, importer, path.name == "__init__.py"):
-                if target.split(".")[0] != NAME:
-                    continue
-                found.append(Import(importer, nearest(target, known), getattr(node, "lineno", 0), place))
-    return found
+    return [
+        Import(importer, nearest(target, known), line, place)
+        for importer, path in known.items()
+        for target, line, place in own_targets(parsed(path), importer, path.name == "__init__.py")
+    ]
+
+
+@cache
+def own_targets(tree: ast.Module, importer: str, is_package: bool) -> tuple[tuple[str, int, str], ...]:
+    """The names in this package that a module imports, in which line, and where that is."""
+    return tuple(
+        (target, getattr(node, "lineno", 0), place)
+        for node, place in with_place(tree)
+        for target in import_targets(node, importer, is_package)
+        if target.split(".")[0] == NAME
+    )
 
 
 def unknown_rooms(package: Path) -> list[str]:

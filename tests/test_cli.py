@@ -377,7 +377,7 @@ def test_check_writes_its_findings_as_json(warned, tmp_path, capsys):
 
 
 def test_check_keeps_what_it_measured_beside_the_index(warned, capsys):
-    assert main(["-q", "check", str(warned), "--workers", "2"]) == 0
+    assert main(["-q", "check", str(warned), "--workers", "1"]) == 0
     first = capsys.readouterr().out
     assert len(warned.with_name("cases.survey.jsonl").read_text().splitlines()) == 2
     assert main(["-q", "check", str(warned)]) == 0

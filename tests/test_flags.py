@@ -115,13 +115,20 @@ class Named:
     option: str
 
 
+def is_speech(called):
+    """Whether ``called(...)`` makes an error (of any class, from any module) or a log record."""
+    name = getattr(called, "attr", getattr(called, "id", ""))
+    return name.endswith("Error") or getattr(getattr(called, "value", None), "id", "") == "_log"
+
+
 def named_options():
     """Every option that an error or a log record below the command line names."""
     for path in sorted(PACKAGE.rglob("*.py")):
-        if "cli" in path.relative_to(PACKAGE).parts:
+        text = path.read_text(encoding="utf-8")
+        if "cli" in path.relative_to(PACKAGE).parts or not re.search(r"Error\(|_log\.", text):
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.Call) or not re.search(r"Error$|^_log\.", ast.unparse(node.func)):
+        for node in ast.walk(ast.parse(text)):
+            if not isinstance(node, ast.Call) or not is_speech(node.func):
                 continue
             where = f"{path.relative_to(PACKAGE)}:{node.lineno}"
             yield from (Named(where, option) for option in OPTION.findall(ast.unparse(node)))

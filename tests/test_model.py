@@ -2,6 +2,7 @@
 
 import pydoc
 import re
+import shutil
 from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 
@@ -27,12 +28,17 @@ def run(tmp_path, monkeypatch):
     return scans.write_run(tmp_path / "runs" / "a", tiny_config(), None)
 
 
-@pytest.fixture
-def written(tmp_path, run):
-    """The scan of an oblique spine and the mask that ``predict`` writes of it."""
-    scan = spine(geometry=OBLIQUE).write(tmp_path / "scan.nii.gz")
-    verse3d.predict(scan, model=run, out=tmp_path / "masks", device="cpu")
-    mask = nib.load(tmp_path / "masks" / "scan_seg-vert_msk.nii.gz")
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The scan of an oblique spine and the mask that ``predict`` writes of it with such a network; read only."""
+    folder = tmp_path_factory.mktemp("written")
+    scan = spine(geometry=OBLIQUE).write(folder / "scan.nii.gz")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("verse3d.inference.backends.choose.find_spec", lambda _: None)  # with PyTorch
+        scans.use_threshold_network(patched)
+        run = scans.write_run(folder / "runs" / "a", tiny_config(), None)
+        verse3d.predict(scan, model=run, out=folder / "masks", device="cpu")
+    mask = nib.load(folder / "masks" / "scan_seg-vert_msk.nii.gz")
     assert np.asanyarray(mask.dataobj).any()
     return scan, mask
 
@@ -199,6 +205,7 @@ def test_the_notebook_example_of_the_documentation_runs(tmp_path, monkeypatch, r
     page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
     assert len(blocks) >= 3
+    shutil.copy(written[0], tmp_path / "scan.nii.gz")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
     exec(compile("\n".join(blocks), "docs/python.md", "exec"), {})

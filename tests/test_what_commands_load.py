@@ -22,6 +22,8 @@ UNWANTED = {
     "verse3d.api.data": WITHOUT_TORCH,
     "verse3d.api.evaluating": WITHOUT_TORCH,
     "verse3d.api.pictures": WITHOUT_TORCH - {"matplotlib"},
+    "verse3d.data.quality.examine": {"rich", *WITHOUT_TORCH},  # what the processes that read cases load, and their pool
+    "verse3d.core.worker_pool": {"rich", *WITHOUT_TORCH},
     "verse3d.report.pictures": WITHOUT_TORCH - {"matplotlib"},
     "verse3d.api.predicting": WITHOUT_TORCH,  # it loads the next two while the first scan is read
     "verse3d.inference.predict": {"openvino", *TRAINING_ONLY},

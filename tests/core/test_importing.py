@@ -5,16 +5,18 @@ from contextlib import ExitStack
 
 import pytest
 
+from verse3d.core import importing
 from verse3d.core.importing import uncollected
 
 
 @pytest.fixture(autouse=True)
-def as_it_was():
-    """The collector is on, and nothing is frozen, before and after each test."""
+def nothing_frozen(monkeypatch):
+    """The collector is on, and nothing is frozen, before each test; afterwards what was loaded is left alone again."""
+    monkeypatch.setattr(importing, "gc", gc)  # all of it
     gc.unfreeze()
     gc.enable()
     yield
-    gc.unfreeze()
+    gc.freeze()
     gc.enable()
 
 

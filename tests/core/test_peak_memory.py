@@ -9,8 +9,10 @@ import pytest
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux says what is held now")
 
 PROGRAM = """
-import resource, time
+import resource, sys, time
+from unittest.mock import MagicMock
 import numpy as np
+sys.modules["torch"] = MagicMock()  # nothing here asks it, and loading it takes seconds
 from verse3d.core import peak_memory
 from verse3d.core.peak_memory import MemoryWatch
 from verse3d.core.runtime import peak_rss_mb, rss_mb

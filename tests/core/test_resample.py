@@ -338,7 +338,10 @@ def blobs(shape, ids, seed=0) -> np.ndarray:
     return labels
 
 
-@pytest.fixture(params=[(1, (64, 64, 64)), (1, (5, 4, 9)), (3, (8, 1, 7))], ids=str)
+WHOLE, ODD_TILES, THREE_THREADS = (1, (64, 64, 64)), (1, (5, 4, 9)), (3, (8, 1, 7))
+
+
+@pytest.fixture(params=[WHOLE, ODD_TILES, THREE_THREADS], ids=str)
 def tiles(request, monkeypatch):
     """The size of the tiles, and on how many cores they are worked on."""
     threads, size = request.param
@@ -362,17 +365,29 @@ def votes(codes, shape, spacing_mm, network_mm) -> list[tuple[np.ndarray, Geomet
 
 @pytest.mark.parametrize(("codes", "shape", "spacing_mm", "network_mm"), [*AWKWARD, *DYADIC])
 def test_the_vote_by_tiles_is_the_vote_on_the_whole_grid(codes, shape, spacing_mm, network_mm, tiles):
-    layout = "F" if tiles == (1, (5, 4, 9)) else "C"
+    layout = "F" if tiles == ODD_TILES else "C"
     for labels, source, target, expected in votes(codes, shape, spacing_mm, network_mm):
         result = resample_vote(np.asarray(labels, order=layout), source, target)
         assert result.flags.f_contiguous
         np.testing.assert_array_equal(result, expected)
 
 
-@pytest.mark.usefixtures("tiles")
-@pytest.mark.parametrize(("dtype", "layout"), [(np.float16, "C"), (np.float32, "F"), (np.float64, "C")])
+# Each type and order of memory on the whole grid; in tiles, where only the way of cutting differs, the usual ones.
+@pytest.mark.parametrize(
+    ("tiles", "dtype", "layout"),
+    [
+        (WHOLE, np.float16, "C"),
+        (WHOLE, np.float32, "F"),
+        (WHOLE, np.float64, "C"),
+        (ODD_TILES, np.float16, "F"),
+        (ODD_TILES, np.float32, "C"),
+        (THREE_THREADS, np.float32, "F"),
+    ],
+    indirect=["tiles"],
+    ids=str,
+)
 @pytest.mark.parametrize(("codes", "shape", "spacing_mm", "network_mm"), [*AWKWARD, *DYADIC])
-def test_above_is_where_the_linear_image_is_above(codes, shape, spacing_mm, network_mm, *, dtype, layout):
+def test_above_is_where_the_linear_image_is_above(codes, shape, spacing_mm, network_mm, *, tiles, dtype, layout):
     source = grid(codes, shape, spacing_mm)
     network = network_grid(source, network_mm)
     random = np.random.default_rng(0)

@@ -98,9 +98,12 @@ def carried_blobs(channels, source):
 
 
 @each_source
-@pytest.mark.parametrize(("axis", "channels"), [(0, 5), (1, 27), (2, 2)])
+@pytest.mark.parametrize(("axis", "channels", "cores"), [(0, 5, 3), (1, 27, 1), (2, 2, 2)])
 @pytest.mark.parametrize("mostly_mixed", [-1.0, 0.15, 2.0], ids=["dense", "the cheaper way", "points"])
-def test_labels_are_those_of_all_probabilities_interpolated(source, axis, channels, mostly_mixed, monkeypatch):
+def test_labels_are_those_of_all_probabilities_interpolated(
+    source, axis, channels, *, cores, mostly_mixed, monkeypatch
+):
+    on_cores(cores, monkeypatch)
     for what, number in (("_BOX_VOXELS", 3000), ("_BOX_NUMBERS", 6000), ("_TARGET_VOXELS", 2000), ("_POINTS", 1000)):
         monkeypatch.setattr(winners, what, number)
     monkeypatch.setattr(winners, "_DENSE_NUMBERS", 20_000)

@@ -29,6 +29,7 @@ def test_it_shows_the_whole_spine_and_little_of_the_body_is_spine(body):
     assert np.median(body.image_hu[body.mask > 0]) > 150
 
 
+@pytest.mark.slow  # seconds, and what is like it runs quickly
 def test_the_same_numbers_give_the_same_voxels(body):
     again = make_body(1, 0, SPACING_MM)
     np.testing.assert_array_equal(again.image_hu, body.image_hu)

@@ -14,6 +14,8 @@ from verse3d.core.errors import DataError, OutputError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERSE_IDS, VERTEBRAE, vertebra
 from verse3d.core.worker_pool import CannotStartError, Failure
+from verse3d.data.index.discover import load_cases
+from verse3d.data.quality.examine import survey_case
 from verse3d.phantoms import PhantomCase, make_case, write_phantom, writer
 from verse3d.phantoms.shapes import Plate, Points, coverage, ellipsoid, union
 from verse3d.phantoms.spine import build_spine
@@ -85,6 +87,14 @@ def test_another_seed_or_another_case_is_another_scan(cases):
     assert all(other.image_hu.shape != hu.shape or np.any(other.image_hu != hu) for hu, _, _ in cases)
     shapes = {hu.shape for hu, _, _ in cases}
     assert len(shapes) == CASES
+
+
+def test_a_case_with_its_centroids_gives_no_finding(written):
+    cases = load_cases(written.out)
+    assert len(cases) == CASES
+    for case in cases:
+        survey = survey_case(case)
+        assert case.centroids is not None and survey.findings == () and len(survey.levels) > 2
 
 
 def test_files_are_named_and_placed_like_verse(written):
@@ -242,6 +252,7 @@ def test_a_supernumerary_vertebra_is_labelled_in_its_place(anomaly, in_turn):
     assert heights == sorted(heights, reverse=True)
 
 
+@pytest.mark.slow  # seconds, and what is like it runs quickly
 def test_without_t12_the_first_lumbar_vertebra_follows_t11():
     case = make_case(SEED, 1, anomaly="t12-missing")
     centres = world_centres(case.mask, case.geometry)

@@ -13,6 +13,7 @@ from verse3d.core.errors import DataError, OutputError
 from verse3d.core.files import write_json
 from verse3d.data.cases import Case, CaseIndex, write_index
 from verse3d.data.predictions import mask_path
+from verse3d.report import pictures
 from verse3d.report.pictures import draw_case
 
 
@@ -34,6 +35,12 @@ def evaluate(tmp_path, listed, **options):
     return api.evaluate(**arguments, pictures=tmp_path / "pictures", **options)
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """An empty file in place of each case's picture, which takes half a second."""
+    monkeypatch.setattr(pictures, "draw_case", lambda case, mask, picture, **_: picture.touch() or picture)
+
+
 def drawn(tmp_path):
     return sorted(path.name for path in (tmp_path / "pictures").iterdir())
 
@@ -44,13 +51,20 @@ def test_every_scored_case_is_drawn_and_the_loss_if_the_run_is_known(tmp_path, l
     write_json(tmp_path / "masks" / "predictions.json", manifest)
     evaluate(tmp_path, listed)
     assert drawn(tmp_path) == ["c0.png", "c1.png", "loss.png"]
+    for name in drawn(tmp_path):
+        Image.open(tmp_path / "pictures" / name).verify()
+
+
+def test_a_run_without_a_history_is_drawn_without_a_loss(tmp_path, listed, undrawn):
+    run = scans.write_run(tmp_path / "run", tiny_config(), None)
     (run / "history.csv").unlink()
-    (tmp_path / "pictures" / "loss.png").unlink()
+    manifest = {"scheme": "binary", "model": str(run / "best.pt"), "cases": []}
+    write_json(tmp_path / "masks" / "predictions.json", manifest)
     evaluate(tmp_path, listed)
     assert drawn(tmp_path) == ["c0.png", "c1.png"]
 
 
-def test_masks_of_unknown_origin_are_drawn_without_a_loss(tmp_path, listed):
+def test_masks_of_unknown_origin_are_drawn_without_a_loss(tmp_path, listed, undrawn):
     evaluate(tmp_path, listed)
     assert drawn(tmp_path) == ["c0.png", "c1.png"]
 

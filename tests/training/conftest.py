@@ -5,7 +5,7 @@ import math
 import pytest
 
 from tests.scans import tiny_config
-from tests.training.runs import DROPOUT, UNVALIDATED, UNVALIDATED_2D, train
+from tests.training.runs import DROPOUT, UNVALIDATED, UNVALIDATED_2D, UNVALIDATED_DROPOUT, train
 from verse3d.training import clock
 
 
@@ -14,6 +14,14 @@ def plain(dataset, tmp_path_factory):
     """An uninterrupted run without pictures; read only."""
     out = tmp_path_factory.mktemp("runs") / "plain"
     train(dataset, out, tiny_config(**DROPOUT))
+    return out
+
+
+@pytest.fixture(scope="session")
+def unvalidated(dataset, tmp_path_factory):
+    """The same, validated at its end only; read only."""
+    out = tmp_path_factory.mktemp("runs") / "unvalidated"
+    train(dataset, out, UNVALIDATED_DROPOUT)
     return out
 
 

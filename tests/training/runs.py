@@ -15,6 +15,7 @@ UNVALIDATED = tiny_config(validation={"every_epochs": 100, "loss_batches": 0})
 """Whole scans are validated at the very end only: for tests of something else."""
 UNVALIDATED_2D = tiny_config("2d", validation={"every_epochs": 100, "loss_batches": 0})
 DROPOUT = {"network": {"dropout": 0.3}}
+UNVALIDATED_DROPOUT = tiny_config(**DROPOUT, validation={"every_epochs": 100, "loss_batches": 0})
 TIMES = (
     "sha256",
     "minutes",

@@ -92,7 +92,11 @@ def test_epochs_as_short_as_a_save_are_not_all_saved_and_the_last_one_is(dataset
 
     monkeypatch.setattr(loop, "save_last", slow_save)
     hands.slow_steps(0.1)
-    config = tiny_config(optim={"epochs": 9, "steps_per_epoch": 2}, runtime={"deterministic": False, "save_minutes": 5})
+    config = tiny_config(
+        optim={"epochs": 9, "steps_per_epoch": 2},
+        validation={"every_epochs": 1000, "loss_batches": 0},
+        runtime={"deterministic": False, "save_minutes": 5},
+    )
     train(dataset, tmp_path / "run", config)
     assert saved == [0, 3, 6, 9]
 

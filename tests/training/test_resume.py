@@ -14,7 +14,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests import scans
 from tests.scans import save_sealed, tiny_config
-from tests.training.runs import DROPOUT, InterruptAt, assert_same, assert_same_run, load, rows, train
+from tests.training.runs import (
+    DROPOUT,
+    UNVALIDATED_DROPOUT,
+    InterruptAt,
+    assert_same,
+    assert_same_run,
+    load,
+    rows,
+    train,
+)
 from verse3d.cli import main
 from verse3d.core import files
 from verse3d.core.errors import CheckpointError, DataError, OutputError, TrainingError
@@ -26,6 +35,8 @@ from verse3d.training import handlers, keeping, launch, loop, resume
 from verse3d.training.session import DRAWS
 from verse3d.training.signals import StopSignals, Terminated
 from verse3d.training.step import training_step
+
+VALIDATED = tiny_config(**DROPOUT)
 
 
 @dataclass
@@ -52,22 +63,27 @@ def steps_heard(dataset, out, config, **options):
     return heard
 
 
-@pytest.mark.parametrize("step", [1, 2, 5])
-def test_an_interrupted_run_goes_on_after_the_very_step_that_was_done(dataset, tmp_path, plain, step):
-    config = tiny_config(**DROPOUT)
+@pytest.mark.parametrize(("step", "config"), [(1, VALIDATED), (2, UNVALIDATED_DROPOUT), (5, VALIDATED), (8, VALIDATED)])
+def test_an_interrupted_run_goes_on_after_the_very_step_that_was_done_to_the_same_end(
+    dataset, tmp_path, plain, unvalidated, *, step, config
+):
     stopped = train(dataset, tmp_path, config, progress=InterruptAt(step))
-    assert (stopped.stopped, load(tmp_path / "last.pt")["training"]["standing"]["step"]) == ("interrupted", step)
-    assert steps_heard(dataset, tmp_path, config, resume=True) == list(range(step + 1, 9))
-    assert_same_run(plain, tmp_path)
+    saved = load(tmp_path / "last.pt")
+    assert (stopped.stopped, saved["training"]["standing"]["step"]) == ("interrupted", step)
+    assert stopped.epochs == (step - 1) // 2 == saved["epoch"]
+    progress = SignalAt(0, signal.SIGTERM)  # hears all steps and sends nothing
+    assert train(dataset, tmp_path, config, resume=True, progress=progress).stopped == "finished"
+    assert progress.heard == list(range(step + 1, 9))
+    assert_same_run(plain if config is VALIDATED else unvalidated, tmp_path)
 
 
 @pytest.mark.parametrize(
     ("number", "stopped"),
     [(signal.SIGTERM, "terminated"), (signal.SIGUSR1, "terminated"), (signal.SIGINT, "interrupted")],
 )
-def test_a_signal_stops_after_the_step_saves_and_is_told(dataset, tmp_path, plain, number, stopped):
+def test_a_signal_stops_after_the_step_saves_and_is_told(dataset, tmp_path, unvalidated, number, stopped):
     before = signal.getsignal(number)
-    config, progress = tiny_config(**DROPOUT), SignalAt(1, number)
+    config, progress = UNVALIDATED_DROPOUT, SignalAt(1, number)
     assert train(dataset, tmp_path, config, progress=progress).stopped == stopped
     assert progress.heard == [1]
     assert signal.getsignal(number) is before
@@ -75,10 +91,10 @@ def test_a_signal_stops_after_the_step_saves_and_is_told(dataset, tmp_path, plai
     assert load(tmp_path / "last.pt")["training"]["standing"]["step"] == 1
     if number == signal.SIGUSR1:  # whichever it was, what is saved is the same; SIGTERM is gone on from below
         assert steps_heard(dataset, tmp_path, config, resume=True) == list(range(2, 9))
-        assert_same_run(plain, tmp_path)
+        assert_same_run(unvalidated, tmp_path)
 
 
-def test_a_signal_in_the_middle_of_a_step_waits_for_its_end(dataset, tmp_path, plain, monkeypatch):
+def test_a_signal_in_the_middle_of_a_step_waits_for_its_end(dataset, tmp_path, unvalidated, monkeypatch):
     def step(learner, batch, network):
         os.kill(os.getpid(), signal.SIGTERM)
         done.append(batch)
@@ -87,15 +103,17 @@ def test_a_signal_in_the_middle_of_a_step_waits_for_its_end(dataset, tmp_path, p
     done = []
     with monkeypatch.context() as patched:
         patched.setattr(launch, "training_step", step)
-        assert train(dataset, tmp_path, tiny_config(**DROPOUT)).stopped == "terminated"
+        assert train(dataset, tmp_path, UNVALIDATED_DROPOUT).stopped == "terminated"
     assert len(done) == 1
     assert load(tmp_path / "last.pt")["training"]["standing"]["step"] == 1
-    train(dataset, tmp_path, tiny_config(**DROPOUT), resume=True)
-    assert_same_run(plain, tmp_path)
+    train(dataset, tmp_path, UNVALIDATED_DROPOUT, resume=True)
+    assert_same_run(unvalidated, tmp_path)
 
 
 @pytest.mark.usefixtures("saves_every_epoch")
-def test_a_second_ctrl_c_within_a_step_stops_there_and_keeps_what_was_saved(dataset, tmp_path, plain, monkeypatch):
+def test_a_second_ctrl_c_within_a_step_stops_there_and_keeps_what_was_saved(
+    dataset, tmp_path, unvalidated, monkeypatch
+):
     def step(learner, batch, network):
         if len(done) == 2:
             os.kill(os.getpid(), signal.SIGINT)
@@ -106,11 +124,11 @@ def test_a_second_ctrl_c_within_a_step_stops_there_and_keeps_what_was_saved(data
     done = []
     with monkeypatch.context() as patched:
         patched.setattr(launch, "training_step", step)
-        stopped = train(dataset, tmp_path, tiny_config(**DROPOUT))
+        stopped = train(dataset, tmp_path, UNVALIDATED_DROPOUT)
     assert (stopped.stopped, stopped.epochs, len(done)) == ("interrupted", 1, 2)
     assert load(tmp_path / "last.pt")["training"]["standing"]["step"] == 2
-    train(dataset, tmp_path, tiny_config(**DROPOUT), resume=True)
-    assert_same_run(plain, tmp_path)
+    train(dataset, tmp_path, UNVALIDATED_DROPOUT, resume=True)
+    assert_same_run(unvalidated, tmp_path)
 
 
 def test_a_signal_ends_a_validation_at_once_and_the_steps_before_it_are_kept(dataset, tmp_path, plain, monkeypatch):

@@ -7,16 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from tests.scans import tiny_config, write_dataset
+from tests.scans import tiny_config
+from tests.training.runs import train
 from verse3d.core.errors import CheckpointError, DataError
 from verse3d.model.checkpoint import TrainedNetwork, load_checkpoint, save_checkpoint
 from verse3d.model.scout import SCOUT, USABLE
 from verse3d.training import scout as module
 from verse3d.training import scout_samples
-from verse3d.training.fit import fit
 from verse3d.training.scout import ScoutTraining
 from verse3d.training.scout_samples import ScoutSamples
-from verse3d.training.session import FitOptions
 
 CPU = torch.device("cpu")
 SHAPE = (20, 17, 40)
@@ -187,44 +186,40 @@ def run(folder, index, *, epochs=2, resume=False, **scout):
         runtime={"deterministic": True},
         scout={"enabled": True, **scout},
     )
-    return fit(config, index, folder, FitOptions(CPU, resume=resume))
+    return train(index, folder, config, resume=resume)
 
 
-def test_a_run_puts_its_scout_into_the_model_file_and_resumes_it(tmp_path, monkeypatch):
+def test_a_run_puts_its_scout_into_the_model_file_and_resumes_it(tmp_path, monkeypatch, dataset):
     monkeypatch.setattr(module, "FEWEST_STEPS", 1)
-    index = write_dataset(tmp_path / "data")
-    run(tmp_path / "through", index)
-    run(tmp_path / "halves", index, epochs=1)
-    run(tmp_path / "halves", index, epochs=2, resume=True)
+    run(tmp_path / "through", dataset)
+    run(tmp_path / "halves", dataset, epochs=1)
+    run(tmp_path / "halves", dataset, epochs=2, resume=True)
     one, other = (load_checkpoint(tmp_path / name / "last.pt") for name in ("through", "halves"))
     assert one.networks[SCOUT].epoch == 2 and {USABLE, "missed_voxels"} <= set(one.networks[SCOUT].scores)
     assert same(dict(one.networks[SCOUT].network), dict(other.networks[SCOUT].network))
     assert SCOUT in load_checkpoint(tmp_path / "through" / "best.pt").networks
 
 
-def test_the_fine_network_is_the_same_with_and_without_a_scout(tmp_path):
-    index = write_dataset(tmp_path / "data")
-    run(tmp_path / "with", index, epochs=1)
-    run(tmp_path / "without", index, epochs=1, enabled=False)
+def test_the_fine_network_is_the_same_with_and_without_a_scout(tmp_path, dataset):
+    run(tmp_path / "with", dataset, epochs=1)
+    run(tmp_path / "without", dataset, epochs=1, enabled=False)
     one, other = (load_checkpoint(tmp_path / name / "last.pt") for name in ("with", "without"))
     assert same(one.network, other.network)
     assert not other.networks and not other.training["scout"]
 
 
-def test_a_damaged_state_of_the_scout_is_refused(tmp_path):
-    index = write_dataset(tmp_path / "data")
-    run(tmp_path / "run", index, epochs=1)
+def test_a_damaged_state_of_the_scout_is_refused(tmp_path, dataset):
+    run(tmp_path / "run", dataset, epochs=1)
     last = tmp_path / "run" / "last.pt"
     checkpoint = load_checkpoint(last)
     checkpoint.training["scout"]["steps"] = -4
     save_checkpoint(last, checkpoint)
     with pytest.raises(CheckpointError, match="cannot be gone on with"):
-        run(tmp_path / "run", index, resume=True)
+        run(tmp_path / "run", dataset, resume=True)
 
 
-def test_a_binary_mask_teaches_spine_without_levels(tmp_path):
-    index = write_dataset(tmp_path / "data")
-    assert run(tmp_path / "run", index, epochs=1).epochs == 1
+def test_a_binary_mask_teaches_spine_without_levels(tmp_path, dataset):
+    assert run(tmp_path / "run", dataset, epochs=1).epochs == 1
 
 
 def test_one_that_begins_with_another_has_its_weights_and_is_judged_before_its_first_step(monkeypatch):

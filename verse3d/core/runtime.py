@@ -4,6 +4,7 @@ import contextlib
 import os
 import random
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -85,8 +86,9 @@ def _best_amp(device: torch.device) -> str:
     return "bf16" if any(capabilities.get(name) for name in quick) else "off"
 
 
+@cache
 def installed_version(package: str) -> str:
-    """The version of a Python package, or "not installed"."""
+    """The version of a Python package, or "not installed"; looked up once."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -178,12 +178,14 @@ def test_a_subject_that_miccai_drew_into_another_split_follows_the_release(tmp_p
     assert moved.notes == ("put from test into train, where its subject is",)
 
 
-def test_the_gl_subjects_are_left_out_on_demand(subject_based):
-    report = build(subject_based, exclude_gl=True)
-    assert report.excluded_gl == 30
-    assert len(report.cases) == 344
+def test_the_gl_subjects_are_left_out_on_demand(tmp_path):
+    of_gl = [pair for pair in released_paths() if "sub-gl" in pair[0]]
+    others = [pair for pair in released_paths() if pair not in of_gl][::18]
+    report = build(write_subject_based(tmp_path, [*of_gl, *others]), exclude_gl=True)
+    assert report.excluded_gl == len(of_gl) == 30
+    assert len(report.cases) == len(others) == 20
     assert not any("gl" in case.subject for case in report.cases)
-    assert sum(part.scans for part in report.release) == 374  # they were found all the same
+    assert sum(part.scans for part in report.release) == 50  # they were found all the same
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,8 @@ import pytest
 from tests.core.grids import affine
 from verse3d.core.labels import VERTEBRAE
 from verse3d.data.cases import Case
-from verse3d.data.index.discover import load_cases
 from verse3d.data.quality import vertebrae
 from verse3d.data.quality.examine import survey_case
-from verse3d.phantoms import write_phantom
 
 SPACING_MM = (1.1, 0.9, 1.3)
 TURNS = ["RAS", "PIR", "LPS", "ASR", "IPL"]
@@ -266,12 +264,3 @@ def test_a_real_vertebra_cut_into_two_labels_is_found(expert_masks, tmp_path, ax
     found = survey_case(Case("a", "a", None, tmp_path / "cut.nii.gz")).findings
     (shared,) = (finding for finding in found if finding.code == "bone-shared")
     assert "L3 and L4" in shared.message
-
-
-def test_a_phantom_with_its_centroids_gives_no_finding(tmp_path):
-    write_phantom(tmp_path, cases=1, seed=2)
-    (case,) = load_cases(tmp_path)
-    assert case.centroids is not None
-    survey = survey_case(case)
-    assert survey.findings == ()
-    assert len(survey.levels) > 2

@@ -9,6 +9,7 @@ from tests.data.samples.cases import LONG, OBLIQUE, config, job, store_in, write
 from tests.scans import PIR, Spine, spine
 from verse3d.core.geometry import Geometry
 from verse3d.data.cases import Case
+from verse3d.data.samples import arrays
 from verse3d.data.samples.blocks import CentreDraw, DamagedEntryError, LabelBlocks
 from verse3d.data.samples.entry import UNDECIDED
 from verse3d.data.samples.stored import StoredCases
@@ -24,7 +25,8 @@ def stored(folder, cases, settings) -> StoredCases:
 
 @pytest.mark.parametrize("scheme", ["vertebrae", "binary"])
 @pytest.mark.parametrize("name", GRIDS)
-def test_voxels_equal_those_of_the_chain_in_memory(tmp_path, name, scheme):
+def test_voxels_equal_those_of_the_chain_in_memory_however_many_threads_pack_them(tmp_path, monkeypatch, name, scheme):
+    monkeypatch.setattr(arrays, "thread_count", lambda: {"vertebrae": 1, "binary": 3}[scheme])
     settings = config(scheme=scheme)
     case = write_case(tmp_path, geometry=GRIDS[name], relabel=((20, 21),))
     expected, found = prepare_case(case, settings), stored(tmp_path, [case], settings)[0]

@@ -1,15 +1,18 @@
 """Tiny models of every kind, and the pieces that they look at."""
 
+import tempfile
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from tests.scans import tiny_config
-from verse3d.core.config import Config
+from verse3d.core.config import Config, parse_config
 from verse3d.core.labels import label_scheme
 from verse3d.core.runtime import Precision
 from verse3d.inference.backends import network_of
@@ -60,14 +63,24 @@ def config_of(mode="3d", network="unet", scheme="binary") -> Config:
 
 def write_model(path: Path, config: Config, seed=1) -> Model:
     """A checkpoint with random weights."""
+    path.write_bytes(model_bytes(config.to_yaml(), seed))
+    return Model(path, load_checkpoint(path))
+
+
+@cache
+def model_bytes(config_text: str, seed: int) -> bytes:
+    """What lies in the file of that model: tests write the same ones again and again."""
     torch.manual_seed(seed)
+    config = parse_config(yaml.safe_load(config_text))
     network = get_mode(config.mode).network(config)
     for module in network.modules():  # norms that do something
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.running_mean.uniform_(-0.2, 0.2)
             module.running_var.uniform_(0.5, 2.0)
-    save_checkpoint(path, Checkpoint(config, network.state_dict(), epoch=1, scores={}))
-    return Model(path, load_checkpoint(path))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.pt"
+        save_checkpoint(path, Checkpoint(config, network.state_dict(), epoch=1, scores={}))
+        return path.read_bytes()
 
 
 def pieces_of(shape, batch=2, seed=0) -> torch.Tensor:

@@ -20,6 +20,7 @@ def test_room_begins_where_a_line_of_the_cache_does_and_holds_what_is_written(sh
     assert torch.equal(room, values)
 
 
+@pytest.mark.slow  # a program of its own that loads PyTorch and OpenVINO
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="says how glibc hands out memory")
 def test_the_room_of_freed_logits_is_taken_by_the_next_ones():
     """Each time something is left behind it, which keeps the freed room from growing."""

@@ -24,31 +24,33 @@ from verse3d.inference.backends import TorchBackend, open_backend, torch_backend
 from verse3d.inference.backends.pytorch import QuickConvolutions
 
 
-@pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("mode", MODES)
-def test_logits_are_those_of_the_network(tmp_path, mode, network, batch):
+def test_logits_are_those_of_the_network_of_one_piece_and_of_several(tmp_path, mode, network):
     model = write_model(tmp_path / "best.pt", config_of(mode, network, "vertebrae"))
-    pieces = pieces_of(MODES[mode], batch)
-    logits = torch_backend(model.network, CPU, FLOAT32)(pieces)
-    assert logits.dtype is torch.float32 and logits.shape == (batch, 27, *MODES[mode][1:])
-    torch.testing.assert_close(logits.double(), reference(model.network, pieces), rtol=1e-4, atol=1e-4)
+    for batch in (1, 3):
+        pieces = pieces_of(MODES[mode], batch)
+        logits = torch_backend(model.network, CPU, FLOAT32)(pieces)
+        assert logits.dtype is torch.float32 and logits.shape == (batch, 27, *MODES[mode][1:])
+        torch.testing.assert_close(logits.double(), reference(model.network, pieces), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize(("mode", "network", "scheme"), KINDS)
-def test_bfloat16_is_as_near_to_float32_as_with_the_layers_of_pytorch(tmp_path, mode, network, scheme, batch):
-    model, pieces = write_model(tmp_path / "best.pt", config_of(mode, network, scheme)), pieces_of(MODES[mode], batch)
-    exact = reference(model.network, pieces)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        plain = (model.network(pieces).double() - exact).abs().mean()
-    for backend in (
+def test_bfloat16_is_as_near_to_float32_as_with_the_layers_of_pytorch(tmp_path, mode, network, scheme):
+    model = write_model(tmp_path / "best.pt", config_of(mode, network, scheme))
+    backends = (
         torch_backend(model.network, CPU, BFLOAT16),
         open_backend("torch", model.checkpoint, model.path, CPU, BFLOAT16),
-    ):
-        logits = backend(pieces)
-        assert backend.precision == "bfloat16" and logits.shape == exact.shape
-        assert 0 < (logits.double() - exact).abs().mean() < 1.2 * plain
+    )
+    for batch in (1, 3):
+        pieces = pieces_of(MODES[mode], batch)
+        exact = reference(model.network, pieces)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            plain = (model.network(pieces).double() - exact).abs().mean()
+        for backend in backends:
+            logits = backend(pieces)
+            assert backend.precision == "bfloat16" and logits.shape == exact.shape
+            assert 0 < (logits.double() - exact).abs().mean() < 1.2 * plain
 
 
 @pytest.mark.parametrize(("mode", "network", "scheme"), KINDS)
