@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import threading
 import time
 
 import numpy as np
@@ -172,6 +173,59 @@ def test_waiting_is_the_time_between_asking_and_having(monkeypatch):
         waiting.end()
     assert waiting.take() == 2.5
     assert waiting.take() == 0.0
+
+
+def test_on_a_cpu_the_next_batch_is_made_beside_the_step_on_one_core():
+    feed, threads = feed_of(), torch.get_num_threads()
+    made = []
+    augment = feed._augment
+
+    def noted(boxes):
+        batch = augment(boxes)
+        made.append((threading.get_ident(), torch.get_num_threads()))
+        return batch
+
+    feed._augment = noted
+    torch.set_num_threads(2)
+    try:
+        next(feed)
+        limit = time.monotonic() + 300
+        while len(made) < 2 and time.monotonic() < limit:  # nobody has asked for the second
+            time.sleep(0.001)
+        assert len(made) == 2
+        assert len({ident for ident, _ in made} - {threading.get_ident()}) == 1
+        assert {count for _, count in made} == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+        feed.close()
+
+
+def test_on_a_cpu_nothing_is_read_any_more_when_a_step_is_over():
+    feed = feed_of()
+    augment, release = feed._augment, threading.Event()
+    feed._augment = lambda boxes: (release.wait(300), augment(boxes))[1]
+    threading.Timer(0.05, release.set).start()
+    next(feed)
+    release.clear()
+    threading.Timer(0.05, release.set).start()
+    feed.bring_next()
+    assert feed._beside.done()
+    assert 0.0 < feed.waiting.take() < 300
+    feed.close()
+
+
+def test_an_error_of_a_batch_that_is_made_ahead_comes_when_it_is_asked_for():
+    feed = feed_of()
+    batch = next(feed)
+    feed.bring_next()
+    feed._packed = iter([DataError("the disk is gone")])
+    next(feed)
+    feed.bring_next()
+    assert batch["image"].shape[0] == 2
+    with pytest.raises(DataError, match="the disk is gone"):
+        next(feed)
+    feed.close()
 
 
 @GPU

@@ -3,6 +3,7 @@
 worker processes      cut boxes  ->  pack        shared memory
 loader's thread       pin
 side stream of a GPU      copy -> augment        while the main stream works on the batch before
+thread beside a CPU's     copy -> augment        while the step before is computed
 """
 
 import math
@@ -185,15 +186,20 @@ class Feed(Iterator[Batch]):
 
 def _single_thread() -> ThreadPoolExecutor:
     """A thread in which PyTorch computes on one core. The setting is each thread's own, but new ones begin with it."""
+
+    def compute_on_one_core() -> None:
+        torch.get_num_threads()  # the first question takes what new threads begin with, whatever was set before
+        torch.set_num_threads(1)
+
     threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(1, "feed")
-    pool.submit(torch.set_num_threads, 1).result()
+    pool.submit(compute_on_one_core).result()
     torch.set_num_threads(threads)
     return pool
 
 
 class CpuWaiting:
-    """How long training stood still because the next batch was not there; on a CPU, augmenting it included."""
+    """How long training stood still because the next batch was not there."""
 
     def __init__(self) -> None:
         self._begun = 0.0
