@@ -302,6 +302,7 @@ class TestDemo:
         return demo
 
     @pytest.mark.usefixtures("as_for_users")
+    @pytest.mark.slow  # it trains, converts, predicts and draws
     def test_leaves_data_index_run_masks_scores_a_picture_and_one_page_of_everything(self, run, tmp_path):
         out = tmp_path / "demo"
         result = run(out)

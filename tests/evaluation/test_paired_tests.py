@@ -97,6 +97,7 @@ def test_p_is_that_of_the_exact_table_where_there_are_neither_ties_nor_zeros():
         assert signed_rank_p(differences) == pytest.approx(stats.wilcoxon(differences, method="exact").pvalue)
 
 
+@pytest.mark.slow  # ten thousand draws
 def test_p_of_many_cases_is_drawn_and_close_to_the_exact_one():
     differences = np.random.default_rng(5).normal(0.35, 1, 30)
     assert signed_rank_p(differences) == pytest.approx(stats.wilcoxon(differences, method="exact").pvalue, abs=0.01)

@@ -329,6 +329,7 @@ def varied_spines(count: int) -> list[SpineDetections]:
     return spines
 
 
+@pytest.mark.slow  # it fits
 def test_numbers_fitted_to_synthetic_spines_name_others_of_their_kind():
     spines = varied_spines(90)
     priors = fit_priors(spines[:70], Recipe(members=1, units=8, epochs=12, parts=0))

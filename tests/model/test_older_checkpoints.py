@@ -42,6 +42,7 @@ def test_a_file_of_version_1_still_loads(tmp_path):
     torch.optim.AdamW(network().parameters()).load_state_dict(read.training["optimizer"])
 
 
+@pytest.mark.slow  # it spoils a file in hundreds of places
 def test_a_damaged_file_of_version_1_never_loads_as_other_weights(tmp_path):
     path = version_1(tmp_path / "best.pt", checkpoint(training=training_state()))
     assert_every_flip_is_noticed(path, flips=120)

@@ -167,6 +167,7 @@ def test_the_shipped_config_shows_a_millimetre_per_pixel():
         assert len(Method(config).tiling(GRID, (1, size, size)).regions) == count
 
 
+@pytest.mark.slow  # two seconds
 def test_a_model_alone_is_enough_to_label_a_scan_of_another_field_of_view(tmp_path):
     model = save_model(tmp_path / "best.pt", physical(size=(16, 16), neighbours=1), seed=1)
     wide = turned(orientation((0, 1, 2), (-1, 1, 1), (9.0, 2.5, 6.0), (25, 41, 23)))

@@ -75,6 +75,7 @@ def world_centres(mask, geometry):
     return dict(zip(ids.tolist(), geometry.world_from_index(ndimage.center_of_mass(mask > 0, mask, ids)), strict=True))
 
 
+@pytest.mark.slow  # it draws a phantom anew
 def test_the_same_seed_writes_the_same_bytes_into_any_folder(written, tmp_path):
     write_phantom(tmp_path / "elsewhere", cases=1, seed=SEED)
     again = contents(tmp_path / "elsewhere")

@@ -49,7 +49,7 @@ SLICES = {"network": {"name": "classic", "norm": "batch", "dropout": 0.3}, "loss
 PLATEAU = {"name": "rmsprop", "schedule": "plateau", "plateau_patience": 0, "plateau_factor": 0.5}
 
 
-@pytest.mark.parametrize("mode", ["2d", "2.5d"])
+@pytest.mark.parametrize("mode", ["2d", pytest.param("2.5d", marks=pytest.mark.slow)])
 def test_one_and_two_epochs_equal_three_slice_by_slice_with_a_rate_that_follows_the_validation(dataset, tmp_path, mode):
     # Stretched slices, and windows of slices whose pixels have a size.
     slices = {"neighbours": 1, "spacing_mm": 3.0} if mode == "2.5d" else {}

@@ -1,5 +1,7 @@
 """Whole scans are validated less often where they take long, and always in the same epochs where that matters."""
 
+import pytest
+
 from tests.scans import tiny_config
 from verse3d.training.pace import validation_fits
 from verse3d.training.session import Standing
@@ -23,6 +25,7 @@ def share_of(training_minutes, validation_minutes, share=0.1, epochs=4000):
     return standing.validation_minutes / minutes, count
 
 
+@pytest.mark.slow  # two seconds
 def test_validations_take_no_more_than_their_share_of_the_time():
     for training, validation, share in ((1.0, 1.0, 0.1), (0.1, 3.0, 0.1), (2.0, 0.3, 0.1), (1.0, 1.0, 0.4)):
         found, count = share_of(training, validation, share)

@@ -82,6 +82,7 @@ def test_the_subject_based_release_gives_exactly_its_counts_in_seconds(subject_b
     assert report.layouts == {"VerSe subject-based": 374}
 
 
+@pytest.mark.slow  # it makes a release of hundreds of files; the other release is made by quick tests
 def test_the_miccai_release_is_paired_and_counted_alike(miccai):
     report = build(miccai)
     assert counts(report) == EXPECTED

@@ -24,6 +24,7 @@ from verse3d.data.quality.survey import (
 )
 
 
+@pytest.mark.slow  # it starts processes, as the test of a check that breaks down does
 def test_processes_find_what_one_process_finds_in_the_same_order(cases, tmp_path):
     alone = list(survey_cases(cases, workers=1))
     assert [survey.case for survey in alone] == [case.case for case in cases]

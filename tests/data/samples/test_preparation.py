@@ -30,7 +30,7 @@ def spoil_labels(case) -> None:
     spine(0, PIR, (19, 26)).write(case.image, case.mask)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_preparation_says_what_it_made_kept_repaired_and_could_not_do(tmp_path, cases, workers):
     place = store_in(tmp_path)
     spoil_labels(cases[2])
