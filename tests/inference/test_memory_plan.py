@@ -79,13 +79,21 @@ def test_first_the_batch_shrinks_then_the_sums_are_held_in_half_precision():
 
 
 def test_batches_are_computed_side_by_side_only_if_there_is_room_for_both():
-    wanted = replace(demand(), side_by_side=2)
+    apart = 60  # MB that threads keep to themselves
+    wanted = replace(demand(channels=1), side_by_side=2, kept_mb=apart)
     both = plan(wanted, 20_000)
     assert both.settings == StreamSettings(4, torch.float32, side_by_side=2)
     assert both.to_dict()["side_by_side"] == 2
-    apart = 60  # MB that threads keep to themselves
-    assert both.peak_mb == pytest.approx(plan(demand(), 20_000).peak_mb + 4 * 300 + apart)
+    alone = wanted.network_mb(StreamSettings(4))
+    assert wanted.network_mb(both.settings) == pytest.approx(alone + 4 * 300 + apart)
     assert plan(wanted, both.peak_mb - 1).settings == StreamSettings(4, torch.float32)
+
+
+def test_threads_that_carry_several_labels_keep_memory_to_themselves_too():
+    several = replace(demand(channels=27), kept_mb=60)
+    assert several.network_mb(StreamSettings(4)) == pytest.approx(
+        demand(channels=27).network_mb(StreamSettings(4)) + 60
+    )
 
 
 def test_what_does_not_fit_is_refused_with_what_would():

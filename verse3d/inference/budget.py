@@ -15,7 +15,7 @@ from verse3d.core.single_threaded import share_of_threads
 from verse3d.core.threads import thread_count
 from verse3d.core.volume import StoredVoxels
 from verse3d.data.samples.grid import network_geometry
-from verse3d.inference.memory_plan import Demand, Limit, Plan, make_plan
+from verse3d.inference.memory_plan import KEPT_MB, Demand, Limit, Plan, make_plan
 from verse3d.inference.predictor import Predictor
 
 _SIDE_BY_SIDE = 2
@@ -124,6 +124,7 @@ class Budget:
             grouped=method.by_sequence,
             sums_dtype=self.predictor.settings.sums_dtype,
             side_by_side=self._side_by_side,
+            kept_mb=KEPT_MB if self._can_share else 0.0,
         )
 
     @property

@@ -16,8 +16,9 @@ from verse3d.model.tilings import Tiling
 _IMAGE_BYTES = 2  # float16
 _WORKING_MB = 60.0
 """What is held for a moment: pieces and buffers, planes and slabs while grids change and files are read and written."""
-_APART_MB = 60.0
-"""What threads that compute side by side keep of freed memory, each for itself."""
+KEPT_MB = 210.0
+"""What threads that compute side by side keep of freed memory, each for itself: 512 x 512 x 500 took 100 MB more than
+the rest of the forecast with one label, and 150 with 27 labels of noise."""
 CARRYING_MB = 100.0
 """What ``MulticlassAggregator`` takes at worst beside its planes, which is where all voxels are near borders."""
 _CLEANING_BYTES = 1
@@ -59,6 +60,7 @@ class Demand:
         grouped: whether bones are grouped and named, where other labels are cleaned.
         sums_dtype: of the open planes, if there is room: see ``Ensemble.sums_dtype``.
         side_by_side: batches that are computed at the same time, if there is room.
+        kept_mb: what threads keep of freed memory if they compute parts of the work, each by itself.
     """
 
     source_voxels: int
@@ -71,6 +73,7 @@ class Demand:
     grouped: bool = False
     sums_dtype: torch.dtype = torch.float32
     side_by_side: int = 1
+    kept_mb: float = 0.0
 
     @property
     def scouting_mb(self) -> float:
@@ -86,12 +89,13 @@ class Demand:
         """While the network looks at it: the prepared volume, the labels so far, the open planes, one batch."""
         # Labels are carried to the scan's grid while the network works, a single label's probability afterwards.
         carrying_mb = CARRYING_MB + self._plane_mb(settings) if self.channels > 1 else 0.0
-        apart_mb = _APART_MB if settings.side_by_side > 1 else 0.0
+        # Batches are computed side by side, or the planes of several labels carried to the scan's grid.
+        kept_mb = self.kept_mb if settings.side_by_side > 1 or self.channels > 1 else 0.0
         return (
             self._image_mb
             + self._answer_mb
             + carrying_mb
-            + apart_mb
+            + kept_mb
             + self._sums_mb(settings)
             + self.piece_mb * settings.pieces_per_batch * settings.side_by_side
             + len(self.tiling.regions) * _WINDOW_BYTES // 10**6
