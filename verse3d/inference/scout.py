@@ -11,7 +11,7 @@ from verse3d.core.axismaps import Box, box_of
 from verse3d.core.geometry import Geometry
 from verse3d.core.resample import resample_linear
 from verse3d.core.runtime import channels_last
-from verse3d.inference.backends.pytorch import QuickConvolutions
+from verse3d.model.on_cpu import QuickConvolutions
 from verse3d.model.scout import CHANNELS, SCOUT_MM, ScoutNetwork
 
 FloatArray = NDArray[np.float32]

@@ -21,7 +21,6 @@ from tests.inference.backends.models import (
 )
 from verse3d.core.runtime import Precision
 from verse3d.inference.backends import TorchBackend, open_backend, torch_backend
-from verse3d.inference.backends.pytorch import QuickConvolutions
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -83,30 +82,6 @@ def test_in_bfloat16_no_layer_between_exchanges_the_order_in_memory(tmp_path):
             )
     backend(pieces_of((1, 32, 48, 16), 2))
     assert wrong == []
-
-
-CONVOLUTIONS = {
-    "plain": nn.Conv3d(1, 4, 3, padding=1),
-    "strided": nn.Conv3d(3, 4, 3, stride=2, padding=(1, 0, 2)),
-    "dilated, no bias": nn.Conv3d(2, 4, 3, dilation=2, bias=False),
-    "groups": nn.Conv3d(4, 4, 3, groups=2),
-    "padding in words": nn.Conv3d(1, 4, 3, padding="same"),
-    "mirrored padding": nn.Conv3d(1, 4, 3, padding=1, padding_mode="reflect"),
-    "2d": nn.Conv2d(3, 4, (5, 3), padding=1),
-    "double": nn.Conv3d(1, 4, 3).double(),
-}
-
-
-@pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_quick_convolutions_are_convolutions(name):
-    layer = CONVOLUTIONS[name]
-    size = (9, 10, 11) if isinstance(layer, nn.Conv3d) else (9, 10)
-    image = torch.rand(1, layer.in_channels, *size, dtype=layer.weight.dtype)
-    with torch.inference_mode():
-        plain = layer(image)
-        with QuickConvolutions():
-            quick = layer(image)
-    torch.testing.assert_close(quick, plain, rtol=1e-5, atol=1e-5)
 
 
 def test_a_single_small_piece_takes_no_plain_loop(tmp_path):

@@ -1,18 +1,16 @@
 """The network in PyTorch itself."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from verse3d.core.runtime import Precision, channels_last, choose_precision
-from verse3d.model.on_cpu import QuickOnCpu, is_called_by_layer
+from verse3d.model.on_cpu import QuickConvolutions, QuickOnCpu
 
-_CONVOLUTIONS = (torch.conv2d, torch.conv3d)
 _WITH_KERNELS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -113,28 +111,3 @@ def with_short_weights(network: nn.Module, dtype: torch.dtype) -> nn.Module:
             layer.to(dtype)
             layer.weight.data = channels_last(layer.weight.data)
     return network.requires_grad_(False)
-
-
-class QuickConvolutions(TorchFunctionMode):
-    """Sends float32 convolutions on the CPU to oneDNN, always.
-
-    By itself PyTorch computes those of a single small piece with a plain loop that is several times slower: of a batch
-    of one whose channels times first two axes make up at most 20,480 numbers. The results differ in rounding only.
-    """
-
-    def __torch_function__(
-        self,
-        func: Any,  # noqa: ANN401 - a function of PyTorch
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 - what the function returns
-        """Called by PyTorch in place of each of its functions."""
-        if func in _CONVOLUTIONS and not kwargs and _suits_onednn(args):
-            image, weight, bias, stride, padding, dilation, groups = args
-            return torch.mkldnn_convolution(image, weight, bias, padding, stride, dilation, groups)
-        return func(*args, **(kwargs or {}))
-
-
-def _suits_onednn(args: tuple[Any, ...]) -> bool:
-    return is_called_by_layer(args) and args[0].dtype is torch.float32
