@@ -151,7 +151,7 @@ def test_the_gradient_of_a_slope_over_many_voxels_is_not_added_up_in_16_bits():
 NORMS = {
     "with weights, 3d": (nn.InstanceNorm3d(16, affine=True), (2, 16, 3, 4, 2)),
     "without weights, 2d": (nn.InstanceNorm2d(32), (3, 32, 3, 4)),
-    "of one piece": (nn.InstanceNorm3d(16, affine=True), (1, 16, 4, 1, 2)),
+    "of one window": (nn.InstanceNorm3d(16, affine=True), (1, 16, 4, 1, 2)),
 }
 
 

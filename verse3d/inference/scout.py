@@ -104,7 +104,7 @@ def _shown(network: ScoutNetwork, coarse: FloatArray) -> Iterator[tuple[slice, F
     device = network.head.weight.device
     for first, share in shares:
         window = np.ascontiguousarray(coarse[None, None, :, :, first : first + share.size], np.float32)
-        # One piece with few channels is what PyTorch's own plain loop would compute, in a third more of the time.
+        # One window with few channels is what PyTorch's own plain loop would compute, in a third more of the time.
         with torch.inference_mode(), QuickConvolutions():
             features = network.features(channels_last(torch.from_numpy(window).to(device)))
             # The head reaches over one voxel, so it is a product of what lies side by side in memory: a third of the

@@ -4,7 +4,7 @@ Of a U-Net that is narrow at its top level a CPU does not wait for the large con
 to one channel, for the backward pass of PReLU, and for data that changes its order in memory between two layers. All of
 these can be computed in other ways that give the same but for rounding:
 
-    instance norm            a batch norm of each piece: keeps the channels of a voxel together, as oneDNN wants them
+    instance norm            a batch norm of each sample: keeps the channels of a voxel together, as oneDNN wants them
     from one channel         in float32: of the 16 channels that AMX multiplies at once, 15 would be empty
     to few channels,
     at full resolution       at half the resolution, with 8 voxels as 8 channels (see ``half_resolution``)
@@ -70,7 +70,7 @@ class QuickOnCpu(_Quicker):
     def other_way(self, func: object, args: Sequence[Any], settings: Mapping[str, Any]) -> Callable[..., Any] | None:
         """For layers of a U-Net with few channels at its top level."""
         if func is functional.instance_norm:
-            return _instance_norm if len(args) == 1 and _is_of_each_piece(args[0], settings) else None
+            return _instance_norm if len(args) == 1 and _is_of_each_sample(args[0], settings) else None
         # Layers hand on all arguments of the others by position.
         if settings or not args or not isinstance(args[0], torch.Tensor) or args[0].device.type != "cpu":
             return None
@@ -111,20 +111,20 @@ def _is_called_by_layer(args: Sequence[Any]) -> bool:
     )
 
 
-def _is_of_each_piece(image: torch.Tensor, settings: Mapping[str, Any]) -> bool:
-    """Whether an instance norm takes mean and deviation from each piece of (B, channels, ...) itself."""
+def _is_of_each_sample(image: torch.Tensor, settings: Mapping[str, Any]) -> bool:
+    """Whether an instance norm takes mean and deviation from each sample of (B, channels, ...) itself."""
     # The function hands on all but its first argument by name.
-    from_pieces = settings.get("running_mean") is None and settings.get("use_input_stats", True)
+    from_samples = settings.get("running_mean") is None and settings.get("use_input_stats", True)
     usual = image.device.type == "cpu" and image.dim() in DIMENSIONS and math.prod(image.shape[2:]) > 1
-    return from_pieces and usual and (image.shape[1] % _AT_ONCE == 0 or not torch.is_grad_enabled())
+    return from_samples and usual and (image.shape[1] % _AT_ONCE == 0 or not torch.is_grad_enabled())
 
 
 def _instance_norm(image: torch.Tensor, **settings: Any) -> torch.Tensor:  # noqa: ANN401 - of several kinds
     """Of the arguments of ``torch.nn.functional.instance_norm``, which would exchange the order in memory."""
     weight, bias, eps = settings.get("weight"), settings.get("bias"), settings.get("eps", 1e-5)
     normed = [
-        torch.batch_norm(piece, weight, bias, None, None, True, 0.0, eps, True)
-        for piece in torch.split(channels_last(image), 1)
+        torch.batch_norm(sample, weight, bias, None, None, True, 0.0, eps, True)
+        for sample in torch.split(channels_last(image), 1)
     ]
     return normed[0] if len(normed) == 1 else torch.cat(normed)
 

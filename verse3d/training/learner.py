@@ -106,7 +106,7 @@ _OF_THE_DEVICE = ("fused", "capturable", "foreach")
 
 
 def restore_learner(learner: Learner, state: dict[str, Any]) -> None:
-    """Undo of ``learner_state``.
+    """Inverse of ``learner_state``.
 
     Raises:
         DataError: a part has another shape or kind than this learner's own: PyTorch would take it, and fail a step

@@ -208,7 +208,7 @@ class ScoutTraining:
         }
 
     def restore(self, state: Mapping[str, Any], assessed: TrainedNetwork | None) -> None:
-        """Undo of ``to_dict``.
+        """Inverse of ``to_dict``.
 
         Args:
             state: as read from a file.

@@ -112,7 +112,7 @@ class Standing:
         return asdict(self)
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Undo of ``to_dict``.
+        """Inverse of ``to_dict``.
 
         Raises:
             DataError: it is no such state; nothing is changed then.

@@ -61,24 +61,24 @@ class TorchBackend:
         """Build the network; PyTorch compiles nothing for a shape."""
         _ = self.network
 
-    def __call__(self, pieces: torch.Tensor) -> torch.Tensor:
-        """Logits (B, channels, ...) of float32 pieces (B, n, ...), on the device; float16 comes back as float32."""
+    def __call__(self, windows: torch.Tensor) -> torch.Tensor:
+        """Logits (B, channels, ...) of float32 windows (B, n, ...), on the device; float16 comes back as float32."""
         with torch.no_grad():  # not inference mode: its tensors could not be changed in place by the caller
             if self.device.type == "cpu":
-                logits = self._on_cpu(pieces)
+                logits = self._on_cpu(windows)
             else:
                 with self.number_format.autocast(self.device):
-                    logits = self.network(channels_last(pieces.to(self.device, non_blocking=True)))
+                    logits = self.network(channels_last(windows.to(self.device, non_blocking=True)))
             return logits.float() if logits.dtype is torch.float16 else logits
 
-    def _on_cpu(self, pieces: torch.Tensor) -> torch.Tensor:
-        pieces = pieces.to(self.device)
+    def _on_cpu(self, windows: torch.Tensor) -> torch.Tensor:
+        windows = windows.to(self.device)
         if self.number_format.dtype is not torch.float32:
             with self.number_format.autocast(self.device), QuickOnCpu():
-                lower: torch.Tensor = self.network(channels_last(pieces))
+                lower: torch.Tensor = self.network(channels_last(windows))
             return lower
         with QuickConvolutions():
-            logits: torch.Tensor = self.network(pieces)
+            logits: torch.Tensor = self.network(windows)
         return logits
 
     def to(self, device: torch.device) -> "TorchBackend":
@@ -103,7 +103,7 @@ def torch_backend(network: nn.Module, device: torch.device, precision: Precision
 def with_short_weights(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     """The network, changed in place: weights of convolutions in the format and the order that they are used in.
 
-    Autocast would convert them for every piece. What else a network holds stays float32, as autocast leaves it, and so
+    Autocast would convert them for every window. What else a network holds stays float32, as autocast leaves it, and so
     do weights from one channel: see ``model.on_cpu``. So logits are those of the network as it was.
     """
     for layer in network.modules():
