@@ -16,18 +16,18 @@ from verse3d.data.schemes import MaskScheme
 
 ONLY_C1 = "mask-only-c1"
 """The code of a finding: the mask is read as a C1 alone, which it may not be."""
-_PIECE_VOXELS = 2**20
+_CHUNK_VOXELS = 2**20
 _BRIGHTER_HU = 50.0
 _FIXES = "`verse3d.check(fixes=FOLDER)`"
 
 
 def count_labels(array: NDArray[np.unsignedinteger]) -> dict[int, int]:
-    """Voxels of every id that occurs, 0 left out. Counted in pieces: counting widens each voxel to 64 bit."""
+    """Voxels of every id that occurs, 0 left out. Counted in chunks: counting widens each voxel to 64 bit."""
     flat = array.ravel(order="K")
     counts = np.zeros(int(np.iinfo(array.dtype).max) + 1, dtype=np.int64)
-    for start in range(0, flat.size, _PIECE_VOXELS):
-        # As long as the largest id of the piece needs it.
-        found = np.bincount(flat[start : start + _PIECE_VOXELS])
+    for start in range(0, flat.size, _CHUNK_VOXELS):
+        # As long as the largest id of the chunk needs it.
+        found = np.bincount(flat[start : start + _CHUNK_VOXELS])
         counts[: found.size] += found
     return {int(label): int(counts[label]) for label in np.flatnonzero(counts) if label}
 
