@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from verse3d.model import on_cpu
+from verse3d.model import half_resolution, on_cpu
 from verse3d.model.on_cpu import QuickConvolutions, QuickOnCpu, quick_on
 from verse3d.model.residual import ResidualUNet
 
@@ -212,6 +212,18 @@ def test_in_bfloat16_a_network_is_as_near_to_float32_as_before():
 def test_only_a_network_on_a_cpu_is_computed_in_another_way():
     assert isinstance(quick_on(torch.device("cpu")), QuickOnCpu)
     assert not isinstance(quick_on(torch.device("cuda", 0)), QuickOnCpu)
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.ConvTranspose3d(3, 1, **DOUBLING), nn.Conv3d(1, 1, 3, padding=1)], ids=["doubled", "at half"]
+)
+def test_a_network_learns_after_it_has_predicted(layer):
+    half_resolution._weights_of_doubling.cache_clear()
+    half_resolution._weights_at_half.cache_clear()
+    image = torch.randn(1, layer.in_channels, 4, 6, 2)
+    with torch.inference_mode(), QuickOnCpu():
+        layer(image)
+    assert_the_same(layer, image)
 
 
 CONVOLUTIONS = {

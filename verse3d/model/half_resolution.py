@@ -117,7 +117,7 @@ def _weights_of_doubling(dims: int) -> torch.Tensor:
     """(2 ** dims, 2 ** dims) places in the kernel, by parities of the result and by neighbours."""
     of_axis = {(0, 0): 1, (0, 1): None, (1, 0): 2, (1, 1): 0}
     corners = list(itertools.product((0, 1), repeat=dims))
-    return torch.tensor(
+    return _kept(
         [[_place([of_axis[pair] for pair in zip(parity, tap, strict=True)]) for tap in corners] for parity in corners]
     )
 
@@ -133,9 +133,14 @@ def _weights_at_half(dims: int) -> torch.Tensor:
 
     corners = list(itertools.product((0, 1), repeat=dims))
     neighbours = list(itertools.product((-1, 0, 1), repeat=dims))
-    return torch.tensor(
+    return _kept(
         [[[_place(list(map(along, to, of, near))) for near in neighbours] for of in corners] for to in corners]
     )
+
+
+def _kept(places: list[Any]) -> torch.Tensor:
+    with torch.inference_mode(False):  # a training may use what a prediction before it made
+        return torch.tensor(places)
 
 
 def _place(numbers: Sequence[int | None]) -> int:
