@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from verse3d.core.errors import DataError
 from verse3d.core.nifti_errors import unreadable
+from verse3d.core.wording import how_many
 
 READ_ERRORS = (
     OSError,
@@ -177,7 +178,7 @@ def fill(handle: BufferedIOBase, array: NDArray[Any]) -> None:
     while done < len(content):
         count = handle.readinto(content[done : done + _CHUNK_BYTES])
         if not count:
-            raise EOFError(f"the voxels end {len(content) - done} bytes too early")
+            raise EOFError(f"the voxels end {how_many(len(content) - done, 'byte')} too early")
         done += count
 
 

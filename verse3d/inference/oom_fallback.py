@@ -3,6 +3,7 @@
 import torch
 
 from verse3d.core.logs import logger
+from verse3d.core.wording import how_many
 from verse3d.inference.ensemble import Ensemble
 from verse3d.model.tilings import Tiling
 
@@ -41,7 +42,7 @@ class Placement:
         # many windows -> fewer -> one -> sums on the CPU -> network on the CPU -> give up
         if asked > 1:
             self.windows_at_once = asked // 2
-            _log.warning("the GPU's memory does not suffice: going on with %d windows at once", self.windows_at_once)
+            _log.warning("the GPU's memory does not suffice: going on with %s at once", how_many(asked // 2, "window"))
         elif self.sums_device.type != "cpu":
             self.sum_on_cpu()
         elif self.ensemble.device.type != "cpu":

@@ -21,7 +21,7 @@ import torch
 from verse3d.core.errors import CheckpointError
 from verse3d.core.filekinds import kind_of
 from verse3d.core.memory import free_memory_bytes
-from verse3d.core.wording import first_line
+from verse3d.core.wording import first_line, how_many
 
 _ZIP_START = b"PK\x03\x04"
 _PICKLE = "data.pkl"
@@ -106,7 +106,7 @@ def _require_zip(handle: IO[bytes], path: Path) -> None:
     if start == _ZIP_START:
         return
     if _ZIP_START.startswith(start):
-        raise damaged(path, f"it ends after {len(start)} bytes")
+        raise damaged(path, f"it ends after {how_many(len(start), 'byte')}")
     kind = kind_of(path)
     if kind.name and "pickle" not in kind.name:
         raise CheckpointError(f"{path} is not a model file but {kind.name}", hint=_MODEL_HINT)

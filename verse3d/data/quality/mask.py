@@ -10,6 +10,7 @@ from verse3d.core.errors import GeometryError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERTEBRAE, unknown_ids
 from verse3d.core.volume import Volume
+from verse3d.core.wording import how_many
 from verse3d.data.pairs import SAME_GRID_TOLERANCE_MM, GridMatch, carried_over, placement, require_same_grid
 from verse3d.data.quality.findings import Finding
 from verse3d.data.schemes import MaskScheme
@@ -67,7 +68,7 @@ def check_labels(
     if unknown := unknown_ids(counts):
         voxels = np.nonzero(mask.array == unknown[0])
         first = tuple(int(axis[0]) for axis in voxels)
-        where = f"{voxels[0].size} voxels of {unknown[0]}, the first at index {first}"
+        where = f"{how_many(voxels[0].size, 'voxel')} of {unknown[0]}, the first at index {first}"
         yield Finding(
             case,
             "error",
