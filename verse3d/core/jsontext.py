@@ -29,12 +29,11 @@ def json_checksum(values: Any) -> str:  # noqa: ANN401 - whatever JSON can hold
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def parse_json(text: str, *, max_depth: int = MAX_DEPTH, allow_nan: bool = False) -> Any:  # noqa: ANN401 - any JSON
+def parse_json(text: str, *, allow_nan: bool = False) -> Any:  # noqa: ANN401 - any JSON
     """The value of a JSON text: dicts, lists, texts, numbers, true, false and null.
 
     Args:
         text: one JSON value.
-        max_depth: brackets that may be open at the same time.
         allow_nan: take the word ``NaN`` for a number, as files of other programs hold it.
 
     Raises:
@@ -42,7 +41,7 @@ def parse_json(text: str, *, max_depth: int = MAX_DEPTH, allow_nan: bool = False
             whole number of more than 64 bits. The message begins with "not" or
             "ambiguous", for whoever knows the file to put its name and "is" before it.
     """
-    _refuse_depth(text, max_depth)
+    _refuse_depth(text)
     try:
         return json.loads(
             text,
@@ -56,14 +55,14 @@ def parse_json(text: str, *, max_depth: int = MAX_DEPTH, allow_nan: bool = False
         raise DataError(message) from None  # the error itself holds the whole text
 
 
-def _refuse_depth(text: str, most: int) -> None:
-    if text.count("[") + text.count("{") <= most:
+def _refuse_depth(text: str) -> None:
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
         return
     # Only brackets outside of strings count: "[[" is a text.
     brackets = _NO_BRACKETS.sub("", _STRING.sub("", text))
     deepest = max(itertools.accumulate(map(_STEP.__getitem__, brackets)), default=0)
-    if deepest > most:
-        raise DataError(f"not readable: it nests {deepest} brackets deep, at most {most} are allowed")
+    if deepest > MAX_DEPTH:
+        raise DataError(f"not readable: it nests {deepest} brackets deep, at most {MAX_DEPTH} are allowed")
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from verse3d.core.errors import ConfigError
 from verse3d.core.system import peak_memory_bytes
 
 DeviceName = Literal["auto", "cpu", "cuda"]
-AmpName = Literal["auto", "off", "bf16", "fp16"]
 
 
 def choose_device(name: str = "auto") -> torch.device:

@@ -45,9 +45,9 @@ class CaseCard:
         """Mean Dice over the true vertebrae, a missed one counting 0; NaN if there are none."""
         return _mean(self.bones.dice.values())
 
-    def region_dice(self, letter: str, *, in_span: bool = False) -> float:
+    def region_dice(self, letter: str) -> float:
         """The same over the cervical, thoracic or lumbar ones ("C", "T", "L")."""
-        values = self.bones.dice_in_span if in_span else self.bones.dice
+        values = self.bones.dice
         return _mean(values[label.id] for label in VERTEBRAE if label.id in values and region(label) == letter)
 
     def to_dict(self) -> dict[str, Any]:

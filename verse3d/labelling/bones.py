@@ -50,14 +50,12 @@ class BoneMap:
         numbers: uint8 (i, j, k), 0 for none; a box of the grid of the scan.
         start: index of its first voxel.
         bones: all of them.
-        joined_ml: volume of fragments that were given to a bone that they do not touch.
         dropped_ml: volume of foreground that belongs to no bone.
     """
 
     numbers: NDArray[np.uint8]
     start: tuple[int, int, int]
     bones: tuple[Bone, ...]
-    joined_ml: float = 0.0
     dropped_ml: float = 0.0
 
     @property

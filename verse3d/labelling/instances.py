@@ -73,12 +73,12 @@ def group_bones(parts: NDArray[np.uint8], geometry: Geometry) -> BoneMap:
     seeds = part_seeds(labelled.astype(np.uint8), coarse.spacing_mm, _up(geometry), MOST_BONES)
     coarse.hand_out(seeds, owners, cores=inside)
     grow(owners, geometry.spacing_mm)
-    joined, left_out = _settle_fragments(owners, coarse, int(seeds.max(initial=0)), geometry)
+    left_out = _settle_fragments(owners, coarse, int(seeds.max(initial=0)), geometry)
     dropped = left_out + _drop_small(owners, geometry.voxel_ml)
     numbers = owners[1:-1, 1:-1, 1:-1]
     start = tuple(int(side.start) for side in box)
     found = measured_bones(numbers, (start[0], start[1], start[2]), coarse, geometry)
-    return BoneMap(numbers, (start[0], start[1], start[2]), found, joined, dropped)
+    return BoneMap(numbers, (start[0], start[1], start[2]), found, dropped)
 
 
 def _up(geometry: Geometry) -> NDArray[np.float64]:
@@ -112,14 +112,11 @@ def _largest_first(labelled: NDArray[np.int32], count: int, least_voxels: float)
     return number_of[labelled], int(order.size)
 
 
-def _settle_fragments(
-    owners: NDArray[np.uint8], coarse: CoarseGrid, highest: int, geometry: Geometry
-) -> tuple[float, float]:
-    """Decide about what no seed has reached, in place; ml that joined a bone across a gap, and that were left out."""
+def _settle_fragments(owners: NDArray[np.uint8], coarse: CoarseGrid, highest: int, geometry: Geometry) -> float:
+    """Decide about what no seed has reached, in place: it is a bone, or joins one across a gap; ml that are left out."""
     inside = owners[1:-1, 1:-1, 1:-1]
     sampled = coarse.taken(inside)
     labelled, count = ndimage.label(sampled == FREE, _ALL_AROUND)
-    joined_voxels = 0
     if count:
         # own: (i, j, k) on the coarse grid, who gets the fragments there; 0 leaves them out.
         own = np.zeros(sampled.shape, np.uint8)
@@ -127,7 +124,7 @@ def _settle_fragments(
         more = min(more, MOST_BONES - highest)
         new = (whole > 0) & (whole <= more)
         own[new] = (whole[new] + highest).astype(np.uint8)
-        joined_voxels = _join_near(own, sampled, labelled, coarse)
+        _join_near(own, sampled, labelled, coarse)
         coarse.hand_out(own, owners)
         grow(owners, geometry.spacing_mm)
     left_out = 0
@@ -135,19 +132,19 @@ def _settle_fragments(
         alone = plane == FREE
         left_out += int(np.count_nonzero(alone))
         plane[alone] = 0
-    return joined_voxels * coarse.voxel_ml, left_out * geometry.voxel_ml
+    return left_out * geometry.voxel_ml
 
 
 def _join_near(
     own: NDArray[np.uint8], sampled: NDArray[np.uint8], fragments: NDArray[np.int32], coarse: CoarseGrid
-) -> int:
-    """Give fragments that are no bones of their own to the nearest bone, if that is near; how many coarse voxels."""
+) -> None:
+    """Give fragments that are no bones of their own to the nearest bone, if that is near."""
     # Of a fragment that voxel decides which lies nearest to any bone:
     #
     #     1 1 . f f f . . . 2      one voxel from 1, three from 2: it joins 1, if one voxel is near enough
     bones = (sampled > 0) & (sampled < FREE)
     if not bones.any():
-        return 0
+        return
     # The surface is what anything outside is nearest to. A tree of it takes less than distances all over the scan.
     surface = np.argwhere(bones & ~ndimage.binary_erosion(bones))
     at = np.argwhere(fragments)
@@ -168,7 +165,6 @@ def _join_near(
     bone_of[np.unique(fragments[own > 0])] = 0  # those are bones of their own
     joined = bone_of[fragments]
     np.copyto(own, joined, where=joined > 0)
-    return int(np.count_nonzero(joined))
 
 
 def _drop_small(owners: NDArray[np.uint8], voxel_ml: float) -> float:

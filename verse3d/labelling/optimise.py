@@ -10,6 +10,9 @@ from verse3d.labelling.levels import ANOMALIES, LEVEL_INDEX, LEVELS
 from verse3d.labelling.priors import Priors, as_t12, standardised
 from verse3d.labelling.readings import Readings
 
+_RIDGE, _ROUNDS = 3.0, 12
+"""Of the logistic fit: how strongly weights are drawn to 0, and how many steps of Newton's method it takes."""
+
 Weights = dict[str, NDArray[np.float64]]
 
 
@@ -233,16 +236,14 @@ class _Descent:
         return 0.5 * (1.0 + float(np.cos(angle)))
 
 
-def logistic(
-    features: NDArray[np.float64], truth: NDArray[np.bool_], ridge: float = 3.0, rounds: int = 12
-) -> tuple[NDArray[np.float64], float]:
+def logistic(features: NDArray[np.float64], truth: NDArray[np.bool_]) -> tuple[NDArray[np.float64], float]:
     """Logistic regression with a ridge by Newton's method: weights (F,) and bias."""
     clipped = np.column_stack([np.clip(features, -4.0, 4.0), np.ones(len(features))])
-    penalty = np.full(clipped.shape[1], ridge)
+    penalty = np.full(clipped.shape[1], _RIDGE)
     # The bias is free: the ridge must not pull the share of real detections towards a half.
     penalty[-1] = 0.0
     weights = np.zeros(clipped.shape[1])
-    for _ in range(rounds):
+    for _ in range(_ROUNDS):
         chance = 1.0 / (1.0 + np.exp(-np.clip(clipped @ weights, -30.0, 30.0)))
         slope = clipped.T @ (chance - truth) + penalty * weights
         # (F + 1, F + 1): small enough to be solved exactly, so a dozen rounds suffice

@@ -14,7 +14,6 @@ from verse3d.labelling.bones import Bone, BoneMap, CoarseGrid
 from verse3d.labelling.detections import detections
 from verse3d.labelling.evidence import LevelEvidence, doubting_small_bones
 from verse3d.labelling.naming import NamedSpine, name_spines
-from verse3d.labelling.priors import Priors
 from verse3d.labelling.upright import notes_on_the_header
 
 _LARGEST_PIECE = 0.4
@@ -90,16 +89,13 @@ class NamedBones:
     notes: tuple[str, ...] = ()
 
 
-def name_bones(
-    bones: BoneMap, geometry: Geometry, levels: LevelEvidence, *, priors: Priors | None = None
-) -> NamedBones:
+def name_bones(bones: BoneMap, geometry: Geometry, levels: LevelEvidence) -> NamedBones:
     """Name the bones of a scan; its longest spine, if it shows two.
 
     Args:
         bones: of the scan.
         geometry: its grid.
         levels: what is known about each of ``bones.bones``, in that order.
-        priors: what is known of spines; None: the shipped numbers.
     """
     if not bones.bones:
         return NamedBones((), np.zeros(256, np.uint8))
@@ -110,7 +106,7 @@ def name_bones(
     candidates, levels = [bones.bones[row] for row in rows], levels.of(rows)
     # A row of the detections is one of the candidates, so rows lead back to numbers in the map.
     centres = [bone.centre_mm for bone in candidates]
-    spine, *others = name_spines(detections(centres, levels.regions), priors, levels)
+    spine, *others = name_spines(detections(centres, levels.regions), levels=levels)
     named = [candidates[row] for row in spine.names]
     ids = np.zeros(256, np.uint8)
     for row, name in spine.names.items():

@@ -108,12 +108,11 @@ def summarise(cases: Iterable[CaseScores], labels: Sequence[Label] = VERTEBRAE) 
     }
 
 
-def scores_to_json_dict(cases: Sequence[CaseScores], labels: Sequence[Label] = VERTEBRAE) -> dict[str, Any]:
+def scores_to_json_dict(cases: Sequence[CaseScores]) -> dict[str, Any]:
     """All scores as plain values that strict JSON can hold; NaN becomes None.
 
     Args:
         cases: scores per case.
-        labels: the table that gives the order of the labels.
 
     Returns:
         ``{"cases": [{"case", "labels": {NAME: {METRIC: value}}}], "summary": {NAME: {METRIC: {STATISTIC: value}}}}``.
@@ -121,16 +120,16 @@ def scores_to_json_dict(cases: Sequence[CaseScores], labels: Sequence[Label] = V
     listed = []
     for case in cases:
         # In the order of the vertebrae, whatever the order in which they were scored
-        of_labels = {name: asdict(case.labels[name]) for name in _in_order(case.labels, labels)}
+        of_labels = {name: asdict(case.labels[name]) for name in _in_order(case.labels, VERTEBRAE)}
         listed.append({"case": case.case, "labels": of_labels})
-    summary = summarise(cases, labels)
+    summary = summarise(cases)
     return {"cases": without_nan(listed), "summary": without_nan(summary)}
 
 
-def csv_rows(cases: Iterable[CaseScores], labels: Sequence[Label] = VERTEBRAE) -> Iterator[tuple[str, ...]]:
+def csv_rows(cases: Iterable[CaseScores]) -> Iterator[tuple[str, ...]]:
     """One row of text per case and label under ``CSV_COLUMNS``; undefined values are empty cells."""
     for case in cases:
-        for name in _in_order(case.labels, labels):
+        for name in _in_order(case.labels, VERTEBRAE):
             scores = [float(value) for value in asdict(case.labels[name]).values()]
             cells = ["" if math.isnan(value) else repr(value) for value in scores]
             yield case.case, name, *cells

@@ -1,6 +1,5 @@
 """Where the windows of a sliding-window pass lie, and how much each of their voxels counts."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -71,16 +70,6 @@ def window_starts(size: int, window: int, overlap: float) -> Computed[int]:
     # Whole numbers only: a float would lose the last windows of an axis of more than 2^53 voxels.
     count = -(-last // step) + 1
     return Computed(count, lambda number: min(number * step, last))
-
-
-def count_windows(shape: Shape, window: Sequence[int], overlap: float) -> int:
-    """How many windows MONAI's sliding window places over a volume (padded to one window if it is smaller).
-
-    Example:
-        >>> count_windows((200, 90, 96), (96, 96, 96), 0.5)
-        4
-    """
-    return math.prod(len(window_starts(size, length, overlap)) for size, length in zip(shape, window, strict=True))
 
 
 @lru_cache(maxsize=4)

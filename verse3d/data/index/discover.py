@@ -51,17 +51,16 @@ def is_index(source: Path) -> bool:
     return kind.is_text or not kind.hint  # who damaged an index wants to hear that it is damaged
 
 
-def discover(roots: Sequence[Path], *, without: Iterable[Path] = ()) -> CaseIndex:
+def discover(roots: Sequence[Path]) -> CaseIndex:
     """Find all cases below the given folders (zips, single NIfTI files), in a stable order, each file once.
 
-    Of two scans (or masks) that would belong to the same case, the second is left out with a warning. ``without`` names
-    folders and zips that are not looked into.
+    Of two scans (or masks) that would belong to the same case, the second is left out with a warning.
 
     Raises:
         DataError: a root does not exist, there is no NIfTI file below any of them, or the files of one subject lie in
             folders of different splits.
     """
-    return CaseIndex(unique_names(find_cases(roots, without=without)))
+    return CaseIndex(unique_names(find_cases(roots)))
 
 
 def find_cases(roots: Sequence[Path], *, without: Iterable[Path] = ()) -> tuple[Case, ...]:

@@ -17,8 +17,10 @@ from verse3d.data.samples.transforms import PreparedCase
 from verse3d.model.modes import Method
 from verse3d.phantoms import make_case
 
+_SEED = 0
 
-def windows_of_phantom(config: Config, count: int, *, seed: int = 0) -> torch.Tensor:
+
+def windows_of_phantom(config: Config, count: int) -> torch.Tensor:
     """Windows (count, n, ...) around vertebrae of a phantom, float32: drawn as for training, but not augmented.
 
     Raises:
@@ -27,13 +29,13 @@ def windows_of_phantom(config: Config, count: int, *, seed: int = 0) -> torch.Te
     # Around vertebrae, unchanged: every window shows something, and two programs see the same.
     centred = config.sampling.model_copy(update={"foreground_fraction": 1.0})
     cut = Method(config.model_copy(update={"sampling": centred})).cut(augmented=False)
-    case, random = _prepared(config, seed), np.random.RandomState(seed)
+    case, random = _prepared(config), np.random.RandomState(_SEED)
     boxes = PackedBatch.of([cut(case, random) for _ in range(count)])
     return Augment(cut.size)(boxes.on(torch.device("cpu")))["image"]
 
 
-def _prepared(config: Config, seed: int) -> PreparedCase:
-    phantom = make_case(seed)
+def _prepared(config: Config) -> PreparedCase:
+    phantom = make_case(_SEED)
     volume = Volume(phantom.image_hu, phantom.geometry, nib.Nifti1Header(), Path("phantom"))
     image, grid = prepare_image(volume, config.grid)
     ids = training_scheme(config.labels.trained_on).network_from_verse(phantom.mask)
