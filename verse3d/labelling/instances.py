@@ -113,7 +113,7 @@ def _largest_first(labelled: NDArray[np.int32], count: int, least_voxels: float)
 
 
 def _settle_fragments(owners: NDArray[np.uint8], coarse: CoarseGrid, highest: int, geometry: Geometry) -> float:
-    """Decide about what no seed has reached, in place: it is a bone, or joins one across a gap; ml that are left out."""
+    """In place: what no seed has reached is a bone, joins one across a gap, or is left out. Returns ml left out."""
     inside = owners[1:-1, 1:-1, 1:-1]
     sampled = coarse.taken(inside)
     labelled, count = ndimage.label(sampled == FREE, _ALL_AROUND)
