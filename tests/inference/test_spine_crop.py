@@ -213,6 +213,19 @@ def test_the_maps_of_a_tall_scan_blend_their_windows_into_probabilities():
     np.testing.assert_array_equal(look_for_spine(network, image.astype(np.float32)), spine)
 
 
+@pytest.mark.parametrize(("planes", "windows"), [(96, [96]), (100, [80, 80]), (125, [80, 80]), (161, [80, 80, 80])])
+def test_windows_of_a_tall_scan_are_no_longer_than_they_have_to_be(planes, windows):
+    shown = []
+
+    class Watched(ScoutNetwork):
+        def features(self, image):
+            shown.append(image.shape[-1])
+            return super().features(image)
+
+    look_for_spine(Watched((4, 8)).eval(), np.zeros((3, 4, planes), np.float32))
+    assert shown == windows
+
+
 def test_the_box_of_the_maps_has_a_margin_and_ends_at_the_volume():
     probabilities = np.zeros((27, 20, 21, 22), np.float32)
     probabilities[0] = 1.0

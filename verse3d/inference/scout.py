@@ -58,8 +58,10 @@ def look(network: ScoutNetwork, coarse: FloatArray) -> tuple[FloatArray, FloatAr
     # The share of each window is multiplied in at once, so overlapping windows need no second volume. The channels of a
     # voxel stay side by side, as the network gives them; who takes a part makes it small first.
     spine, probabilities = np.zeros(coarse.shape, np.float32), np.zeros((*coarse.shape, CHANNELS), np.float32)
-    for planes, share, found in _shown(network, coarse):
-        spine[..., planes] += (1.0 - found[..., 0]) * share
+    weight, bias = _head(network)
+    for planes, share, voxels in _shown(network, coarse):
+        spine[..., planes] += _shaped(_spine_of(voxels, weight, bias), coarse.shape) * share
+        found = _shaped(torch.softmax(torch.nn.functional.linear(voxels, weight, bias).float(), -1), coarse.shape)
         probabilities[:, :, planes] += np.multiply(found, share[:, None], out=found)
     return spine, np.moveaxis(probabilities, -1, 0)
 
@@ -67,8 +69,9 @@ def look(network: ScoutNetwork, coarse: FloatArray) -> tuple[FloatArray, FloatAr
 def look_for_spine(network: ScoutNetwork, coarse: FloatArray) -> FloatArray:
     """The probability of any vertebra at every voxel of a scan at 4 mm, both (I, J, K). Holds no 27 channels of it."""
     spine = np.zeros(coarse.shape, np.float32)
-    for planes, share, found in _shown(network, coarse):
-        spine[..., planes] += (1.0 - found[..., 0]) * share
+    weight, bias = _head(network)
+    for planes, share, voxels in _shown(network, coarse):
+        spine[..., planes] += _shaped(_spine_of(voxels, weight, bias), coarse.shape) * share
     return spine
 
 
@@ -93,13 +96,38 @@ def at_scout_spacing(image: NDArray[np.floating], geometry: Geometry) -> tuple[F
 def scout_megabytes(geometry: Geometry) -> float:
     """What ``look_for_spine`` takes at most for a volume on the network grid ``geometry``, MB (measured)."""
     i, j, k = geometry.resampled((SCOUT_MM,) * 3).shape
-    i, j, planes = (size + -size % _ROUNDED_TO for size in (i, j, min(k, _PLANES)))
+    i, j, planes = (size + -size % _ROUNDED_TO for size in (i, j, _windows(k)[1]))
     head = i * j * _PLANES_AT_ONCE * CHANNELS * 4 * 3  # logits, probabilities, and these on the CPU
     return float(i * j * planes * _BYTES_IN_WINDOW + head + i * j * k * 4 * 4) / 1e6
 
 
-def _shown(network: ScoutNetwork, coarse: FloatArray) -> Iterator[tuple[slice, FloatArray, FloatArray]]:
-    """Some planes along k, how much their window counts there (K',), and their probabilities (I, J, K', 27)."""
+def _spine_of(voxels: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """1 - the background's softmax, (n,), of what the head sees, (n, 8).
+
+    Whether levels are wanted, too, or not: always by this sum, so that it moves no crop by a rounding.
+    """
+    # A channel's voxels side by side, (27, n): exp and sums are quick along long rows.
+    logits = torch.addmm(bias[:, None], weight, voxels.T).float()
+    # The softmax is 1 / sum of exp(logit - its own). Where that is infinite there is surely spine.
+    logits -= logits[0].clone()
+    return 1.0 - logits.exp_().sum(0).reciprocal_()
+
+
+def _shaped(values: torch.Tensor, shape: tuple[int, ...]) -> FloatArray:
+    """(I J K', ...) as (I, J, K', ...) on the CPU."""
+    i, j, _ = shape
+    return np.asarray(values.cpu().numpy().reshape(i, j, -1, *values.shape[1:]))
+
+
+def _head(network: ScoutNetwork) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights (27, 8) and biases (27,) of its last layer, which reaches over one voxel, so it is a matrix product."""
+    bias = network.head.bias
+    assert bias is not None  # the layer was built with one
+    return network.head.weight.detach().flatten(1), bias.detach()
+
+
+def _shown(network: ScoutNetwork, coarse: FloatArray) -> Iterator[tuple[slice, FloatArray, torch.Tensor]]:
+    """Some planes along k, how much their window counts there (K',), and what the head sees, (I J K', 8)."""
     shares = _window_shares(coarse.shape[2])
     device = network.head.weight.device
     for first, share in shares:
@@ -107,14 +135,23 @@ def _shown(network: ScoutNetwork, coarse: FloatArray) -> Iterator[tuple[slice, F
         # One window with few channels is what PyTorch's own plain loop would compute, in a third more of the time.
         with torch.inference_mode(), QuickConvolutions():
             features = network.features(channels_last(torch.from_numpy(window).to(device)))
-            # The head reaches over one voxel, so it is a product of what lies side by side in memory: a third of the
-            # time.  (8, I, J, K) of the whole window -> (I, J, K', 8) of some planes -> (I, J, K', 27)
-            voxels, weight = features[0].permute(1, 2, 3, 0), network.head.weight.flatten(1)
+            # (8, I, J, K) of the whole window -> (I, J, K', 8) of some planes
+            voxels = features[0].permute(1, 2, 3, 0)
             for start in range(0, share.size, _PLANES_AT_ONCE):
                 part = slice(start, min(start + _PLANES_AT_ONCE, share.size))
-                logits = torch.nn.functional.linear(voxels[:, :, part], weight, network.head.bias)
-                found = torch.softmax(logits.float(), -1).cpu().numpy()
-                yield slice(first + part.start, first + part.stop), share[part], found
+                shown = voxels[:, :, part].reshape(-1, voxels.shape[-1])
+                yield slice(first + part.start, first + part.stop), share[part], shown
+
+
+def _windows(size: int) -> tuple[int, int]:
+    """How many windows cover so many planes, and how long each is.
+
+    As few as share at least so many planes with each other, and no longer than that needs: the network rounds its
+    size up to 16 planes anyway. 125 planes are two windows of 80, not of 96, which are seen in five sixths of the time.
+    """
+    count = 1 + max(0, -(-(size - _PLANES) // (_PLANES - _SHARED_PLANES)))
+    needed = -(-(size + (count - 1) * _SHARED_PLANES) // count)
+    return count, min(size, needed + -needed % _ROUNDED_TO, _PLANES)
 
 
 def _window_shares(size: int) -> list[tuple[int, FloatArray]]:
@@ -125,12 +162,10 @@ def _window_shares(size: int) -> list[tuple[int, FloatArray]]:
         [1 1 1 1 1 1 .8 .6 .4 .2]
                     [.2 .4 .6 .8 1 1 1 1 1 1]
     """
-    # As few windows as cover all planes with at least so many shared; they are spread evenly.
-    count = 1 + max(0, -(-(size - _PLANES) // (_PLANES - _SHARED_PLANES)))
-    starts = np.linspace(0, max(0, size - _PLANES), count).astype(int).tolist()
-    windows = [(first, min(_PLANES, size - first)) for first in starts]
+    count, length = _windows(size)
+    starts = np.linspace(0, size - length, count).astype(int).tolist()
     total, weighted = np.zeros(size, np.float32), []
-    for first, length in windows:
+    for first in starts:
         plane = np.arange(length)
         # 1 2 3 ... 32 32 32 ... 3 2 1, then divided by the sum of all windows at each plane
         weight = np.minimum(np.minimum(plane, length - 1 - plane) + 1, _SHARED_PLANES).astype(np.float32)

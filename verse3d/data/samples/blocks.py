@@ -176,10 +176,10 @@ class CentreDraw:
 
     def __init__(self, blocks: LabelBlocks, labelled: NDArray[np.bool_]) -> None:
         self._blocks = blocks
-        unlabelled = np.logical_not(labelled)
-        self._kinds = (unlabelled, labelled)
+        kinds = (np.logical_not(labelled), labelled)
+        self._wanted = tuple(wanted.tobytes() for wanted in kinds)
         # ends[n]: how many voxels of a kind the blocks 0 ... n hold together
-        self._ends = tuple(np.cumsum(blocks.counts(wanted)) for wanted in self._kinds)
+        self._ends = tuple(np.cumsum(blocks.counts(wanted)) for wanted in kinds)
 
     def centre(self, foreground_fraction: float, draws: Sequence[float], read: ReadBlock) -> NDArray[np.int_]:
         """A voxel (i, j, k): labelled if the first of three numbers 0 <= x < 1 is below ``foreground_fraction``.
@@ -189,17 +189,18 @@ class CentreDraw:
         kind = int(draws[0] < foreground_fraction)
         if not self._ends[kind][-1]:
             kind = 1 - kind
-        return self._voxel(self._kinds[kind], self._ends[kind], draws[1:], read)
+        return self._voxel(self._wanted[kind], self._ends[kind], draws[1:], read)
 
     def _voxel(
-        self, wanted: NDArray[np.bool_], ends: NDArray[np.int64], draws: Sequence[float], read: ReadBlock
+        self, wanted: bytes, ends: NDArray[np.int64], draws: Sequence[float], read: ReadBlock
     ) -> NDArray[np.int_]:
         # The first number chooses the block by how much it holds ...
         place = int(draws[0] * ends[-1])
         number = int(np.searchsorted(ends, place, side="right"))
         start, size = self._blocks.place(number)
         # ... and the second the voxel inside.
-        found = np.flatnonzero(wanted[read(start, size)])
+        # (bytes.translate looks single bytes up without widening them to 64 bit first)
+        found = np.flatnonzero(np.frombuffer(read(start, size).tobytes().translate(wanted), bool))
         if not found.size:
             raise DamagedEntryError(f"the block at {start} holds none of the labels that were counted in it")
         inside = np.unravel_index(found[int(draws[1] * found.size)], size)

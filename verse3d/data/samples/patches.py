@@ -24,6 +24,8 @@ class Place(NamedTuple):
 class PatchDataset(Dataset[Box]):
     """Boxes of the samples of a run; every case is drawn equally often, in an order that changes with the epoch.
 
+    It is for one thread at a time.
+
     Args:
         cases: at least one.
         cut: of the mode.
@@ -36,6 +38,7 @@ class PatchDataset(Dataset[Box]):
         self._cut = cut
         self._length = length
         self._seed = seed
+        self._drawing = np.random.RandomState(0)
 
     def __len__(self) -> int:
         return self._length
@@ -49,7 +52,9 @@ class PatchDataset(Dataset[Box]):
 
     def _random(self, place: Place) -> np.random.RandomState:
         # Four words, not one: runs of a million samples would meet a 32-bit seed twice.
-        return np.random.RandomState(np.random.SeedSequence((self._seed, *place)).generate_state(4))
+        # Seeded anew rather than made: a new one would first ask the system for numbers that nobody needs.
+        self._drawing.seed(np.random.SeedSequence((self._seed, *place)).generate_state(4))
+        return self._drawing
 
     def source_of(self, place: Place) -> PatchSource:
         """The case that a sample is cut from."""
