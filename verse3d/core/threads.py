@@ -24,7 +24,7 @@ def thread_count() -> int:
 def let_waiting_threads_sleep() -> None:
     """Have PyTorch's threads give their core away soon when they wait for each other; call it before PyTorch is loaded.
 
-    GNU's OpenMP lets them turn in circles for some milliseconds first, after every operation. As long as each has a
+    GNU's OpenMP lets them spin for some milliseconds first, after every operation. As long as each has a
     core of its own that is as good; beside any other work it takes the core from the very thread that is waited for,
     and a training takes twice to four times as long. Who has set how OpenMP waits has decided it.
     """
