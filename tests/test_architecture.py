@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import importlib
 import re
 import textwrap
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import verse3d
@@ -490,3 +492,18 @@ def test_the_checker_finds_the_crack(house, rule, name, content, words):
     (problem, *_) = rule(house)
     assert words in problem
     assert ".".join([NAME, *Path(name).with_suffix("").parts]).removesuffix(".__init__") in problem
+
+
+def test_the_picture_of_the_house_shows_these_floors_and_no_import_that_goes_up(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(PACKAGE.parent / "scripts")
+    drawing = importlib.import_module("house")
+    monkeypatch.setattr(ast, "parse", parsed_text)  # what the rules have parsed
+    stacked = [{room for room, floor in FLOORS.items() if floor == number} for number in range(9, -1, -1)]
+    assert [set(floor) for floor in drawing.FLOORS] == [rooms - {"__init__", "version"} for rooms in stacked]
+    rooms = [room for floor in drawing.FLOORS for room in floor]
+    sizes, arrows = drawing.measured(rooms)
+    assert sum(modules for modules, _ in sizes.values()) + 3 == len(list(PACKAGE.rglob("*.py")))
+    assert not np.tril(arrows).any() and arrows[rooms.index("api"), rooms.index("report")] > 0
+    monkeypatch.setattr(drawing, "measured", lambda _: (sizes, arrows))
+    drawing.draw(tmp_path / "house.png")
+    assert (tmp_path / "house.png").stat().st_size > 10_000
