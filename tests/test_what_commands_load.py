@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.imports import import_targets, modules, nearest, parsed, with_place
 from tests.inference.backends.models import config_of, needs, write_model
 from tests.scans import spine
-from tests.test_architecture import PACKAGE, import_targets, modules, nearest, parsed, with_place
+from tests.test_architecture import PACKAGE
 
 TRAINING_ONLY = {"monai", "ignite", "tensorboard", "matplotlib", "sympy", "pandas"}
 WITHOUT_TORCH = {"torch", "openvino", *TRAINING_ONLY}
