@@ -1,4 +1,4 @@
-"""A network that answers NaN or infinity fails its scan, whatever runs it and however its answers are combined."""
+"""A network that returns NaN or infinity fails its scan, whatever runs it and however its answers are combined."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A network that answers NaN or infinity must not end as an empty mask: noticed window by window, told once.
+"""A network that returns NaN or infinity must not end as an empty mask: noticed window by window, reported once.
 
 Looking at every number would take a pass of its own, and a GPU would have to be waited for. So only the sum of a
 window's scores is kept, on the device: it is finite if all of them are. It is looked at when planes are given away, for
@@ -56,7 +56,7 @@ class FiniteCheck:
         region = ", ".join(f"{name} {along.start}-{along.stop - 1}" for name, along in spans)
         share = f"{float(bad.float().mean()):.2%} of its voxels" if bool(bad.any()) else "not again when asked twice"
         raise NotFiniteError(
-            f"the network answers NaN or infinity: first in window {number + 1} of {len(self._tiling.regions)} "
+            f"the network returns NaN or infinity: first in window {number + 1} of {len(self._tiling.regions)} "
             f"(voxels {region} of the network's grid), {share}; computed by {self._what}",
             hint="no mask is written; the model is damaged, or its numbers overflow in this precision: use another "
             "model, or another device (a GPU computes in fp16 or bf16 where the model's runtime.amp says so)",

@@ -40,7 +40,7 @@ def segment_volume(budget: Budget, volume: Volume, progress: Progress = no_progr
     Raises:
         GeometryError: no CT has such voxels.
         MemoryLimitError: the volume does not fit.
-        NotFiniteError: the network answers NaN or infinity.
+        NotFiniteError: the network returns NaN or infinity.
     """
     predictor, geometry = budget.predictor, volume.geometry
     plan = budget.plan(StoredVoxels(geometry, volume.header, volume.array.dtype.itemsize))

@@ -63,7 +63,7 @@ def segment(
 
     Raises:
         torch.OutOfMemoryError: even one window at a time does not fit, on the CPU.
-        NotFiniteError: a network answers NaN or infinity.
+        NotFiniteError: a network returns NaN or infinity.
     """
     numbers = range(len(tiling.regions)) if wanted is None else wanted
     sweep = _Sweep(image, tiling, placement, settings, progress)

@@ -22,7 +22,7 @@ def require_sound_weights(weights: Mapping[str, torch.Tensor], where: str) -> No
             if weight.dtype is torch.int64 and weight.dim() == 0:  # batches counted by a batch normalisation
                 continue
             raise ValueError(f"the weights {where}.{name} are {weight.dtype}; expected floating point numbers")
-        # A network with one NaN answers NaN everywhere, and a mask made of that looks like an empty one.
+        # A network with one NaN returns NaN everywhere, and a mask made of that looks like an empty one.
         finite = torch.isfinite(weight.detach())
         if not bool(finite.all()):
             bad = int((~finite).sum())
