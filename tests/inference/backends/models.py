@@ -1,5 +1,6 @@
 """Tiny models of every kind, and the windows that they look at."""
 
+import logging
 import tempfile
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +17,7 @@ from verse3d.core.config import Config, parse_config
 from verse3d.core.labels import label_scheme
 from verse3d.core.runtime import Precision
 from verse3d.inference.backends import network_of
+from verse3d.inference.backends.openvino import OpenVinoBackend
 from verse3d.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from verse3d.model.modes import get_mode
 
@@ -107,3 +109,24 @@ def needs(*packages: str):
     for package in packages:
         if find_spec(package) is None:
             pytest.skip(f"the package {package} is not installed (pip install 'verse3d[dev]')", allow_module_level=True)
+
+
+def backend_of(model, precision=FLOAT32) -> OpenVinoBackend:
+    return OpenVinoBackend.of(lambda: model.network, model.checkpoint, model.path, precision)
+
+
+def entries(model):
+    folder = model.path.with_suffix(".openvino")
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def warnings_in(caplog) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def assert_right(model, logits, windows, within=2e-4):
+    torch.testing.assert_close(logits.double(), reference(model.network, windows), rtol=within, atol=within)
+
+
+def refuse(*_, **__):
+    raise AssertionError("this must not be called")
