@@ -132,8 +132,8 @@ def test_labels_equal_the_banal_oracle_there_and_back(resample, codes, shape, sp
     assert there.dtype == np.uint8
     np.testing.assert_array_equal(there, oracle(label_map(shape), source, target))
     network_labels = label_map(target.shape, ids=(0, 1, 1, 3, 26))
-    home = resample(network_labels, target, source)
-    np.testing.assert_array_equal(home, oracle(network_labels, target, source))
+    back = resample(network_labels, target, source)
+    np.testing.assert_array_equal(back, oracle(network_labels, target, source))
 
 
 def on_random_grids(test):
@@ -252,17 +252,17 @@ def test_uniform_masks_stay_uniform(ids):
     assert set(np.unique(resample_nearest(label_map(source.shape, ids), source, target))) == set(ids)
 
 
-def test_an_asymmetric_marker_stays_at_its_place_in_the_world_on_the_way_home():
+def test_an_asymmetric_marker_stays_at_its_place_in_the_world_on_the_way_back():
     source = grid("PIR", (30, 40, 12), (0.9, 0.9, 3.0))
     network = network_grid(source, (1.0, 1.0, 1.0))
     labels = np.zeros(network.shape, dtype=np.uint8)
     labels[3:10, 20:25, 4:30] = 5
     labels[25:29, 2:12, 20:33] = 19
-    home = resample_vote(labels, network, source)
+    back = resample_vote(labels, network, source)
     for label in (5, 19):
         there_mm = network.world_from_index(np.argwhere(labels == label)).mean(axis=0)
-        home_mm = source.world_from_index(np.argwhere(home == label)).mean(axis=0)
-        assert np.linalg.norm(there_mm - home_mm) < 0.75
+        back_mm = source.world_from_index(np.argwhere(back == label)).mean(axis=0)
+        assert np.linalg.norm(there_mm - back_mm) < 0.75
 
 
 @pytest.mark.parametrize("resample", ALL)
@@ -357,8 +357,8 @@ def votes(codes, shape, spacing_mm, network_mm) -> list[tuple[np.ndarray, Geomet
     target = network_grid(source, network_mm)
     found = []
     for make in (label_map, blobs):
-        there, home = make(shape, (1, 2, 19, 26, 28)), make(target.shape, (1, 2, 3, 26))
-        for labels, first, second in ((there, source, target), (home, target, source)):
+        there, back = make(shape, (1, 2, 19, 26, 28)), make(target.shape, (1, 2, 3, 26))
+        for labels, first, second in ((there, source, target), (back, target, source)):
             found.append((labels, first, second, whole_grid_vote(labels, first, second)))
     return found
 
@@ -435,7 +435,7 @@ def test_finished_planes_are_the_linear_image_changed_afterwards(
 
 
 @pytest.mark.parametrize("layout", ["C", "F"])
-def test_going_home_holds_the_mask_and_a_few_tiles(monkeypatch, layout):
+def test_going_back_holds_the_mask_and_a_few_tiles(monkeypatch, layout):
     monkeypatch.setattr("verse3d.core.threads.thread_count", lambda: 1)
     source = Geometry((256, 256, 250), np.diag([-0.8, 0.8, 1.0, 1.0]))  # 16 million voxels
     network = network_grid(source, (1.5, 1.5, 1.5))
