@@ -1,5 +1,6 @@
 """Looking only where the spine is: the mask stays as it was, windows are spared, and doubt means looking everywhere."""
 
+import weakref
 from dataclasses import replace
 
 import nibabel as nib
@@ -11,6 +12,7 @@ from torch import nn
 from tests import scans
 from tests.scans import ThresholdNet, orientation, spine, tiny_config, turned
 from verse3d.core.geometry import Geometry
+from verse3d.core.handed import Handed
 from verse3d.core.runtime import choose_precision
 from verse3d.core.volume import Volume, stored_voxels
 from verse3d.data.samples.grid import network_geometry
@@ -88,6 +90,26 @@ def test_a_cropped_scan_has_the_mask_of_the_whole_one_and_takes_fewer_windows(na
     np.testing.assert_array_equal(there, everywhere)
     assert 0 < seen.windows < 0.5 * all_of_it.windows and seen.of == all_of_it.of
     assert seen.crop.skipped > 0.5 and all_of_it.crop.skipped == 0.0
+
+
+def test_the_whole_image_is_given_back_before_the_network_looks_at_the_part_with_the_spine():
+    scan, by = bright_block(WIDE["LAS"]), predictor(FINE, BrightIsSpine())
+    image, grid = by.prepare(scan)
+    whole = weakref.ref(image if image.base is None else image.base)
+    handed, held = Handed(image), []
+    del image
+    by.backend.network.register_forward_pre_hook(lambda *_: held.append(whole() is not None))
+    by.segment(handed.take(), grid, scan.geometry, by.settings)
+    assert held and not any(held)
+
+
+def test_a_part_of_more_than_half_of_the_image_is_not_copied():
+    grid, image = Geometry((8, 8, 8), np.eye(4)), np.zeros((8, 8, 8), np.float16)
+    small, large = (
+        CroppedGrids.of((slice(0, size), slice(0, 8), slice(0, 8)), grid, grid).cut(image) for size in (3, 5)
+    )
+    assert small.shape == (3, 8, 8) and not np.shares_memory(small, image)
+    assert large.shape == (5, 8, 8) and np.shares_memory(large, image)
 
 
 def test_levels_are_pasted_back_with_background_around():

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from verse3d.core.errors import MemoryLimitError
+from verse3d.core.geometry import Shape
 from verse3d.core.limits import voxel_count
 from verse3d.core.memory import SHARE_OF_FREE, free_memory_bytes
 from verse3d.core.runtime import rss_mb
@@ -43,6 +44,11 @@ class Limit:
         if max_ram_gb is not None:
             return cls(max_ram_gb * 1000, asked_for=True)
         return cls(rss_mb() + SHARE_OF_FREE * free_memory_bytes() / 1e6, asked_for=False)
+
+
+def image_mb(shape: Shape) -> float:
+    """What a prepared image of that shape on the network grid takes, MB."""
+    return voxel_count(shape) * _IMAGE_BYTES / 1e6
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +121,7 @@ class Demand:
 
     @property
     def _image_mb(self) -> float:
-        return voxel_count(self.tiling.shape) * _IMAGE_BYTES / 1e6
+        return image_mb(self.tiling.shape)
 
     @property
     def _answer_mb(self) -> float:

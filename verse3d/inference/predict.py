@@ -21,6 +21,7 @@ from verse3d.data.cases import Case
 from verse3d.data.predictions import predictions_file
 from verse3d.inference.budget import Budget
 from verse3d.inference.guards import Maker
+from verse3d.inference.memory_plan import image_mb
 from verse3d.inference.pipeline import Stages, one_by_one, overlapped
 from verse3d.inference.predictor import Predictor
 from verse3d.inference.records import PredictionRecord, PredictionReport, RecordList, log_record
@@ -118,8 +119,7 @@ def _read_while_opening(cases: Sequence[Case], stages: ScanStages) -> dict[str, 
 
 def _held_mb(read: Iterable[Future[PreparedScan]]) -> float:
     """What scans hold that were read already; those that failed hold nothing."""
-    # A number, not the scans: whoever keeps one keeps its image until the last mask is written.
-    return sum(one.result().image.nbytes / 1e6 for one in read if one.exception() is None)
+    return sum(image_mb(one.result().opened.grid.shape) for one in read if one.exception() is None)
 
 
 def _fits_overlapped(cases: Sequence[Case], budget: Budget) -> bool:

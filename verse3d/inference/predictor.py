@@ -162,7 +162,7 @@ class Predictor:
         if spine is not None:
             sampling = self.method.sampling
             part = CroppedGrids.of(spine.crop(grid.shape, sampling.patch_voxels, sampling.margin_voxels), grid, source)
-        image, tiling = image[part.box], self.tiling(part.grid.shape, source)
+        image, tiling = part.cut(image), self.tiling(part.grid.shape, source)
         wanted = self._wanted(image, tiling, part, spine)
         self.placement.start_volume()
         aggregator: Aggregator = (

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from verse3d.core.caseerrors import reason_of
 from verse3d.core.errors import DataError
 from verse3d.core.geometry import Geometry
+from verse3d.core.handed import Handed
 from verse3d.core.labels import label_counts
 from verse3d.core.logs import Progress, logger
 from verse3d.core.memory import give_back_freed_memory
@@ -82,14 +83,14 @@ class PreparedScan:
     Attributes:
         opened: the scan.
         plan: how it will be segmented.
-        image: (I, J, K) float16, 0 ... 1.
+        image: (I, J, K) float16, 0 ... 1; taken once, so that only the part with the spine is held from then on.
         seconds_of: what each stage took so far.
         warnings: for the user.
     """
 
     opened: OpenedScan
     plan: Plan
-    image: NDArray[np.float16]
+    image: Handed[NDArray[np.float16]]
     seconds_of: dict[str, float]
     warnings: tuple[str, ...]
 
@@ -155,7 +156,7 @@ class ScanStages:
             prepared, _ = self.predictor.prepare(scan.volume)
         warnings += tissue_warnings(prepared, grid, settings.window_hu, trained_on)
         opened = OpenedScan(self._record(case), image, target, peak, scan.stored, grid)
-        return PreparedScan(opened, plan, prepared, seconds_of, warnings)
+        return PreparedScan(opened, plan, Handed(prepared), seconds_of, warnings)
 
     def _read_and_planned(self, case: Case, target: Path) -> tuple[ReadScan, Plan]:
         """The scan in memory and the plan for it; raises as ``read``. What is being read already is planned behind."""
@@ -189,7 +190,7 @@ class ScanStages:
         )
         start = time.perf_counter()
         aggregator, done = self.predictor.segment(
-            scan.image, opened.grid, opened.stored.geometry, scan.plan.settings, progress=self.progress
+            scan.image.take(), opened.grid, opened.stored.geometry, scan.plan.settings, progress=self.progress
         )
         whole, network, scouting = time.perf_counter() - start, done.seconds, done.crop.seconds
         # What is left: cutting windows out, and adding their scores up.

@@ -183,6 +183,14 @@ class CroppedGrids:
         box, source_box = (tuple(slice(0, size) for size in one.shape) for one in (grid, source))
         return cls(box, grid, source_box, source)
 
+    def cut(self, image: NDArray[np.floating]) -> NDArray[np.floating]:
+        """The part of an image (I, J, K) on the network grid.
+
+        It is a copy where it is less than half, so that the whole is given back as soon as nobody else holds it.
+        """
+        part = image[self.box]
+        return part.copy() if 2 * part.size < image.size else part
+
 
 def _cropped(grid: Geometry, box: Box) -> Geometry:
     return grid.cropped([along.start for along in box], [along.stop for along in box])
