@@ -2,9 +2,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from verse3d.core.axes import PLANES
 from verse3d.core.errors import GeometryError
 from verse3d.core.geometry import Geometry
-from verse3d.core.planes import PLANES, plane_slice
+from verse3d.core.planes import plane_slice
 
 SHAPE_RAS = (11, 7, 5)
 SPACING_RAS = (0.7, 1.5, 3.0)

@@ -8,8 +8,8 @@ import pytest
 
 from tests.metrics.conftest import SHAPE, blobs
 from tests.scans import all_orientations, orientation, turned
+from verse3d.core.axes import PLANES
 from verse3d.core.errors import GeometryError
-from verse3d.core.planes import PLANES
 from verse3d.metrics.overlap import confusion, dice
 from verse3d.metrics.slices import axis_across, neighbour_dice, score_slices, slice_dice
 

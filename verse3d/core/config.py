@@ -18,13 +18,13 @@ from pydantic import (
 )
 
 from verse3d.core.augmenting import NO_AUGMENTATION, AugmentConfig
+from verse3d.core.axes import AXIS_OF_PLANE
 from verse3d.core.config_text import all_problems, apply_overrides, described, find_config, read_config
 from verse3d.core.errors import ConfigError
 from verse3d.core.labelling import LabelsConfig
 from verse3d.core.scouting import ScoutConfig
 from verse3d.core.section import Section as _Section
 from verse3d.core.setting_types import (
-    AXIS_OF_PLANE,
     ChannelCount,
     Fraction,
     Margin,

@@ -6,17 +6,16 @@ they are the nearest planes, not resampled ones.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from verse3d.core.axes import PLANES, PlaneName
 from verse3d.core.errors import GeometryError
 from verse3d.core.geometry import Geometry
 
-PlaneName = Literal["sagittal", "coronal", "axial"]
-PLANES: tuple[PlaneName, ...] = ("sagittal", "coronal", "axial")
 _OPPOSITE = {"R": "L", "A": "P", "S": "I"}
 
 

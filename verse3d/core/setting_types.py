@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from verse3d.core.axes import PlaneName
+
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 VoxelCount = Annotated[int, Field(ge=1, le=1024)]
@@ -38,9 +40,7 @@ Patch = Annotated[tuple[VoxelCount, VoxelCount, VoxelCount], _repeated(3), After
 
 _PixelCount = Annotated[int, Field(ge=1, le=8192)]
 Picture = Annotated[tuple[_PixelCount, _PixelCount], _repeated(2)]
-SlicePlane = Literal["sagittal", "coronal", "axial", "as-stored"]
-AXIS_OF_PLANE: dict[SlicePlane, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
-"""The axis of the network grid (right, anterior, superior) that runs across the slices of a plane."""
+SlicePlane = Literal[PlaneName, "as-stored"]
 
 _NotNegative = Annotated[int, Field(ge=0, le=1024)]
 Margin = Annotated[tuple[_NotNegative, _NotNegative, _NotNegative], _repeated(3)]

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from verse3d.core.axes import PlaneName
 from verse3d.core.caseerrors import CASE_ERRORS, reason_of
 from verse3d.core.errors import ConfigError, DataError, GeometryError
 from verse3d.core.escapes import csv_table
 from verse3d.core.files import make_folder, write_json, write_text
 from verse3d.core.labels import VERTEBRAE, Label, label_scheme
 from verse3d.core.logs import Progress, logger, no_progress
-from verse3d.core.planes import PlaneName
 from verse3d.core.volume import Volume, stored_scheme
 from verse3d.data.cases import Case, CaseIndex
 from verse3d.data.centroids import CENTROID_SUFFIX, write_centroids

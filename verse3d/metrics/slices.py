@@ -16,9 +16,9 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from verse3d.core.axes import PLANES, PlaneName
 from verse3d.core.errors import GeometryError
 from verse3d.core.geometry import Geometry
-from verse3d.core.planes import PLANES, PlaneName
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from verse3d.core.axes import LEFT_RIGHT
 from verse3d.core.config import InferenceConfig, SamplingConfig, SlicesConfig
 from verse3d.core.geometry import Geometry, Shape
 from verse3d.data.samples.slices import slice_axis, slice_stack
 from verse3d.model.windows import Computed, window_starts, window_weights
 
 Region = tuple[slice, slice, slice]
-_LEFT_RIGHT = 0  # the first axis of the network grid
 
 
 class Tiling(Protocol):
@@ -154,11 +154,11 @@ class WindowTiling:
 
     def mirrored(self, windows: torch.Tensor) -> torch.Tensor:
         """Windows (B, 1, *window) with left and right exchanged."""
-        return windows.flip(2 + _LEFT_RIGHT)
+        return windows.flip(2 + LEFT_RIGHT)
 
     def mirrored_back(self, scores: torch.Tensor) -> torch.Tensor:
         """Scores (B, channels, *window) of mirrored windows, turned back."""
-        return scores.flip(2 + _LEFT_RIGHT)
+        return scores.flip(2 + LEFT_RIGHT)
 
     def _inside(self, start: Shape) -> Region:
         sides = []
@@ -238,7 +238,7 @@ class SliceTiling:
     @property
     def mirror_differs(self) -> bool:
         """A sagittal slice by itself is the same in the mirror."""
-        return self.axis != _LEFT_RIGHT or self.neighbours > 0
+        return self.axis != LEFT_RIGHT or self.neighbours > 0
 
     @property
     def regions(self) -> Sequence[Region]:
@@ -267,11 +267,11 @@ class SliceTiling:
 
     def mirrored(self, windows: torch.Tensor) -> torch.Tensor:
         """Slices with left and right exchanged: across sagittal slices these are neighbours, else columns."""
-        return windows.flip(1 if self.axis == _LEFT_RIGHT else 3)
+        return windows.flip(1 if self.axis == LEFT_RIGHT else 3)
 
     def mirrored_back(self, scores: torch.Tensor) -> torch.Tensor:
         """Scores of mirrored slices, turned back. A sagittal slice itself has no left and right to exchange."""
-        return scores if self.axis == _LEFT_RIGHT else scores.flip(3)
+        return scores if self.axis == LEFT_RIGHT else scores.flip(3)
 
     def _turned_back(self, scores: torch.Tensor) -> torch.Tensor:
         """Scores (channels, rows, columns) as a plane along the volume's axes, (channels, ...); a view if possible."""

@@ -14,9 +14,10 @@ from matplotlib.path import Path
 from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike, NDArray
 
+from verse3d.core.axes import PLANES
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import Label
-from verse3d.core.planes import PLANES, PlaneSlice, plane_slice
+from verse3d.core.planes import PlaneSlice, plane_slice
 from verse3d.core.preview import Preview
 from verse3d.report.appearance import Window
 from verse3d.report.figures import outline_segments

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
 from verse3d.core.augmenting import AugmentConfig
+from verse3d.core.axes import AXIS_OF_PLANE
 from verse3d.core.config import SlicesConfig
 from verse3d.core.geometry import Geometry
-from verse3d.core.setting_types import AXIS_OF_PLANE, SlicePlane
+from verse3d.core.setting_types import SlicePlane
 from verse3d.data.samples.cut import Box
 from verse3d.data.samples.draws import ChangeDraws
 from verse3d.data.samples.source import PatchSource
