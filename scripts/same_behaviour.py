@@ -53,7 +53,7 @@ COMMANDS = (
 
 VARIES = re.compile(
     r"second|minute|rss|time|date|per_s|version|verse3d|path|folder|hostname|host|pid|sha256|memory|_mb|threads|created"
-    r"|plan|about|image|mask|model|backend|waiting|elapsed|eta|stamps|finished|modified|^bytes$|^key$|^check(sum)?$"
+    r"|plan|about|image|mask|model|backend|waiting|elapsed|eta|stamps|finished|modified|^bytes$|^key$|^check(sum)?$|^chunks$"
 )
 """Keys and columns that differ from run to run."""
 
