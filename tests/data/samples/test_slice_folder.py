@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import verse3d
 from tests import scans
 from tests.scans import tiny_config
 from verse3d.core.errors import ConfigError, DataError
+from verse3d.core.worker_pool import Failure
 from verse3d.data.cases import CaseIndex, write_index
 from verse3d.data.samples import slice_writer as slicewriter
 from verse3d.data.samples.slice_folder import SliceFolder, read_manifest
@@ -226,22 +226,12 @@ def test_a_full_disk_leaves_nothing_of_the_case(dataset, tmp_path, monkeypatch):
 
 
 def test_a_process_that_dies_is_a_failure_of_its_case(dataset, tmp_path, monkeypatch):
-    class Pool:
-        def __init__(self, *_, **__):
-            pass
+    def each(work, jobs, workers, _):
+        for position, job in enumerate(jobs):
+            dies = job.case.case == "case1"
+            yield position, Failure("the process that read it was killed (SIGKILL)", died=True) if dies else work(job)
 
-        def submit(self, work, job):
-            future = Future()
-            if job.case.case == "case1":
-                future.set_exception(RuntimeError("killed"))
-            else:
-                future.set_result(work(job))
-            return future
-
-        def shutdown(self, **_):
-            pass
-
-    monkeypatch.setattr(slicewriter, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(slicewriter, "each", each)
     (failure,) = write_slices(dataset.cases, config(), tmp_path, workers=2).failures
     assert failure.case == "case1" and "`workers=1`" in failure.error
 

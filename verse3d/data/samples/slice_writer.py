@@ -1,10 +1,8 @@
 """Writing the slices of cases as PNG files, whole cases or nothing, several at a time."""
 
 import glob
-import multiprocessing
 import shutil
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -20,6 +18,7 @@ from verse3d.core.labels import label_scheme
 from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.core.paths import TEMPORARY_PREFIX, path_below
 from verse3d.core.readers import Many, Record, read_record
+from verse3d.core.worker_pool import Failure, each
 from verse3d.data.cases import Case
 from verse3d.data.samples.slice_folder import CASE_FILE, CONFIG_FILE, MANIFEST_FILE, SliceRow, mask_pixels
 from verse3d.data.samples.slices import grey_slice, label_slice, slice_axis, turned
@@ -166,19 +165,12 @@ def _run(jobs: Sequence[_Job], workers: int) -> Iterator[SliceRecord]:
     if workers <= 1:
         yield from map(_try_case, jobs)
         return
-    # Forking a process that has used PyTorch's threads can hang, so fresh ones are started.
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        waiting = {pool.submit(_try_case, job): job for job in jobs}
-        for future in as_completed(waiting):
-            error = future.exception()
-            if error is None:
-                yield future.result()
-                continue
-            reason = f"its process ended ({error or type(error).__name__}); too little memory? `workers=1` needs least"
-            yield _failed(waiting[future], reason)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    for position, outcome in each(_try_case, jobs, workers, "cases are cut"):
+        if isinstance(outcome, Failure):
+            why = "; too little memory? `workers=1` needs least" if outcome.died else ""
+            yield _failed(jobs[position], f"{outcome.reason}{why}")
+        else:
+            yield outcome
 
 
 def _try_case(job: _Job) -> SliceRecord:
