@@ -61,7 +61,7 @@ class ArrayRecord:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Undo of ``to_dict``. Raises ``KeyError``, ``TypeError`` or ``ValueError`` for anything else."""
+        """Inverse of ``to_dict``. Raises ``KeyError``, ``TypeError`` or ``ValueError`` for anything else."""
         i, j, k = (int(length) for length in values["shape"])
         numbers = {name: int(values[name]) for name in ("size", "data", "edges")}
         chunks = tuple(int(crc) for crc in values["chunks"])

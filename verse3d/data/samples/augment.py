@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch.nn.functional import grid_sample, interpolate
 
+from verse3d.core.axes import LEFT_RIGHT
 from verse3d.core.single_threaded import in_ranges_single_threaded
-from verse3d.data.samples.draws import LEFT_RIGHT, Changes, Warp
+from verse3d.data.samples.draws import Changes, Warp
 from verse3d.data.samples.filters import axis_filter, filter_axis
 from verse3d.data.samples.interpolation import PaddedBox
 from verse3d.data.samples.packing import BoxTensors

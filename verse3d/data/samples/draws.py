@@ -6,10 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verse3d.core.augmenting import AugmentConfig
+from verse3d.core.axes import LEFT_RIGHT
 from verse3d.data.samples.matrices import rotation, shear
-
-LEFT_RIGHT = 0
-"""The axis of the network grid that a mirror turns around."""
 
 _COEFFICIENTS_OF_SHEAR = {2: 2, 3: 6}
 

@@ -78,7 +78,7 @@ class Entry:
 
     @classmethod
     def of_text(cls, text: bytes) -> Self:
-        """Undo of ``to_text``. Raises ``KeyError``, ``TypeError``, ``ValueError`` or ``DataError`` for others."""
+        """Inverse of ``to_text``. Raises ``KeyError``, ``TypeError``, ``ValueError`` or ``DataError`` for others."""
         if len(text) > _MOST_BYTES:
             raise ValueError(f"it has {len(text)} bytes")
         outer = parse_json(text.decode())

@@ -3,9 +3,10 @@
 import numpy as np
 
 from verse3d.core.augmenting import AugmentConfig
+from verse3d.core.axes import LEFT_RIGHT
 from verse3d.core.config import SlicesConfig
 from verse3d.data.samples.cut import Box, box_around, patch_corner
-from verse3d.data.samples.draws import LEFT_RIGHT, ChangeDraws
+from verse3d.data.samples.draws import ChangeDraws
 from verse3d.data.samples.slices import cut_slice, mirrored_slice, slice_axis
 from verse3d.data.samples.source import PatchSource
 

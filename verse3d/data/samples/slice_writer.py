@@ -18,6 +18,7 @@ from verse3d.core.labels import label_scheme
 from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.core.paths import TEMPORARY_PREFIX, path_below
 from verse3d.core.readers import Many, Record, read_record
+from verse3d.core.wording import how_many
 from verse3d.core.worker_pool import Failure, each
 from verse3d.data.cases import Case
 from verse3d.data.samples.slice_folder import CASE_FILE, CONFIG_FILE, MANIFEST_FILE, SliceRow, mask_pixels
@@ -130,7 +131,8 @@ def write_slices(
         if record.status == "failed":
             _log.error("%s: %s", record.case, record.error)
         else:
-            _log.info("%s: %s, %d slices in %s", record.case, record.status, record.slices, record.split)
+            slices = how_many(record.slices, "slice")
+            _log.info("%s: %s, %s in %s", record.case, record.status, slices, record.split)
         progress("cases", len(records), len(jobs))
     whole = [job for job in jobs if records[job.case.case].status != "failed"]
     rows = [row for job in whole for row in read_record(job.folder / CASE_FILE, _CaseFile).slices]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
 from verse3d.core.augmenting import AugmentConfig
-from verse3d.core.axes import AXIS_OF_PLANE
+from verse3d.core.axes import AXIS_OF_PLANE, LEFT_RIGHT
 from verse3d.core.config import SlicesConfig
 from verse3d.core.geometry import Geometry
 from verse3d.core.setting_types import SlicePlane
@@ -21,7 +21,6 @@ from verse3d.data.samples.draws import ChangeDraws
 from verse3d.data.samples.source import PatchSource
 
 _NETWORK_AXIS = {"L": 0, "R": 0, "P": 1, "A": 1, "I": 2, "S": 2}
-_LEFT_RIGHT = 0
 
 
 def slice_axis(plane: SlicePlane, source: Geometry) -> int:
@@ -163,7 +162,7 @@ def mirrored_slice(
     #    sagittal    right/left   head/feet front/back       the channels
     #    coronal     front/back   head/feet right/left       the columns
     #    axial       head/feet    front/back right/left      the columns
-    if axis == _LEFT_RIGHT:
+    if axis == LEFT_RIGHT:
         return np.flip(image, 0), label
     return np.flip(image, 2), np.flip(label, 2)
 
