@@ -80,7 +80,7 @@ def measured(config: Config, turns: int) -> dict[str, float]:
 
 
 def answer(learner: Learner, image: torch.Tensor, quick: Way) -> None:
-    """The network alone, of one piece."""
+    """The network alone, of one window."""
     with torch.no_grad(), learner.precision.autocast(CPU), quick(CPU):
         learner.network(channels_last(image))
 

@@ -28,9 +28,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from verse3d.core.runtime import choose_precision
 from verse3d.inference.backends import open_backend
-from verse3d.inference.backends.pytorch import QuickConvolutions
 from verse3d.model.checkpoint import load_checkpoint
 from verse3d.model.modes import get_mode
+from verse3d.model.on_cpu import QuickConvolutions
 
 CPU = torch.device("cpu")
 PRODUCT, CHANNELS, EDGE = 2048, 64, 48

@@ -23,7 +23,7 @@ class Ticket:
 
     @classmethod
     def parsed(cls, text: str) -> "Ticket":
-        """Undo of ``str``."""
+        """Inverse of ``str``."""
         target, seed, what = text.split(":", 2)
         return cls(target, seed, what)
 

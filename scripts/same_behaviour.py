@@ -53,9 +53,12 @@ COMMANDS = (
 
 VARIES = re.compile(
     r"second|minute|rss|time|date|per_s|version|verse3d|path|folder|hostname|host|pid|sha256|memory|_mb|threads|created"
-    r"|plan|about|image|mask|model|backend|waiting|elapsed|eta|stamps|finished|modified|^bytes$|^key$"
+    r"|plan|about|image|mask|model|backend|waiting|elapsed|eta|stamps|finished|modified|^bytes$|^key$|^check$"
 )
 """Keys and columns that differ from run to run."""
+
+HASHED = re.compile(r"(?<=-)[0-9a-f]{20}(?=/)|(?<=\.openvino/)[0-9a-f]{24}(?=/)")
+"""What the names of folders tell of the times of files: entries of a store, converted models."""
 
 PREFIX = "verse3d-same-"
 FOLDERS = re.compile(rf"\S*/{PREFIX}\w+/?|/\S*/")
@@ -153,7 +156,8 @@ def record(out: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=PREFIX) as name:
         folder = Path(name)
         codes = run_all(folder)
-        files = {str(path.relative_to(folder)): digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+        paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        files = {HASHED.sub("_", path.relative_to(folder).as_posix()): digest(path) for path in paths}
     known = {file: value for file, value in files.items() if value}
     out.write_text(json.dumps({"exit_codes": codes, "files": known, "names": sorted(files)}, indent=1))
     print(json.dumps({"files": len(files), "digests": len(known)}))

@@ -113,6 +113,26 @@ def spine(seed=0, geometry=PIR, ids=(19, 20, 21)) -> Spine:
     return Spine(hu.astype(np.int16), mask, geometry)
 
 
+def write_cases(folder: Path, count: int, grid=lambda _: PIR) -> list[Case]:
+    """Scans ``case0`` ... without masks, each with the grid that belongs to its number."""
+    cases = []
+    for number in range(count):
+        path = folder / f"case{number}_ct.nii.gz"
+        spine(number, grid(number)).write(path)
+        cases.append(Case(f"case{number}", f"case{number}", path))
+    return cases
+
+
+def write_truth(folder: Path, count: int) -> CaseIndex:
+    """Test cases ``c0`` ... with masks."""
+    cases = []
+    for number in range(count):
+        ct, mask = folder / f"c{number}_ct.nii.gz", folder / f"c{number}_msk.nii.gz"
+        spine(number).write(ct, mask)
+        cases.append(Case(f"c{number}", f"c{number}", ct, mask, split="test"))
+    return CaseIndex(tuple(cases))
+
+
 def write_dataset(folder: Path, splits=("train", "train", "train", "validation")) -> CaseIndex:
     """Cases ``case0`` ... with the given splits, each with another grid."""
     cases = []

@@ -206,7 +206,7 @@ BAD_CASES = {
     "a scan with a NaN": (lambda ct, mask: with_voxel(np.nan)(ct), "(3, 4, 5)"),
     "a mask turned against its scan": (spoil_mask(lambda mask: mask, turned(PIR)), "mm away"),
     "a mask of another shape": (spoil_mask(lambda mask: mask[1:]), "shape"),
-    "a mask with a fraction": (spoil_mask(one_voxel(1.0000001, np.float32)), "whole numbers"),
+    "a mask with a fraction": (spoil_mask(one_voxel(1.0000001, np.float32)), "whole number"),
     "a mask with a negative label": (spoil_mask(one_voxel(-1, np.int16)), "between 0 and 65535"),
     "a mask with the sacrum": (spoil_mask(one_voxel(26, np.uint8)), "[26]"),
     "a mask with the coccyx": (spoil_mask(one_voxel(27, np.uint8)), "[27]"),

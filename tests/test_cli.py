@@ -313,7 +313,7 @@ def test_index_makes_folds_applies_corrections_and_unpacks(tmp_path, capsys):
     assert re.search(r"folds: 0: [34] cases, 1: [34] cases", shown)
     assert {case.fold for case in read_index(Path(out))} == {0, 1}
     assert main(["index", packed, "-o", out, "--folds", "1"]) == 3
-    assert "cannot make 1 folds of" in capsys.readouterr().err
+    assert "cannot make 1 fold of" in capsys.readouterr().err
 
 
 def test_convert_tells_what_was_written_repaired_and_left_out(tmp_path, capsys):

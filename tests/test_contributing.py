@@ -73,9 +73,9 @@ def test_an_export_of_the_recipe_computes_what_the_network_does(page, tmp_path):
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(4, 2, 1)).eval()
     form.write(network, (3, 8, 12), tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == set(form.files)
-    piece = torch.rand(1, 3, 8, 12)
+    window = torch.rand(1, 3, 8, 12)
     with torch.no_grad():
-        torch.testing.assert_close(form.load(tmp_path)(piece), network(piece))
+        torch.testing.assert_close(form.load(tmp_path)(window), network(window))
 
 
 @pytest.mark.parametrize(("spacing", "codes"), [((1.0, 9.0, 1.0), ["thick-slices"]), ((1.0, 3.0, 1.0), [])])

@@ -160,7 +160,7 @@ def test_a_measured_parity_that_is_damaged_is_measured_again(tmp_path):
     path.parent.mkdir(parents=True)
     content = {"cpu": "x", "parity": parity.to_dict()}
     path.write_text(json.dumps(content))
-    assert cache.parity("float32").pieces == 2 and not cache.parity("float32").passed
+    assert cache.parity("float32").windows == 2 and not cache.parity("float32").passed
     for mutant in each_mutant(content):
         path.write_bytes(mutant)
         read = cache.parity("float32")

@@ -1,4 +1,4 @@
-"""Putting answers together the plain way: every piece, all scores of the whole volume at once."""
+"""Putting answers together the plain way: every window, all scores of the whole volume at once."""
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ FULL = Precision(torch.float32, scales_loss=False)
 
 
 def whole_scores(tiling, volume, network) -> torch.Tensor:
-    """Weighted mean of the scores (channels, I, J, K) of a volume (I, J, K); NaN where no piece speaks."""
+    """Weighted mean of the scores (channels, I, J, K) of a volume (I, J, K); NaN where no window speaks."""
     total = weight = None
     for number, region in enumerate(tiling.regions):
         with torch.inference_mode():
@@ -32,16 +32,16 @@ def whole_scores(tiling, volume, network) -> torch.Tensor:
 
 
 class FunctionBackend:
-    """Any function of pieces as a backend; remembers how many it saw at once."""
+    """Any function of windows as a backend; remembers how many it saw at once."""
 
     name, precision, takes_threads = "function", "float32", True
 
     def __init__(self, function, device=CPU):
         self.function, self.device, self.seen = function, device, []
 
-    def __call__(self, pieces):
-        self.seen.append(tuple(pieces.shape))
-        return self.function(pieces)
+    def __call__(self, windows):
+        self.seen.append(tuple(windows.shape))
+        return self.function(windows)
 
     def to(self, device):
         return FunctionBackend(self.function, device)

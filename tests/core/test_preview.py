@@ -83,7 +83,7 @@ def test_labels_are_those_of_the_strict_reader(tmp_path, dtype):
     np.testing.assert_array_equal(labels, read_labels(path).array)
 
 
-@pytest.mark.parametrize(("value", "words"), [(1.5, "whole numbers"), (-1.0, "between 0"), (np.nan, "NaN")])
+@pytest.mark.parametrize(("value", "words"), [(1.5, "whole number"), (-1.0, "between 0"), (np.nan, "NaN")])
 def test_what_is_no_label_map_is_refused_as_labels(tmp_path, value, words):
     voxels = label_map().astype(np.float32)
     voxels[1, 1, 1] = value

@@ -28,7 +28,7 @@ from verse3d.core.readers import (
     read_table,
     read_text,
 )
-from verse3d.core.wording import brief, clipped
+from verse3d.core.wording import brief, clipped, how_many
 
 
 class Scan(Record):
@@ -284,3 +284,9 @@ def test_no_value_makes_a_message_long_or_slow():
 def test_a_long_text_keeps_its_beginning_and_its_end():
     assert clipped("abcdefghij" * 100, 12) == "abcdef...hij"
     assert clipped("short", 12) == "short"
+
+
+@pytest.mark.parametrize(("count", "words"), [(0, "0 voxels"), (1, "1 voxel"), (2, "2 voxels"), (1000, "1000 voxels")])
+def test_a_number_and_what_it_counts_agree(count, words):
+    assert how_many(count, "voxel") == words
+    assert how_many(count, "bone has", "bones have") == f"{count} {'bone has' if count == 1 else 'bones have'}"

@@ -17,7 +17,7 @@ def test_a_mask_that_is_almost_whole_is_refused_with_the_place(tmp_path, dtype):
     labels = label_map().astype(dtype)
     labels[2, 3, 4] = 1.0000001
     path = save_scan(tmp_path / "mask.nii.gz", labels, MATRIX)
-    with pytest.raises(DataError, match=r"1 label values are not whole numbers, e\.g\. 1\.0000001.* at \(2, 3, 4\)"):
+    with pytest.raises(DataError, match=r"1 label value is not a whole number, e\.g\. 1\.0000001.* at \(2, 3, 4\)"):
         read_labels(path)
 
 

@@ -141,8 +141,8 @@ def raw_file(path, stored, scale, kind=nib.Nifti1Image):
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("dtype", STORED)
 def test_every_voxel_has_bit_for_bit_the_value_that_nibabel_gives_it(tmp_path, monkeypatch, kind, suffix, dtype):
-    monkeypatch.setattr("verse3d.core.nifti_bytes._PIECE_VOXELS", 23)  # many pieces, the last one not full
-    monkeypatch.setattr("verse3d.core.nifti_bytes._PIECE_BYTES", 100)
+    monkeypatch.setattr("verse3d.core.nifti_bytes._CHUNK_VOXELS", 23)  # many chunks, the last one not full
+    monkeypatch.setattr("verse3d.core.nifti_bytes._CHUNK_BYTES", 100)
     stored = (hounsfield() % 120).astype(dtype)
     if stored.dtype.kind == "f":
         stored += np.asarray(1 / 3, dtype)
@@ -160,15 +160,15 @@ def test_every_voxel_has_bit_for_bit_the_value_that_nibabel_gives_it(tmp_path, m
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("dtype", STORED)
 def test_labels_of_any_dtype_and_scale_are_those_that_nibabel_reads(tmp_path, monkeypatch, suffix, dtype, scale):
-    monkeypatch.setattr("verse3d.core.nifti_bytes._PIECE_VOXELS", 23)
+    monkeypatch.setattr("verse3d.core.nifti_bytes._CHUNK_VOXELS", 23)
     path = raw_file(tmp_path / f"mask{suffix}", label_map().astype(dtype), scale)
     ours = read_labels(path).array
     assert ours.dtype == (np.uint16 if scale[1] else np.uint8)
     np.testing.assert_array_equal(ours, nib.load(path, mmap=False).get_fdata())
 
 
-def test_an_id_above_255_in_a_late_piece_keeps_all_earlier_ones(tmp_path, monkeypatch):
-    monkeypatch.setattr("verse3d.core.nifti_bytes._PIECE_VOXELS", 64)
+def test_an_id_above_255_in_a_late_chunk_keeps_all_earlier_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr("verse3d.core.nifti_bytes._CHUNK_VOXELS", 64)
     labels = label_map().astype(np.int16)
     labels[-1, -1, -2] = 40_000 - 2**16 + 2**15  # 7232
     volume = read_labels(save_scan(tmp_path / "mask.nii.gz", labels, MATRIX))
@@ -237,7 +237,7 @@ def large_file(tmp_path_factory):
         ("u1", (1, 0)),
     ],
 )
-def test_reading_holds_the_array_and_a_few_pieces(large_file, read, suffix, dtype, scale):
+def test_reading_holds_the_array_and_a_few_chunks(large_file, read, suffix, dtype, scale):
     path = large_file(suffix, dtype, scale)
     read_geometry(path)
     tracemalloc.start()

@@ -32,12 +32,7 @@ def calls(monkeypatch):
 
 @pytest.fixture
 def cases(tmp_path):
-    found = []
-    for number in range(3):
-        path = tmp_path / "scans" / f"case{number}_ct.nii.gz"
-        spine(number).write(path)
-        found.append(Case(f"case{number}", f"case{number}", path))
-    return found
+    return scans.write_cases(tmp_path / "scans", 3)
 
 
 @pytest.fixture

@@ -23,12 +23,7 @@ STATISTICS = {"mean", "sd", "median", "n", "undefined"}
 @pytest.fixture
 def truth(tmp_path):
     """Three cases with masks."""
-    cases = []
-    for number in range(3):
-        ct, mask = tmp_path / "data" / f"c{number}_ct.nii.gz", tmp_path / "data" / f"c{number}_msk.nii.gz"
-        spine(number).write(ct, mask)
-        cases.append(Case(f"c{number}", f"c{number}", ct, mask, split="test"))
-    return CaseIndex(tuple(cases))
+    return scans.write_truth(tmp_path / "data", 3)
 
 
 def write_masks(folder, change, geometry=PIR):

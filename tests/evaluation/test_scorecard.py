@@ -12,7 +12,7 @@ from verse3d.cli import main
 from verse3d.core.errors import ConfigError, DataError, GeometryError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERTEBRAE
-from verse3d.data.cases import Case, CaseIndex, write_index
+from verse3d.data.cases import write_index
 from verse3d.data.centroids import read_centroids, write_centroids
 from verse3d.data.predictions import MASK_SUFFIX, mask_path
 from verse3d.evaluation.foreign import TOTALSEGMENTATOR, find_mask, read_foreign_mask, read_label_map
@@ -23,12 +23,7 @@ from verse3d.metrics.identification import mask_centroids
 
 @pytest.fixture
 def truth(tmp_path):
-    cases = []
-    for number in range(2):
-        ct, mask = tmp_path / "data" / f"c{number}_ct.nii.gz", tmp_path / "data" / f"c{number}_msk.nii.gz"
-        spine(number).write(ct, mask)
-        cases.append(Case(f"c{number}", f"c{number}", ct, mask, split="test"))
-    return CaseIndex(tuple(cases))
+    return scans.write_truth(tmp_path / "data", 2)
 
 
 def called(mask, **ids):

@@ -381,7 +381,7 @@ def test_all_cores_together_hold_no_more_than_one(cores, monkeypatch):
 
 
 def test_after_every_lot_of_planes_freed_memory_is_given_back(monkeypatch):
-    """What was freed between boxes lies in small pieces, into which the next window does not fit."""
+    """What was freed between boxes lies in small pieces, into which the next box does not fit."""
     calls = []
     monkeypatch.setattr(answers, "give_back_freed_memory", lambda: calls.append(None))
     given_in_lots(

@@ -36,20 +36,20 @@ def windows(shape=(19, 25, 17), overlap=0.0) -> WindowTiling:
 
 
 class SpoiltAt:
-    """Logits that are sound but for one value in the piece of that number."""
+    """Logits that are sound but for one value in the window of that number."""
 
-    def __init__(self, channels, piece, value):
-        self.channels, self.piece, self.value, self.asked = channels, piece, value, 0
+    def __init__(self, channels, window, value):
+        self.channels, self.window, self.value, self.asked = channels, window, value, 0
         self.spoilt = None
 
-    def __call__(self, pieces):
-        logits = pieces[:, :1].repeat(1, self.channels, *[1] * (pieces.dim() - 2))
-        for number, piece in enumerate(pieces):
-            if self.asked + number == self.piece:
-                self.spoilt = piece.clone()
-            if self.spoilt is not None and torch.equal(piece, self.spoilt):
+    def __call__(self, windows):
+        logits = windows[:, :1].repeat(1, self.channels, *[1] * (windows.dim() - 2))
+        for number, window in enumerate(windows):
+            if self.asked + number == self.window:
+                self.spoilt = window.clone()
+            if self.spoilt is not None and torch.equal(window, self.spoilt):
                 logits[number].flatten()[7] = self.value
-        self.asked += len(pieces)
+        self.asked += len(windows)
         return logits
 
 
@@ -96,16 +96,16 @@ def test_the_last_window_is_looked_at():
 
 
 def test_finite_logits_whose_sum_is_infinite_are_let_pass():
-    large = placed(lambda pieces: torch.full_like(pieces, 3e38))
+    large = placed(lambda windows: torch.full_like(windows, 3e38))
     assert (segmented(picture(), windows(), large, channels=1, settings=StreamSettings()) == 1).all()
 
 
 def test_a_spoilt_answer_that_does_not_come_again_is_noticed_too():
     asked = []
 
-    def once(pieces):
-        asked.append(len(pieces))
-        return pieces * (np.nan if len(asked) == 2 else 1)
+    def once(windows):
+        asked.append(len(windows))
+        return windows * (np.nan if len(asked) == 2 else 1)
 
     with pytest.raises(NotFiniteError, match="not again when asked twice"):
         segmented(picture(), windows(), placed(once), channels=1, settings=StreamSettings())
@@ -180,7 +180,7 @@ def test_a_scan_fails_by_itself(tmp_path):
 
 
 class SpoiltFirst(ThresholdNet):
-    """NaN for the first pieces that show something and the one that is asked again, then sound."""
+    """NaN for the first windows that show something and the one that is asked again, then sound."""
 
     def __init__(self):
         super().__init__()

@@ -25,15 +25,15 @@ PLANES = np.prod(SHAPE[:2]) * 96 / 1e6
 """Million voxels in the 96 planes that windows of 96 voxels keep open."""
 
 
-def demand(channels=27, pieces=4, source_bytes=2, shape=SHAPE, piece_mb=300.0) -> Demand:
+def demand(channels=27, windows=4, source_bytes=2, shape=SHAPE, window_mb=300.0) -> Demand:
     config = tiny_config(sampling={"patch_voxels": [96, 96, 96]}, inference={"overlap": 0.25})
     return Demand(
         source_voxels=512 * 512 * 500,
         source_bytes=source_bytes,
         tiling=WindowTiling.of(config.sampling, config.inference, shape),
         channels=channels,
-        piece_mb=piece_mb,
-        pieces_per_batch=pieces,
+        window_mb=window_mb,
+        windows_per_batch=windows,
     )
 
 
@@ -72,7 +72,7 @@ def test_grouping_bones_is_expected_to_hold_another_byte_per_voxel():
 def test_first_the_batch_shrinks_then_the_sums_are_held_in_half_precision():
     most = plan(demand(), 20_000).peak_mb
     found = [plan(demand(), most - saved).settings for saved in (1, 601, 901, 1200)]
-    assert [one.pieces_per_batch for one in found[:3]] == [2, 1, 2]
+    assert [one.windows_per_batch for one in found[:3]] == [2, 1, 2]
     assert [one.sums_dtype for one in found] == [torch.float32, torch.float32, torch.float16, torch.float16]
     for saved in (1, 601, 901, 1200):
         assert plan(demand(), most - saved).peak_mb <= most - saved
@@ -98,10 +98,10 @@ def test_threads_that_carry_several_labels_keep_memory_to_themselves_too():
 
 def test_what_does_not_fit_is_refused_with_what_would():
     with pytest.raises(MemoryLimitError) as caught:
-        plan(demand(pieces=1), 1000)
+        plan(demand(windows=1), 1000)
     assert "this needs at least 1.6 GB of memory, `max_ram_gb=1` allows" in caught.value.message
     allowed = float(caught.value.hint.removeprefix("allow `max_ram_gb=").removesuffix("`"))
-    assert plan(demand(pieces=1), allowed * 1000).peak_mb <= allowed * 1000
+    assert plan(demand(windows=1), allowed * 1000).peak_mb <= allowed * 1000
 
 
 def test_without_a_limit_of_the_users_the_free_memory_is_named():
@@ -124,19 +124,19 @@ def test_the_limit_is_the_users_or_what_is_free(monkeypatch):
     assert Limit.of(None).mb == pytest.approx(rss_mb() + 9000, abs=50)
 
 
-@pytest.mark.parametrize("pieces", [1, 2, 3, 7, 64, 200])
+@pytest.mark.parametrize("windows", [1, 2, 3, 7, 64, 200])
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.7])
 @pytest.mark.parametrize("margin", [0, 5])
-def test_as_many_planes_are_planned_as_the_streaming_will_open_at_most(pieces, overlap, margin):
+def test_as_many_planes_are_planned_as_the_streaming_will_open_at_most(windows, overlap, margin):
     config = tiny_config(sampling={"patch_voxels": [8, 8, 12], "margin_voxels": margin}, inference={"overlap": overlap})
     for shape in ((9, 14, 23), (30, 11, 8), (50, 3, 3)):
         tiling = WindowTiling.of(config.sampling, config.inference, shape)
         regions, axis = tiling.regions, tiling.axis
-        opened = open_planes(regions, axis, batches(regions, axis, range(len(regions)), pieces))
-        one = Demand(1000, 2, tiling, 3, 1.0, pieces)
-        planned = one._sums_mb(StreamSettings(pieces)) / one._plane_mb(StreamSettings(pieces))
+        opened = open_planes(regions, axis, batches(regions, axis, range(len(regions)), windows))
+        one = Demand(1000, 2, tiling, 3, 1.0, windows)
+        planned = one._sums_mb(StreamSettings(windows)) / one._plane_mb(StreamSettings(windows))
         assert opened <= round(planned) <= shape[axis]
-        if pieces == 1:
+        if windows == 1:
             assert opened == round(planned)
 
 
@@ -148,11 +148,11 @@ def test_a_plan_for_an_absurd_volume_is_refused_at_once():
 
 
 @pytest.mark.parametrize(
-    ("piece_mb", "cores", "takes_threads", "expected"),
+    ("window_mb", "cores", "takes_threads", "expected"),
     [(117, 2, True, 2), (117, 16, True, 2), (460, 2, True, 1), (117, 1, True, 1), (117, 2, False, 1)],
 )
 def test_two_batches_are_wanted_at_once_where_one_is_small_and_there_are_cores_for_both(
-    monkeypatch, piece_mb, cores, takes_threads, expected
+    monkeypatch, window_mb, cores, takes_threads, expected
 ):
     monkeypatch.setattr(budget, "thread_count", lambda: cores)
     monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
@@ -160,7 +160,7 @@ def test_two_batches_are_wanted_at_once_where_one_is_small_and_there_are_cores_f
     backend.takes_threads = takes_threads
     predictor = Predictor.of_ensemble(Ensemble([backend]), Method(tiny_config()))
     stored = StoredVoxels(Geometry((30, 40, 50), np.eye(4)), None, 2)
-    found = budget.Budget(predictor, Limit(20_000, asked_for=True), 500.0, piece_mb).plan(stored)
+    found = budget.Budget(predictor, Limit(20_000, asked_for=True), 500.0, window_mb).plan(stored)
     assert found.settings.side_by_side == expected
 
 
@@ -173,7 +173,7 @@ def test_two_batches_are_wanted_at_once_where_one_is_small_and_there_are_cores_f
         (117.0, 18.0, False, [2]),
     ],
 )
-def test_a_piece_is_tried_with_the_threads_that_it_will_be_computed_with(
+def test_a_window_is_tried_with_the_threads_that_it_will_be_computed_with(
     monkeypatch, takes_mb, least_mb, takes_threads, tried_with
 ):
     tried, threads = [], torch.get_num_threads()
@@ -182,12 +182,12 @@ def test_a_piece_is_tried_with_the_threads_that_it_will_be_computed_with(
     predictor = Predictor.of_ensemble(Ensemble([backend]), Method(tiny_config()))
     monkeypatch.setattr(budget, "thread_count", lambda: 2)
     monkeypatch.setattr(Predictor, "make_ready", lambda _: None)
-    monkeypatch.setattr(Predictor, "least_piece_mb", lambda _: least_mb)
-    monkeypatch.setattr(Predictor, "piece_mb", lambda _: tried.append(torch.get_num_threads()) or takes_mb)
+    monkeypatch.setattr(Predictor, "least_window_mb", lambda _: least_mb)
+    monkeypatch.setattr(Predictor, "window_mb", lambda _: tried.append(torch.get_num_threads()) or takes_mb)
     torch.set_num_threads(2)
     try:
         found = budget.Budget(predictor, Limit(20_000, asked_for=True), 500.0, 0.0).opened()
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
-    assert tried == tried_with and found.piece_mb == takes_mb
+    assert tried == tried_with and found.window_mb == takes_mb

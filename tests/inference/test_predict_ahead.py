@@ -82,7 +82,7 @@ def test_a_first_scan_that_cannot_be_read_fails_by_itself(tmp_path, many):
 
 def test_a_first_scan_that_does_not_fit_beside_the_network_is_refused_after_it_was_read(tmp_path, many, monkeypatch):
     """Before the network was tried nobody knew that a window takes four gigabytes."""
-    monkeypatch.setattr(Predictor, "piece_mb", lambda _: 4000.0)
+    monkeypatch.setattr(Predictor, "window_mb", lambda _: 4000.0)
     first, *_ = run(many[:1], tmp_path / "out", max_ram_gb=rss_mb() / 1000 + 2).records
     assert first.status == "failed" and "for network" in first.error and str(many[0].image) in first.error
 

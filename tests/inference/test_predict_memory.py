@@ -62,7 +62,7 @@ def test_a_limit_below_what_the_program_holds_is_refused_at_once(tmp_path, many)
 
 def test_a_model_whose_single_window_cannot_fit_is_refused_before_it_is_tried(tmp_path, many, monkeypatch):
     """An empty window of 640^3 voxels would take a gigabyte for itself, and the network several."""
-    monkeypatch.setattr(Predictor, "piece_mb", lambda _: pytest.fail("tried"))
+    monkeypatch.setattr(Predictor, "window_mb", lambda _: pytest.fail("tried"))
     by = predictor(tiny_config(sampling={"patch_voxels": [640, 640, 640]}))
     with pytest.raises(MemoryLimitError, match="the program and the model with one of its windows hold"):
         predicted(many, by, tmp_path / "out", max_ram_gb=rss_mb() / 1000 + 1)
@@ -80,12 +80,12 @@ def test_one_scan_that_cannot_fit_does_not_keep_the_others_from_being_overlapped
 
 
 @pytest.mark.parametrize("channels_of", [FINE, LEVELS], ids=["one label", "26 levels"])
-def test_what_a_piece_takes_includes_room_for_three_more_logits(channels_of, monkeypatch):
+def test_what_a_window_takes_includes_room_for_three_more_logits(channels_of, monkeypatch):
     """Freed memory comes in pieces, into which the next window does not fit."""
     by = predictor(channels_of)
     channels, voxels = by.method.network_scheme.output_channels, np.prod(channels_of.sampling.patch_voxels)
     monkeypatch.setattr("verse3d.inference.predictor.rss_mb", lambda: 1e9)  # so that nothing seems to be taken
-    assert by.piece_mb() == pytest.approx(3 * channels * voxels * 4 / 1e6)
+    assert by.window_mb() == pytest.approx(3 * channels * voxels * 4 / 1e6)
 
 
 def test_no_image_is_held_while_its_mask_is_made(tmp_path, many, monkeypatch):

@@ -199,7 +199,7 @@ def test_a_scout_that_crops_and_knows_levels_looks_once_and_says_the_same(place,
     expected, twice = apart.segment(*asked)
     assert len(looks) == 3 * count
     assert np.array_equal(answer.mask(), expected.mask())
-    assert once.crop.box == twice.crop.box and once.pieces == twice.pieces and once.crop.why == twice.crop.why
+    assert once.crop.box == twice.crop.box and once.windows == twice.windows and once.crop.why == twice.crop.why
     assert once.levels.geometry == twice.levels.geometry
     assert np.array_equal(once.levels.probabilities, twice.levels.probabilities)
 

@@ -103,9 +103,9 @@ def test_batches_side_by_side_give_the_same_labels_to_the_last_bit(channels, bat
 def test_a_single_batch_has_all_threads_of_pytorch_for_itself():
     before, model, seen = torch.get_num_threads(), network(1), []
 
-    def counting(pieces):
+    def counting(windows):
         seen.append(torch.get_num_threads())
-        return model(pieces)
+        return model(windows)
 
     torch.set_num_threads(4)
     try:
@@ -121,7 +121,7 @@ def test_a_single_batch_has_all_threads_of_pytorch_for_itself():
 def test_an_error_in_a_batch_beside_others_comes_out_and_pytorch_keeps_its_threads():
     before, windows = torch.get_num_threads(), tiling((17, 14, 41))
 
-    def failing(pieces):
+    def failing(windows):
         raise torch.OutOfMemoryError("no room")
 
     with pytest.raises(torch.OutOfMemoryError, match="no room"):
@@ -161,9 +161,9 @@ def test_a_margin_is_air_around_the_volume(shape, margins):
 def test_neither_the_batch_nor_the_order_in_memory_changes_anything(batch, memory_format):
     image, model = picture((17, 14, 23)), network(5)
 
-    def ordered(pieces):
+    def ordered(windows):
         with torch.inference_mode():
-            return model(pieces).to(memory_format=memory_format)
+            return model(windows).to(memory_format=memory_format)
 
     placement = placed(ordered)
     found = segmented(image, tiling(image.shape), placement, channels=5, settings=StreamSettings(batch))
@@ -176,13 +176,13 @@ def test_neither_the_batch_nor_the_order_in_memory_changes_anything(batch, memor
 def test_scores_in_bfloat16_are_summed_in_float32(channels, memory_format):
     image, model = picture((17, 14, 23)), network(channels)
 
-    def rounded(pieces):
+    def rounded(windows):
         with torch.inference_mode():
-            return model(pieces).bfloat16().to(memory_format=memory_format)
+            return model(windows).bfloat16().to(memory_format=memory_format)
 
     settings = StreamSettings(2)
     found = segmented(image, tiling(image.shape), placed(rounded), channels=channels, settings=settings)
-    assert_decided_by(found, monai(image, lambda pieces: rounded(pieces).float(), 0.5, "gaussian"))
+    assert_decided_by(found, monai(image, lambda windows: rounded(windows).float(), 0.5, "gaussian"))
 
 
 @pytest.mark.parametrize("plane", ["sagittal", "coronal", "axial"])
@@ -203,7 +203,7 @@ def test_slices_are_put_together_too(plane, channels, batch):
 
 
 @pytest.mark.parametrize("channels", [1, 4])
-def test_what_no_piece_speaks_about_is_background(channels):
+def test_what_no_window_speaks_about_is_background(channels):
     image, model = picture((17, 14, 41)), network(channels)
     windows = tiling(image.shape, overlap=0.25)
     wanted = [number for number in range(len(windows.regions)) if number % 3 == 1]
@@ -218,7 +218,7 @@ def test_what_no_piece_speaks_about_is_background(channels):
     assert nothing.shape == image.shape and not nothing.any()
 
 
-def test_voxels_whose_pieces_are_all_wanted_do_not_depend_on_the_others():
+def test_voxels_whose_windows_are_all_wanted_do_not_depend_on_the_others():
     image, model = picture((17, 14, 41)), network(4)
     windows = tiling(image.shape)
     wanted = [number for number, region in enumerate(windows.regions) if region[2].start < 16]
@@ -248,11 +248,11 @@ def test_sums_in_half_precision_change_only_what_nearly_ties():
 def test_scores_that_float16_cannot_sum_are_summed_in_float32_from_then_on(memory_format):
     image, model = picture((17, 14, 41)), network(5)
 
-    def large(pieces):
+    def large(windows):
         # far beyond the 65,504 at which float16 ends; small at first, so that sums have begun by then
-        factor = 1.0 if pieces[..., :4].eq(torch.from_numpy(image[None, None, :8, :12, :4])).all() else 1e6
+        factor = 1.0 if windows[..., :4].eq(torch.from_numpy(image[None, None, :8, :12, :4])).all() else 1e6
         with torch.inference_mode():
-            return (factor * model(pieces)).to(memory_format=memory_format)
+            return (factor * model(windows)).to(memory_format=memory_format)
 
     windows = tiling(image.shape)
     half, single = (
@@ -282,11 +282,11 @@ def test_sums_need_no_more_digits_than_scores_have(name, precision, channels, vo
 def test_scores_in_bfloat16_lose_nothing_that_matters_in_sums_of_half_precision(memory_format):
     image, model = picture((17, 14, 23)), network(5)
 
-    def rounded(pieces):
+    def rounded(windows):
         with torch.inference_mode():
-            return model(pieces).bfloat16().to(memory_format=memory_format)
+            return model(windows).bfloat16().to(memory_format=memory_format)
 
-    expected = monai(image, lambda pieces: rounded(pieces).float(), 0.5, "gaussian")
+    expected = monai(image, lambda windows: rounded(windows).float(), 0.5, "gaussian")
     settings = StreamSettings(2, torch.float16)
     found = segmented(image, tiling(image.shape), placed(rounded), channels=5, settings=settings)
     lead = expected.topk(2, dim=0).values
@@ -306,7 +306,7 @@ def test_only_the_planes_that_later_windows_touch_are_open():
         assert open_planes(windows.regions, 2, groups) <= max(16, size)
 
 
-def test_progress_counts_the_pieces():
+def test_progress_counts_the_windows():
     heard = []
     image = picture((17, 14, 23))
     windows = tiling(image.shape)
@@ -324,16 +324,16 @@ def test_progress_counts_the_pieces():
 
 
 class Scarce(FunctionBackend):
-    """A device whose memory holds so many pieces at once; 0: none, until it is moved to the CPU."""
+    """A device whose memory holds so many windows at once; 0: none, until it is moved to the CPU."""
 
     def __init__(self, function, holds, device=CPU):
         super().__init__(function, device)
         self.holds = holds
 
-    def __call__(self, pieces):
-        if len(pieces) > self.holds:
+    def __call__(self, windows):
+        if len(windows) > self.holds:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return super().__call__(pieces)
+        return super().__call__(windows)
 
     def to(self, device):
         return Scarce(self.function, 100, device)
@@ -348,25 +348,22 @@ def test_fewer_windows_are_shown_when_the_memory_does_not_suffice(caplog):
     placement = scarce(model, 2)
     found = segmented(image, tiling(image.shape), placement, channels=5, settings=StreamSettings(7))
     assert_decided_by(found, monai(image, model, 0.5, "gaussian"))
-    assert placement.pieces_at_once in {1, 2}
-    assert "windows at once" in caplog.text
+    assert placement.windows_at_once in {1, 2}
+    assert " at once" in caplog.text
     again = segmented(image, tiling(image.shape), placement, channels=5, settings=StreamSettings(7))
     np.testing.assert_array_equal(again, found)
 
 
 def test_the_network_moves_to_the_cpu_when_not_even_one_window_fits(caplog):
-    """Pieces are given to "meta" as to a GPU; what comes back from it has no values, so it must not be used."""
+    """Windows are given to "meta" as to a GPU; what comes back from it has no values, so it must not be used."""
     image, model = picture((17, 14, 41)), network(3)
     placement = scarce(model, 0, torch.device("meta"))
     found = segmented(image, tiling(image.shape), placement, channels=3, settings=StreamSettings(2))
     assert_decided_by(found, monai(image, model, 0.5, "gaussian"))
     assert placement.ensemble.device == placement.sums_device == CPU
     words = [record.message for record in caplog.records]
-    assert ["windows at once" in words[0], "summed on the CPU" in words[1], "going on with the CPU" in words[2]] == [
-        True,
-        True,
-        True,
-    ]
+    expected = ["1 window at once", "summed on the CPU", "going on with the CPU"]
+    assert [text in told for text, told in zip(expected, words, strict=True)] == [True, True, True]
 
 
 def test_if_the_cpu_cannot_either_the_error_is_passed_on():
@@ -378,11 +375,11 @@ def test_what_was_added_before_the_memory_ran_out_is_not_added_twice():
     """The third call fails once: the windows shown before count once, those of the failed call count once, too."""
     image, model, calls = picture((17, 14, 41)), network(1), []
 
-    def failing_once(pieces):
-        calls.append(len(pieces))
+    def failing_once(windows):
+        calls.append(len(windows))
         if len(calls) == 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return model(pieces)
+        return model(windows)
 
     found = segmented(image, tiling(image.shape), placed(failing_once), channels=1, settings=StreamSettings(4))
     assert_decided_by(found, monai(image, model, 0.5, "gaussian"))
@@ -430,10 +427,10 @@ def test_several_networks_and_mirrors_are_averaged_as_probabilities(channels):
     windows = tiling(image.shape)
     found = segmented(image, windows, placed(*models, mirrored=True), channels=channels, settings=StreamSettings(2))
 
-    def mean(pieces):
+    def mean(windows):
         squash = torch.sigmoid if channels == 1 else lambda scores: scores.softmax(1)
-        answers = [squash(model(pieces)) for model in models]
-        mirrored = [squash(model(pieces.flip(2))).flip(2) for model in models]
+        answers = [squash(model(windows)) for model in models]
+        mirrored = [squash(model(windows.flip(2))).flip(2) for model in models]
         return torch.stack([*answers, *mirrored]).mean(0)
 
     scores = whole_scores(windows, image, mean).float()

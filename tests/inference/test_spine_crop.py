@@ -88,7 +88,7 @@ def test_a_cropped_scan_has_the_mask_of_the_whole_one_and_takes_fewer_windows(na
     there, seen = segmented(predictor(FINE, BrightIsSpine()), scan)
     assert everywhere.any() and there.shape == scan.geometry.shape
     np.testing.assert_array_equal(there, everywhere)
-    assert 0 < seen.pieces < 0.5 * all_of_it.pieces and seen.of == all_of_it.of
+    assert 0 < seen.windows < 0.5 * all_of_it.windows and seen.of == all_of_it.of
     assert seen.crop.skipped > 0.5 and all_of_it.crop.skipped == 0.0
 
 
@@ -199,7 +199,7 @@ def test_where_no_spine_is_found_everything_is_looked_at_and_that_is_said():
     everywhere, all_of_it = segmented(predictor(FINE), scan)
     mask, seen = segmented(predictor(FINE, BrightIsSpine(cut=5.0)), scan)
     np.testing.assert_array_equal(mask, everywhere)
-    assert seen.pieces == all_of_it.pieces and "no spine was found" in seen.crop.why and not seen.crop.box
+    assert seen.windows == all_of_it.windows and "no spine was found" in seen.crop.why and not seen.crop.box
 
 
 def test_several_scouts_look_wherever_one_of_them_sees_spine():

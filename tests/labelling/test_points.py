@@ -21,7 +21,7 @@ from verse3d.labelling.spine_curve import order_along, split_spines
     [
         pytest.param([[0, 0, np.nan]], [[0, 0, 1]], "row 0", id="a position that is NaN"),
         pytest.param([[0, 0, 0], [0, 0, np.inf]], [[0, 0, 1]] * 2, "row 1", id="an infinite position"),
-        pytest.param([[0, 0, 0]], [[0, 0, 1]] * 2, "1 centres have 2 rows", id="too many scores"),
+        pytest.param([[0, 0, 0]], [[0, 0, 1]] * 2, "1 centre and 2 rows", id="too many scores"),
         pytest.param([[0, 0, 0]], [[0, 0, 3.5]], "between 0 and 1", id="logits for scores"),
         pytest.param([[0, 0]], [[0, 0, 1]], "rows of three", id="flat points"),
         pytest.param("points", [[0, 0, 1]], "not rows of three numbers", id="words"),

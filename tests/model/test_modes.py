@@ -83,7 +83,7 @@ def test_patches_become_a_batch_that_the_network_learns_from(mode, scheme, loss,
 @each_mode
 @each_scheme
 @pytest.mark.parametrize("shape", [(3, 5, 7), (8, 12, 16), (9, 13, 17), (1, 31, 12), (23, 11, 29)], ids=str)
-def test_the_pieces_give_logits_of_the_volume_s_own_size(mode, scheme, shape):
+def test_the_windows_give_logits_of_the_volume_s_own_size(mode, scheme, shape):
     config = small(mode.name, scheme)
     network = mode.network(config).eval()
     logits = whole_scores(mode.tiling(config, grid(shape), shape), torch.rand(shape), network)
@@ -97,8 +97,8 @@ def test_the_pieces_give_logits_of_the_volume_s_own_size(mode, scheme, shape):
     [{"inference__overlap": 0.0}, {"inference__overlap": 0.9}, {"inference__blending": "constant"}],
     ids=str,
 )
-def test_pieces_are_put_together_without_changing_what_they_say(mode, inference):
-    """A network that only looks at one voxel gives the same logits, however the pieces lie.
+def test_windows_are_put_together_without_changing_what_they_say(mode, inference):
+    """A network that only looks at one voxel gives the same logits, however the windows lie.
 
     Slices show 8-bit grey values stretched to a fixed size: here there is nothing to round and nothing to stretch.
     """
@@ -106,9 +106,9 @@ def test_pieces_are_put_together_without_changing_what_they_say(mode, inference)
     config = small(mode.name, slices__size_pixels=f"[{shape[2]}, {shape[1]}]", **inference)
     volume = torch.randint(0, 256, shape) / 255
 
-    def look(pieces):
-        middle = pieces.shape[1] // 2
-        return 3 * pieces[:, middle : middle + 1] - 1
+    def look(windows):
+        middle = windows.shape[1] // 2
+        return 3 * windows[:, middle : middle + 1] - 1
 
     logits = whole_scores(mode.tiling(config, grid(shape), shape), volume, look)
     torch.testing.assert_close(logits[0].float(), 3 * volume - 1, atol=1e-4, rtol=0)
@@ -258,7 +258,7 @@ def test_settings_that_contradict_the_mode_are_refused_with_their_names(mode, ch
     ],
     ids=str,
 )
-def test_models_share_what_decides_about_their_pieces_and_labels_and_nothing_else(mode, changes, setting):
+def test_models_share_what_decides_about_their_windows_and_labels_and_nothing_else(mode, changes, setting):
     one, other = Method(small(mode)).shared, Method(small(mode, **changes)).shared
     assert one.keys() == other.keys()
     assert [key for key in one if one[key] != other[key]] == ([setting] if setting else [])

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from verse3d.model import on_cpu
-from verse3d.model.on_cpu import QuickOnCpu, quick_on
+from verse3d.model import half_resolution, on_cpu
+from verse3d.model.on_cpu import QuickConvolutions, QuickOnCpu, quick_on
 from verse3d.model.residual import ResidualUNet
 
 
@@ -31,10 +31,10 @@ def assert_the_same(layer, image):
 
 
 def computed(layer, image):
-    """Names of the functions of this module that a layer's forward pass takes."""
+    """Names of the quicker ways that a layer's forward pass takes."""
     found = []
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("_doubled", "_convolved_at_half", "_convolved_in_float32", "_shared_prelu", "_instance_norm"):
+        for name in ("doubled", "convolved_at_half", "_convolved_in_float32", "_shared_prelu", "_instance_norm"):
             own = getattr(on_cpu, name)
 
             def noted(*args, _own=own, _name=name, **kwargs):
@@ -73,7 +73,7 @@ DOUBLING = {"kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1}
 @pytest.mark.parametrize("few", [1, 3])
 def test_a_transposed_convolution_to_few_channels_is_a_convolution_at_half_the_resolution(few, bias):
     layer, image = nn.ConvTranspose3d(5, few, **DOUBLING, bias=bias), torch.randn(2, 5, 3, 1, 4)
-    assert computed(layer, image) == ["_doubled"]
+    assert computed(layer, image) == ["doubled"]
     assert_the_same(layer, image)
     flat = nn.ConvTranspose2d(5, few, **DOUBLING, bias=bias)
     assert_the_same(flat, torch.randn(2, 5, 7, 2))
@@ -83,7 +83,7 @@ def test_a_transposed_convolution_to_few_channels_is_a_convolution_at_half_the_r
 @pytest.mark.parametrize(("before", "after"), [(1, 1), (3, 2)])
 def test_a_convolution_between_few_channels_is_one_at_half_the_resolution(before, after, bias):
     layer, image = nn.Conv3d(before, after, 3, padding=1, bias=bias), torch.randn(2, before, 6, 2, 10)
-    assert computed(layer, image) == ["_convolved_at_half"]
+    assert computed(layer, image) == ["convolved_at_half"]
     assert_the_same(layer, image)
     assert_the_same(nn.Conv2d(before, after, 3, padding=1, bias=bias), torch.randn(1, before, 4, 8))
 
@@ -129,7 +129,7 @@ def test_what_is_not_as_in_a_network_of_ours_is_left_to_pytorch(name):
 def test_forward_alone_half_the_resolution_is_for_a_single_channel():
     one, three = (nn.Conv3d(few, few, 3, padding=1) for few in (1, 3))
     with torch.no_grad():
-        assert computed(one, torch.randn(1, 1, 4, 4, 4)) == ["_convolved_at_half"]
+        assert computed(one, torch.randn(1, 1, 4, 4, 4)) == ["convolved_at_half"]
         assert computed(three, torch.randn(1, 3, 4, 4, 4)) == []
 
 
@@ -151,7 +151,7 @@ def test_the_gradient_of_a_slope_over_many_voxels_is_not_added_up_in_16_bits():
 NORMS = {
     "with weights, 3d": (nn.InstanceNorm3d(16, affine=True), (2, 16, 3, 4, 2)),
     "without weights, 2d": (nn.InstanceNorm2d(32), (3, 32, 3, 4)),
-    "of one piece": (nn.InstanceNorm3d(16, affine=True), (1, 16, 4, 1, 2)),
+    "of one window": (nn.InstanceNorm3d(16, affine=True), (1, 16, 4, 1, 2)),
 }
 
 
@@ -212,3 +212,39 @@ def test_in_bfloat16_a_network_is_as_near_to_float32_as_before():
 def test_only_a_network_on_a_cpu_is_computed_in_another_way():
     assert isinstance(quick_on(torch.device("cpu")), QuickOnCpu)
     assert not isinstance(quick_on(torch.device("cuda", 0)), QuickOnCpu)
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.ConvTranspose3d(3, 1, **DOUBLING), nn.Conv3d(1, 1, 3, padding=1)], ids=["doubled", "at half"]
+)
+def test_a_network_learns_after_it_has_predicted(layer):
+    half_resolution._weights_of_doubling.cache_clear()
+    half_resolution._weights_at_half.cache_clear()
+    image = torch.randn(1, layer.in_channels, 4, 6, 2)
+    with torch.inference_mode(), QuickOnCpu():
+        layer(image)
+    assert_the_same(layer, image)
+
+
+CONVOLUTIONS = {
+    "plain": nn.Conv3d(1, 4, 3, padding=1),
+    "strided": nn.Conv3d(3, 4, 3, stride=2, padding=(1, 0, 2)),
+    "dilated, no bias": nn.Conv3d(2, 4, 3, dilation=2, bias=False),
+    "groups": nn.Conv3d(4, 4, 3, groups=2),
+    "padding in words": nn.Conv3d(1, 4, 3, padding="same"),
+    "mirrored padding": nn.Conv3d(1, 4, 3, padding=1, padding_mode="reflect"),
+    "2d": nn.Conv2d(3, 4, (5, 3), padding=1),
+    "double": nn.Conv3d(1, 4, 3).double(),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_quick_convolutions_are_convolutions(name):
+    layer = CONVOLUTIONS[name]
+    size = (9, 10, 11) if isinstance(layer, nn.Conv3d) else (9, 10)
+    image = torch.rand(1, layer.in_channels, *size, dtype=layer.weight.dtype)
+    with torch.inference_mode():
+        plain = layer(image)
+        with QuickConvolutions():
+            quick = layer(image)
+    torch.testing.assert_close(quick, plain, rtol=1e-5, atol=1e-5)

@@ -63,7 +63,7 @@ def test_windows_come_slice_by_slice_so_that_one_plane_is_open_and_planned_for(p
     assert windows.thickness == 1
     stretched = SliceTiling(SHAPE, windows.axis, (8, 6), 0)
     more, fewer = (
-        Demand(1000, 2, one, channels=2, piece_mb=1.0, pieces_per_batch=1).network_mb(StreamSettings())
+        Demand(1000, 2, one, channels=2, window_mb=1.0, windows_per_batch=1).network_mb(StreamSettings())
         for one in (windows, stretched)
     )
     assert more == fewer
@@ -76,13 +76,13 @@ def test_a_mirrored_window_is_that_of_the_mirrored_patient(plane, neighbours):
     shape = (9, 12, 15)
     one = tiling(plane, (6, 6), neighbours=neighbours, shape=shape, source=Geometry(shape, np.eye(4)))
     volume = np.random.default_rng(0).random(shape).astype(np.float32)
-    pieces = torch.stack([torch.from_numpy(one.cut(volume, number)) for number in range(len(one.regions))])
+    windows = torch.stack([torch.from_numpy(one.cut(volume, number)) for number in range(len(one.regions))])
     flipped = np.ascontiguousarray(volume[::-1])
     mirrors = {one.cut(flipped, number).tobytes() for number in range(len(one.regions))}
-    assert {piece.numpy().tobytes() for piece in one.mirrored(pieces)} == mirrors
+    assert {window.numpy().tobytes() for window in one.mirrored(windows)} == mirrors
     assert one.mirror_differs == (plane != "sagittal" or neighbours > 0)
-    centre = pieces[:, neighbours : neighbours + 1]
-    back = one.mirrored_back(one.mirrored(pieces)[:, neighbours : neighbours + 1])
+    centre = windows[:, neighbours : neighbours + 1]
+    back = one.mirrored_back(one.mirrored(windows)[:, neighbours : neighbours + 1])
     assert torch.equal(back, centre)
 
 
@@ -105,7 +105,7 @@ def test_a_mask_that_a_network_sees_comes_back_on_the_grid_of_the_scan(source, p
     back = BinaryAggregator(grid, source, 1)
     windows = Method(config).tiling(source, grid.shape)
     # The probability is what was seen, so the mask is the one that is carried there and back without any windows.
-    as_seen = placed(lambda pieces: torch.logit(pieces, 1e-6))
+    as_seen = placed(lambda windows: torch.logit(windows, 1e-6))
     segment(seen, windows, as_seen, settings=StreamSettings(16), take=back.take)
     found, expected = back.mask(), resample_above(seen, grid, source, 0.5)
     assert found.shape == source.shape and (found != expected).mean() < 1e-4

@@ -24,8 +24,8 @@ def tiling(plane, size, source=GRID, neighbours=0) -> SliceTiling:
     return SliceTiling.of(tiny_config("2d", slices=slices).slices, source, SHAPE)
 
 
-def middle(pieces):
-    return pieces[:, pieces.shape[1] // 2][:, None]
+def middle(windows):
+    return windows[:, windows.shape[1] // 2][:, None]
 
 
 @pytest.mark.parametrize("neighbours", [0, 2])
@@ -76,7 +76,7 @@ TILINGS = {
 
 
 @pytest.mark.parametrize("name", TILINGS)
-def test_pieces_come_in_the_order_of_the_axis_and_cover_the_volume(name):
+def test_windows_come_in_the_order_of_the_axis_and_cover_the_volume(name):
     one = TILINGS[name]
     starts = [region[one.axis].start for region in one.regions]
     assert starts == sorted(starts)
@@ -84,31 +84,31 @@ def test_pieces_come_in_the_order_of_the_axis_and_cover_the_volume(name):
     for number, region in enumerate(one.regions):
         covered[region] = True
         assert all(0 <= span.start < span.stop <= size for span, size in zip(region, one.shape, strict=True))
-        piece = one.cut(np.zeros(one.shape, np.float16), number)
-        assert piece.shape == one.piece_shape and piece.dtype == np.float32
+        window = one.cut(np.zeros(one.shape, np.float16), number)
+        assert window.shape == one.window_shape and window.dtype == np.float32
     assert covered.all()
 
 
 @pytest.mark.parametrize("name", TILINGS)
-def test_a_mirrored_piece_is_that_of_the_mirrored_patient(name):
-    """Shown the volume with left and right exchanged, the network sees the mirrored pieces, and the answers fit."""
+def test_a_mirrored_window_is_that_of_the_mirrored_patient(name):
+    """Shown the volume with left and right exchanged, the network sees the mirrored windows, and the answers fit."""
     one = TILINGS[name]
     volume = np.random.default_rng(0).random(one.shape).astype(np.float32)
-    pieces = [torch.from_numpy(one.cut(volume, number)) for number in range(len(one.regions))]
-    seen = {piece.numpy().tobytes() for piece in one.mirrored(torch.stack(pieces))}
+    windows = [torch.from_numpy(one.cut(volume, number)) for number in range(len(one.regions))]
+    seen = {window.numpy().tobytes() for window in one.mirrored(torch.stack(windows))}
     flipped = np.ascontiguousarray(volume[::-1])
     mirrors = [one.cut(flipped, number) for number in range(len(one.regions))]
     if symmetric(one):
         assert seen == {mirror.tobytes() for mirror in mirrors}
-    for number, piece in enumerate(pieces):
-        there = one.mirrored(piece[None])
-        middle_of = slice(piece.shape[0] // 2, piece.shape[0] // 2 + 1)
+    for number, window in enumerate(windows):
+        there = one.mirrored(window[None])
+        middle_of = slice(window.shape[0] // 2, window.shape[0] // 2 + 1)
         back = one.mirrored_back(there[:, middle_of])
-        assert torch.equal(back[0], piece[middle_of]), number
+        assert torch.equal(back[0], window[middle_of]), number
 
 
 def symmetric(one) -> bool:
-    """Whether the pieces of the mirrored volume lie where the mirrors of the pieces lie."""
+    """Whether the windows of the mirrored volume lie where the mirrors of the windows lie."""
     lefts = {(region[0].start, region[0].stop) for region in one.regions}
     return lefts == {(one.shape[0] - stop, one.shape[0] - start) for start, stop in lefts}
 
@@ -156,6 +156,6 @@ def test_the_windows_of_an_absurd_volume_are_counted_without_time_or_memory():
 
 
 @pytest.mark.parametrize("name", TILINGS)
-def test_no_piece_is_thicker_than_the_tiling_says(name):
+def test_no_window_is_thicker_than_the_tiling_says(name):
     one = TILINGS[name]
     assert one.thickness == max(region[one.axis].stop - region[one.axis].start for region in one.regions)

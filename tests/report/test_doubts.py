@@ -38,7 +38,7 @@ def test_doubtful_and_partial_vertebrae_are_marked_and_explained(tmp_path):
     assert found.remarks == (
         "the names are ambiguous: L1-L2 (60 %) or T12-L1 (40 %)",
         "cut by the end of the scan and not in the mask: L3",
-        "names were corrected by hand (1 times)",
+        "names were corrected by hand (1 time)",
     )
 
 

@@ -11,7 +11,7 @@ from tests.scans import PIR, spine, tiny_config
 from verse3d import api
 from verse3d.core.errors import DataError, OutputError
 from verse3d.core.files import write_json
-from verse3d.data.cases import Case, CaseIndex, write_index
+from verse3d.data.cases import Case, write_index
 from verse3d.data.predictions import mask_path
 from verse3d.report import pictures
 from verse3d.report.pictures import draw_case
@@ -20,13 +20,9 @@ from verse3d.report.pictures import draw_case
 @pytest.fixture
 def listed(tmp_path):
     """An index of two cases whose predicted masks lie in ``masks``."""
-    cases = []
     for number in range(2):
-        ct, mask = tmp_path / "data" / f"c{number}_ct.nii.gz", tmp_path / "data" / f"c{number}_msk.nii.gz"
-        spine(number).write(ct, mask)
-        cases.append(Case(f"c{number}", f"c{number}", ct, mask, split="test"))
         scans.write_nifti(mask_path(tmp_path / "masks", f"c{number}"), spine(number).mask, PIR.affine)
-    write_index(tmp_path / "cases.jsonl", CaseIndex(tuple(cases)))
+    write_index(tmp_path / "cases.jsonl", scans.write_truth(tmp_path / "data", 2))
     return tmp_path / "cases.jsonl"
 
 

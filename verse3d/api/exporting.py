@@ -23,7 +23,7 @@ def export(
         overwrite: replace an earlier export there; nothing else is ever replaced.
 
     Returns:
-        The files, the shape of a piece, and how near the export is to PyTorch.
+        The files, the shape of a window, and how near the export is to PyTorch.
 
     Raises:
         ConfigError: the format is unknown, or a package that it needs is missing.

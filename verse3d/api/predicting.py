@@ -15,6 +15,7 @@ from verse3d.core.nifti_header import NIFTI_SUFFIXES
 from verse3d.core.paths import path_below
 from verse3d.core.read_ahead import ReadAhead
 from verse3d.core.threads import usable_cores
+from verse3d.core.wording import how_many
 from verse3d.data.cases import Case, Split
 from verse3d.data.index.discover import load_cases
 from verse3d.data.index.file_roles import scan_name
@@ -85,7 +86,7 @@ def predict(
         OutputError: the folder cannot be written to.
     """
     if parts < 1 or not 0 <= part < parts:
-        raise ConfigError(f"part {part} of {parts} parts does not exist", hint="parts are counted from 0")
+        raise ConfigError(f"part {part} of {how_many(parts, 'part')} does not exist", hint="parts are counted from 0")
     if max_ram_gb is not None and max_ram_gb <= 0:
         raise ConfigError(f"`max_ram_gb` must be above 0, got {max_ram_gb:g}", option="max_ram_gb")
     keep_partial = keeps_partial(partial)
@@ -173,8 +174,7 @@ def _cases_to_predict(scans: Sequence[Path], split: Split | None) -> list[Case]:
             cases[case.case] = case
     if not cases:
         where = f" of the {split} split" if split else ""
-        count = "1 case" if lone_masks == 1 else f"{lone_masks} cases"
-        hint = f"what is there has a name like that of a mask ({count})" if lone_masks else ""
+        hint = f"what is there has a name like that of a mask ({how_many(lone_masks, 'case')})" if lone_masks else ""
         raise DataError(f"nothing to predict: no scan{where} was found", hint=hint)
     return list(cases.values())
 

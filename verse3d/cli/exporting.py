@@ -26,5 +26,5 @@ def export(
         result = api.export(model=model, to=to, out=out, overwrite=overwrite)
     out_console.print(f"{', '.join(result.files)} in {result.folder}")
     out_console.print(
-        f"a piece is {' x '.join(map(str, result.shape))}; compared with PyTorch: {result.parity.figures}"
+        f"a window is {' x '.join(map(str, result.shape))}; compared with PyTorch: {result.parity.figures}"
     )

@@ -10,6 +10,7 @@ from rich.console import Console
 from verse3d.cli.tables import table
 from verse3d.cli.terminal import in_flags
 from verse3d.core.escapes import one_line
+from verse3d.core.wording import how_many
 
 if TYPE_CHECKING:
     from verse3d.data.index.build import IndexReport
@@ -69,7 +70,7 @@ def _print_splits(out: Console, report: "IndexReport", path: Path) -> None:
 def _found(report: "IndexReport") -> Iterator[str]:
     yield "layouts: " + ", ".join(f"{name} {count}" for name, count in report.layouts.items())
     if folds := Counter(case.fold for case in report.cases if case.fold is not None):
-        yield "folds: " + ", ".join(f"{fold}: {count} cases" for fold, count in sorted(folds.items()))
+        yield "folds: " + ", ".join(f"{fold}: {how_many(count, 'case')}" for fold, count in sorted(folds.items()))
 
 
 def _missing(report: "IndexReport", *, everything: bool) -> Iterator[str]:
@@ -97,7 +98,7 @@ def _left_out(report: "IndexReport") -> Iterator[str]:
     if len(report.left_out) > _SHOWN_COPIES:
         yield f"... {len(report.left_out)} copies left out in all: the notes of the index name each of them"
     if report.excluded_gl is not None:
-        yield f"{report.excluded_gl} scans of gl subjects left out"
+        yield f"{how_many(report.excluded_gl, 'scan')} of gl subjects left out"
     if report.excluded:
         yield f"left out by corrections: {' '.join(report.excluded)}"
     if report.unmatched:
@@ -106,7 +107,8 @@ def _left_out(report: "IndexReport") -> Iterator[str]:
 
 def _zips(report: "IndexReport") -> Iterator[str]:
     for done in report.unpacked:
-        yield f"unpacked {one_line(str(done.archive))} to {done.folder}: {done.written} files written, {done.kept} kept"
+        files = f"{how_many(done.written, 'file')} written, {done.kept} kept"
+        yield f"unpacked {one_line(str(done.archive))} to {done.folder}: {files}"
         yield from (
             f"not unpacked: {one_line(str(done.archive))}: {one_line(member)} {in_flags(reason)}"
             for member, reason in done.refused
@@ -114,4 +116,5 @@ def _zips(report: "IndexReport") -> Iterator[str]:
     for archive, reason in report.failures:
         yield f"zip not read: {one_line(str(archive))}: {in_flags(reason)}"
     if report.packed:
-        yield f"{report.packed} cases still lie in zips: unpack them with --unpack FOLDER before anything else"
+        still = how_many(report.packed, "case still lies in a zip: unpack it", "cases still lie in zips: unpack them")
+        yield f"{still} with --unpack FOLDER before anything else"

@@ -22,6 +22,7 @@ from verse3d.cli.terminal import (
     out_console,
 )
 from verse3d.core.errors import ConfigError
+from verse3d.core.wording import how_many
 
 if TYPE_CHECKING:
     from verse3d.data.samples.listing import StoredState
@@ -94,5 +95,5 @@ def print_stored(out: Console, states: "list[StoredState]", *, removed: bool) ->
         rows.add_row(state.case or state.name, spacing, window, f"{state.disk_bytes / 1e6:.1f}", state.state)
     if states:
         out.print(rows)
-    what = "removed" if removed else "in the store"
-    out.print(f"{len(states)} entries {what}, {sum(state.disk_bytes for state in states) / 1e6:.1f} MB")
+    what = f"{how_many(len(states), 'entry', 'entries')} {'removed' if removed else 'in the store'}"
+    out.print(f"{what}, {sum(state.disk_bytes for state in states) / 1e6:.1f} MB")

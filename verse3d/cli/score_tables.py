@@ -7,6 +7,7 @@ from rich.console import Console
 from verse3d.cli.tables import table
 from verse3d.cli.terminal import in_flags
 from verse3d.core.escapes import one_line
+from verse3d.core.wording import how_many
 
 if TYPE_CHECKING:
     from verse3d.evaluation.comparison import Comparison
@@ -86,8 +87,7 @@ def _print_identification(out: Console, result: "Evaluation") -> None:
 
 def _print_slices(out: Console, result: "Evaluation") -> None:
     """Volume Dice above slice-wise Dice of all vertebrae together, so that one sees how much the second flatters."""
-    count = len(result.cases)
-    title = f"all vertebrae, sagittal slices, {'1 case' if count == 1 else f'{count} cases'}"
+    title = f"all vertebrae, sagittal slices, {how_many(len(result.cases), 'case')}"
     rows = table("", "mean ± sd", title=title)
     rows.add_row("volume Dice", _mean_sd(result.summary["vertebrae"]["dice"], "dice"))
     for metric, name in _SLICE_COLUMNS.items():

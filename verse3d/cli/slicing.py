@@ -24,6 +24,7 @@ from verse3d.cli.terminal import (
     out_console,
 )
 from verse3d.core.escapes import one_line
+from verse3d.core.wording import how_many
 
 if TYPE_CHECKING:
     from verse3d.data.samples.slice_writer import SliceReport
@@ -81,4 +82,5 @@ def _print(out: Console, report: "SliceReport") -> None:
     out.print(rows, soft_wrap=False)
     for record in report.failures:
         out.print(f"{one_line(record.case)} has no slices: {in_flags(record.error)}")
-    out.print(f"{sum(record.slices for record in report.records)} slices in {report.folder}")
+    slices = how_many(sum(record.slices for record in report.records), "slice")
+    out.print(f"{slices} in {report.folder}")

@@ -11,6 +11,7 @@ from rich.table import Column, Table
 
 from verse3d.cli.terminal import in_flags, out_console
 from verse3d.core.escapes import one_line
+from verse3d.core.wording import how_many
 
 if TYPE_CHECKING:
     from verse3d.api.pictures import StatsResult
@@ -53,15 +54,11 @@ def print_check(out: Console, report: "CheckReport", *, facts: bool = False) -> 
         kinds.setdefault((finding.severity, finding.code), []).append(finding)
     for (severity, code), findings in kinds.items():
         cases = len({finding.case for finding in findings})
-        out.print(f"{severity} [{code}] {_plural(cases, 'case')}", style=_STYLES[severity])
+        out.print(f"{severity} [{code}] {how_many(cases, 'case')}", style=_STYLES[severity])
         _print_kind(out, findings, _SHOWN_OF_A_KIND if many else len(findings))
     _print_fixes(out, report)
-    counts = (_plural(number, severity) for severity, number in report.counts.items())
-    out.print(f"{_plural(len(report.facts), 'case')}: {', '.join(counts)}")
-
-
-def _plural(count: int, word: str) -> str:
-    return f"{count} {word if count == 1 else word + 's'}"
+    counts = (how_many(number, severity) for severity, number in report.counts.items())
+    out.print(f"{how_many(len(report.facts), 'case')}: {', '.join(counts)}")
 
 
 _FEW_CASES = 50
@@ -130,7 +127,7 @@ def print_conversion(out: Console, result: "Conversion") -> None:
         out.print(f"left out {one_line(record.case)}: {in_flags(record.reason)}")
     for note in result.notes:
         out.print(f"note: {note}")
-    out.print(f"{len(written)} of {len(result.cases)} cases written: {result.folder / 'conversion.json'}")
+    out.print(f"{len(written)} of {how_many(len(result.cases), 'case')} written: {result.folder / 'conversion.json'}")
 
 
 def print_stats(out: Console, result: "StatsResult") -> None:

@@ -36,6 +36,7 @@ from verse3d.core.setting_types import (
     SpacingMm,
     VoxelCount,
 )
+from verse3d.core.wording import how_many
 from verse3d.core.yaml12 import parse_yaml
 
 
@@ -290,7 +291,7 @@ def size_problems(network: NetworkConfig, size: Sequence[int]) -> list[str]:
     """
     levels = len(network.channels)
     factor = 2 ** (levels - 1)
-    halved = f"the {levels} levels of network.channels halve the size {levels - 1} times, got {list(size)}"
+    halved = f"the {levels} levels of network.channels halve the size {how_many(levels - 1, 'time')}, got {list(size)}"
     if network.name != "classic" and any(length % factor for length in size):
         return [f"must be multiples of {factor}, because {halved}"]
     remaining = [length // factor for length in size]

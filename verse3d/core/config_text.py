@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from verse3d.core.errors import ConfigError, DataError
 from verse3d.core.files import is_file
 from verse3d.core.readers import read_text
-from verse3d.core.wording import brief, clipped
+from verse3d.core.wording import brief, clipped, how_many
 from verse3d.core.yaml12 import MAX_CHARACTERS, MAX_DEPTH, parse_yaml
 
 _SHOWN_PROBLEMS = 30
@@ -107,8 +107,7 @@ def _nearest(word: str, known: Iterable[str]) -> str | None:
 def all_problems(source: str, problems: Sequence[str]) -> str:
     """All problems of a source, a line each; of very many the first."""
     shown = problems[:_SHOWN_PROBLEMS]
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    lines = [f"{source} has {count}:", *(f"  - {problem}" for problem in shown)]
+    lines = [f"{source} has {how_many(len(problems), 'problem')}:", *(f"  - {problem}" for problem in shown)]
     if len(problems) > len(shown):
         lines.append(f"  ... and {len(problems) - len(shown)} more")
     return "\n".join(lines)

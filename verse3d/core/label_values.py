@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verse3d.core.errors import DataError
+from verse3d.core.wording import how_many
 
 
 def all_labels(values: NDArray[Any]) -> bool:
@@ -42,7 +43,7 @@ def refuse_not_finite(array: NDArray[Any], path: Path) -> None:
     bad = ~np.isfinite(array)
     first = _first_true(bad)
     raise DataError(
-        f"{path}: {int(bad.sum())} voxels are NaN or infinite, the first at index {first}",
+        f"{path}: {how_many(int(bad.sum()), 'voxel is', 'voxels are')} NaN or infinite, the first at index {first}",
         hint="replace them (air is -1000 HU) and save the file again",
     )
 
@@ -52,8 +53,9 @@ def _refuse_fractions(array: NDArray[Any], path: Path) -> None:
     if not fractional.any():
         return
     first = _first_true(fractional)
+    found = how_many(int(fractional.sum()), "label value is not a whole number", "label values are not whole numbers")
     raise DataError(
-        f"{path}: {int(fractional.sum())} label values are not whole numbers, e.g. {float(array[first])!r} at {first}",
+        f"{path}: {found}, e.g. {float(array[first])!r} at {first}",
         hint="a mask must not be interpolated or scaled: export it again with integer labels",
     )
 

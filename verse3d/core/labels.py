@@ -19,7 +19,7 @@ SchemeName = Literal["binary", "vertebrae"]
 Rgb = tuple[int, int, int]
 IGNORED = 254
 """In what a network learns from: a voxel that teaches nothing."""
-_PIECE_VOXELS = 2**20
+_CHUNK_VOXELS = 2**20
 
 
 @dataclass(frozen=True)
@@ -130,15 +130,15 @@ class LabelScheme:
 
 
 def label_counts(ids: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """How often each of the 256 values occurs; counted in pieces because counting widens each value to 64 bit.
+    """How often each of the 256 values occurs; counted in chunks because counting widens each value to 64 bit.
 
     Quick where most values are 0.
     """
     flat = ids.ravel(order="K")
     counts = np.zeros(256, dtype=np.int64)
-    for start in range(0, flat.size, _PIECE_VOXELS):
-        piece = flat[start : start + _PIECE_VOXELS]
-        counts += np.bincount(piece[piece > 0], minlength=256)
+    for start in range(0, flat.size, _CHUNK_VOXELS):
+        chunk = flat[start : start + _CHUNK_VOXELS]
+        counts += np.bincount(chunk[chunk > 0], minlength=256)
     counts[0] = flat.size - counts.sum()
     return counts
 
@@ -156,12 +156,12 @@ def _looked_up(table: NDArray[np.uint8], ids: NDArray[np.integer]) -> NDArray[np
 
 
 def present_ids(ids: NDArray[np.integer]) -> set[int]:
-    """The different values of an array, found in pieces because counting widens each of them to 64 bit."""
+    """The different values of an array, found in chunks because counting widens each of them to 64 bit."""
     flat = ids.ravel(order="K")
     present: set[int] = set()
-    for start in range(0, flat.size, _PIECE_VOXELS):
-        piece = flat[start : start + _PIECE_VOXELS]
-        found = np.flatnonzero(np.bincount(piece)) if piece.dtype in (np.uint8, np.uint16) else np.unique(piece)
+    for start in range(0, flat.size, _CHUNK_VOXELS):
+        chunk = flat[start : start + _CHUNK_VOXELS]
+        found = np.flatnonzero(np.bincount(chunk)) if chunk.dtype in (np.uint8, np.uint16) else np.unique(chunk)
         present.update(found.tolist())
     return present
 

@@ -1,4 +1,4 @@
-"""The voxels of a NIfTI file, read and written piece by piece: beside the array itself one piece is held.
+"""The voxels of a NIfTI file, read and written chunk by chunk: beside the array itself one chunk is held.
 
 Gzip goes through ISA-L, which packs and unpacks several times as fast as zlib; a file is always read to its very end,
 because only there does gzip compare the checksum.
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from verse3d.core.errors import DataError
 from verse3d.core.nifti_errors import unreadable
+from verse3d.core.wording import how_many
 
 READ_ERRORS = (
     OSError,
@@ -39,8 +40,8 @@ READ_ERRORS = (
 )
 """What nibabel and the libraries below it raise on files that are damaged or no NIfTI."""
 
-_PIECE_BYTES = 2**20
-_PIECE_VOXELS = 2**17  # scaled to float64 they are as large
+_CHUNK_BYTES = 2**20
+_CHUNK_VOXELS = 2**17  # scaled to float64 they are as large
 _BLOCK_BYTES = 2**22
 _SIZE_FIELD = 4
 _GZIP = 31  # zlib's way to ask for a gzip header and trailer (with time 0 and no file name) around the stream
@@ -79,7 +80,7 @@ def read_voxels(path: Path, stored: ArrayProxy) -> NDArray[Any]:
     if is_scaled(stored) or (stored.dtype.kind == "f" and stored.dtype.itemsize != 4):
         converted = np.empty(stored.shape, np.float32, order="F")
         flat = converted.reshape(-1, order="F")
-        for start, values in voxel_pieces(path, stored):
+        for start, values in voxel_chunks(path, stored):
             flat[start : start + values.size] = values
         return converted
     array = read_stored(path, stored.shape, stored.dtype, stored.offset)
@@ -127,28 +128,28 @@ def unpacked_size(path: Path, expected: int) -> int:
             return expected
     count = 0
     with contextlib.suppress(*READ_ERRORS), open_voxels(path) as unpacked:
-        while piece := unpacked.read(_PIECE_BYTES):
-            count += len(piece)
+        while chunk := unpacked.read(_CHUNK_BYTES):
+            count += len(chunk)
     return count
 
 
-def voxel_pieces(path: Path, stored: ArrayProxy) -> Iterator[tuple[int, NDArray[Any]]]:
-    """The values in the order of the file (i runs fastest) and the position of each piece; scaled as nibabel does.
+def voxel_chunks(path: Path, stored: ArrayProxy) -> Iterator[tuple[int, NDArray[Any]]]:
+    """The values in the order of the file (i runs fastest) and the position of each chunk; scaled as nibabel does.
 
-    A piece may be overwritten by the next one.
+    A chunk may be overwritten by the next one.
 
     Raises:
         One of READ_ERRORS: the file is cut off or damaged.
     """
     slope, inter = np.asarray(stored.slope), np.asarray(stored.inter)
     voxels = int(np.prod(stored.shape, dtype=object))
-    buffer = np.empty(min(voxels, _PIECE_VOXELS), stored.dtype)
+    buffer = np.empty(min(voxels, _CHUNK_VOXELS), stored.dtype)
     with open_voxels(path) as handle:
         skip(handle, stored.offset)
         for start in range(0, voxels, buffer.size):
-            piece = buffer[: voxels - start]
-            fill(handle, piece)
-            values: NDArray[Any] = apply_read_scaling(piece, slope, inter)
+            chunk = buffer[: voxels - start]
+            fill(handle, chunk)
+            values: NDArray[Any] = apply_read_scaling(chunk, slope, inter)
             yield start, values
         to_the_end(handle)
 
@@ -159,8 +160,8 @@ def all_values(path: Path, stored: ArrayProxy) -> NDArray[Any]:
     Raises:
         One of READ_ERRORS: the file is cut off or damaged.
     """
-    pieces = [values.copy() for _, values in voxel_pieces(path, stored)]
-    return np.concatenate(pieces).reshape(stored.shape, order="F")
+    chunks = [values.copy() for _, values in voxel_chunks(path, stored)]
+    return np.concatenate(chunks).reshape(stored.shape, order="F")
 
 
 def skip(handle: BufferedIOBase, size: int) -> None:
@@ -175,15 +176,15 @@ def fill(handle: BufferedIOBase, array: NDArray[Any]) -> None:
     content = array.reshape(-1, order="F").view(np.uint8).data
     done = 0
     while done < len(content):
-        count = handle.readinto(content[done : done + _PIECE_BYTES])
+        count = handle.readinto(content[done : done + _CHUNK_BYTES])
         if not count:
-            raise EOFError(f"the voxels end {len(content) - done} bytes too early")
+            raise EOFError(f"the voxels end {how_many(len(content) - done, 'byte')} too early")
         done += count
 
 
 def to_the_end(handle: BufferedIOBase) -> None:
     """Read what follows the voxels, and with it the checksum of a packed file."""
-    while handle.read(_PIECE_BYTES):
+    while handle.read(_CHUNK_BYTES):
         pass
 
 
@@ -204,8 +205,8 @@ def copy_with_head(source: Path, path: Path, head: bytes) -> None:
     with open_voxels(source) as stored, _writer(path) as write:
         stored.read(len(head))
         write(head)
-        while piece := stored.read(_PIECE_BYTES):
-            write(piece)
+        while chunk := stored.read(_CHUNK_BYTES):
+            write(chunk)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from verse3d.core.nifti_bytes import READ_ERRORS, read_stored
 from verse3d.core.nifti_errors import unreadable
 from verse3d.core.nifti_header import open_nifti, stored_header
 from verse3d.core.volume import Volume
+from verse3d.core.wording import how_many
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,4 +110,4 @@ def _notes(shape: tuple[int, ...], volumes: int, header: nib.Nifti1Header, store
         # Plane by plane: a scan may be mapped from a file that is larger than the memory.
         finite = sum(int(np.count_nonzero(np.isfinite(plane))) for plane in np.moveaxis(stored, -1, 0))
         if bad := stored.size - finite:
-            yield f"{bad} voxels are NaN or infinite: purple"
+            yield f"{how_many(bad, 'voxel is', 'voxels are')} NaN or infinite: purple"

@@ -111,7 +111,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Undo of ``random_state``. A state of more GPUs than there are is ignored for CUDA."""
+    """Inverse of ``random_state``. A state of more GPUs than there are is ignored for CUDA."""
     torch.set_rng_state(state["torch"].cpu())
     cuda = state.get("cuda", [])
     if cuda and len(cuda) == torch.cuda.device_count():

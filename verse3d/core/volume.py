@@ -23,7 +23,7 @@ from verse3d.core.nifti_bytes import (
     is_scaled,
     read_voxels,
     refusing,
-    voxel_pieces,
+    voxel_chunks,
     write_bytes,
 )
 from verse3d.core.nifti_header import image_geometry, nifti_stem, open_nifti, spatial_shape, stored_header
@@ -157,7 +157,7 @@ def read_labels(path: Path) -> Volume:
 
 def _label_voxels(image: nib.Nifti1Image, path: Path) -> NDArray[Any]:
     array: NDArray[Any] = np.empty(image.shape, np.uint8, order="F")
-    for start, values in voxel_pieces(path, image.dataobj):
+    for start, values in voxel_chunks(path, image.dataobj):
         if not all_labels(values):
             require_memory(array.size * _EXPLAINING_BYTES, f"finding out what is wrong with {path}")
             return as_labels(all_values(path, image.dataobj), path)  # says what is wrong with the file as a whole

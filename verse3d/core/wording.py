@@ -1,4 +1,4 @@
-"""Values in error messages, however large or strange they are: a bounded piece of them, in bounded time."""
+"""Values in messages, however large or strange they are: bounded, in bounded time; numbers with what they count."""
 
 import math
 import reprlib
@@ -65,6 +65,16 @@ def first_line(error: BaseException) -> str:
 def number_text(value: float, digits: int) -> str:
     """A score with so many decimals; "undefined" for NaN."""
     return "undefined" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def how_many(count: int, one: str, several: str = "") -> str:
+    """A number and what it counts, in the singular or in the plural: that of most words if none is given.
+
+    Example:
+        >>> how_many(1, "voxel"), how_many(0, "voxel"), how_many(2, "bone has", "bones have")
+        ('1 voxel', '0 voxels', '2 bones have')
+    """
+    return f"{count} {one if count == 1 else several or one + 's'}"
 
 
 def listed(names: Sequence[str], most: int = 8) -> str:

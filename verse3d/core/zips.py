@@ -36,7 +36,7 @@ INNER_FREE_BYTES, INNER_GROWTH = 2**28, 2
 """Packed zips in a zip may unpack to this many bytes, or to so many times the outermost zip: scans hardly shrink."""
 ZIP_ERRORS = (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 """What Python's zipfile raises on files that are damaged or no zip."""
-PIECE_BYTES = 2**20
+CHUNK_BYTES = 2**20
 _ENTRY_BEGINS = b"PK\x01\x02"
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, length of the name, length of the extra field
 
@@ -73,7 +73,7 @@ def opened_zip(path: Path, scratch: Path | None = None) -> Iterator["Zips"]:
     folder = None if scratch is None else str(scratch)
     try:
         # The scratch file is made when the first megabyte is written to it, so most zips need none.
-        with path.open("rb") as handle, tempfile.SpooledTemporaryFile(PIECE_BYTES, dir=folder) as scratch_file:
+        with path.open("rb") as handle, tempfile.SpooledTemporaryFile(CHUNK_BYTES, dir=folder) as scratch_file:
             size = os.fstat(handle.fileno()).st_size
             opened = open_directory(Stretch(handle, 0, size), str(path))
             yield Zips(path, opened, Stretch(handle, 0, size), scratch_file)
@@ -239,7 +239,7 @@ class Zips:
         # The source may lie in the scratch file itself, so that reading moves its position.
         end = start
         with entry.holder.open(entry.info) as source:
-            while piece := source.read(PIECE_BYTES):
+            while chunk := source.read(CHUNK_BYTES):
                 self.scratch.seek(end)
-                end += self.scratch.write(piece)
+                end += self.scratch.write(chunk)
         return Stretch(self.scratch, start, end - start)

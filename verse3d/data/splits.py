@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from verse3d.core.errors import DataError
 from verse3d.core.paths import composed
+from verse3d.core.wording import how_many
 from verse3d.data.cases import SPLITS, Case, CaseIndex, Split
 
 _DRAWN = "seed"
@@ -110,7 +111,7 @@ def assign_folds(index: CaseIndex, folds: int, *, seed: int = 0) -> CaseIndex:
     size = Counter(case.subject for case in index if _may_be_trained_on(case))
     if not 2 <= folds <= len(size):
         raise DataError(
-            f"cannot make {folds} folds of {len(size)} subjects to train on",
+            f"cannot make {how_many(folds, 'fold')} of {how_many(len(size), 'subject')} to train on",
             hint="choose at least 2 folds and at most one per subject",
         )
     cases_in = [0] * folds

@@ -37,7 +37,7 @@ class RunPredict(Protocol):
 
 
 @dataclass(frozen=True)
-class FreshPredictions:
+class FolderPredictions:
     """What is in a folder of masks after ``predict_missing``.
 
     Attributes:
@@ -60,7 +60,7 @@ def predict_missing(
     device: DeviceName = "auto",
     what: str = "predicting",
     progress: Progress = no_progress,
-) -> FreshPredictions:
+) -> FolderPredictions:
     """Make the masks that ``out`` lacks with ``verse3d predict``, started anew.
 
     A mask is kept if ``predictions.json`` says that this very model file (by its content) made it from this scan.
@@ -166,7 +166,7 @@ def _blame(case: Case, code: int, complaint: str, *, nothing_done: bool) -> dict
     return {case.case: f"the program that predicted it {reason}"}
 
 
-def _result(cases: Sequence[Case], out: Path, model_sha256: str, failures: Mapping[str, str]) -> FreshPredictions:
+def _result(cases: Sequence[Case], out: Path, model_sha256: str, failures: Mapping[str, str]) -> FolderPredictions:
     records = _records(out)
     # Asked again rather than remembered: what counts is what is in the folder now.
     missing = {case.case for case in _missing(cases, out, model_sha256)}
@@ -176,4 +176,4 @@ def _result(cases: Sequence[Case], out: Path, model_sha256: str, failures: Mappi
         for case in cases
         if case.case not in made
     ]
-    return FreshPredictions(made, tuple(failed), str(read_predictions(out).about.get("device", "")))
+    return FolderPredictions(made, tuple(failed), str(read_predictions(out).about.get("device", "")))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from verse3d.core.files import write_text
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERTEBRAE
+from verse3d.core.wording import how_many
 from verse3d.metrics.bones import MIXED_FROM, BoneScores, score_bones
 from verse3d.metrics.identification import REGIONS, Identification, identify, mask_centroids, names, region
 from verse3d.metrics.scores import LabelScore, statistics_of
@@ -173,9 +174,10 @@ def _group_row(
 def _counts(cards: Mapping[str, CaseCard]) -> list[str]:
     total = summarise_cards(list(cards.values()))
     right = sum(card.identification.all_right for card in cards.values())
+    cases, shifted = how_many(total["cases"], "case"), how_many(total["shifted_cases"], "case")
     return [
-        f"All vertebrae right in {right} of {total['cases']} cases; {total['missed']} missed, {total['extra']} extra, "
-        f"{total['mixed_bones']} mixed bones, {total['shifted_cases']} cases that a shift would improve.",
+        f"All vertebrae right in {right} of {cases}; {total['missed']} missed, {total['extra']} extra, "
+        f"{how_many(total['mixed_bones'], 'mixed bone')}, {shifted} that a shift would improve.",
         "",
         *(_shift_line(case, card) for case, card in cards.items() if card.identification.shift),
     ]
@@ -186,16 +188,17 @@ def _shift_line(case: str, card: CaseCard) -> str:
     places = abs(found.shift)
     way = "down" if found.shift > 0 else "up"
     return (
-        f"- {case}: moving all names {places} place{'s' if places > 1 else ''} {way} identifies "
+        f"- {case}: moving all names {how_many(places, 'place')} {way} identifies "
         f"{100 * found.id_rate_shifted:.0f} % instead of {100 * found.id_rate:.0f} %"
     )
 
 
 def _notes(cards: Mapping[str, CaseCard]) -> list[str]:
     return [
-        f"n = {len(cards)} cases. Mean ± sd over vertebrae. Identified: of the labels in both masks, the nearest true "
-        "centroid is the vertebra's own and no farther than 20 mm (VerSe). A missed vertebra has a Dice of 0 and no "
-        "HD95; d_mean is over the identified ones. Labelled span: only voxels between the lowest and the highest true "
+        f"n = {how_many(len(cards), 'case')}. Mean ± sd over vertebrae. "
+        "Identified: of the labels in both masks, the nearest true centroid is the vertebra's own and no farther than "
+        "20 mm (VerSe). A missed vertebra has a Dice of 0 and no HD95; d_mean is over the identified ones. Labelled "
+        "span: only voxels between the lowest and the highest true "
         "voxel (height in the world) count, because VerSe leaves cut vertebrae and the sacrum unlabelled. Mixed: "
         f"{100 * MIXED_FROM:.0f} % or more of the labelled voxels of a bone carry another name than most of it.",
     ]

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from verse3d.core.wording import how_many
 from verse3d.evaluation.comparison import METRICS, Comparison
 from verse3d.evaluation.paired_tests import FEWEST_CASES, PairedDifference
 
@@ -84,7 +85,7 @@ def _sentence(metric: str, pair: PairedDifference, first: str, other: str) -> st
     #     lower     other     below
     #     lower     first     above
     wins = pair.above if (METRICS[metric].better == "higher") == (ahead == other) else pair.below
-    text = f"{title}: {ahead} is ahead by {size} on average and in {wins} of {pair.n} cases{lost}"
+    text = f"{title}: {ahead} is ahead by {size} on average and in {wins} of {how_many(pair.n, 'case')}{lost}"
     if math.isnan(pair.p):
         return f"{text}."
     shown = "" if _is_shown(pair) else ": no difference is shown"

@@ -59,13 +59,13 @@ class BinaryAggregator:
         self.seconds_resample = 0.0
 
     def take(self, planes: FinishedPlanes) -> None:
-        """Keep the probabilities of these planes, float32; where no piece spoke it is 0."""
+        """Keep the probabilities of these planes, float32; where no window spoke it is 0."""
         probability = torch.from_numpy(_once(self.probability))
         # In memory of its own, so it is changed in place: copies of large volumes take longer than the arithmetic.
         mean = planes.scores[0].float() / planes.weights
         if planes.are_logits:
             mean.sigmoid_()
-        # 0 / 0 is NaN where no piece was looked at, so that is background and not a guess.
+        # 0 / 0 is NaN where no window was looked at, so that is background and not a guess.
         if float(planes.weights.min()) <= 0:
             mean.masked_fill_(planes.weights <= 0, 0.0)
         probability[planes.place] = mean.cpu()

@@ -19,10 +19,10 @@ from verse3d.inference.memory_plan import KEPT_MB, Demand, Limit, Plan, make_pla
 from verse3d.inference.predictor import Predictor
 
 _SIDE_BY_SIDE = 2
-_SMALL_PIECE_MB = 150.0
-"""What a piece may take of which two are computed at the same time. That of one label takes 117, of 27 channels 460:
+_SMALL_WINDOW_MB = 150.0
+"""What a window may take of which two are computed at the same time. That of one label takes 117, of 27 channels 460:
 there a second one would add a quarter to the peak of the whole prediction."""
-_LEAST_OF_SMALL_PIECE_MB = 40.0
+_LEAST_OF_SMALL_WINDOW_MB = 40.0
 """What it takes at the very least: 18 MB with one label, 33 of the starter weights, 110 with 27 channels."""
 
 
@@ -34,20 +34,20 @@ class Budget:
         predictor: what works on the scans.
         limit: what the process may hold.
         held_mb: what it holds without any scan.
-        piece_mb: what the network takes for one piece.
+        window_mb: what the network takes for one window.
     """
 
     predictor: Predictor
     limit: Limit
     held_mb: float
-    piece_mb: float
+    window_mb: float
 
     @classmethod
     def measured(cls, predictor: Predictor, max_ram_gb: float | None) -> Self:
-        """Open the network and try it with an empty piece.
+        """Open the network and try it with an empty window.
 
         Raises:
-            MemoryLimitError: program and model, or they and a single piece, do not fit.
+            MemoryLimitError: program and model, or they and a single window, do not fit.
         """
         return cls.unopened(predictor, max_ram_gb).opened()
 
@@ -56,33 +56,33 @@ class Budget:
         """Before the network was tried, as if it took nothing: good for what is done before.
 
         Raises:
-            MemoryLimitError: program and model, or they and a single piece, do not fit.
+            MemoryLimitError: program and model, or they and a single window, do not fit.
         """
         limit = Limit.of(max_ram_gb)
         # Twice, so that the message says whether program and model alone are too much, or only with a window.
-        for more_mb, what in ((0.0, "alone"), (predictor.least_piece_mb(), "with one of its windows")):
+        for more_mb, what in ((0.0, "alone"), (predictor.least_window_mb(), "with one of its windows")):
             _require_room(rss_mb() + more_mb, limit, f"the program and the model {what}")
-        return cls(predictor, limit, held_mb=rss_mb(), piece_mb=0.0)
+        return cls(predictor, limit, held_mb=rss_mb(), window_mb=0.0)
 
     def opened(self, besides_mb: float = 0.0) -> Self:
-        """After the network was tried with an empty piece.
+        """After the network was tried with an empty window.
 
         Args:
             besides_mb: held now, but counted where scans are planned.
         """
         self.predictor.make_ready()
-        piece_mb = self._measured_piece_mb()
+        window_mb = self._measured_window_mb()
         give_back_freed_memory()  # it would be counted twice
-        return replace(self, held_mb=rss_mb() - besides_mb, piece_mb=piece_mb)
+        return replace(self, held_mb=rss_mb() - besides_mb, window_mb=window_mb)
 
-    def _measured_piece_mb(self) -> float:
+    def _measured_window_mb(self) -> float:
         """With the threads that it will be computed with: what is prepared for it is prepared for their number."""
-        if self._can_share and self.predictor.least_piece_mb() <= _LEAST_OF_SMALL_PIECE_MB:
+        if self._can_share and self.predictor.least_window_mb() <= _LEAST_OF_SMALL_WINDOW_MB:
             with share_of_threads(_SIDE_BY_SIDE):
-                piece_mb = self.predictor.piece_mb()
-            if self._is_small(piece_mb):
-                return piece_mb
-        return self.predictor.piece_mb()
+                window_mb = self.predictor.window_mb()
+            if self._is_small(window_mb):
+                return window_mb
+        return self.predictor.window_mb()
 
     def holding(self, scan_mb: float) -> Self:
         """For a scan that was read before there was a budget: it is in memory, and counted where scans are planned."""
@@ -118,8 +118,8 @@ class Budget:
             source_bytes=stored.bytes_in_memory,
             tiling=self.predictor.tiling(grid.shape, stored.geometry),
             channels=method.network_scheme.output_channels,
-            piece_mb=self.piece_mb,
-            pieces_per_batch=method.inference.windows_per_batch,
+            window_mb=self.window_mb,
+            windows_per_batch=method.inference.windows_per_batch,
             scout_mb=max(self.predictor.scouts.megabytes(grid), naming.megabytes(grid) if naming else 0.0),
             grouped=method.by_sequence,
             sums_dtype=self.predictor.settings.sums_dtype,
@@ -130,7 +130,7 @@ class Budget:
     @property
     def _side_by_side(self) -> int:
         """How many batches are computed at once. More than two would take memory and gain little."""
-        return _SIDE_BY_SIDE if self._can_share and self._is_small(self.piece_mb) else 1
+        return _SIDE_BY_SIDE if self._can_share and self._is_small(self.window_mb) else 1
 
     @property
     def _can_share(self) -> bool:
@@ -138,8 +138,8 @@ class Budget:
         has_cores = min(thread_count(), torch.get_num_threads()) > 1
         return has_cores and all(one.takes_threads for one in self.predictor.placement.ensemble.backends)
 
-    def _is_small(self, piece_mb: float) -> bool:
-        return piece_mb * self.predictor.method.inference.windows_per_batch <= _SMALL_PIECE_MB
+    def _is_small(self, window_mb: float) -> bool:
+        return window_mb * self.predictor.method.inference.windows_per_batch <= _SMALL_WINDOW_MB
 
 
 def _require_room(held_mb: float, limit: Limit, what: str) -> None:

@@ -10,14 +10,14 @@ from verse3d.inference.backends import Backend
 
 @dataclass(frozen=True, eq=False)
 class Ensemble:
-    """The networks that segment a piece together.
+    """The networks that segment a window together.
 
     One network by itself gives logits, which is what MONAI's sliding window blends. Several predictions (of networks,
-    or of the mirror image of the patient) are averaged piece by piece as probabilities, and those are blended.
+    or of the mirror image of the patient) are averaged window by window as probabilities, and those are blended.
 
     Attributes:
-        backends: at least one, all with the same channels and pieces.
-        ask_mirrored: whether every network is also asked about the piece with left and right exchanged.
+        backends: at least one, all with the same channels and windows.
+        ask_mirrored: whether every network is also asked about the window with left and right exchanged.
     """
 
     backends: Sequence[Backend]
@@ -30,7 +30,7 @@ class Ensemble:
 
     @property
     def device(self) -> torch.device:
-        """Where pieces are taken and scores are returned."""
+        """Where windows are taken and scores are returned."""
         return self.backends[0].device
 
     def sums_dtype(self, channels: int) -> torch.dtype:
@@ -49,19 +49,19 @@ class Ensemble:
 
     def scores(
         self,
-        pieces: torch.Tensor,
+        windows: torch.Tensor,
         mirrored: Callable[[torch.Tensor], torch.Tensor],
         mirrored_back: Callable[[torch.Tensor], torch.Tensor],
     ) -> torch.Tensor:
         """Logits as the backend gives them or float32 probabilities, (B, channels, *spatial) of (B, n, *spatial)."""
         if not self.give_probabilities:
-            return self.backends[0](pieces)
+            return self.backends[0](windows)
         # The first prediction becomes the sum, in its own shape and memory; all others are added to it.
         mean = torch.zeros(())
         for backend in self.backends:
-            mean = _added(mean, _probabilities(backend(pieces)))
+            mean = _added(mean, _probabilities(backend(windows)))
             if self.ask_mirrored:
-                mean = _added(mean, mirrored_back(_probabilities(backend(mirrored(pieces).contiguous()))))
+                mean = _added(mean, mirrored_back(_probabilities(backend(mirrored(windows).contiguous()))))
         return mean.div_(len(self.backends) * (1 + self.ask_mirrored))
 
 

@@ -1,8 +1,8 @@
-"""A network that answers NaN or infinity must not end as an empty mask: noticed piece by piece, told once.
+"""A network that answers NaN or infinity must not end as an empty mask: noticed window by window, told once.
 
 Looking at every number would take a pass of its own, and a GPU would have to be waited for. So only the sum of a
-piece's scores is kept, on the device: it is finite if all of them are. It is looked at when planes are given away, for
-which a GPU is waited for anyway; a piece whose sum is not finite is shown to the network again, to say more about it.
+window's scores is kept, on the device: it is finite if all of them are. It is looked at when planes are given away, for
+which a GPU is waited for anyway; a window whose sum is not finite is shown to the network again, to say more about it.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from verse3d.model.tilings import Tiling
 
 
 class FiniteCheck:
-    """The sums of the pieces that nobody has looked at yet.
+    """The sums of the windows that nobody has looked at yet.
 
     Args:
         tiling: of the volume.
@@ -26,12 +26,12 @@ class FiniteCheck:
         self._unseen: list[tuple[list[int], torch.Tensor]] = []
 
     def note(self, numbers: Sequence[int], scores: torch.Tensor) -> None:
-        """Remember the sums of scores (B, channels, ...) of the pieces with these numbers."""
-        # Not looked at yet: that would make this program wait for the GPU after every piece.
+        """Remember the sums of scores (B, channels, ...) of the windows with these numbers."""
+        # Not looked at yet: that would make this program wait for the GPU after every window.
         self._unseen.append((list(numbers), _sums(scores)))
 
     def suspects(self) -> list[int]:
-        """The pieces with a sum that is NaN or infinite, in their order; what was looked at is forgotten."""
+        """The windows with a sum that is NaN or infinite, in their order; what was looked at is forgotten."""
         unseen, self._unseen = self._unseen, []
         return [
             number

@@ -128,7 +128,7 @@ def _opened(checkpoint: Checkpoint, path: Path, device: torch.device, backend: s
 
 
 def _require_shared(one: Method, other: Method, one_path: Path, other_path: Path) -> None:
-    """Models are averaged piece by piece, so they must see the same pieces and tell the same labels apart.
+    """Models are averaged window by window, so they must see the same windows and tell the same labels apart.
 
     Raises:
         ConfigError: says in which settings they differ.

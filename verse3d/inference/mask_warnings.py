@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from verse3d.core.geometry import Geometry
+from verse3d.core.wording import how_many
 
 _COARSE_MM = 3.0
 _LEAST_ML = 3.0
@@ -102,7 +103,7 @@ def _told(odd: list[tuple[float, NDArray[np.float64]]]) -> str:
     listed = "; ".join(
         f"{_ml(volume)} at {','.join(f'{place:.0f}' for place in centre)} mm" for volume, centre in odd[:_NAMED_PIECES]
     )
-    what = "1 piece does" if len(odd) == 1 else f"{len(odd)} pieces do"
+    what = how_many(len(odd), "piece does", "pieces do")
     return f"{what} not look like a vertebra: {listed}{' ...' if len(odd) > _NAMED_PIECES else ''}"
 
 

@@ -16,7 +16,7 @@ from verse3d.model.tilings import Tiling
 
 _IMAGE_BYTES = 2  # float16
 _WORKING_MB = 60.0
-"""What is held for a moment: pieces and buffers, planes and slabs while grids change and files are read and written."""
+"""What is held for a moment: windows, buffers, planes and slabs, while grids change and files are read and written."""
 KEPT_MB = 210.0
 """What threads that compute side by side keep of freed memory, each for itself: 512 x 512 x 500 took 100 MB more than
 the rest of the forecast with one label, and 150 with 27 labels of noise."""
@@ -60,8 +60,8 @@ class Demand:
         source_bytes: of a voxel as it is held in memory.
         tiling: of the volume on the network grid.
         channels: of the network.
-        piece_mb: what the network takes for one piece.
-        pieces_per_batch: as the config wants it.
+        window_mb: what the network takes for one window.
+        windows_per_batch: as the config wants it.
         scout_mb: what the scouts take while they look for the spine.
         grouped: whether bones are grouped and named, where other labels are cleaned.
         sums_dtype: of the open planes, if there is room: see ``Ensemble.sums_dtype``.
@@ -73,8 +73,8 @@ class Demand:
     source_bytes: int
     tiling: Tiling
     channels: int
-    piece_mb: float
-    pieces_per_batch: int
+    window_mb: float
+    windows_per_batch: int
     scout_mb: float = 0.0
     grouped: bool = False
     sums_dtype: torch.dtype = torch.float32
@@ -103,7 +103,7 @@ class Demand:
             + carrying_mb
             + kept_mb
             + self._sums_mb(settings)
-            + self.piece_mb * settings.pieces_per_batch * settings.side_by_side
+            + self.window_mb * settings.windows_per_batch * settings.side_by_side
             + len(self.tiling.regions) * _WINDOW_BYTES // 10**6
             + _WORKING_MB
         )
@@ -130,8 +130,8 @@ class Demand:
 
     def _sums_mb(self, settings: StreamSettings) -> float:
         """At most, without a walk over the windows: a header may promise more of them than memory could list."""
-        # ``batches`` never lets one span more planes than its thickest piece, or than it has pieces.
-        most = max(self.tiling.thickness, settings.pieces_per_batch)
+        # ``batches`` never lets one span more planes than its thickest window, or than it has windows.
+        most = max(self.tiling.thickness, settings.windows_per_batch)
         return min(most, self.tiling.shape[self.tiling.axis]) * self._plane_mb(settings)
 
     def _plane_mb(self, settings: StreamSettings) -> float:
@@ -164,7 +164,7 @@ class Plan:
     def to_dict(self) -> dict[str, object]:
         """Plain values, for the list of predictions."""
         return {
-            "windows_per_batch": self.settings.pieces_per_batch,
+            "windows_per_batch": self.settings.windows_per_batch,
             "side_by_side": self.settings.side_by_side,
             "sums": str(self.settings.sums_dtype).removeprefix("torch."),
             "held_mb": round(self.held_mb, 1),
@@ -188,7 +188,7 @@ def make_plan(demand: Demand, limit: Limit, held_mb: float) -> Plan:
         if smallest.peak_mb <= limit.mb:
             return smallest
     if smallest is None:
-        raise ValueError("a batch holds at least one piece")
+        raise ValueError("a batch holds at least one window")
     raise _does_not_fit(smallest, limit)
 
 
@@ -196,9 +196,9 @@ def _wishes(demand: Demand) -> Iterator[StreamSettings]:
     """Settings from the quickest to the smallest."""
     # Side by side; then float32 (if it is wanted): 4, 2, 1 windows; then float16: 4, 2, 1.
     if demand.side_by_side > 1:
-        yield StreamSettings(demand.pieces_per_batch, demand.sums_dtype, demand.side_by_side)
+        yield StreamSettings(demand.windows_per_batch, demand.sums_dtype, demand.side_by_side)
     for dtype in _SUMS_DTYPES[_SUMS_DTYPES.index(demand.sums_dtype) :]:
-        batch = demand.pieces_per_batch
+        batch = demand.windows_per_batch
         while batch >= 1:
             yield StreamSettings(batch, dtype)
             batch //= 2

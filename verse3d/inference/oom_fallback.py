@@ -3,6 +3,7 @@
 import torch
 
 from verse3d.core.logs import logger
+from verse3d.core.wording import how_many
 from verse3d.inference.ensemble import Ensemble
 from verse3d.model.tilings import Tiling
 
@@ -15,33 +16,33 @@ class Placement:
 
     Attributes:
         ensemble: the networks.
-        pieces_at_once: how many pieces they have been found to manage at once; None before any trouble.
+        windows_at_once: how many windows they have been found to manage at once; None before any trouble.
         sums_device: where the sums of scores are held.
     """
 
     def __init__(self, ensemble: Ensemble) -> None:
         self.ensemble = ensemble
-        self.pieces_at_once: int | None = None
+        self.windows_at_once: int | None = None
         self.sums_device = ensemble.device
 
     def start_volume(self) -> None:
         """The sums of a new volume may fit again."""
         self.sums_device = self.ensemble.device
 
-    def scores(self, pieces: torch.Tensor, tiling: Tiling) -> torch.Tensor:
-        """Scores of pieces from the CPU; they are left on the device of the networks."""
-        return self.ensemble.scores(pieces.to(self.ensemble.device), tiling.mirrored, tiling.mirrored_back)
+    def scores(self, windows: torch.Tensor, tiling: Tiling) -> torch.Tensor:
+        """Scores of windows from the CPU; they are left on the device of the networks."""
+        return self.ensemble.scores(windows.to(self.ensemble.device), tiling.mirrored, tiling.mirrored_back)
 
     def give_way(self, error: torch.OutOfMemoryError, asked: int) -> None:
-        """Take the next smaller step: fewer pieces at once, the sums on the CPU, at last the network on the CPU.
+        """Take the next smaller step: fewer windows at once, the sums on the CPU, at last the network on the CPU.
 
         Raises:
             torch.OutOfMemoryError: there is no smaller step.
         """
-        # many pieces -> fewer -> one -> sums on the CPU -> network on the CPU -> give up
+        # many windows -> fewer -> one -> sums on the CPU -> network on the CPU -> give up
         if asked > 1:
-            self.pieces_at_once = asked // 2
-            _log.warning("the GPU's memory does not suffice: going on with %d windows at once", self.pieces_at_once)
+            self.windows_at_once = asked // 2
+            _log.warning("the GPU's memory does not suffice: going on with %s at once", how_many(asked // 2, "window"))
         elif self.sums_device.type != "cpu":
             self.sum_on_cpu()
         elif self.ensemble.device.type != "cpu":

@@ -1,4 +1,4 @@
-"""The planes of a volume that pieces still touch: weighted sums of scores that move along it.
+"""The planes of a volume that windows still touch: weighted sums of scores that move along it.
 
     along the axis of the tiling:    finished   |==== open ====|   not reached
                                                 first
@@ -22,13 +22,13 @@ _log = logger(__name__)
 
 @dataclass(frozen=True)
 class FinishedPlanes:
-    """Planes of the network grid that no later piece touches. Their memory is used again afterwards.
+    """Planes of the network grid that no later window touches. Their memory is used again afterwards.
 
     Attributes:
         axis: that they are stacked along.
         first: index of the first one.
         scores: (channels, I, J, K) weighted sums, with ``count`` planes along ``axis``; float32 or float16.
-        weights: (I, J, K) what to divide them by, float32; 0 where no piece spoke.
+        weights: (I, J, K) what to divide them by, float32; 0 where no window spoke.
         are_logits: whether the scores are logits, not probabilities.
     """
 
@@ -101,7 +101,7 @@ class OpenSums:
         return scores.to(self._sums.device, self._sums.dtype)
 
     def add(self, region: Region, scores: torch.Tensor, weights: torch.Tensor | None) -> None:
-        """Count the scores (channels, *region) of a piece."""
+        """Count the scores (channels, *region) of a window."""
         # Along the axis of the tiling indices count from the first open plane.
         i, j, k = (
             slice(along.start - self._first, along.stop - self._first) if axis == self._axis else along

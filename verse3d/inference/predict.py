@@ -66,7 +66,7 @@ def predict_cases(
         about: says what the list tells about the call as a whole.
         model_sha256: stored in every record.
         options: see there.
-        progress: told about every scan and piece.
+        progress: told about every scan and window.
         ahead: the first of these scans, if it is being read already.
 
     Raises:

@@ -43,17 +43,17 @@ from verse3d.model.trained_on import TrainedOn
 
 
 @dataclass(frozen=True)
-class Look:
-    """How much of a volume was looked at: the pieces shown to the network, and all there are.
+class NetworkPass:
+    """What the networks did with a volume: the windows that they were shown, and all there are.
 
     Attributes:
-        pieces, of: these two.
+        windows, of: these two.
         seconds: that the networks took.
         crop: what the scouts did.
         levels: what networks that see the whole scan say about levels; None if nobody asked, or nothing was seen.
     """
 
-    pieces: int
+    windows: int
     of: int
     seconds: float = 0.0
     crop: CropRecord = field(default_factory=CropRecord)
@@ -66,8 +66,8 @@ class Predictor:
 
     Attributes:
         placement: the networks, and where they run.
-        method: of the (first) network: label scheme, grid, pieces, clean-up.
-        skip_air: whether pieces that hold nothing of the patient are left out (see ``BodyMask``); they are background.
+        method: of the (first) network: label scheme, grid, windows, clean-up.
+        skip_air: whether windows that hold nothing of the patient are left out (see ``BodyMask``); they are background.
         scouts: say where the spine is; the rest is background.
         naming: how bones get their names, if that follows from their sequence.
         trained_on: what the models have seen; None if one of them does not tell.
@@ -130,7 +130,7 @@ class Predictor:
         return prepare_image_float16(volume, self.method.grid)
 
     def tiling(self, shape: Shape, source: Geometry) -> Tiling:
-        """The pieces of a volume of ``shape`` on the network grid of ``source``."""
+        """The windows of a volume of ``shape`` on the network grid of ``source``."""
         return self.method.tiling(source, shape)
 
     def segment(
@@ -142,7 +142,7 @@ class Predictor:
         *,
         ids: NDArray[np.uint8] | None = None,
         progress: Progress = no_progress,
-    ) -> tuple[Aggregator, Look]:
+    ) -> tuple[Aggregator, NetworkPass]:
         """What the network says about a prepared image (I, J, K) on the network ``grid`` of the scan ``source``.
 
         Args:
@@ -151,7 +151,7 @@ class Predictor:
             source: of the scan.
             settings: of the streaming.
             ids: the id that the mask has for each network id, uint8; None means file ids.
-            progress: told about the pieces.
+            progress: told about the windows.
         """
         if ids is None:
             ids = self.method.network_scheme.file_from_network(self._network_ids)
@@ -185,7 +185,7 @@ class Predictor:
             skipped=skipped,
             seconds=scouting,
         )
-        return aggregator, Look(len(wanted), len(self.tiling(grid.shape, source).regions), seconds, crop, levels)
+        return aggregator, NetworkPass(len(wanted), len(self.tiling(grid.shape, source).regions), seconds, crop, levels)
 
     def _look_at_all(self, image: NDArray[np.floating], grid: Geometry) -> tuple[LevelMaps | None, SpineRegion | None]:
         """What is said about levels, and where the spine is; None if nobody asked or nothing was seen."""
@@ -204,7 +204,7 @@ class Predictor:
     def _wanted(
         self, image: NDArray[np.floating], tiling: Tiling, part: CroppedGrids, spine: SpineRegion | None
     ) -> Sequence[int]:
-        """The pieces of the image of a part that hold something of the patient, and if that is known of the spine."""
+        """The windows of the image of a part that hold something of the patient, and if that is known of the spine."""
         regions = tiling.regions
         if not self.skip_air:
             return range(len(regions))
@@ -239,10 +239,10 @@ class Predictor:
         clean_up(labels, source, self.method.inference)
         return None
 
-    def forward(self, pieces: torch.Tensor) -> torch.Tensor:
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
         """Float32 logits (B, channels, ...) on the CPU of what the network looks at once, (B, n, ...)."""
         with torch.inference_mode():
-            return self.backend(pieces.to(self.backend.device)).float().cpu()
+            return self.backend(windows.to(self.backend.device)).float().cpu()
 
     @property
     def mirror_differs(self) -> bool:
@@ -250,35 +250,35 @@ class Predictor:
         return self.tiling((1, 1, 1), _SMALLEST).mirror_differs
 
     def make_ready(self) -> None:
-        """Do now what else the first piece would have to wait for.
+        """Do now what else the first window would have to wait for.
 
         Raises:
             CheckpointError: the weights do not fit the network of the config.
         """
-        shape = self.tiling((1, 1, 1), _SMALLEST).piece_shape
+        shape = self.tiling((1, 1, 1), _SMALLEST).window_shape
         for backend in self.placement.ensemble.backends:
             backend.make_ready(shape)
 
-    def least_piece_mb(self) -> float:
-        """What one piece takes at the very least, MB: itself, its weights, its scores and the network's first level.
+    def least_window_mb(self) -> float:
+        """What one window takes at the very least, MB: itself, its weights, its scores and the network's first level.
 
-        A config may ask for pieces that do not fit; the system would kill whoever tried it with an empty one. The first
-        level is counted at half the resolution, at which some networks begin.
+        A config may ask for windows that do not fit; the system would kill whoever tried it with an empty one. The
+        first level is counted at half the resolution, at which some networks begin.
         """
-        shape = self.tiling((1, 1, 1), _SMALLEST).piece_shape
+        shape = self.tiling((1, 1, 1), _SMALLEST).window_shape
         halves = self.method.architecture.channels[0] / 2.0 ** len(shape[1:])
         return (shape[0] + 1 + self.method.network_scheme.output_channels + halves) * math.prod(shape[1:]) * 4 / 1e6
 
-    def piece_mb(self) -> float:
-        """Memory that one piece takes on its way through the network, MB, measured with an empty one.
+    def window_mb(self) -> float:
+        """Memory that one window takes on its way through the network, MB, measured with an empty one.
 
         The second call takes more than the first, because parts of what that one freed are in use. A backend that has
-        to prove itself holds its logits beside PyTorch's when the first real piece comes.
+        to prove itself holds its logits beside PyTorch's when the first real window comes.
         """
-        shape = self.tiling((1, 1, 1), _SMALLEST).piece_shape
+        shape = self.tiling((1, 1, 1), _SMALLEST).window_shape
         empty = torch.zeros((1, *shape), device=self.backend.device)
         before = rss_mb()
-        with MemoryWatch(_PIECE_WATCH_SECONDS) as watch, torch.inference_mode():
+        with MemoryWatch(_WINDOW_WATCH_SECONDS) as watch, torch.inference_mode():
             peak = watch.peak()
             for _ in range(2):
                 self.placement.ensemble.scores(empty, _as_it_is, _as_it_is)
@@ -292,9 +292,9 @@ _LOGITS_IN_PROOF = 4
 _LOGITS_IN_HOLES = 3
 """Float32 logits that would fit into what the C library keeps of freed pieces, where small blocks lie between: after 80
 windows of 27 channels 171 and 227 MB were missing in two runs; three are 286 MB, and 11 MB with one channel."""
-_PIECE_WATCH_SECONDS = 0.001
+_WINDOW_WATCH_SECONDS = 0.001
 _SMALLEST = Geometry((1, 1, 1), np.eye(4))
 
 
-def _as_it_is(pieces: torch.Tensor) -> torch.Tensor:
-    return pieces
+def _as_it_is(windows: torch.Tensor) -> torch.Tensor:
+    return windows

@@ -35,7 +35,7 @@ class PredictionRecord:
             neighbours are worked on meanwhile, their memory is part of it.
         process_peak_rss_mb: that of the program since it was started, as the system tells it.
         plan: the plan of memory, see ``Plan.to_dict``.
-        windows, windows_left_out: pieces that the network saw, and those that were only air or far from the spine.
+        windows, windows_left_out: windows that the network saw, and those that were only air or far from the spine.
         scout: what was looked at and why, see ``spine_crop.CropRecord``.
         voxels, labelled_voxels, labelled_ml, levels: what is in the mask.
         vertebrae: where bones were named by their sequence, from head to feet; see ``NamedVertebra.to_dict``.

@@ -44,7 +44,7 @@ from verse3d.inference.guards import (
 from verse3d.inference.mask_warnings import empty_mask_warning, mask_warnings
 from verse3d.inference.memory_plan import Plan
 from verse3d.inference.naming import centroids_in_mask, naming_record
-from verse3d.inference.predictor import Look, Predictor
+from verse3d.inference.predictor import NetworkPass, Predictor
 from verse3d.inference.records import PredictionRecord, RecordList, contents_told_by
 from verse3d.inference.scan_warnings import scan_warnings, tissue_warnings
 
@@ -102,13 +102,13 @@ class SegmentedScan:
     Attributes:
         opened, plan, seconds_of, warnings: as of ``PreparedScan``, whose image is not held any more.
         aggregator: gives the mask, once.
-        look: what was looked at.
+        networks: what they did with it.
     """
 
     opened: OpenedScan
     plan: Plan
     aggregator: Aggregator
-    look: Look
+    networks: NetworkPass
     seconds_of: dict[str, float]
     warnings: tuple[str, ...]
 
@@ -189,20 +189,20 @@ class ScanStages:
             scan.plan.limit_mb / 1000,
         )
         start = time.perf_counter()
-        aggregator, look = self.predictor.segment(
+        aggregator, done = self.predictor.segment(
             scan.image.take(), opened.grid, opened.stored.geometry, scan.plan.settings, progress=self.progress
         )
-        whole, network, scouting = time.perf_counter() - start, look.seconds, look.crop.seconds
-        # What is left: cutting pieces out, and adding their scores up.
+        whole, network, scouting = time.perf_counter() - start, done.seconds, done.crop.seconds
+        # What is left: cutting windows out, and adding their scores up.
         stitching = whole - network - aggregator.seconds_resample - scouting
         seconds_of = {**scan.seconds_of, "network": round(network, 3), "stitch": round(stitching, 3)}
         if scouting:
             seconds_of["scout"] = round(scouting, 3)
-        if look.crop.why:
+        if done.crop.why:
             # That a model cannot do better is no news about this scan.
             tell = _log.info if self.predictor.scouts.networks else _log.debug
-            tell("%s: searching the whole scan: %s", opened.record.case, look.crop.why)
-        return SegmentedScan(opened, scan.plan, aggregator, look, seconds_of, scan.warnings)
+            tell("%s: searching the whole scan: %s", opened.record.case, done.crop.why)
+        return SegmentedScan(opened, scan.plan, aggregator, done, seconds_of, scan.warnings)
 
     def write(self, scan: SegmentedScan) -> PredictionRecord:
         """Resample to the grid of the scan what is not there yet, clean it and write it."""
@@ -212,7 +212,7 @@ class ScanStages:
         give_back_freed_memory()  # the probabilities it was made of; cleaning needs room of its own
         seconds_of["resample"] = round(scan.aggregator.seconds_resample, 3)
         with _timed(seconds_of, "clean"):
-            named = self.predictor.finish(labels, opened.stored.geometry, scan.look.levels)
+            named = self.predictor.finish(labels, opened.stored.geometry, scan.networks.levels)
         with _timed(seconds_of, "write"):
             write_labels(opened.target, labels, like=opened.stored.header, scheme=self.predictor.method.scheme.name)
         record = _written(scan, seconds_of, labels, self.predictor, all_cut=bool(named and named.vertebrae))
@@ -288,9 +288,9 @@ def _written(
         peak_rss_mb=round(scan.opened.peak.mb, 1),
         process_peak_rss_mb=round(peak_rss_mb(), 1),
         plan=scan.plan.to_dict(),
-        windows=scan.look.pieces,
-        windows_left_out=scan.look.of - scan.look.pieces,
-        scout=scan.look.crop.to_dict(),
+        windows=scan.networks.windows,
+        windows_left_out=scan.networks.of - scan.networks.windows,
+        scout=scan.networks.crop.to_dict(),
         voxels=int(labels.size),
         labelled_voxels=int(voxels[1:].sum()),
         labelled_ml=round(float(voxels[1:].sum()) * scan.opened.stored.geometry.voxel_ml, 2),

@@ -11,7 +11,7 @@ from verse3d.core.axismaps import Box, box_of
 from verse3d.core.geometry import Geometry
 from verse3d.core.resample import resample_linear
 from verse3d.core.runtime import channels_last
-from verse3d.inference.backends.pytorch import QuickConvolutions
+from verse3d.model.on_cpu import QuickConvolutions
 from verse3d.model.scout import CHANNELS, SCOUT_MM, ScoutNetwork
 
 FloatArray = NDArray[np.float32]
@@ -132,7 +132,7 @@ def _shown(network: ScoutNetwork, coarse: FloatArray) -> Iterator[tuple[slice, F
     device = network.head.weight.device
     for first, share in shares:
         window = np.ascontiguousarray(coarse[None, None, :, :, first : first + share.size], np.float32)
-        # One piece with few channels is what PyTorch's own plain loop would compute, in a third more of the time.
+        # One window with few channels is what PyTorch's own plain loop would compute, in a third more of the time.
         with torch.inference_mode(), QuickConvolutions():
             features = network.features(channels_last(torch.from_numpy(window).to(device)))
             # (8, I, J, K) of the whole window -> (I, J, K', 8) of some planes

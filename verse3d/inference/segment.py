@@ -48,11 +48,11 @@ def segment_volume(budget: Budget, volume: Volume, progress: Progress = no_progr
     warnings = scan_warnings(volume, predictor.trained_on)
     image, _ = predictor.prepare(volume)
     warnings += tissue_warnings(image, grid, predictor.method.grid.window_hu, predictor.trained_on)
-    aggregator, look = predictor.segment(image, grid, geometry, plan.settings, progress=progress)
+    aggregator, done = predictor.segment(image, grid, geometry, plan.settings, progress=progress)
     # The mask needs the room; the caller still holds the scan itself.
     del image
     labels = aggregator.mask()
-    named = predictor.finish(labels, geometry, look.levels)
+    named = predictor.finish(labels, geometry, done.levels)
     all_cut = bool(named and named.vertebrae)
     odd = mask_warnings(labels, geometry) if labels.any() else (empty_mask_warning(all_cut=all_cut),)
     return SegmentedVolume(labels, named, (*odd, *warnings, *(named.notes if named else ())))

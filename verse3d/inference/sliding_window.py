@@ -1,8 +1,8 @@
-"""A volume segmented piece by piece while only the planes that pieces still touch are held as scores.
+"""A volume segmented window by window while only the planes that windows still touch are held as scores.
 
-The pieces come in the order of one axis. Their scores are weighted and summed in the open planes; a plane that no later
-piece touches is finished: it is given away, and its memory is used again. Classes x volume never exists. Pieces,
-weights and padding are those of MONAI's ``sliding_window_inference``, so the scores are the same within rounding.
+The windows come in the order of one axis. Their scores are weighted and summed in the open planes; a plane that no
+later window touches is finished: it is given away, and its memory is used again. Classes x volume never exists.
+Windows, weights and padding are those of MONAI's ``sliding_window_inference``, so scores are the same within rounding.
 """
 
 import contextlib
@@ -27,12 +27,12 @@ class StreamSettings:
     """What may be chosen without changing the method.
 
     Attributes:
-        pieces_per_batch: shown to the network at once.
+        windows_per_batch: shown to the network at once.
         sums_dtype: of the open planes; float16 halves their memory, and rounds the sums to three digits.
         side_by_side: how many batches are computed at the same time, on a CPU, each with its share of the cores.
     """
 
-    pieces_per_batch: int = 1
+    windows_per_batch: int = 1
     sums_dtype: torch.dtype = torch.float32
     side_by_side: int = 1
 
@@ -54,15 +54,15 @@ def segment(
         tiling: of the image.
         placement: the networks, and where they run.
         settings: see there.
-        take: gets the planes in their order as they are finished. Planes that no piece touches are not given.
-        wanted: the pieces to look at; None means all.
-        progress: told about the pieces as "windows".
+        take: gets the planes in their order as they are finished. Planes that no window touches are not given.
+        wanted: the windows to look at; None means all.
+        progress: told about the windows.
 
     Returns:
         The seconds for which the networks were waited for. (A GPU may still be at work when it is asked for scores.)
 
     Raises:
-        torch.OutOfMemoryError: even one piece at a time does not fit, on the CPU.
+        torch.OutOfMemoryError: even one window at a time does not fit, on the CPU.
         NotFiniteError: a network answers NaN or infinity.
     """
     numbers = range(len(tiling.regions)) if wanted is None else wanted
@@ -74,7 +74,7 @@ def segment(
 
 
 def batches(regions: Sequence[Region], axis: int, numbers: Sequence[int], size: int) -> list[list[int]]:
-    """Pieces that are shown together: at most ``size``, and not so far apart that many more planes must be open."""
+    """Windows that are shown together: at most ``size``, and not so far apart that many more planes must be open."""
     widest = max((regions[number][axis].stop - regions[number][axis].start for number in numbers), default=0)
     together: list[list[int]] = []
     for number in numbers:
@@ -90,7 +90,7 @@ def open_planes(regions: Sequence[Region], axis: int, groups: Sequence[Sequence[
     """How many planes must be open at once for these batches."""
     reached, most = 0, 0
     for group in groups:
-        # From the first plane of the first piece to the last plane that any piece so far has touched
+        # From the first plane of the first window to the last plane that any window so far has touched
         first = regions[group[0]][axis].start
         reached = max(reached, *(regions[number][axis].stop for number in group))
         most = max(most, reached - first)
@@ -117,7 +117,7 @@ class _Sweep:
     def finished_planes(self, numbers: Sequence[int]) -> Generator[FinishedPlanes, None, None]:
         """The planes in their order; each lot is good until the next is asked for."""
         axis, total, done = self.tiling.axis, len(numbers), 0
-        groups = batches(self.regions, axis, numbers, self.settings.pieces_per_batch)
+        groups = batches(self.regions, axis, numbers, self.settings.windows_per_batch)
         planes = open_planes(self.regions, axis, groups)
         self.progress("windows", 0, total)
         with contextlib.closing(self._computed_ahead(groups)) as ahead:
@@ -164,8 +164,8 @@ class _Sweep:
             return
         for planes in self.sums.finish(until):
             for number in self.check.suspects():
-                piece = torch.from_numpy(self.tiling.cut(self.image, number))[None]
-                self.check.refuse(number, self.placement.scores(piece, self.tiling))
+                window = torch.from_numpy(self.tiling.cut(self.image, number))[None]
+                self.check.refuse(number, self.placement.scores(window, self.tiling))
             yield planes
 
     def hand_over(self, planes: FinishedPlanes, take: Callable[[FinishedPlanes], None]) -> None:
@@ -187,11 +187,11 @@ class _Sweep:
         self._opened().move(self.placement.sums_device)
 
     def _look_at(self, group: Sequence[int], planes: int) -> None:
-        pieces, done = self._cut(group), 0
+        windows, done = self._cut(group), 0
         while done < len(group):
-            part = group[done : done + (self.placement.pieces_at_once or len(group))]
+            part = group[done : done + (self.placement.windows_at_once or len(group))]
             try:
-                all_scores = self._spread(self._scores(pieces[done : done + len(part)]), part, planes)
+                all_scores = self._spread(self._scores(windows[done : done + len(part)]), part, planes)
             except torch.OutOfMemoryError as error:
                 self.placement.give_way(error, len(part))
                 if self.sums is not None:
@@ -204,9 +204,9 @@ class _Sweep:
         cut = [torch.from_numpy(self.tiling.cut(self.image, number))[None] for number in group]
         return cut[0] if len(cut) == 1 else torch.cat(cut)
 
-    def _scores(self, pieces: torch.Tensor) -> torch.Tensor:
+    def _scores(self, windows: torch.Tensor) -> torch.Tensor:
         start = time.perf_counter()
-        scores = self.placement.scores(pieces, self.tiling)
+        scores = self.placement.scores(windows, self.tiling)
         self.seconds += time.perf_counter() - start
         return scores
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from verse3d.core.errors import DataError
+from verse3d.core.wording import how_many
 
 REGIONS: tuple[str, ...] = ("cervical", "thoracic", "lumbar")
 _LOWEST, _HIGHEST = 0.005, 0.995
@@ -58,7 +59,8 @@ def detections(
     )
     scores = _rows(regions, "regions")
     if len(scores) != len(centres):
-        raise DataError(f"{len(centres)} centres have {len(scores)} rows of region scores; expected one row each")
+        found = f"{how_many(len(centres), 'centre')} and {how_many(len(scores), 'row')} of region scores"
+        raise DataError(f"{found}; expected a row for each centre")
     # NaN passes both comparisons: a score may be unknown.
     if np.any((scores < 0) | (scores > 1)):
         raise DataError("region scores must lie between 0 and 1", hint="pass probabilities, not logits")

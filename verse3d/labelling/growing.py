@@ -42,8 +42,8 @@ def grow(owners: NDArray[np.uint8], spacing_mm: Sequence[float]) -> None:
     waiting: dict[int, list[_Front]] = defaultdict(list)
     # The first front is all that has an owner. Some at a time: numbers of voxels take 4 to 8 times as much as owners.
     for start in range(0, flat.size, _AT_ONCE):
-        piece = flat[start : start + _AT_ONCE]
-        owned = np.flatnonzero((piece > 0) & (piece < FREE)) + start
+        chunk = flat[start : start + _AT_ONCE]
+        owned = np.flatnonzero((chunk > 0) & (chunk < FREE)) + start
         voxels: NDArray[np.integer] = owned.astype(numbers)
         _advance(flat, (voxels, flat[voxels]), 0, steps, waiting)
     while waiting:

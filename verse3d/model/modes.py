@@ -45,12 +45,12 @@ class Mode:
             makes a sample of on the training device. Raises ``ConfigError`` if settings contradict each other in
             this mode.
         network: config -> network from (B, n, ...) to logits (B, channels, ...).
-        tiling: (config, source grid of the scan, shape of the volume on the network grid) -> the pieces that the
+        tiling: (config, source grid of the scan, shape of the volume on the network grid) -> the windows that the
             network will look at, and how its scores are put together.
         loss: config -> callable (logits (B, channels, ...), network ids (B, 1, ...)) -> scalar. Raises ``ConfigError``
             if it does not suit the labels.
-        pieces: config -> the settings that decide which pieces these are, by name. Models are averaged piece by piece,
-            so they must share them.
+        windows: config -> the settings that decide which windows these are, by name. Models are averaged window by
+            window, so they must share them.
         scout: config -> a tiny network that finds the spine in the whole field of view; None where nothing is cropped.
     """
 
@@ -60,7 +60,7 @@ class Mode:
     network: Callable[[Config], nn.Module]
     tiling: Callable[[Config, Geometry, Shape], Tiling]
     loss: Callable[[Config], nn.Module]
-    pieces: Callable[[Config], Mapping[str, object]]
+    windows: Callable[[Config], Mapping[str, object]]
     scout: Callable[[Config], ScoutNetwork] | None = None
 
 
@@ -161,7 +161,7 @@ MODES: dict[str, Mode] = {
     mode.name: mode
     for mode in (
         # name, default config, what is cut, what it is shown to, how a volume is divided, what is minimised, what
-        # decides about the pieces, scout
+        # decides about the windows, scout
         Mode("3d", "unet3d", _patches, _volume_network, _windows, _loss, _window_settings, _scout),
         Mode("2d", "slices2d", _single_slices, _slice_network, _slices, _loss, _slice_settings),
         Mode("2.5d", "slices25d", _slices_between_neighbours, _slice_network, _slices, _loss, _slice_settings),
@@ -228,7 +228,7 @@ class Method:
             "grid.spacing_mm": self.grid.spacing_mm,
             "grid.window_hu": self.grid.window_hu,
             "mode": self.mode,
-            **self._mode.pieces(self._config),
+            **self._mode.windows(self._config),
             "inference.min_component_ml": self.inference.min_component_ml,
             "inference.largest_component_only": self.inference.largest_component_only,
         }
@@ -258,7 +258,7 @@ class Method:
         return build_loss(self._config.loss, self._config.labels, self.grid.spacing_mm, add_up)
 
     def tiling(self, source: Geometry, shape: Shape) -> Tiling:
-        """The pieces of a volume of ``shape`` on the network grid of the scan ``source``."""
+        """The windows of a volume of ``shape`` on the network grid of the scan ``source``."""
         return self._mode.tiling(self._config, source, shape)
 
     def scout(self) -> ScoutNetwork:

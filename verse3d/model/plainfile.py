@@ -21,13 +21,13 @@ import torch
 from verse3d.core.errors import CheckpointError
 from verse3d.core.filekinds import kind_of
 from verse3d.core.memory import free_memory_bytes
-from verse3d.core.wording import first_line
+from verse3d.core.wording import first_line, how_many
 
 _ZIP_START = b"PK\x03\x04"
 _PICKLE = "data.pkl"
 _MOST_ENTRIES = 100_000
 _MOST_PICKLE_BYTES = 2**24
-_PIECE_BYTES = 2**20
+_CHUNK_BYTES = 2**20
 _ELEMENT_BYTES = {
     "torch DoubleStorage": 8,
     "torch FloatStorage": 4,
@@ -106,7 +106,7 @@ def _require_zip(handle: IO[bytes], path: Path) -> None:
     if start == _ZIP_START:
         return
     if _ZIP_START.startswith(start):
-        raise damaged(path, f"it ends after {len(start)} bytes")
+        raise damaged(path, f"it ends after {how_many(len(start), 'byte')}")
     kind = kind_of(path)
     if kind.name and "pickle" not in kind.name:
         raise CheckpointError(f"{path} is not a model file but {kind.name}", hint=_MODEL_HINT)
@@ -126,7 +126,7 @@ def _require_sound_entries(handle: IO[bytes], path: Path) -> None:
                 raise damaged(path, f"it holds {len(pickles)} entries {_PICKLE} in place of one")
             if pickles[0].file_size > _MOST_PICKLE_BYTES:
                 raise _unsafe(path, f"{_PICKLE} has {pickles[0].file_size} bytes, {_MOST_PICKLE_BYTES} are allowed")
-            # Each entry is read once, in pieces; nothing of it is kept.
+            # Each entry is read once, in chunks; nothing of it is kept.
             for entry in entries:
                 _compare_checksum(archive, entry)
             sizes = {entry.filename.partition("/")[2]: entry.file_size for entry in entries}
@@ -155,7 +155,7 @@ def _require_bounded(entries: list[zipfile.ZipInfo], path: Path) -> None:
 
 def _compare_checksum(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
     with archive.open(entry) as stream:  # raises BadZipFile at the end if they differ
-        while stream.read(_PIECE_BYTES):
+        while stream.read(_CHUNK_BYTES):
             pass
 
 

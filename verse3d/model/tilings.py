@@ -1,4 +1,8 @@
-"""How a volume on the network grid is cut into pieces that a network can look at, and where its scores belong."""
+"""How a volume on the network grid is cut into windows that a network can look at, and where its scores belong.
+
+A window is what the network sees at once: a box of the volume (3D), or a slice or a part of one between its neighbours
+(2D). A window may reach beyond the volume; its region is the part of the volume that its scores are about.
+"""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -19,7 +23,7 @@ _LEFT_RIGHT = 0  # the first axis of the network grid
 
 
 class Tiling(Protocol):
-    """The pieces of one volume (I, J, K), in the order of ``axis``, along which the volume is finished bit by bit."""
+    """The windows of one volume (I, J, K), in the order of ``axis``, along which the volume is finished bit by bit."""
 
     @property
     def shape(self) -> Shape:
@@ -28,21 +32,21 @@ class Tiling(Protocol):
 
     @property
     def axis(self) -> int:
-        """The pieces are sorted by where their regions start along it."""
+        """The windows are sorted by where their regions start along it."""
         ...
 
     @property
     def regions(self) -> Sequence[Region]:
-        """For every piece the voxels of the volume that it covers, computed when asked for."""
+        """For every window the voxels of the volume that it covers, computed when asked for."""
         ...
 
     @property
     def thickness(self) -> int:
-        """How many planes across ``axis`` a piece covers at most."""
+        """How many planes across ``axis`` a window covers at most."""
         ...
 
     @property
-    def piece_shape(self) -> tuple[int, ...]:
+    def window_shape(self) -> tuple[int, ...]:
         """(n, *spatial) of what the network sees."""
         ...
 
@@ -52,23 +56,23 @@ class Tiling(Protocol):
         ...
 
     def cut(self, volume: NDArray[np.floating], number: int) -> NDArray[np.float32]:
-        """What the network sees of piece ``number``: (n, *spatial), grey values 0 ... 1."""
+        """What the network sees of window ``number``: (n, *spatial), grey values 0 ... 1."""
         ...
 
     def spread(self, scores: torch.Tensor, number: int) -> torch.Tensor:
-        """The network's scores of a piece (channels, *spatial) as (channels, *region); a view if possible."""
+        """The network's scores of a window (channels, *spatial) as (channels, *region); a view if possible."""
         ...
 
     def weights(self, number: int) -> torch.Tensor | None:
         """How much each voxel of the region counts where regions overlap, float32; None where all count 1."""
         ...
 
-    def mirrored(self, pieces: torch.Tensor) -> torch.Tensor:
-        """Pieces (B, n, *spatial) as they would be if left and right of the patient were exchanged."""
+    def mirrored(self, windows: torch.Tensor) -> torch.Tensor:
+        """Windows (B, n, *spatial) as they would be if left and right of the patient were exchanged."""
         ...
 
     def mirrored_back(self, scores: torch.Tensor) -> torch.Tensor:
-        """The scores (B, channels, *spatial) of mirrored pieces, as scores of the pieces themselves."""
+        """The scores (B, channels, *spatial) of mirrored windows, as scores of the windows themselves."""
         ...
 
 
@@ -111,7 +115,7 @@ class WindowTiling:
         return True
 
     @property
-    def piece_shape(self) -> tuple[int, ...]:
+    def window_shape(self) -> tuple[int, ...]:
         """One channel."""
         return (1, *self.window)
 
@@ -132,9 +136,9 @@ class WindowTiling:
     def cut_at(self, volume: NDArray[np.floating], start: Shape) -> NDArray[np.float32]:
         """The window that begins at a voxel, likewise."""
         inside = self._inside(start)
-        piece = torch.zeros(self.piece_shape)
-        piece[(0, *_moved(inside, start))] = torch.from_numpy(volume)[inside]  # NumPy converts float16 one by one
-        cut: NDArray[np.float32] = piece.numpy()
+        window = torch.zeros(self.window_shape)
+        window[(0, *_moved(inside, start))] = torch.from_numpy(volume)[inside]  # NumPy converts float16 one by one
+        cut: NDArray[np.float32] = window.numpy()
         return cut
 
     def spread(self, scores: torch.Tensor, number: int) -> torch.Tensor:
@@ -148,9 +152,9 @@ class WindowTiling:
         start = self.starts[number]
         return window_weights(self.window, self.blending)[_moved(self._inside(start), start)]
 
-    def mirrored(self, pieces: torch.Tensor) -> torch.Tensor:
+    def mirrored(self, windows: torch.Tensor) -> torch.Tensor:
         """Windows (B, 1, *window) with left and right exchanged."""
-        return pieces.flip(2 + _LEFT_RIGHT)
+        return windows.flip(2 + _LEFT_RIGHT)
 
     def mirrored_back(self, scores: torch.Tensor) -> torch.Tensor:
         """Scores (B, channels, *window) of mirrored windows, turned back."""
@@ -227,7 +231,7 @@ class SliceTiling:
         return cls(shape, slice_axis(slices.plane, source), slices.size_pixels, slices.neighbours)
 
     @property
-    def piece_shape(self) -> tuple[int, ...]:
+    def window_shape(self) -> tuple[int, ...]:
         """A channel per slice."""
         return (2 * self.neighbours + 1, *self.size)
 
@@ -261,9 +265,9 @@ class SliceTiling:
         """None: slices do not overlap, so each voxel is seen once."""
         return None
 
-    def mirrored(self, pieces: torch.Tensor) -> torch.Tensor:
+    def mirrored(self, windows: torch.Tensor) -> torch.Tensor:
         """Slices with left and right exchanged: across sagittal slices these are neighbours, else columns."""
-        return pieces.flip(1 if self.axis == _LEFT_RIGHT else 3)
+        return windows.flip(1 if self.axis == _LEFT_RIGHT else 3)
 
     def mirrored_back(self, scores: torch.Tensor) -> torch.Tensor:
         """Scores of mirrored slices, turned back. A sagittal slice itself has no left and right to exchange."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from verse3d.core.escapes import figure_text
 from verse3d.core.labels import VERSE_IDS, Label
 from verse3d.core.preview import Preview
+from verse3d.core.wording import how_many
 from verse3d.data.schemes import MaskScheme
 from verse3d.report.appearance import Window
 from verse3d.report.cuts import LabelPlace, levels_text
@@ -62,7 +63,7 @@ def heading(title: str, places: Sequence[LabelPlace], table: Mapping[int, Label]
     levels = [place for place in places if place.id in VERSE_IDS and "vertebrae" not in names]
     if not levels:
         return title
-    found = "1 vertebra" if len(levels) == 1 else f"{len(levels)} vertebrae"
+    found = how_many(len(levels), "vertebra", "vertebrae")
     return f"{title}  ·  {levels_text(place.id for place in levels)} ({found})"
 
 
@@ -103,7 +104,7 @@ def draw_unknown(
 ) -> None:
     """A legend of the ids that are no vertebra of VerSe."""
     patches = [
-        Patch(color=np.array(table[place.id].rgb) / 255, label=f"{place.id} ({place.voxels} voxels)")
+        Patch(color=np.array(table[place.id].rgb) / 255, label=f"{place.id} ({how_many(place.voxels, 'voxel')})")
         for place in unknown[:_MOST_UNKNOWN]
     ]
     more = f" (the first {_MOST_UNKNOWN} of {len(unknown)})" if len(unknown) > _MOST_UNKNOWN else ""

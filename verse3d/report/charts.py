@@ -12,6 +12,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from verse3d.core.labels import VERTEBRAE
+from verse3d.core.wording import how_many
 from verse3d.report.dataset_stats import WORLD_AXES, CaseStats, bin_edges_hu, splits_of, summarise
 from verse3d.report.histograms import COLOURS, Quantity, draw_values, say_nothing
 
@@ -92,7 +93,7 @@ def _levels(cases: Sequence[CaseStats]) -> Figure:
     vertebrae = sum(len(case.survey.label_voxels) for case in masked)
     figure, [axes] = _panels(
         "Labelled vertebrae",
-        f"n = {_count(vertebrae, 'vertebra', 'vertebrae')} in {_count(len(masked), 'mask')}",
+        f"n = {how_many(vertebrae, 'vertebra', 'vertebrae')} in {how_many(len(masked), 'mask')}",
         1,
         height=4.6,
     )
@@ -171,7 +172,7 @@ def _splits(cases: Sequence[CaseStats]) -> Figure:
     summaries = [summary for summary in summarise(cases) if summary.split in splits]
     folds = Counter(case.case.fold for case in cases if case.case.fold is not None)
     subjects = len({case.case.subject for case in cases})
-    subtitle = f"n = {_count(len(cases), 'case')} of {_count(subjects, 'subject')}"
+    subtitle = f"n = {how_many(len(cases), 'case')} of {how_many(subjects, 'subject')}"
     figure, panels = _panels("Splits", subtitle, 4 if folds else 3)
     for axes, name in zip(panels, ("scans", "subjects", "vertebrae"), strict=False):
         heights = [getattr(summary, name) for summary in summaries]
@@ -222,8 +223,4 @@ def _finish(figure: Figure, panels: Sequence[Axes], cases: Sequence[CaseStats], 
 
 
 def _cases(count: int) -> str:
-    return f"n = {_count(count, 'case')}"
-
-
-def _count(count: int, one: str, several: str = "") -> str:
-    return f"{count} {one if count == 1 else several or one + 's'}"
+    return f"n = {how_many(count, 'case')}"

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from verse3d.core.escapes import csv_table, markdown_text
-from verse3d.core.wording import number_text
+from verse3d.core.wording import how_many, number_text
 from verse3d.evaluation.comparison import METRICS, Comparison, ContestantScores
 from verse3d.evaluation.paired_tests import PairedDifference
 from verse3d.evaluation.verdict import interval_text, p_text, verdicts
@@ -56,8 +56,7 @@ def markdown(comparison: Comparison) -> str:
 
 
 def _circumstances(comparison: Comparison) -> str:
-    count = len(comparison.cases)
-    lines = [f"{count} case{'s' if count > 1 else ''}: {markdown_text(', '.join(comparison.cases))}."]
+    lines = [f"{how_many(len(comparison.cases), 'case')}: {markdown_text(', '.join(comparison.cases))}."]
     if comparison.folds:
         lines.append("Each case is scored by the runs that kept it for testing (folds).")
     for standing in comparison.standings:

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from verse3d.core.labels import VERTEBRAE
+from verse3d.core.wording import how_many
 
 _NAMES = ("none", *(label.name for label in VERTEBRAE))
 _SQUARE_INCH = 0.27
@@ -33,7 +34,8 @@ def confusion_figure(counts: NDArray[np.integer]) -> Figure:
     figure = Figure(figsize=(side, side), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.set_title(f"{np.trace(part)} of {part[np.array(shown) > 0].sum()} vertebrae by their name", fontsize=8)
+    vertebrae = how_many(int(part[np.array(shown) > 0].sum()), "vertebra", "vertebrae")
+    axes.set_title(f"{np.trace(part)} of {vertebrae} by their name", fontsize=8)
     axes.set_xlabel("predicted", fontsize=8)
     axes.set_ylabel("true", fontsize=8)
     axes.set_xticks(range(len(names)), names, fontsize=6, rotation=90)

@@ -9,6 +9,7 @@ from verse3d.core.errors import DataError
 from verse3d.core.labels import VERSE_IDS, vertebra
 from verse3d.core.logs import logger
 from verse3d.core.readers import Many, Number, Record, Text, Whole, checked
+from verse3d.core.wording import how_many
 from verse3d.data.predictions import read_predictions
 
 _SURE = 0.9
@@ -88,5 +89,5 @@ def _remarks(named: _Named) -> tuple[str, ...]:
     if left_out:
         remarks.append(f"cut by the end of the scan and not in the mask: {', '.join(left_out)}")
     if named.corrections:
-        remarks.append(f"names were corrected by hand ({len(named.corrections)} times)")
+        remarks.append(f"names were corrected by hand ({how_many(len(named.corrections), 'time')})")
     return tuple(remarks)

@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 
 from verse3d.core.logs import logger
+from verse3d.core.wording import how_many
 from verse3d.training.clock import Cost, memory_mb
 from verse3d.training.loop import Loop, Stop
 from verse3d.training.monitor import Monitor
@@ -37,7 +38,7 @@ def run_session(session: Session, monitor: Monitor, signals: StopSignals, starte
     standing, options = session.standing, session.options
     is_finished = standing.epoch >= session.optim.epochs
     if is_finished:
-        _log.info("all %d epochs are done already", session.optim.epochs)
+        _log.info("nothing is left to do: %s done", how_many(session.optim.epochs, "epoch is", "epochs are"))
     if is_finished or (options.max_epochs is not None and standing.epoch >= options.max_epochs):
         of_nothing = Cost((time.monotonic() - started) / 60, 0, float("nan"), *memory_mb(session.learner.device))
         return Ended("finished" if is_finished else "epochs", of_nothing)

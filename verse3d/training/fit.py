@@ -12,6 +12,7 @@ from verse3d.core.errors import ConfigError, DataError, OutputError, Verse3dErro
 from verse3d.core.files import write_text
 from verse3d.core.logs import log_to_file, logger, stop_logging
 from verse3d.core.runtime import seed_everything
+from verse3d.core.wording import how_many
 from verse3d.data.cases import CaseIndex, write_index
 from verse3d.data.samples.augment import Augment
 from verse3d.data.samples.patches import PatchDataset
@@ -105,7 +106,8 @@ def _refuse(config: Config, index: CaseIndex, options: FitOptions) -> None:
     cases = len(index.in_split("train"))
     if 0 < cases < count:
         raise ConfigError(
-            f"{count} processes share a run of {cases} training cases", hint=f"start at most {cases} processes"
+            f"{count} processes share a run of {how_many(cases, 'training case')}",
+            hint=f"start at most {how_many(cases, 'process', 'processes')}",
         )
 
 

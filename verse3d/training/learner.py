@@ -11,7 +11,7 @@ from verse3d.core.config import OptimConfig, RuntimeConfig
 from verse3d.core.errors import ConfigError, DataError
 from verse3d.core.readers import Record, Whole, checked
 from verse3d.core.runtime import choose_precision, random_state, restore_random_state
-from verse3d.core.wording import brief
+from verse3d.core.wording import brief, how_many
 from verse3d.model.modes import Method
 from verse3d.training.average import RunningMean
 from verse3d.training.ranks import Ranks
@@ -106,7 +106,7 @@ _OF_THE_DEVICE = ("fused", "capturable", "foreach")
 
 
 def restore_learner(learner: Learner, state: dict[str, Any]) -> None:
-    """Undo of ``learner_state``.
+    """Inverse of ``learner_state``.
 
     Raises:
         DataError: a part has another shape or kind than this learner's own: PyTorch would take it, and fail a step
@@ -150,7 +150,7 @@ def _require_same_kind(own: object, stored: object, place: str, skip: Sequence[s
             _require_same_kind(own[key], stored[key], f"{place}.{key}", skip)
     elif isinstance(own, list | tuple) and isinstance(stored, list | tuple):
         if len(own) != len(stored):
-            raise DataError(f"{place} has {len(stored)} parts, expected {len(own)}")
+            raise DataError(f"{place} has {how_many(len(stored), 'part')}, expected {len(own)}")
         for number, (mine, theirs) in enumerate(zip(own, stored, strict=True)):
             _require_same_kind(mine, theirs, f"{place}.{number}", skip)
 

@@ -10,7 +10,7 @@ from verse3d.core.errors import CheckpointError, DataError, TrainingError
 from verse3d.core.logs import logger
 from verse3d.core.readers import checked
 from verse3d.core.runtime import restore_random_state
-from verse3d.core.wording import listed
+from verse3d.core.wording import how_many, listed
 from verse3d.model.checkpoint import Checkpoint, installed_versions, load_checkpoint
 from verse3d.model.scout import SCOUT
 from verse3d.training.keeping import is_better
@@ -135,7 +135,8 @@ def _tell_changes(session: Session, state: StoredRun, versions: Mapping[str, str
         _log.warning("the run was begun by an older verse3d: it goes on, from here with patches drawn in another way")
     before, now = len(state.others) + 1, session.options.ranks.count
     if before != now:
-        _log.warning("the run was trained by %d processes and is by %d now: the same but for rounding", before, now)
+        others = how_many(before, "process", "processes")
+        _log.warning("%s trained this run before, %d now: the same but for rounding", others, now)
     changed = list(_changes(session, state, versions))
     if not changed:
         return

@@ -203,7 +203,7 @@ def write_history(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
-    """Undo of ``write_history``; empty cells are NaN.
+    """Inverse of ``write_history``; empty cells are NaN.
 
     Raises:
         DataError: the file cannot be read, or is no table of numbers.

@@ -76,7 +76,7 @@ class Schedule(Protocol):
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Undo of ``state_dict``. The plan itself comes from the config: it may have grown longer."""
+        """Inverse of ``state_dict``. The plan itself comes from the config: it may have grown longer."""
         ...
 
 

@@ -26,6 +26,7 @@ from verse3d.core.labels import IGNORED
 from verse3d.core.logs import logger
 from verse3d.core.readers import Record, checked
 from verse3d.core.runtime import channels_last
+from verse3d.core.wording import how_many
 from verse3d.data.samples.augment import Augment
 from verse3d.data.samples.packing import PackedBatch
 from verse3d.data.samples.stored import StoredCases
@@ -193,7 +194,8 @@ class ScoutTraining:
         labels = self.config.labels.model_copy(update={"scheme": "vertebrae"})
         config = self.config.model_copy(update={"labels": labels})
         self.assessed = TrainedNetwork(config, weights, self.steps, scores)
-        _log.info("scout after %d steps: %d voxels of %d validation spines missed", self.steps, missed, cases)
+        voxels, spines = how_many(int(missed), "voxel"), how_many(int(cases), "validation spine")
+        _log.info("scout after %s: %s of %s missed", how_many(self.steps, "step"), voxels, spines)
 
     def to_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold to go on."""
@@ -208,7 +210,7 @@ class ScoutTraining:
         }
 
     def restore(self, state: Mapping[str, Any], assessed: TrainedNetwork | None) -> None:
-        """Undo of ``to_dict``.
+        """Inverse of ``to_dict``.
 
         Args:
             state: as read from a file.

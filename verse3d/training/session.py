@@ -14,6 +14,7 @@ from verse3d.core.config import Config, OptimConfig, RuntimeConfig, ValidationCo
 from verse3d.core.errors import DataError
 from verse3d.core.logs import Progress, no_progress
 from verse3d.core.readers import Record, Text, checked
+from verse3d.core.wording import how_many
 from verse3d.data.samples.augment import Augment
 from verse3d.data.samples.packing import PackedBatch
 from verse3d.data.samples.patches import PatchDataset
@@ -112,7 +113,7 @@ class Standing:
         return asdict(self)
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Undo of ``to_dict``.
+        """Inverse of ``to_dict``.
 
         Raises:
             DataError: it is no such state; nothing is changed then.
@@ -133,12 +134,12 @@ class Standing:
         inside = self.step - self.epoch * steps_per_epoch
         if not 0 <= inside <= steps_per_epoch:
             raise DataError(
-                f"step {self.step} is not in the epoch after epoch {self.epoch}, of {steps_per_epoch} steps"
+                f"step {self.step} is not in the epoch after epoch {self.epoch}, of {how_many(steps_per_epoch, 'step')}"
             )
         if not len(self.losses) == len(self.grad_norms) == inside:
             raise DataError(
-                f"it holds the losses of {len(self.losses)} steps and the gradients of {len(self.grad_norms)} since "
-                f"epoch {self.epoch}, expected {inside}"
+                f"it holds the losses of {how_many(len(self.losses), 'step')} and the gradients of "
+                f"{len(self.grad_norms)} since epoch {self.epoch}, expected {inside}"
             )
 
 

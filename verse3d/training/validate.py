@@ -14,6 +14,7 @@ from verse3d.core.geometry import Geometry
 from verse3d.core.labels import Label, LabelScheme
 from verse3d.core.logs import logger
 from verse3d.core.volume import Volume, read_image
+from verse3d.core.wording import how_many
 from verse3d.data.cases import Case
 from verse3d.data.pairs import read_mask
 from verse3d.data.samples.augment import Augment
@@ -230,7 +231,8 @@ def validate(predictor: Predictor, cases: Sequence[ValidationCase], paint: Paint
             scan = read_image(case.files.image_path())
             pictures[case.case] = paint(scan, masks, case.scheme.labels, title)
     if not_finite:
-        _log.warning("%d of %d validation cases were answered with NaN or infinity", len(not_finite), len(cases))
+        of_all = f"{len(not_finite)} of {how_many(len(cases), 'validation case')}"
+        _log.warning("the network gave NaN or infinity for %s", of_all)
     return ValidationResult(dice_of, pictures, tuple(not_finite), labels_of, levels_of)
 
 

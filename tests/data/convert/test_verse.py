@@ -74,7 +74,7 @@ def test_all_names_follow_the_grammar_where_the_cases_do(cases, tmp_path):
 def test_cases_without_a_split_lie_in_a_folder_that_decides_none(cases, tmp_path):
     result = convert(cases, tmp_path / "out")
     assert (result.folder / "dataset-undivided/rawdata/sub-verse920/sub-verse920_ct.nii.gz").exists()
-    assert "1 cases have no split" in result.notes[0]
+    assert "1 case has no split" in result.notes[0]
     assert {case.case: case.split for case in discover([result.folder])}["sub-verse920"] is None
 
 

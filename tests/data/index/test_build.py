@@ -212,7 +212,7 @@ def test_a_mask_that_is_named_like_a_scan_is_told(tmp_path, capsys):
 
 
 def test_a_mask_is_seen_through_many_empty_planes_at_its_beginning(tmp_path, monkeypatch):
-    monkeypatch.setattr(mask_look, "_PIECE_BYTES", 999)
+    monkeypatch.setattr(mask_look, "_CHUNK_BYTES", 999)
     labels = np.zeros((20, 30, 40), np.uint8)
     labels[3:9, 4:9, 38:] = 21
     assert mask_look.label_range(save_scan(tmp_path / "a.nii.gz", labels, affine("PIR"))) == (0, 21)

@@ -159,7 +159,7 @@ def test_a_cache_that_is_damaged_is_said_to_be_and_mended(cases, tmp_path, caplo
     list(survey_cases(cases[:1], workers=1, cache=cache))
     cache.write_text("[" * 100_000 + "\n" + cache.read_text())
     list(survey_cases(cases[:1], workers=1, cache=cache))
-    assert "1 damaged lines" in caplog.text
+    assert "1 damaged line" in caplog.text
     caplog.clear()
     list(survey_cases(cases[:1], workers=1, cache=cache))
     assert caplog.text == "" and len(cache.read_text().splitlines()) == 1

@@ -128,5 +128,5 @@ def test_the_command_prepares_lists_and_prunes(tmp_path, cases, capsys):
     assert "0 prepared, 3 were there, 1 failed" in told.out
     assert "unknown label ids" in told.err
     assert main(["prepare", str(index), "--prune"]) == 0
-    assert "1 entries removed" in capsys.readouterr().out
+    assert "1 entry removed" in capsys.readouterr().out
     assert main(["prepare", str(index), "--prune", "--list"]) == 2

@@ -1,4 +1,4 @@
-"""Tiny models of every kind, and the pieces that they look at."""
+"""Tiny models of every kind, and the windows that they look at."""
 
 import tempfile
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ NETWORKS = {
     "classic, linear": {"name": "classic", "upsampling": "linear", "norm": "batch"},
 }
 MODES = {"3d": (1, 16, 16, 16), "2d": (1, 20, 24), "2.5d": (3, 20, 24)}
-"""Shape of a piece by mode."""
+"""Shape of a window by mode."""
 
 KINDS = [
     *(("3d", network, "binary") for network in NETWORKS),
@@ -83,16 +83,16 @@ def model_bytes(config_text: str, seed: int) -> bytes:
         return path.read_bytes()
 
 
-def pieces_of(shape, batch=2, seed=0) -> torch.Tensor:
+def windows_of(shape, batch=2, seed=0) -> torch.Tensor:
     """Grey values 0 ... 1 that differ from voxel to voxel."""
     return torch.rand(batch, *shape, generator=torch.Generator().manual_seed(seed))
 
 
-def reference(network: nn.Module, pieces: torch.Tensor) -> torch.Tensor:
-    """What plain PyTorch computes, piece by piece, in double precision."""
+def reference(network: nn.Module, windows: torch.Tensor) -> torch.Tensor:
+    """What plain PyTorch computes, window by window, in double precision."""
     with torch.no_grad():
         exact = network.eval().double()
-        logits = torch.cat([exact(piece[None].double()) for piece in pieces])
+        logits = torch.cat([exact(window[None].double()) for window in windows])
     return logits
 
 

@@ -89,10 +89,10 @@ def test_pytorch_never_loads_openvino_and_openvino_never_loads_what_reports_home
         "import sys, torch; from pathlib import Path; from verse3d.inference.backends import open_backend;"
         "from verse3d.model.checkpoint import load_checkpoint; from verse3d.core.runtime import choose_precision;"
         "path = Path(sys.argv[1]); model = load_checkpoint(path); cpu = torch.device('cpu');"
-        "off = choose_precision('off', cpu); torch.manual_seed(0); pieces = torch.rand(1, 1, 16, 16, 16);"
-        "open_backend('torch', model, path, cpu, off)(pieces);"
+        "off = choose_precision('off', cpu); torch.manual_seed(0); windows = torch.rand(1, 1, 16, 16, 16);"
+        "open_backend('torch', model, path, cpu, off)(windows);"
         "assert not [name for name in sys.modules if name.startswith('openvino')];"
-        "used = open_backend('auto', model, path, cpu, off); used(pieces);"
+        "used = open_backend('auto', model, path, cpu, off); used(windows);"
         "assert not [name for name in sys.modules if name.startswith('openvino_telemetry')];"
         "print(used.name)"
     )

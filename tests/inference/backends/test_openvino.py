@@ -24,8 +24,8 @@ from tests.inference.backends.models import (
     Model,
     config_of,
     needs,
-    pieces_of,
     reference,
+    windows_of,
     write_model,
 )
 from tests.pace import first_quickly
@@ -49,7 +49,7 @@ def model(tmp_path):
 def converted(tmp_path_factory) -> Path:
     """The folder of a model that was converted, compared and kept; read only. Converting takes a second."""
     model = write_model(tmp_path_factory.mktemp("converted") / "best.pt", config_of())
-    backend_of(model)(pieces_of(MODES["3d"]))
+    backend_of(model)(windows_of(MODES["3d"]))
     return model.path.parent
 
 
@@ -79,41 +79,41 @@ def warnings_in(caplog) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def assert_right(model, logits, pieces, within=2e-4):
-    torch.testing.assert_close(logits.double(), reference(model.network, pieces), rtol=within, atol=within)
+def assert_right(model, logits, windows, within=2e-4):
+    torch.testing.assert_close(logits.double(), reference(model.network, windows), rtol=within, atol=within)
 
 
 @pytest.mark.parametrize("kind", first_quickly(KINDS, 2), ids=" ".join)
 def test_every_network_and_mode_computes_what_pytorch_does(tmp_path, kind):
     model = write_model(tmp_path / "best.pt", config_of(*kind))
-    backend, pieces = backend_of(model), pieces_of(MODES[kind[0]], 3)
-    logits = backend(pieces)
+    backend, windows = backend_of(model), windows_of(MODES[kind[0]], 3)
+    logits = backend(windows)
     assert backend.name == "openvino", backend.refusal
     assert logits.dtype is torch.float32
-    assert_right(model, logits, pieces)
+    assert_right(model, logits, windows)
 
 
 def test_bfloat16_is_judged_by_the_labels(model, caplog):
-    backend, pieces = backend_of(model, BFLOAT16), pieces_of(MODES["3d"])
-    logits = backend(pieces)
+    backend, windows = backend_of(model, BFLOAT16), windows_of(MODES["3d"])
+    logits = backend(windows)
     assert backend.name == "openvino" and backend.precision == "bfloat16"
     (figures,) = backend.record()["parity"].values()
     assert figures["passed"] and figures["precision"] == "bfloat16" and figures["pieces"] == 1
-    assert_right(model, logits, pieces, within=0.3)
+    assert_right(model, logits, windows, within=0.3)
 
 
 def test_batches_of_any_size_and_views_are_taken_and_earlier_results_stay(model):
-    backend, pieces = backend_of(model), pieces_of(MODES["3d"], 5)
-    first = backend(pieces[:2])
+    backend, windows = backend_of(model), windows_of(MODES["3d"], 5)
+    first = backend(windows[:2])
     kept = first.clone()
     with torch.inference_mode():
-        one = backend(pieces[4:])
-    sparse = backend(pieces[::2].transpose(2, 4).contiguous().transpose(2, 4))
+        one = backend(windows[4:])
+    sparse = backend(windows[::2].transpose(2, 4).contiguous().transpose(2, 4))
     torch.testing.assert_close(first, kept, rtol=0, atol=0)
     first += 1  # the caller's own
-    assert_right(model, kept, pieces[:2])
-    assert_right(model, one, pieces[4:])
-    assert_right(model, sparse, pieces[::2])
+    assert_right(model, kept, windows[:2])
+    assert_right(model, one, windows[4:])
+    assert_right(model, sparse, windows[::2])
     assert len(entries(model)) == 1
 
 
@@ -121,31 +121,31 @@ def test_batches_of_any_size_and_views_are_taken_and_earlier_results_stay(model)
 def test_each_shape_has_its_own_model(model):
     backend = backend_of(model)
     for shape in ((1, 16, 16, 16), (1, 16, 32, 8), (1, 16, 16, 16)):
-        pieces = pieces_of(shape)
-        assert_right(model, backend(pieces), pieces)
+        windows = windows_of(shape)
+        assert_right(model, backend(windows), windows)
     assert len(entries(model)) == 2
     assert set(backend.record()["parity"]) == {"1x16x16x16", "1x16x32x8"}
 
 
 @pytest.mark.slow  # seconds, and what is like it runs quickly
-def test_pytorch_computes_until_a_piece_shows_something(model):
+def test_pytorch_computes_until_a_window_shows_something(model):
     backend, flat = backend_of(model), torch.zeros(2, *MODES["3d"])
     assert_right(model, backend(flat), flat, within=1e-3)
     assert backend.record()["parity"] == {}
-    mixed = torch.cat([flat[:1], pieces_of(MODES["3d"], 1)])
+    mixed = torch.cat([flat[:1], windows_of(MODES["3d"], 1)])
     assert_right(model, backend(mixed), mixed, within=2e-2)
     (figures,) = backend.record()["parity"].values()
     assert figures["pieces"] == 1 and figures["passed"]
 
 
 def test_a_second_program_takes_the_kept_model_and_does_not_compare_again(model, monkeypatch):
-    pieces = pieces_of(MODES["3d"])
+    windows = windows_of(MODES["3d"])
     first = backend_of(model)
-    logits = first(pieces)
+    logits = first(windows)
     monkeypatch.setattr(openvino, "convert", refuse)
     monkeypatch.setattr(openvino, "measure_parity", refuse)
     second = backend_of(model)
-    torch.testing.assert_close(second(pieces), logits, rtol=0, atol=0)
+    torch.testing.assert_close(second(windows), logits, rtol=0, atol=0)
     assert second.name == "openvino" and second.record() == first.record()
 
 
@@ -186,7 +186,7 @@ def test_on_another_processor_it_is_compared_again(kept, monkeypatch):
     path.write_text(json.dumps({**content, "cpu": "another"}))
     monkeypatch.setattr(openvino, "convert", refuse)
     backend = backend_of(kept)
-    backend(pieces_of(MODES["3d"]))
+    backend(windows_of(MODES["3d"]))
     assert backend.name == "openvino"
     assert json.loads(path.read_text()) == content
 
@@ -217,18 +217,18 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", first_quickly(DAMAGES, 3))
 def test_a_damaged_model_is_never_used_but_converted_again(kept, caplog, damage):
-    pieces = pieces_of(MODES["3d"])
+    windows = windows_of(MODES["3d"])
     (entry,) = entries(kept)
     whole = {name: (entry / name).read_bytes() for name in ("model.xml", "model.bin")}
     DAMAGES[damage](entry)
     backend = backend_of(kept)
-    assert_right(kept, backend(pieces), pieces)
+    assert_right(kept, backend(windows), windows)
     assert backend.name == "openvino"
     (warning,) = warnings_in(caplog)
     assert "damaged and converted again" in warning
     assert (entry / "model.bin").read_bytes() == whole["model.bin"]
     caplog.clear()
-    assert_right(kept, backend_of(kept)(pieces), pieces)
+    assert_right(kept, backend_of(kept)(windows), windows)
     assert not warnings_in(caplog)
 
 
@@ -238,18 +238,18 @@ def test_damaged_figures_are_measured_again(kept):
     for text in ("{", "[]", '{"cpu": 1}', content.replace('"precision"', '"x"')):
         path.write_text(text)
         backend = backend_of(kept)
-        backend(pieces_of(MODES["3d"]))
+        backend(windows_of(MODES["3d"]))
         assert backend.name == "openvino" and path.read_text() == content
 
 
 @pytest.mark.slow  # seconds, and what is like it runs quickly
 def test_a_checkpoint_that_takes_the_place_of_another_gets_a_model_of_its_own(model, tmp_path):
-    pieces = pieces_of(MODES["3d"])
-    before = backend_of(model)(pieces)
+    windows = windows_of(MODES["3d"])
+    before = backend_of(model)(windows)
     (old,) = entries(model)
     other = write_model(model.path, config_of(), seed=2)
-    after = backend_of(other)(pieces)
-    assert_right(other, after, pieces)
+    after = backend_of(other)(windows)
+    assert_right(other, after, windows)
     assert (after - before).abs().max() > 0.1
     (new,) = entries(model)
     assert new != old
@@ -269,10 +269,10 @@ def test_the_key_is_the_content_not_the_file(model):
 @pytest.mark.slow  # seconds, and what is like it runs quickly
 def test_a_folder_that_cannot_be_written_to_costs_a_conversion_each_time(model, caplog):
     model.path.with_suffix(".openvino").write_text("a file stands where the folder would be")
-    pieces = pieces_of(MODES["3d"])
+    windows = windows_of(MODES["3d"])
     for _ in range(2):
         backend = backend_of(model)
-        assert_right(model, backend(pieces), pieces)
+        assert_right(model, backend(windows), windows)
         assert backend.name == "openvino"
     assert "converted each time" in caplog.text and not warnings_in(caplog)
 
@@ -293,10 +293,10 @@ def test_the_models_of_the_starter_weights_never_go_into_the_installed_package(m
 
 
 def test_beside_a_model_in_a_read_only_folder_nothing_is_written_and_the_users_cache_keeps_it(model, caplog, read_only):
-    pieces, converted = pieces_of(MODES["3d"]), "converting the model"
-    assert_right(model, backend_of(model)(pieces), pieces)
+    windows, converted = windows_of(MODES["3d"]), "converting the model"
+    assert_right(model, backend_of(model)(windows), windows)
     assert caplog.text.count(converted) == 1 and not model.path.with_suffix(".openvino").exists()
-    assert_right(model, backend_of(model)(pieces), pieces)
+    assert_right(model, backend_of(model)(windows), windows)
     assert caplog.text.count(converted) == 1 and not warnings_in(caplog)
     (folder,) = (read_only / "openvino").iterdir()
     assert folder.name.startswith("best-")
@@ -312,14 +312,14 @@ def test_a_proven_model_needs_no_network_and_another_is_built_at_once(model, kep
     def refused():
         raise CheckpointError("the weights do not fit")
 
-    pieces = pieces_of(MODES["3d"])
-    shape = tuple(pieces.shape[1:])
+    windows = windows_of(MODES["3d"])
+    shape = tuple(windows.shape[1:])
     unproven = OpenVinoBackend.of(refused, model.checkpoint, model.path, FLOAT32)
     with pytest.raises(CheckpointError, match="do not fit"):
         unproven.make_ready(shape)
     proven = OpenVinoBackend.of(refused, kept.checkpoint, kept.path, FLOAT32)
     proven.make_ready(shape)
-    assert_right(kept, proven(pieces), pieces)
+    assert_right(kept, proven(windows), windows)
     assert proven.name == "openvino"
 
 
@@ -343,8 +343,8 @@ def test_a_full_disk_leaves_nothing_behind(model, monkeypatch, how):
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(openvino, "write_model", until_full)
-    backend, pieces = backend_of(model), pieces_of(MODES["3d"])
-    assert_right(model, backend(pieces), pieces)
+    backend, windows = backend_of(model), windows_of(MODES["3d"])
+    assert_right(model, backend(windows), windows)
     assert backend.name == "openvino"
     assert list(model.path.with_suffix(".openvino").iterdir()) == []
 
@@ -361,10 +361,10 @@ openvino_convert = openvino.convert
 @pytest.mark.parametrize("precision", [FLOAT32, BFLOAT16])
 def test_a_wrong_model_is_refused_with_figures_and_stays_refused(model, monkeypatch, caplog, precision):
     monkeypatch.setattr(openvino, "convert", wrong_model)
-    pieces = pieces_of(MODES["3d"])
+    windows = windows_of(MODES["3d"])
     backend = backend_of(model, precision)
-    expected = torch_backend(model.network, CPU, precision)(pieces)
-    torch.testing.assert_close(backend(pieces), expected, rtol=0, atol=0)
+    expected = torch_backend(model.network, CPU, precision)(windows)
+    torch.testing.assert_close(backend(windows), expected, rtol=0, atol=0)
     assert backend.name == "torch" and "too far from PyTorch" in backend.record()["refusal"]
     (figures,) = backend.record()["parity"].values()
     assert figures["passed"] is False
@@ -373,7 +373,7 @@ def test_a_wrong_model_is_refused_with_figures_and_stays_refused(model, monkeypa
     monkeypatch.setattr(openvino, "convert", refuse)
     monkeypatch.setattr(openvino, "measure_parity", refuse)
     later = backend_of(model, precision)
-    torch.testing.assert_close(later(pieces), expected, rtol=0, atol=0)
+    torch.testing.assert_close(later(windows), expected, rtol=0, atol=0)
     assert later.name == "torch" and "too far" in later.refusal
 
 
@@ -400,23 +400,23 @@ def test_whatever_openvino_meets_pytorch_takes_over(model, monkeypatch, caplog, 
     monkeypatch.setattr(openvino, step, fail)
     if step == "read_model" and isinstance(error, RuntimeError):
         monkeypatch.setattr(openvino.ModelCache, "discard", fail)
-    backend, pieces = backend_of(model), pieces_of(MODES["3d"])
-    assert_right(model, backend(pieces), pieces)
+    backend, windows = backend_of(model), windows_of(MODES["3d"])
+    assert_right(model, backend(windows), windows)
     assert backend.name == "torch" and type(error).__name__ in backend.record()["refusal"]
     assert len(warnings_in(caplog)) == 1
-    backend(pieces)
+    backend(windows)
     assert len(warnings_in(caplog)) == 1
 
 
-def test_an_error_in_the_middle_of_a_scan_loses_no_piece(model, monkeypatch, caplog):
-    backend, pieces = backend_of(model), pieces_of(MODES["3d"], 4)
-    assert_right(model, backend(pieces), pieces)
+def test_an_error_in_the_middle_of_a_scan_loses_no_window(model, monkeypatch, caplog):
+    backend, windows = backend_of(model), windows_of(MODES["3d"], 4)
+    assert_right(model, backend(windows), windows)
 
     def fail(*_):
         raise RuntimeError("illegal instruction")
 
     monkeypatch.setattr(openvino.Engine, "__call__", fail)
-    assert_right(model, backend(pieces), pieces)
+    assert_right(model, backend(windows), windows)
     assert backend.name == "torch" and "illegal instruction" in warnings_in(caplog)[0]
 
 
@@ -426,7 +426,7 @@ def test_ctrl_c_is_no_error_of_openvino(model, monkeypatch):
 
     monkeypatch.setattr(openvino, "convert", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        backend_of(model)(pieces_of(MODES["3d"]))
+        backend_of(model)(windows_of(MODES["3d"]))
 
 
 def test_a_model_in_an_earlier_format_is_removed_and_whatever_else_bears_such_a_name_is_not(tmp_path):
@@ -452,7 +452,7 @@ def test_what_a_killed_program_left_is_removed_after_an_hour(model):
         (folder / name / "model.bin").write_bytes(b"half")
         os.utime(folder / name, (time.time() - age_s,) * 2)
     (folder / "notes of somebody").mkdir()
-    backend_of(model)(pieces_of(MODES["3d"]))
+    backend_of(model)(windows_of(MODES["3d"]))
     left = {path.name for path in folder.iterdir()} - {entries(model)[0].name}
     assert left == {".verse3d-2-young", "notes of somebody"}
 
@@ -463,9 +463,9 @@ def _compute(path, queue, barrier):
     torch.set_num_threads(1)
     checkpoint = load_checkpoint(path)
     network = openvino_network(checkpoint, path)
-    backend, pieces = OpenVinoBackend.of(lambda: network, checkpoint, path, FLOAT32), pieces_of(MODES["3d"])
+    backend, windows = OpenVinoBackend.of(lambda: network, checkpoint, path, FLOAT32), windows_of(MODES["3d"])
     barrier.wait(timeout=600)
-    queue.put((backend(pieces).numpy(), backend.name))
+    queue.put((backend(windows).numpy(), backend.name))
 
 
 def openvino_network(checkpoint, path):
@@ -485,12 +485,12 @@ def test_two_programs_at_once_keep_one_whole_model(model):
     for program in programs:
         program.join(timeout=600)
     for logits, name in results:
-        assert_right(model, torch.from_numpy(logits), pieces_of(MODES["3d"]))
+        assert_right(model, torch.from_numpy(logits), windows_of(MODES["3d"]))
         assert name == "openvino"
     (entry,) = entries(model)
     assert sorted(path.name for path in model.path.with_suffix(".openvino").iterdir()) == [entry.name]
     backend = backend_of(model)
-    backend(pieces_of(MODES["3d"]))
+    backend(windows_of(MODES["3d"]))
     assert backend.name == "openvino"
 
 

@@ -1,4 +1,4 @@
-"""PyTorch as a backend: right, quick for single pieces, movable, and silent about nothing."""
+"""PyTorch as a backend: right, quick for single windows, movable, and silent about nothing."""
 
 import gc
 import weakref
@@ -15,24 +15,23 @@ from tests.inference.backends.models import (
     MODES,
     NETWORKS,
     config_of,
-    pieces_of,
     reference,
+    windows_of,
     write_model,
 )
 from verse3d.core.runtime import Precision
 from verse3d.inference.backends import TorchBackend, open_backend, torch_backend
-from verse3d.inference.backends.pytorch import QuickConvolutions
 
 
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("mode", MODES)
-def test_logits_are_those_of_the_network_of_one_piece_and_of_several(tmp_path, mode, network):
+def test_logits_are_those_of_the_network_of_one_window_and_of_several(tmp_path, mode, network):
     model = write_model(tmp_path / "best.pt", config_of(mode, network, "vertebrae"))
     for batch in (1, 3):
-        pieces = pieces_of(MODES[mode], batch)
-        logits = torch_backend(model.network, CPU, FLOAT32)(pieces)
+        windows = windows_of(MODES[mode], batch)
+        logits = torch_backend(model.network, CPU, FLOAT32)(windows)
         assert logits.dtype is torch.float32 and logits.shape == (batch, 27, *MODES[mode][1:])
-        torch.testing.assert_close(logits.double(), reference(model.network, pieces), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(logits.double(), reference(model.network, windows), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("mode", "network", "scheme"), KINDS)
@@ -43,12 +42,12 @@ def test_bfloat16_is_as_near_to_float32_as_with_the_layers_of_pytorch(tmp_path, 
         open_backend("torch", model.checkpoint, model.path, CPU, BFLOAT16),
     )
     for batch in (1, 3):
-        pieces = pieces_of(MODES[mode], batch)
-        exact = reference(model.network, pieces)
+        windows = windows_of(MODES[mode], batch)
+        exact = reference(model.network, windows)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            plain = (model.network(pieces).double() - exact).abs().mean()
+            plain = (model.network(windows).double() - exact).abs().mean()
         for backend in backends:
-            logits = backend(pieces)
+            logits = backend(windows)
             assert backend.precision == "bfloat16" and logits.shape == exact.shape
             assert 0 < (logits.double() - exact).abs().mean() < 1.2 * plain
 
@@ -57,16 +56,16 @@ def test_bfloat16_is_as_near_to_float32_as_with_the_layers_of_pytorch(tmp_path, 
 def test_a_network_that_is_opened_to_predict_gives_the_logits_of_the_one_that_is_validated(
     tmp_path, mode, network, scheme
 ):
-    model, pieces = write_model(tmp_path / "best.pt", config_of(mode, network, scheme)), pieces_of(MODES[mode], 1)
-    validated = torch_backend(model.network, CPU, BFLOAT16)(pieces)
-    opened = open_backend("torch", model.checkpoint, model.path, CPU, BFLOAT16)(pieces)
+    model, windows = write_model(tmp_path / "best.pt", config_of(mode, network, scheme)), windows_of(MODES[mode], 1)
+    validated = torch_backend(model.network, CPU, BFLOAT16)(windows)
+    opened = open_backend("torch", model.checkpoint, model.path, CPU, BFLOAT16)(windows)
     assert opened.dtype is validated.dtype
     torch.testing.assert_close(opened, validated, rtol=0, atol=0)
 
 
 def test_many_channels_come_in_bfloat16_and_lie_together_for_each_voxel(tmp_path):
     model = write_model(tmp_path / "best.pt", config_of("3d", "unet", "vertebrae"))
-    logits = open_backend("torch", model.checkpoint, model.path, CPU, BFLOAT16)(pieces_of(MODES["3d"], 1))
+    logits = open_backend("torch", model.checkpoint, model.path, CPU, BFLOAT16)(windows_of(MODES["3d"], 1))
     assert logits.dtype is torch.bfloat16 and logits.stride(1) == 1
 
 
@@ -81,39 +80,15 @@ def test_in_bfloat16_no_layer_between_exchanges_the_order_in_memory(tmp_path):
                     name for one in (given[0], gives) if not one.is_contiguous(memory_format=torch.channels_last_3d)
                 )
             )
-    backend(pieces_of((1, 32, 48, 16), 2))
+    backend(windows_of((1, 32, 48, 16), 2))
     assert wrong == []
 
 
-CONVOLUTIONS = {
-    "plain": nn.Conv3d(1, 4, 3, padding=1),
-    "strided": nn.Conv3d(3, 4, 3, stride=2, padding=(1, 0, 2)),
-    "dilated, no bias": nn.Conv3d(2, 4, 3, dilation=2, bias=False),
-    "groups": nn.Conv3d(4, 4, 3, groups=2),
-    "padding in words": nn.Conv3d(1, 4, 3, padding="same"),
-    "mirrored padding": nn.Conv3d(1, 4, 3, padding=1, padding_mode="reflect"),
-    "2d": nn.Conv2d(3, 4, (5, 3), padding=1),
-    "double": nn.Conv3d(1, 4, 3).double(),
-}
-
-
-@pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_quick_convolutions_are_convolutions(name):
-    layer = CONVOLUTIONS[name]
-    size = (9, 10, 11) if isinstance(layer, nn.Conv3d) else (9, 10)
-    image = torch.rand(1, layer.in_channels, *size, dtype=layer.weight.dtype)
-    with torch.inference_mode():
-        plain = layer(image)
-        with QuickConvolutions():
-            quick = layer(image)
-    torch.testing.assert_close(quick, plain, rtol=1e-5, atol=1e-5)
-
-
-def test_a_single_small_piece_takes_no_plain_loop(tmp_path):
+def test_a_single_small_window_takes_no_plain_loop(tmp_path):
     model = write_model(tmp_path / "best.pt", config_of())
-    backend, piece = torch_backend(model.network, CPU, FLOAT32), pieces_of(MODES["3d"], 1)
+    backend, window = torch_backend(model.network, CPU, FLOAT32), windows_of(MODES["3d"], 1)
     with torch.profiler.profile() as profile:
-        backend(piece)
+        backend(window)
     ran = {event.key for event in profile.key_averages()}
     assert "aten::mkldnn_convolution" in ran
     assert not any("slow_conv3d" in name for name in ran)
@@ -125,7 +100,7 @@ def test_out_of_memory_passes_through():
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(torch.OutOfMemoryError):
-        torch_backend(Greedy(), CPU, FLOAT32)(pieces_of((1, 4, 4, 4)))
+        torch_backend(Greedy(), CPU, FLOAT32)(windows_of((1, 4, 4, 4)))
 
 
 def test_moved_to_a_cpu_half_precision_becomes_what_a_cpu_can_do(tmp_path):
@@ -146,7 +121,7 @@ def test_the_network_is_built_once_and_not_before_it_is_needed(tmp_path):
     backend = TorchBackend(build, CPU, FLOAT32)
     assert backend.record()["name"] == "torch" and backend.device == CPU and built == []
     backend.make_ready((1, 4, 4, 4))
-    backend(pieces_of((1, 4, 4, 4)))
+    backend(windows_of((1, 4, 4, 4)))
     assert backend.network is built[0] and len(built) == 1
 
 
@@ -168,16 +143,16 @@ def test_what_a_network_was_built_from_is_not_held_any_longer():
 
 def test_dropout_is_off(tmp_path):
     network = nn.Sequential(nn.Conv3d(1, 2, 1), nn.Dropout(0.5)).train()
-    backend, pieces = torch_backend(network, CPU, FLOAT32), pieces_of((1, 4, 4, 4))
-    torch.testing.assert_close(backend(pieces), backend(pieces), rtol=0, atol=0)
+    backend, windows = torch_backend(network, CPU, FLOAT32), windows_of((1, 4, 4, 4))
+    torch.testing.assert_close(backend(windows), backend(windows), rtol=0, atol=0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 def test_a_gpu_agrees_and_can_be_left(tmp_path):
     model = write_model(tmp_path / "best.pt", config_of())
-    pieces = pieces_of(MODES["3d"])
+    windows = windows_of(MODES["3d"])
     on_gpu = torch_backend(model.network, torch.device("cuda"), FLOAT32)
-    logits = on_gpu(pieces)
+    logits = on_gpu(windows)
     assert logits.device.type == "cuda"
-    torch.testing.assert_close(logits.cpu().double(), reference(model.network, pieces), rtol=1e-2, atol=1e-2)
-    assert on_gpu.to(CPU)(pieces).device == CPU
+    torch.testing.assert_close(logits.cpu().double(), reference(model.network, windows), rtol=1e-2, atol=1e-2)
+    assert on_gpu.to(CPU)(windows).device == CPU

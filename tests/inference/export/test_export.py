@@ -11,15 +11,15 @@ import pytest
 import torch
 
 import verse3d
-from tests.inference.backends.models import KINDS, MODES, config_of, needs, pieces_of, reference, write_model
+from tests.inference.backends.models import KINDS, MODES, config_of, needs, reference, windows_of, write_model
 from tests.pace import first_quickly
 from tests.scans import PIR, leftovers, spine
 from verse3d.cli import main
 from verse3d.core.errors import CheckpointError, ConfigError, DataError, OutputError, Verse3dError
 from verse3d.core.files import sha256_of
 from verse3d.core.labels import label_scheme
-from verse3d.inference.export import FORMATS, export_model, formats, pieces
-from verse3d.inference.export.pieces import phantom_pieces
+from verse3d.inference.export import FORMATS, export_model, formats, phantom_windows
+from verse3d.inference.export.phantom_windows import windows_of_phantom
 
 PACKAGES = {name: form.packages for name, form in FORMATS.items()}
 
@@ -29,7 +29,7 @@ def quick_phantom(monkeypatch):
     """Blocks in place of the phantom, which takes seconds to draw."""
     scan = spine(0, PIR)
     case = SimpleNamespace(image_hu=scan.hu, mask=scan.mask, geometry=scan.geometry)
-    monkeypatch.setattr(pieces, "make_case", lambda seed: case)
+    monkeypatch.setattr(phantom_windows, "make_case", lambda seed: case)
 
 
 @pytest.fixture
@@ -58,9 +58,9 @@ def test_the_readme_of_every_export_shows_how_to_compute_what_pytorch_does(tmp_p
     mode = kind[0]
     model = write_model(tmp_path / "best.pt", config_of(*kind))
     result = export_model(model.path, to, tmp_path / "out")
-    assert result.parity.passed and result.parity.pieces == 2 and result.shape == MODES[mode]
+    assert result.parity.passed and result.parity.windows == 2 and result.shape == MODES[mode]
     for batch in (1, 3):
-        image = pieces_of(MODES[mode], batch)
+        image = windows_of(MODES[mode], batch)
         logits = run_example(tmp_path / "out", image.numpy(), monkeypatch)
         torch.testing.assert_close(
             torch.from_numpy(logits).double(), reference(model.network, image), rtol=2e-4, atol=2e-4
@@ -111,7 +111,7 @@ def test_windows_are_described_with_overlap_margin_and_weights(tmp_path):
     says(text, "16 x 32 x 48", "0 x 3 x 8", "12 x 24 x 36", "2 x 4 x 6 voxels", "exp(-logit)")
 
 
-def test_windows_of_slices_are_described_and_checked_like_any_other_piece(tmp_path):
+def test_windows_of_slices_are_described_and_checked_like_any_other_window(tmp_path):
     config = config_of("2.5d", "classic, linear")
     slices = config.slices.model_copy(update={"spacing_mm": 4.0})
     model = write_model(tmp_path / "best.pt", config.model_copy(update={"slices": slices}))
@@ -122,18 +122,18 @@ def test_windows_of_slices_are_described_and_checked_like_any_other_piece(tmp_pa
     assert "stretched to" not in text
 
 
-def test_pieces_of_the_phantom_show_vertebrae_and_are_always_the_same():
+def test_windows_of_the_phantom_show_vertebrae_and_are_always_the_same():
     for mode, shape in MODES.items():
-        drawn = phantom_pieces(config_of(mode), 3)
+        drawn = windows_of_phantom(config_of(mode), 3)
         assert drawn.shape == (3, *shape) and drawn.dtype is torch.float32
         assert drawn.min() >= 0 and drawn.max() <= 1 and (drawn.flatten(1).std(1) > 0.05).all()
-        torch.testing.assert_close(drawn, phantom_pieces(config_of(mode), 3), rtol=0, atol=0)
+        torch.testing.assert_close(drawn, windows_of_phantom(config_of(mode), 3), rtol=0, atol=0)
 
 
 @pytest.mark.slow
-def test_pieces_of_the_real_phantom(monkeypatch):
+def test_windows_of_the_real_phantom(monkeypatch):
     monkeypatch.undo()
-    drawn = phantom_pieces(config_of(), 2)
+    drawn = windows_of_phantom(config_of(), 2)
     assert drawn.shape == (2, 1, 16, 16, 16) and (drawn.flatten(1).std(1) > 0.05).all()
 
 

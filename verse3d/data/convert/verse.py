@@ -13,6 +13,7 @@ from verse3d.core.errors import DataError
 from verse3d.core.files import write_json
 from verse3d.core.labels import VERTEBRAE
 from verse3d.core.volume import Volume, read_image, write_labels
+from verse3d.core.wording import how_many
 from verse3d.data.cases import Case, CaseIndex
 from verse3d.data.centroids import parse_centroids
 from verse3d.data.convert.folder import OutputFolder
@@ -137,4 +138,5 @@ def centroid_list(mask: Volume) -> list[dict[str, Any]]:
 
 def _finish(folder: Path, records: Sequence[CaseRecord]) -> tuple[str, ...]:
     undivided = sum(any(_FOLDERS[None] in file.path for file in record.files) for record in records)
-    return (f"{undivided} cases have no split: they are in {folder / _FOLDERS[None]}",) if undivided else ()
+    without = how_many(undivided, "case has", "cases have")
+    return (f"{without} no split: see {folder / _FOLDERS[None]}",) if undivided else ()

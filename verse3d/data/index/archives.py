@@ -18,7 +18,7 @@ from verse3d.core.errors import DataError, OutputError
 from verse3d.core.files import FileBatch, regular_file
 from verse3d.core.logs import Progress, logger, no_progress
 from verse3d.core.paths import name_problem, path_below, same_on_disk
-from verse3d.core.zips import PIECE_BYTES, ZIP_ERRORS, ZipEntry, Zips, opened_zip
+from verse3d.core.zips import CHUNK_BYTES, ZIP_ERRORS, ZipEntry, Zips, opened_zip
 
 ARCHIVE_SUFFIX = ".zip"
 MAX_GROWTH = 50
@@ -163,7 +163,7 @@ def _write_all(archive: Path, missing: Sequence[_Target], progress: Progress) ->
             try:
                 # The checksum is compared at the end of the content, and only then the file gets its name.
                 with batch.file(target.path) as part, part.open("wb") as out:
-                    out.writelines(_pieces(target.entry))
+                    out.writelines(_chunks(target.entry))
             except OutputError as error:
                 if not _is_about_the_file(error):
                     raise
@@ -264,16 +264,16 @@ def _is_there(target: Path, member: PackedFile) -> bool:
 def _crc(path: Path) -> int:
     value = 0
     with regular_file(path).open("rb") as handle:
-        while piece := handle.read(PIECE_BYTES):
-            value = zlib.crc32(piece, value)
+        while chunk := handle.read(CHUNK_BYTES):
+            value = zlib.crc32(chunk, value)
     return value
 
 
-def _pieces(entry: ZipEntry) -> Iterator[bytes]:
+def _chunks(entry: ZipEntry) -> Iterator[bytes]:
     """The content; zipfile compares the checksum at its end, and never gives more bytes than the zip announced."""
     try:
         with entry.holder.open(entry.info) as source:
-            while piece := source.read(PIECE_BYTES):
-                yield piece
+            while chunk := source.read(CHUNK_BYTES):
+                yield chunk
     except ZIP_ERRORS as error:
         raise DataError(f"is damaged: {error}") from error

@@ -18,7 +18,7 @@ import numpy as np
 
 from verse3d.core.errors import DataError
 from verse3d.core.geometry import Geometry
-from verse3d.core.nifti_bytes import READ_ERRORS, voxel_pieces
+from verse3d.core.nifti_bytes import READ_ERRORS, voxel_chunks
 from verse3d.core.volume import read_geometry
 from verse3d.data.cases import Case
 from verse3d.data.index.archives import archive_above
@@ -56,7 +56,7 @@ def merge_series(cases: Sequence[Case], probes: Probes) -> tuple[Cases, tuple[Le
 def merge_content(cases: Sequence[Case], probes: Probes) -> tuple[Cases, tuple[LeftOut, ...]]:
     """Keep one of several scans with the same grey values, turned or not. Two scans of the release are never merged.
 
-    Only scans whose shape and spacing (in any order of the axes) occur more than once are read, piece by piece. Who has
+    Only scans whose shape and spacing (in any order of the axes) occur more than once are read, chunk by chunk. Who has
     a scan in common is one subject.
     """
     sizes: dict[object, list[Case]] = {}
@@ -95,7 +95,7 @@ def content_digest(case: Case) -> str:
     try:
         geometry, _ = read_geometry(case.image_path())
         counts = np.zeros(_HU_BINS, dtype=np.int64)
-        for _, values in voxel_pieces(case.image_path(), nib.load(case.image_path()).dataobj):
+        for _, values in voxel_chunks(case.image_path(), nib.load(case.image_path()).dataobj):
             if not np.all(np.isfinite(values)):
                 return ""
             # Counted, not hashed in order: a turned copy holds the same values in another one.

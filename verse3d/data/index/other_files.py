@@ -8,6 +8,7 @@ from pathlib import Path
 
 from verse3d.core.errors import DataError
 from verse3d.core.filekinds import DICOM, FileKind, dicom_series, kind_of
+from verse3d.core.wording import how_many
 from verse3d.data.index.file_roles import is_junk
 
 _MOST_FILES = 20_000
@@ -69,5 +70,5 @@ def _files(roots: Sequence[Path]) -> Iterator[Path]:
 
 def _in_words(kind: FileKind, count: int, series: int) -> str:
     name = kind.name.split(maxsplit=1)[1]
-    some = f"{count} {name}{'' if count == 1 else 's'}"
+    some = how_many(count, name)
     return f"{some} of {series} series" if kind == DICOM and series else some

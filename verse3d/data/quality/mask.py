@@ -10,24 +10,25 @@ from verse3d.core.errors import GeometryError
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERTEBRAE, unknown_ids
 from verse3d.core.volume import Volume
+from verse3d.core.wording import how_many
 from verse3d.data.pairs import SAME_GRID_TOLERANCE_MM, GridMatch, carried_over, placement, require_same_grid
 from verse3d.data.quality.findings import Finding
 from verse3d.data.schemes import MaskScheme
 
 ONLY_C1 = "mask-only-c1"
 """The code of a finding: the mask is read as a C1 alone, which it may not be."""
-_PIECE_VOXELS = 2**20
+_CHUNK_VOXELS = 2**20
 _BRIGHTER_HU = 50.0
 _FIXES = "`verse3d.check(fixes=FOLDER)`"
 
 
 def count_labels(array: NDArray[np.unsignedinteger]) -> dict[int, int]:
-    """Voxels of every id that occurs, 0 left out. Counted in pieces: counting widens each voxel to 64 bit."""
+    """Voxels of every id that occurs, 0 left out. Counted in chunks: counting widens each voxel to 64 bit."""
     flat = array.ravel(order="K")
     counts = np.zeros(int(np.iinfo(array.dtype).max) + 1, dtype=np.int64)
-    for start in range(0, flat.size, _PIECE_VOXELS):
-        # As long as the largest id of the piece needs it.
-        found = np.bincount(flat[start : start + _PIECE_VOXELS])
+    for start in range(0, flat.size, _CHUNK_VOXELS):
+        # As long as the largest id of the chunk needs it.
+        found = np.bincount(flat[start : start + _CHUNK_VOXELS])
         counts[: found.size] += found
     return {int(label): int(counts[label]) for label in np.flatnonzero(counts) if label}
 
@@ -67,7 +68,7 @@ def check_labels(
     if unknown := unknown_ids(counts):
         voxels = np.nonzero(mask.array == unknown[0])
         first = tuple(int(axis[0]) for axis in voxels)
-        where = f"{voxels[0].size} voxels of {unknown[0]}, the first at index {first}"
+        where = f"{how_many(voxels[0].size, 'voxel')} of {unknown[0]}, the first at index {first}"
         yield Finding(
             case,
             "error",

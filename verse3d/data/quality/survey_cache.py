@@ -13,6 +13,7 @@ from verse3d.core.files import is_file, write_text
 from verse3d.core.jsontext import json_checksum
 from verse3d.core.logs import logger
 from verse3d.core.readers import MEGABYTE, Record, Text, checked, numbered_lines, parsed
+from verse3d.core.wording import how_many
 from verse3d.data.cases import Case
 from verse3d.data.quality.record import SURVEY_VERSION, CaseSurvey
 
@@ -60,7 +61,7 @@ class SurveyCache:
         self._kept = {} if path is None else self._read(path)
         self._torn = bool(path and is_file(path) and not _ends_whole(path))
         if self._damaged:
-            _log.warning("%s: %d damaged lines: those cases are measured again", path, self._damaged)
+            _log.warning("%s: %s: measured again", path, how_many(self._damaged, "damaged line"))
 
     def _read(self, path: Path) -> dict[str, dict[str, Any]]:
         """The undamaged lines; of one that is there twice the last."""

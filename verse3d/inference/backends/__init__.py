@@ -1,4 +1,4 @@
-"""What runs a network on pieces (windows or slices): PyTorch, or OpenVINO where it is installed and right."""
+"""What runs a network on windows (boxes or slices): PyTorch, or OpenVINO where it is installed and right."""
 
 from verse3d.inference.backends.base import Backend
 from verse3d.inference.backends.choose import BACKENDS, BackendName, network_of, open_backend

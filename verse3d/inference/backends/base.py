@@ -7,7 +7,7 @@ import torch
 
 
 class Backend(Protocol):
-    """Runs the network on pieces: windows (3D) or slices between their neighbours (2D)."""
+    """Runs the network on windows: boxes of a volume (3D), or slices between their neighbours (2D)."""
 
     @property
     def name(self) -> str:
@@ -21,25 +21,25 @@ class Backend(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where pieces are computed and logits are returned."""
+        """Where windows are computed and logits are returned."""
         ...
 
     @property
     def has_to_prove_itself(self) -> bool:
-        """Whether PyTorch will compute some pieces as well, to compare."""
+        """Whether PyTorch will compute some windows as well, to compare."""
         ...
 
     @property
     def takes_threads(self) -> bool:
-        """Whether several threads may have pieces computed at the same time, and gain by it."""
+        """Whether several threads may have windows computed at the same time, and gain by it."""
         ...
 
-    def __call__(self, pieces: torch.Tensor) -> torch.Tensor:
-        """Logits (B, channels, ...), float32 or bfloat16 on ``device``, of float32 pieces (B, n, ...)."""
+    def __call__(self, windows: torch.Tensor) -> torch.Tensor:
+        """Logits (B, channels, ...), float32 or bfloat16 on ``device``, of float32 windows (B, n, ...)."""
         ...
 
     def make_ready(self, shape: Sequence[int]) -> None:
-        """Do now what else the first pieces of this shape, (n, ...), would have to wait for.
+        """Do now what else the first windows of this shape, (n, ...), would have to wait for.
 
         Raises:
             CheckpointError: the weights do not fit the network of the config.

@@ -1,7 +1,7 @@
 """Converted models, kept beside the checkpoint: whole and as written, or not used.
 
 ``best.pt`` gets a folder ``best.openvino`` with one folder per key: a hash of the weights, the config, the shape of a
-piece and all versions. Of a checkpoint that was replaced nothing is used, and its folders are removed. Where the
+window and all versions. Of a checkpoint that was replaced nothing is used, and its folders are removed. Where the
 checkpoint's folder cannot be written to, and for the starter weights, that folder lies in the user's cache, e.g.
 ``~/.cache/verse3d/openvino``: an installed package is not the place for files that its uninstaller does not know.
 """
@@ -56,12 +56,12 @@ class _Measured(Record):
 
 @dataclass(frozen=True)
 class ModelCache:
-    """The converted models of one checkpoint, for pieces of one shape.
+    """The converted models of one checkpoint, for windows of one shape.
 
     Attributes:
         folder: of all models of the checkpoint file.
         checkpoint_sha256: of its weights and config.
-        shape: of a piece, (n, ...).
+        shape: of a window, (n, ...).
         versions: of OpenVINO and PyTorch, and the processor; a model is used with the same versions only, its parity
             on the same processor only.
     """

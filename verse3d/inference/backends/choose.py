@@ -34,7 +34,7 @@ def network_of(checkpoint: Checkpoint, path: Path) -> nn.Module:
 
 
 def open_backend(name: str, checkpoint: Checkpoint, path: Path, device: torch.device, precision: Precision) -> Backend:
-    """A model, ready to be shown pieces.
+    """A model, ready to be shown windows.
 
     Args:
         name: "torch", "openvino", or "auto": on a CPU the quicker one of those that are installed, on a GPU PyTorch.

@@ -77,11 +77,11 @@ def openvino_core() -> Any:  # noqa: ANN401 - an openvino.Core
 
 
 def traced(network: nn.Module, shape: Sequence[int]) -> Any:  # noqa: ANN401 - TorchScript has no types
-    """The network as a TorchScript for pieces (B, *shape), B free. It is a copy: the network stays as it is.
+    """The network as a TorchScript for windows (B, *shape), B free. It is a copy: the network stays as it is.
 
     Args:
         network: on the CPU.
-        shape: of one piece, (n, ...).
+        shape: of one window, (n, ...).
     """
     plain = copy.deepcopy(network).eval()
     with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
@@ -94,7 +94,7 @@ def convert(network: nn.Module, shape: Sequence[int]) -> Any:  # noqa: ANN401 - 
     openvino, script = load_openvino(), traced(network, shape)
     with _unreported():
         model = openvino.convert_model(script)
-    # -1: any number of pieces; the other sizes are fixed, which makes OpenVINO quicker.
+    # -1: any number of windows; the other sizes are fixed, which makes OpenVINO quicker.
     model.reshape([-1, *shape])
     model.inputs[0].get_tensor().set_names({"image"})
     model.outputs[0].get_tensor().set_names({"logits"})
@@ -107,7 +107,7 @@ def write_model(model: Any, folder: Path) -> None:  # noqa: ANN401 - an openvino
 
 
 def read_model(xml: bytes, weights: bytes) -> Any:  # noqa: ANN401 - an openvino.Model
-    """Undo of ``write_model``, from memory, so that what was checked is what is read."""
+    """Inverse of ``write_model``, from memory, so that what was checked is what is read."""
     return openvino_core().read_model(model=xml, weights=weights)
 
 
@@ -122,14 +122,14 @@ def versions() -> dict[str, str]:
 
 
 class Engine:
-    """A model compiled for pieces of one shape, computed one by one. Not for several threads at once.
+    """A model compiled for windows of one shape, computed one by one. Not for several threads at once.
 
-    Batches gain nothing on a CPU (measured: docs/performance.md), and pieces of a fixed shape are the quickest. Logits
+    Batches gain nothing on a CPU (measured: docs/performance.md), and windows of a fixed shape are the quickest. Logits
     come in the order and the number format that OpenVINO computes them in: to change both took it a third of the time.
 
     Args:
-        model: an openvino.Model with a free batch; fixed to one piece here.
-        shape: of a piece, (n, ...).
+        model: an openvino.Model with a free batch; fixed to one window here.
+        shape: of a window, (n, ...).
         precision: float32 or bfloat16.
     """
 
@@ -152,19 +152,19 @@ class Engine:
         self._output: list[int] = list(compiled.outputs[0].shape)[1:]
         self._request = compiled.create_infer_request()
 
-    def __call__(self, pieces: torch.Tensor) -> torch.Tensor:
-        """Logits (B, channels, ...) of float32 pieces (B, n, ...). No voxel is copied.
+    def __call__(self, windows: torch.Tensor) -> torch.Tensor:
+        """Logits (B, channels, ...) of float32 windows (B, n, ...). No voxel is copied.
 
         They are the caller's own, in the precision of the engine; in memory the channels of a voxel lie together.
         """
-        # OpenVINO reads and writes PyTorch's own memory, piece by piece:
+        # OpenVINO reads and writes PyTorch's own memory, window by window:
         #
-        #     pieces (B, n, ...)  -> engine ->  logits (B, ..., channels), viewed as (B, channels, ...)
-        inputs = pieces.contiguous().numpy()
-        logits = _room_for((len(pieces), *self._output), self._dtype)
+        #     windows (B, n, ...)  -> engine ->  logits (B, ..., channels), viewed as (B, channels, ...)
+        inputs = windows.contiguous().numpy()
+        logits = _room_for((len(windows), *self._output), self._dtype)
         # NumPy knows no bfloat16; the same two bytes go under another name.
         outputs = logits.view(torch.int16 if self._dtype is torch.bfloat16 else self._dtype).numpy()
-        for number in range(len(pieces)):
+        for number in range(len(windows)):
             here = slice(number, number + 1)
             self._request.set_input_tensor(self._openvino.Tensor(inputs[here], shared_memory=True))
             self._request.set_output_tensor(self._openvino.Tensor(outputs[here], [1, *self._output], self._type))

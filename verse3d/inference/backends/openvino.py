@@ -1,4 +1,4 @@
-"""The network in OpenVINO, checked against PyTorch on the first pieces that it is shown."""
+"""The network in OpenVINO, checked against PyTorch on the first windows that it is shown."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from verse3d.inference.backends.pytorch import TorchBackend, torch_backend
 from verse3d.model.checkpoint import Checkpoint
 
 _CPU = torch.device("cpu")
-_CHECKED_PIECES = 1
+_CHECKED_WINDOWS = 1
 _log = logger(__name__)
 
 
@@ -34,9 +34,9 @@ class _Compiled:
 
 @dataclass(eq=False)
 class OpenVinoBackend:
-    """Runs models in OpenVINO. One is converted (or taken from the cache) when the first pieces of a shape arrive.
+    """Runs models in OpenVINO. One is converted (or taken from the cache) when the first windows of a shape arrive.
 
-    It is compared with PyTorch on the first pieces that show something; until then PyTorch computes. If it differs too
+    It is compared with PyTorch on the first windows that show something; until then PyTorch computes. If it differs too
     much, or if OpenVINO fails in any way, a warning is logged and PyTorch computes from then on. Not for several
     threads at once. The network itself is built when it is first needed: a model that is converted and has proven
     itself does without, and so without the seconds that MONAI takes to import.
@@ -69,7 +69,7 @@ class OpenVinoBackend:
     def make_ready(self, shape: Sequence[int]) -> None:
         """Compile a model that has proven itself; else build the network, which refuses weights that do not fit.
 
-        A model for pieces of this shape that was converted, and was near enough to PyTorch, had weights that fit.
+        A model for windows of this shape that was converted, and was near enough to PyTorch, had weights that fit.
         """
         if tuple(shape) in self._models:
             return
@@ -78,7 +78,7 @@ class OpenVinoBackend:
             return
         try:
             self._models[tuple(shape)] = self._compiled(tuple(shape))
-        except Exception:  # met again, and told, with the first pieces
+        except Exception:  # met again, and told, with the first windows
             _log.debug("OpenVINO cannot be made ready", exc_info=True)
 
     def _is_proven(self, shape: Sequence[int]) -> bool:
@@ -115,7 +115,7 @@ class OpenVinoBackend:
 
     @property
     def takes_threads(self) -> bool:
-        """No: it divides a piece among the cores by itself, and its memory for results is one."""
+        """No: it divides a window among the cores by itself, and its memory for results is one."""
         return False
 
     def to(self, device: torch.device) -> "OpenVinoBackend | TorchBackend":
@@ -133,29 +133,29 @@ class OpenVinoBackend:
             known["refusal"] = self.refusal
         return known
 
-    def __call__(self, pieces: torch.Tensor) -> torch.Tensor:
-        """Logits (B, channels, ...), float32, of float32 pieces (B, n, ...): OpenVINO's, or PyTorch's in any doubt."""
+    def __call__(self, windows: torch.Tensor) -> torch.Tensor:
+        """Logits (B, channels, ...), float32, of float32 windows (B, n, ...): OpenVINO's, or PyTorch's in any doubt."""
         if not self.refusal:
             try:
-                logits = self._compute(pieces)
+                logits = self._compute(windows)
             except Exception as error:  # whatever OpenVINO meets, PyTorch does not need it
                 _log.debug("OpenVINO failed", exc_info=True)
                 self._refuse(f"OpenVINO failed: {type(error).__name__}: {first_line(error)}")
             else:
                 if logits is not None:
                     return logits
-        return self._torch(pieces)
+        return self._torch(windows)
 
-    def _compute(self, pieces: torch.Tensor) -> torch.Tensor | None:
+    def _compute(self, windows: torch.Tensor) -> torch.Tensor | None:
         """The logits, or None where PyTorch has to compute: nothing is proven yet, or that it is too far away."""
-        pieces = pieces.to(_CPU, torch.float32)
-        shape = tuple(pieces.shape[1:])
+        windows = windows.to(_CPU, torch.float32)
+        shape = tuple(windows.shape[1:])
         if shape not in self._models:
             self._models[shape] = self._compiled(shape)
         model = self._models[shape]
         if model.parity is None:
             # A flat window proves nothing, so the proof waits for one that shows something.
-            telling = pieces[shows_something(pieces)][:_CHECKED_PIECES]
+            telling = windows[shows_something(windows)][:_CHECKED_WINDOWS]
             if not len(telling):
                 return None
             model.parity = measure_parity(self.network, telling, model.engine(telling), self.number_format)
@@ -165,7 +165,7 @@ class OpenVinoBackend:
         if not model.parity.passed:
             self._refuse(f"OpenVINO is too far from PyTorch: {model.parity.figures}")
             return None
-        return model.engine(pieces)
+        return model.engine(windows)
 
     def _compiled(self, shape: tuple[int, ...]) -> _Compiled:
         cache = ModelCache.of(self.path, self.checkpoint_sha256, shape, versions())
@@ -175,7 +175,7 @@ class OpenVinoBackend:
     def _model(self, cache: ModelCache) -> Any:  # noqa: ANN401 - an openvino.Model
         if stored := cache.load():
             return read_model(*stored)
-        _log.info("converting the model for OpenVINO, once for pieces of %s", "x".join(map(str, cache.shape)))
+        _log.info("converting the model for OpenVINO, once for windows of %s", "x".join(map(str, cache.shape)))
         converted = convert(self.network, cache.shape)
         # Read back even now, so that the first run uses the very model that later ones will use.
         if cache.store(lambda folder: write_model(converted, folder)) and (stored := cache.load()):

@@ -19,7 +19,7 @@ DECISION_FACTOR, DECISION_FLOOR = 2.0, 1e-4
 """In bfloat16: voxels may be decided otherwise this much more often than by PyTorch in bfloat16, plus this share."""
 
 LEAST_CONTRAST = 0.1
-"""Range of grey values in a piece that is worth comparing on."""
+"""Range of grey values in a window that is worth comparing on."""
 
 _CPU = torch.device("cpu")
 _FLOAT32 = Precision(torch.float32, scales_loss=False)
@@ -27,7 +27,7 @@ _FLOAT32 = Precision(torch.float32, scales_loss=False)
 
 @dataclass(frozen=True)
 class Parity:
-    """Two computations of the same pieces, compared.
+    """Two computations of the same windows, compared.
 
     Attributes:
         precision: number format of the one that is judged; the other is PyTorch in float32.
@@ -36,7 +36,7 @@ class Parity:
         allowed_difference: judged by it in float32 only.
         decided_otherwise: share of voxels with another label.
         allowed_otherwise: judged by it in lower precision only.
-        pieces: that were compared.
+        windows: that were compared.
     """
 
     precision: str
@@ -45,7 +45,7 @@ class Parity:
     allowed_difference: float
     decided_otherwise: float
     allowed_otherwise: float
-    pieces: int
+    windows: int
 
     @property
     def passed(self) -> bool:
@@ -68,6 +68,7 @@ class Parity:
     def to_dict(self) -> dict[str, Any]:
         """Strict JSON: what is not a number becomes None."""
         plain = asdict(self) | {"passed": self.passed}
+        plain["pieces"] = plain.pop("windows")  # their name in files, since the first of them
         for name, value in plain.items():
             # Strict JSON knows neither NaN nor infinity.
             if isinstance(value, float) and not math.isfinite(value):
@@ -76,12 +77,13 @@ class Parity:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Undo of ``to_dict``: what is None there is not a number.
+        """Inverse of ``to_dict``: what is None there is not a number.
 
         Raises:
             DataError: it is no such thing.
         """
         stored: dict[str, Any] = checked(values, _Stored, "the parity").model_dump()
+        stored["windows"] = stored.pop("pieces")
         plain: dict[str, Any] = {name: math.nan if value is None else value for name, value in stored.items()}
         return cls(**plain)
 
@@ -98,21 +100,21 @@ class _Stored(Record):
     pieces: Whole
 
 
-def measure_parity(network: nn.Module, pieces: torch.Tensor, logits: torch.Tensor, precision: Precision) -> Parity:
-    """Compare logits (B, channels, ...) of pieces (B, n, ...) with those that PyTorch computes in float32.
+def measure_parity(network: nn.Module, windows: torch.Tensor, logits: torch.Tensor, precision: Precision) -> Parity:
+    """Compare logits (B, channels, ...) of windows (B, n, ...) with those that PyTorch computes in float32.
 
     Args:
         network: on the CPU, in evaluation mode.
-        pieces: float32 on the CPU.
+        windows: float32 on the CPU.
         logits: by the backend that is judged, on the CPU.
         precision: its number format.
     """
     # float32:   |logits - truth|  against a share of the largest logit
     # bfloat16:  labels that differ from the truth's, against those of PyTorch in bfloat16
-    truth = torch_backend(network, _CPU, _FLOAT32)(pieces)
+    truth = torch_backend(network, _CPU, _FLOAT32)(windows)
     largest = float(truth.abs().max())
     lower = precision.dtype is not torch.float32
-    otherwise = _decided_otherwise(torch_backend(network, _CPU, precision)(pieces), truth) if lower else 0.0
+    otherwise = _decided_otherwise(torch_backend(network, _CPU, precision)(windows), truth) if lower else 0.0
     return Parity(
         precision=str(precision.dtype).removeprefix("torch."),
         largest_logit=largest,
@@ -120,16 +122,16 @@ def measure_parity(network: nn.Module, pieces: torch.Tensor, logits: torch.Tenso
         allowed_difference=RELATIVE_TOLERANCE * (1 + largest),
         decided_otherwise=_decided_otherwise(logits, truth),
         allowed_otherwise=DECISION_FACTOR * otherwise + DECISION_FLOOR if lower else 1.0,
-        pieces=len(pieces),
+        windows=len(windows),
     )
 
 
-def shows_something(pieces: torch.Tensor) -> torch.Tensor:
-    """Which of the pieces (B, ...) are fit to compare on, bool (B,): their grey values differ like air and tissue.
+def shows_something(windows: torch.Tensor) -> torch.Tensor:
+    """Which of the windows (B, ...) are fit to compare on, bool (B,): their grey values differ like air and tissue.
 
-    In a flat piece nothing can go wrong but rounding, which normalisation by a deviation of nearly 0 blows up.
+    In a flat window nothing can go wrong but rounding, which normalisation by a deviation of nearly 0 blows up.
     """
-    flat = pieces.flatten(1)
+    flat = windows.flatten(1)
     return flat.amax(1) - flat.amin(1) >= LEAST_CONTRAST
 
 

@@ -1,18 +1,16 @@
 """The network in PyTorch itself."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from verse3d.core.runtime import Precision, channels_last, choose_precision
-from verse3d.model.on_cpu import QuickOnCpu, is_called_by_layer
+from verse3d.model.on_cpu import QuickConvolutions, QuickOnCpu
 
-_CONVOLUTIONS = (torch.conv2d, torch.conv3d)
 _WITH_KERNELS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -63,24 +61,24 @@ class TorchBackend:
         """Build the network; PyTorch compiles nothing for a shape."""
         _ = self.network
 
-    def __call__(self, pieces: torch.Tensor) -> torch.Tensor:
-        """Logits (B, channels, ...) of float32 pieces (B, n, ...), on the device; float16 comes back as float32."""
+    def __call__(self, windows: torch.Tensor) -> torch.Tensor:
+        """Logits (B, channels, ...) of float32 windows (B, n, ...), on the device; float16 comes back as float32."""
         with torch.no_grad():  # not inference mode: its tensors could not be changed in place by the caller
             if self.device.type == "cpu":
-                logits = self._on_cpu(pieces)
+                logits = self._on_cpu(windows)
             else:
                 with self.number_format.autocast(self.device):
-                    logits = self.network(channels_last(pieces.to(self.device, non_blocking=True)))
+                    logits = self.network(channels_last(windows.to(self.device, non_blocking=True)))
             return logits.float() if logits.dtype is torch.float16 else logits
 
-    def _on_cpu(self, pieces: torch.Tensor) -> torch.Tensor:
-        pieces = pieces.to(self.device)
+    def _on_cpu(self, windows: torch.Tensor) -> torch.Tensor:
+        windows = windows.to(self.device)
         if self.number_format.dtype is not torch.float32:
             with self.number_format.autocast(self.device), QuickOnCpu():
-                lower: torch.Tensor = self.network(channels_last(pieces))
+                lower: torch.Tensor = self.network(channels_last(windows))
             return lower
         with QuickConvolutions():
-            logits: torch.Tensor = self.network(pieces)
+            logits: torch.Tensor = self.network(windows)
         return logits
 
     def to(self, device: torch.device) -> "TorchBackend":
@@ -105,7 +103,7 @@ def torch_backend(network: nn.Module, device: torch.device, precision: Precision
 def with_short_weights(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     """The network, changed in place: weights of convolutions in the format and the order that they are used in.
 
-    Autocast would convert them for every piece. What else a network holds stays float32, as autocast leaves it, and so
+    Autocast would convert them for every window. What else a network holds stays float32, as autocast leaves it, and so
     do weights from one channel: see ``model.on_cpu``. So logits are those of the network as it was.
     """
     for layer in network.modules():
@@ -113,28 +111,3 @@ def with_short_weights(network: nn.Module, dtype: torch.dtype) -> nn.Module:
             layer.to(dtype)
             layer.weight.data = channels_last(layer.weight.data)
     return network.requires_grad_(False)
-
-
-class QuickConvolutions(TorchFunctionMode):
-    """Sends float32 convolutions on the CPU to oneDNN, always.
-
-    By itself PyTorch computes those of a single small piece with a plain loop that is several times slower: of a batch
-    of one whose channels times first two axes make up at most 20,480 numbers. The results differ in rounding only.
-    """
-
-    def __torch_function__(
-        self,
-        func: Any,  # noqa: ANN401 - a function of PyTorch
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 - what the function returns
-        """Called by PyTorch in place of each of its functions."""
-        if func in _CONVOLUTIONS and not kwargs and _suits_onednn(args):
-            image, weight, bias, stride, padding, dilation, groups = args
-            return torch.mkldnn_convolution(image, weight, bias, padding, stride, dilation, groups)
-        return func(*args, **(kwargs or {}))
-
-
-def _suits_onednn(args: tuple[Any, ...]) -> bool:
-    return is_called_by_layer(args) and args[0].dtype is torch.float32

@@ -33,8 +33,8 @@ class Format:
         name: as callers ask for it.
         files: that it consists of.
         packages: that it needs, beside PyTorch.
-        write: (network, shape of a piece, folder) -> files.
-        load: folder -> float32 logits of float32 pieces, on the CPU.
+        write: (network, shape of a window, folder) -> files.
+        load: folder -> float32 logits of float32 windows, on the CPU.
         example: Python that loads it and computes ``logits`` of a NumPy array ``image``.
     """
 
@@ -62,7 +62,7 @@ def _write_onnx(network: nn.Module, shape: Sequence[int], folder: Path) -> None:
 
 def _load_onnx(folder: Path) -> Run:
     session = import_module("onnxruntime").InferenceSession(str(folder / ONNX_FILE), providers=["CPUExecutionProvider"])
-    return lambda pieces: torch.from_numpy(session.run(["logits"], {"image": pieces.numpy()})[0])
+    return lambda windows: torch.from_numpy(session.run(["logits"], {"image": windows.numpy()})[0])
 
 
 def _write_openvino(network: nn.Module, shape: Sequence[int], folder: Path) -> None:
@@ -71,7 +71,7 @@ def _write_openvino(network: nn.Module, shape: Sequence[int], folder: Path) -> N
 
 def _load_openvino(folder: Path) -> Run:
     compiled = openvino_core().compile_model(str(folder / XML), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return lambda pieces: torch.from_numpy(compiled({"image": pieces.numpy()})["logits"].copy())
+    return lambda windows: torch.from_numpy(compiled({"image": windows.numpy()})["logits"].copy())
 
 
 def _write_torchscript(network: nn.Module, shape: Sequence[int], folder: Path) -> None:
@@ -83,9 +83,9 @@ def _load_torchscript(folder: Path) -> Run:
     with _without_chatter():
         script = torch.jit.load(str(folder / TORCHSCRIPT_FILE), map_location="cpu")  # type: ignore[no-untyped-call]
 
-    def run(pieces: torch.Tensor) -> torch.Tensor:
+    def run(windows: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            logits: torch.Tensor = script(pieces)
+            logits: torch.Tensor = script(windows)
         return logits
 
     return run

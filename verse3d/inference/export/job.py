@@ -21,20 +21,20 @@ from verse3d.core.runtime import Precision
 from verse3d.inference.backends import network_of
 from verse3d.inference.backends.parity import Parity, measure_parity
 from verse3d.inference.export.formats import Format, get_format
-from verse3d.inference.export.pieces import phantom_pieces
+from verse3d.inference.export.phantom_windows import windows_of_phantom
 from verse3d.inference.export.readme import Export, channel_table, readme
 from verse3d.model.checkpoint import load_checkpoint
 from verse3d.version import __version__
 
 FORMAT = "verse3d export"
 MANIFEST, LABELS, README = "export.json", "labels.json", "README.md"
-_CHECKED_PIECES = 2
+_CHECKED_WINDOWS = 2
 _FLOAT32 = Precision(torch.float32, scales_loss=False)
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What was written. ``parity`` compares it with PyTorch; ``shape`` is that of a piece, (n, ...)."""
+    """What was written. ``parity`` compares it with PyTorch; ``shape`` is that of a window, (n, ...)."""
 
     folder: Path
     files: tuple[str, ...]
@@ -63,11 +63,11 @@ def export_model(model: Path, to: str, out: Path, *, overwrite: bool = False) ->
     checkpoint_sha256 = sha256_of(model) if model.is_file() else ""
     checkpoint = load_checkpoint(model)
     network = network_of(checkpoint, model)
-    pieces = phantom_pieces(checkpoint.config, _CHECKED_PIECES)
-    shape = tuple(pieces.shape[1:])
+    windows = windows_of_phantom(checkpoint.config, _CHECKED_WINDOWS)
+    shape = tuple(windows.shape[1:])
     with _whole_folder(out) as folder:
-        logits = _written_and_run(form, network, pieces, folder)
-        parity = measure_parity(network, pieces, logits, _FLOAT32)
+        logits = _written_and_run(form, network, windows, folder)
+        parity = measure_parity(network, windows, logits, _FLOAT32)
         if not parity.passed:
             raise Verse3dError(
                 f"the {form.name} export of {model} computes something else than PyTorch: {parity.figures}",
@@ -85,11 +85,11 @@ def export_model(model: Path, to: str, out: Path, *, overwrite: bool = False) ->
     return ExportResult(out, tuple(sorted(path.name for path in out.iterdir())), shape, parity)
 
 
-def _written_and_run(form: Format, network: torch.nn.Module, pieces: torch.Tensor, folder: Path) -> torch.Tensor:
+def _written_and_run(form: Format, network: torch.nn.Module, windows: torch.Tensor, folder: Path) -> torch.Tensor:
     """Logits that the written files give in their own runtime."""
     try:
-        form.write(network, tuple(pieces.shape[1:]), folder)
-        return form.load(folder)(pieces)
+        form.write(network, tuple(windows.shape[1:]), folder)
+        return form.load(folder)(windows)
     except OSError:
         raise
     except Exception as error:  # exporters and runtimes raise what they like

@@ -18,7 +18,7 @@ class Export:
     Attributes:
         form: what it was written as.
         config: of the run that trained it.
-        shape: of a piece, (n, ...).
+        shape: of a window, (n, ...).
         parity: with PyTorch.
         model: name of the checkpoint file.
         checkpoint_sha256: of that file.
@@ -49,9 +49,9 @@ def channel_table(config: Config) -> list[dict[str, object]]:
 
 def readme(export: Export) -> str:
     """The text of ``README.md``."""
-    pieces = _PIECES[len(export.shape) - 1]
+    windows = _WINDOWS[len(export.shape) - 1]
     output = _named_bones if export.config.labels.by_sequence else _output
-    sections = [_head(export), _grid(export.config), pieces(export.config), output(export.config), _origin(export)]
+    sections = [_head(export), _grid(export.config), windows(export.config), output(export.config), _origin(export)]
     return "\n".join(sections)
 
 
@@ -96,7 +96,7 @@ def _windows(config: Config) -> str:
     size, margin = config.sampling.patch_voxels, config.sampling.margin_voxels
     return f"""## Windows
 
-Pieces are windows of {_times(size)} voxels with one channel; their axes run towards right, anterior, superior.
+The network sees windows of {_times(size)} voxels with one channel; their axes run towards right, anterior, superior.
 
 - Surround the volume by a margin of {_times(margin)} voxels of air (grey value 0) on both sides of each axis. If it
   is still smaller than a window, pad it evenly to one, with 0 too.
@@ -120,7 +120,7 @@ def _overlap(config: Config, size: Sequence[int], units: str) -> str:
 
 def _slices(config: Config) -> str:
     slices, count = config.slices, config.slices.neighbours
-    title, pieces = ("Slices", "slices") if slices.spacing_mm is None else ("Windows", "windows of slices")
+    title, windows = ("Slices", "slices") if slices.spacing_mm is None else ("Windows", "windows of slices")
     channels = (
         f"Channels are the {count} slices before, the slice itself and the {count} after it, in the order of the "
         "network grid; beyond the ends the last slice is repeated"
@@ -129,7 +129,7 @@ def _slices(config: Config) -> str:
     )
     return f"""## {title}
 
-Pieces are {pieces} of the network grid in the plane `{slices.plane}` ({_PLANES[slices.plane]}).
+The network sees {windows} of the network grid in the plane `{slices.plane}` ({_PLANES[slices.plane]}).
 
 - {channels}.
 - Rows run along the higher of the two axes of the slice, from its far end **down**; columns along the lower one, from
@@ -163,8 +163,8 @@ _PLANES = {
     "axial": "across the third axis, superior",
     "as-stored": "across the network axis nearest to the third axis of the file",
 }
-_PIECES: dict[int, Callable[[Config], str]] = {3: _windows, 2: _slices}
-"""By the number of axes of a piece."""
+_WINDOWS: dict[int, Callable[[Config], str]] = {3: _windows, 2: _slices}
+"""By the number of axes of a window."""
 
 _SIGMOID = """\
 `probability = 1 / (1 + exp(-logit))`. Resample the probability linearly to the grid of the scan; a voxel is labelled
@@ -220,8 +220,8 @@ def _origin(export: Export) -> str:
     return f"""## Where it comes from
 
 - Exported from `{export.model}`, SHA-256 `{export.checkpoint_sha256}`.
-- Loaded again with its own runtime and compared with PyTorch, in float32, on {parity.pieces} pieces of a synthetic scan
-  (B = {parity.pieces}): {parity.figures}. Allowed is {RELATIVE_TOLERANCE:g} x (1 + the largest logit).
+- Loaded again with its own runtime and compared with PyTorch, in float32, on {parity.windows} windows of a synthetic
+  scan (B = {parity.windows}): {parity.figures}. Allowed is {RELATIVE_TOLERANCE:g} x (1 + the largest logit).
   Of the voxels, {parity.decided_otherwise:.4%} get another label.
 - Versions: {versions}.
 """

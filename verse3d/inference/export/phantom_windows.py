@@ -1,4 +1,4 @@
-"""What a trained network is shown: pieces of a phantom scan, prepared by its own config."""
+"""What a trained network is shown: windows of a phantom scan, prepared by its own config."""
 
 from pathlib import Path
 
@@ -18,13 +18,13 @@ from verse3d.model.modes import Method
 from verse3d.phantoms import make_case
 
 
-def phantom_pieces(config: Config, count: int, *, seed: int = 0) -> torch.Tensor:
-    """Pieces (count, n, ...) around vertebrae of a phantom, float32: drawn as for training, but not augmented.
+def windows_of_phantom(config: Config, count: int, *, seed: int = 0) -> torch.Tensor:
+    """Windows (count, n, ...) around vertebrae of a phantom, float32: drawn as for training, but not augmented.
 
     Raises:
         ConfigError: settings contradict each other.
     """
-    # Around vertebrae, unchanged: every piece shows something, and two programs see the same.
+    # Around vertebrae, unchanged: every window shows something, and two programs see the same.
     centred = config.sampling.model_copy(update={"foreground_fraction": 1.0})
     cut = Method(config.model_copy(update={"sampling": centred})).cut(augmented=False)
     case, random = _prepared(config, seed), np.random.RandomState(seed)
