@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from verse3d.core.axismaps import box_of
 from verse3d.core.geometry import Geometry
 from verse3d.core.wording import how_many
 
@@ -62,11 +63,15 @@ def _odd_pieces(labels: NDArray[np.uint8], geometry: Geometry) -> Iterator[str]:
     """
     steps = [max(1, int(_COARSE_MM / spacing)) for spacing in geometry.spacing_mm]
     coarse = labels[tuple(slice(None, None, step) for step in steps)] > 0
+    # Only where there is something: a spine fills a tenth of a chest.
+    box = box_of(coarse)
+    if box is None:
+        return
     # Over corners, too: what is thinned out must not fall apart.
-    pieces, count = ndimage.label(coarse, np.ones((3, 3, 3)))
+    pieces, count = ndimage.label(coarse[box], np.ones((3, 3, 3)))
     if count < 2:
         return
-    places = np.argwhere(pieces)
+    places = np.argwhere(pieces) + [along.start for along in box]
     piece = pieces[pieces > 0]
     world = geometry.world_from_index(places * steps)
     # Everything by piece number, 0 being the background: noise has a hundred thousand pieces.

@@ -112,7 +112,7 @@ class OpenSums:
             sums.add_(scores)
         else:
             weights = weights.to(self._sums.device)
-            _add_weighted(sums, scores, weights.to(self._sums.dtype))
+            _add_weighted(sums, scores, weights)
         self._weights[i, j, k] += 1 if weights is None else weights
 
     def finish(self, until: int) -> Iterator[FinishedPlanes]:
@@ -129,30 +129,19 @@ class OpenSums:
 
 def _add_weighted(sums: torch.Tensor, scores: torch.Tensor, weights: torch.Tensor) -> None:
     """``sums += scores * weights``. Scores in another format are converted in pieces that fit the processor's cache."""
+    short = weights.to(sums.dtype)
     if scores.dtype is sums.dtype or len(sums) == 1:  # a single channel fits the cache as a whole
-        sums.addcmul_(scores.to(sums.dtype), weights)
+        sums.addcmul_(scores.to(sums.dtype), short)
         return
     slowest = max(range(scores.dim()), key=scores.stride)
-    if slowest > 0 and sums.dtype is torch.float16 and sums.stride(0) == scores.stride(0) == 1:
-        _add_weighted_runs(sums, scores, weights, slowest)
-        return
+    # Where the channels of a voxel lie together, a weight counts for a whole run of numbers. PyTorch multiplies float16
+    # one by one then, and takes less time to convert the sums of a plane, add in float32, and convert them back.
+    in_float32 = slowest > 0 and sums.dtype is torch.float16 and sums.stride(0) == scores.stride(0) == 1
     for number, (into, part) in enumerate(zip(sums.unbind(slowest), scores.unbind(slowest), strict=True)):
-        into.addcmul_(part.to(sums.dtype), weights if slowest == 0 else weights.select(slowest - 1, number))
-
-
-def _add_weighted_runs(sums: torch.Tensor, scores: torch.Tensor, weights: torch.Tensor, slowest: int) -> None:
-    """The same where the channels of a voxel lie together.
-
-    There a weight counts for a whole run of numbers. PyTorch multiplies float16 one by one then, and twice as fast if
-    each number has a weight of its own::
-
-        scores    a1 a2 a3 | b1 b2 b3 | ...
-        weights   wa wa wa | wb wb wb | ...
-    """
-    channels = len(sums)
-    for number, (into, part) in enumerate(zip(sums.unbind(slowest), scores.unbind(slowest), strict=True)):
-        of_plane = weights.select(slowest - 1, number)[..., None].expand(-1, -1, channels).contiguous()
-        into.movedim(0, -1).addcmul_(part.movedim(0, -1).to(sums.dtype), of_plane)
+        if in_float32:
+            into.copy_(into.float().addcmul_(part.float(), weights.select(slowest - 1, number)))
+        else:
+            into.addcmul_(part.to(sums.dtype), short if slowest == 0 else short.select(slowest - 1, number))
 
 
 def _drop(planes: torch.Tensor, axis: int, count: int) -> None:

@@ -1,7 +1,9 @@
 """An epoch of patches: every item is a function of (seed, epoch, position), and every case gets its share."""
 
 import itertools
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -124,3 +126,17 @@ def test_ranks_share_every_batch_without_gaps_and_without_doubles(ranks):
     for number, batch in enumerate(whole):
         assert sorted(itertools.chain(*(share[number] for share in shares))) == batch
         assert {len(share[number]) for share in shares} == {6 // ranks}
+
+
+def test_threads_that_draw_at_the_same_time_draw_what_one_alone_does():
+    def slowly(_, random):
+        first = random.random_sample()
+        time.sleep(0.001)  # lets another thread begin with its sample
+        return first, random.random_sample()
+
+    dataset = PatchDataset(CASES, slowly, length=32, seed=3)
+    places = [Place(1, position) for position in range(32)]
+    alone = [dataset[place] for place in places]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(dataset.__getitem__, places)) == alone
+    assert len(set(alone)) == 32

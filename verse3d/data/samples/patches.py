@@ -2,6 +2,7 @@
 any number of worker processes and ranks draws the same.
 """
 
+import threading
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
@@ -24,8 +25,6 @@ class Place(NamedTuple):
 class PatchDataset(Dataset[Box]):
     """Boxes of the samples of a run; every case is drawn equally often, in an order that changes with the epoch.
 
-    It is for one thread at a time.
-
     Args:
         cases: at least one.
         cut: of the mode.
@@ -38,7 +37,6 @@ class PatchDataset(Dataset[Box]):
         self._cut = cut
         self._length = length
         self._seed = seed
-        self._drawing = np.random.RandomState(0)
 
     def __len__(self) -> int:
         return self._length
@@ -52,9 +50,9 @@ class PatchDataset(Dataset[Box]):
 
     def _random(self, place: Place) -> np.random.RandomState:
         # Four words, not one: runs of a million samples would meet a 32-bit seed twice.
-        # Seeded anew rather than made: a new one would first ask the system for numbers that nobody needs.
-        self._drawing.seed(np.random.SeedSequence((self._seed, *place)).generate_state(4))
-        return self._drawing
+        random = _generator(threading.get_ident())
+        random.seed(np.random.SeedSequence((self._seed, *place)).generate_state(4))
+        return random
 
     def source_of(self, place: Place) -> PatchSource:
         """The case that a sample is cut from."""
@@ -74,6 +72,12 @@ class PatchDataset(Dataset[Box]):
     def epoch(self, number: int) -> Iterator[Box]:
         """All boxes of an epoch, in order."""
         return (self[Place(number, position)] for position in range(self._length))
+
+
+@lru_cache(maxsize=64)
+def _generator(_thread: int) -> np.random.RandomState:
+    """One of each thread, seeded anew for each sample: a new one would first ask the system for 624 numbers."""
+    return np.random.RandomState(0)
 
 
 @lru_cache(maxsize=4)
