@@ -5,10 +5,10 @@
     python scripts/screen_recipe.py DATA WORK --steps 440 --print
 
 DATA holds verse-mini/ (sub-verse005 to 008), auto-labelled/ (chest_ct) and masks-only/ (VerSe masks without their CT).
-A row is ``unet3d-cpu`` without a scout and with one thing changed. The budget is that of a training: ``--steps`` of
-``base``, and as many of the others as take the same processor time; ``--seconds`` of processor time if steps are not
-given. What a step takes is measured first and kept in WORK/pace.json, so measure on the machine that trains.
-Pretraining takes a third of the budget. Drawing scans and preparing cases are not counted.
+A row is ``unet3d-cpu`` without a scout and with one or two changes. A budget is that of a training: ``--steps``
+of ``base``, and as many of the others as take the same processor time; or ``--seconds`` of it. What a step takes is
+measured first and kept in WORK/pace.json, so measure on the machine that trains. Pretraining takes a third of the
+budget. Drawing scans and preparing cases are not counted.
 
      fold 1   train: 005, 007    score: 006, 008
      fold 2   train: 006, 008    score: 005, 007
@@ -32,7 +32,7 @@ import verse3d
 
 FOLDS = {1: ("sub-verse006", "sub-verse008"), 2: ("sub-verse005", "sub-verse007")}
 """The subjects that are scored; the other two are learnt from."""
-CHEST = "chest_ct"
+CHEST, RARELY = "chest_ct", "chest_ct-rarely"
 DRAWN, PHANTOMS = "drawn", "phantoms"
 SYNTHETIC = 9
 """Scans of either kind. Their seeds are those of the starter weights."""
@@ -49,7 +49,7 @@ class Row:
 
     settings: tuple[str, ...] = ()
     also: str = ""
-    """Learnt from beside the two expert scans: CHEST or DRAWN."""
+    """Learnt from beside the expert scans: CHEST, then a third of the samples; RARELY, a fifth of them; or DRAWN."""
     first: str = ""
     """Learnt from before them: DRAWN or PHANTOMS."""
 
@@ -59,6 +59,7 @@ ROWS = {
     "spacing-1.25": Row(("grid.spacing_mm=1.25",)),
     "spacing-1.0": Row(("grid.spacing_mm=1.0",)),
     "chest": Row(also=CHEST),
+    "chest-rarely": Row(also=RARELY),
     "first-drawn": Row(first=DRAWN),
     "first-phantoms": Row(first=PHANTOMS),
     "also-drawn": Row(also=DRAWN),
@@ -68,7 +69,8 @@ ROWS = {
     "thick-slices": Row(("augment.thick_slices=0.3", "augment.low_resolution=0.1")),
     "noise": Row(("augment.noise=0.5", "augment.noise_std=0.05", "augment.gain=0.3")),
     "six-levels": Row(("network.channels=[16,32,64,128,256,256]",)),
-    "not-residual": Row(("network.residual_units=0",)),
+    "no-residual-units": Row(("network.residual_units=0",)),
+    "no-residual-units-1.25": Row(("network.residual_units=0", "grid.spacing_mm=1.25")),
     "narrow-bottom": Row(("network.channels=[16,32,64,128,128]",)),
     "batch-2": Row(("sampling.batch_size=2",)),
     "large-patches": Row(("sampling.patch_voxels=[80,80,128]", "sampling.batch_size=2")),
@@ -125,6 +127,7 @@ def write_indexes(data: Path, work: Path) -> None:
     for fold in reversed(FOLDS):  # fold1.jsonl last: it says that all is there
         experts = experts_of(fold, real)
         write(work / f"fold{fold}-{CHEST}.jsonl", [*experts, *chest])
+        write(work / f"fold{fold}-{RARELY}.jsonl", [*experts, *again(experts), *chest])
         write(work / f"fold{fold}-{DRAWN}.jsonl", [*experts, *drawn])
         write(work / f"fold{fold}.jsonl", experts)
 
@@ -133,6 +136,11 @@ def experts_of(fold: int, real: Iterable[Mapping[str, str]]) -> list[dict[str, s
     """The scans with masks by experts, those of the fold's subjects for scoring only."""
     experts = [case for case in real if any(case["subject"] in subjects for subjects in FOLDS.values())]
     return [{**case, "split": "test" if case["subject"] in FOLDS[fold] else "train"} for case in experts]
+
+
+def again(cases: Iterable[Mapping[str, str]]) -> list[dict[str, str]]:
+    """The training cases under other names: every case is drawn equally often, so these are drawn twice as often."""
+    return [{**case, "case": f"{case['case']}-again"} for case in cases if case["split"] == "train"]
 
 
 def learnt_from(folders: Sequence[Path], work: Path, prefix: str) -> list[dict[str, str]]:

@@ -78,7 +78,9 @@ def test_no_subject_is_learnt_from_and_scored_and_each_is_scored_once(screening)
     for fold in screening.FOLDS:
         cases = screening.experts_of(fold, real)
         assert [case["case"] for case in cases] == SUBJECTS
-        scored += [case["case"] for case in cases if case["split"] == "test"]
+        held_out = {case["case"] for case in cases if case["split"] == "test"}
+        assert {case["subject"] for case in screening.again(cases)} == {*SUBJECTS} - held_out
+        scored += held_out
     assert sorted(scored) == SUBJECTS
 
 
