@@ -197,7 +197,7 @@ def test_the_formats_of_the_store_are_compared_on_a_small_volume():
     rows = last_line("store_formats.py", "--shape", "70x40x50", "--patch", "24", "--reads", "2")
     assert rows[0]["format"] == "raw memory map"
     assert all(row["mb"] > 0 for row in rows)
-    assert len([row for row in rows if row["format"].startswith("blosc2")]) == 9
+    assert len([row for row in rows if row["format"].startswith("blosc2")]) == 12
 
 
 @LINUX
