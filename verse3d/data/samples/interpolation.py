@@ -93,11 +93,11 @@ class PaddedBox:
         scratch: torch.Tensor,
         axis: int = 0,
     ) -> None:
-        """Interpolate along the axes from ``axis`` on, into the first row of ``scratch``.
+        """Interpolate along the axes from ``axis`` on, into the first row of ``scratch``::
 
-        i            j                  k
-        low   -->    low   -->    channel[index], channel[index + 1]
-        high         high         the two that differ by a step along i, each of two that differ by one along j ...
+        along i, of two values, each of them
+            along j, of two values, each of them
+                along k, of two neighbours: channel[index], and one step in memory further
         """
         if axis == len(shares):
             torch.index_select(channel, 0, index, out=scratch[0])
