@@ -3,10 +3,13 @@
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from verse3d.core import memory
+from verse3d.core.runtime import rss_mb
 
 
 @pytest.fixture
@@ -68,6 +71,23 @@ print(kept - before, rss_mb() - before)
     run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     kept, left = map(float, run.stdout.split())
     assert kept > 90 and left < 10
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 7), (4097,)])
+def test_a_background_is_an_array_of_zeros_like_any_other(shape):
+    made = memory.background(shape)
+    assert made.shape == shape and made.dtype == np.uint8 and not made.any()
+    made.flat[-1] = 9
+    assert made.sum() == 9 and made.flags.c_contiguous
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux says what is held now")
+def test_a_background_takes_memory_only_where_it_is_written_to():
+    before = rss_mb()
+    made = memory.background((400, 500, 500))
+    made[100] = 1
+    assert made.sum() == 250_000
+    assert rss_mb() - before < 30
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")

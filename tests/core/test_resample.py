@@ -461,3 +461,33 @@ def test_preparing_holds_the_result_and_a_few_planes(monkeypatch):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < result.nbytes + 5e6
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+@pytest.mark.parametrize(("codes", "shape", "spacing", "network"), AWKWARD)
+def test_an_array_that_is_being_filled_is_followed(codes, shape, spacing, network, dtype):
+    """Nothing is read before it is there, and all of it is used; as files fill arrays, the first axis runs fastest."""
+    source = grid(codes, shape, spacing)
+    target = network_grid(source, network)
+    whole = hounsfield(shape, dtype)
+    filling, asked = np.full(shape, 30_000, dtype, order="F"), []
+
+    def ready(count):
+        asked.append(count)
+        filling.ravel("K")[:count] = whole.ravel("F")[:count]
+
+    expected = resample_finished(np.asfortranarray(whole), source, target, np.float32, np.copy)
+    found = resample_finished(filling, source, target, np.float32, np.copy, ready=ready)
+    assert found.tobytes() == expected.tobytes()
+    assert min(asked) > 0 and max(asked) <= filling.size
+
+
+def test_an_array_that_is_never_there_is_not_waited_for():
+    source = grid("RAS", (9, 9, 9), (1.0, 1.0, 1.0))
+
+    def ready(count):
+        if count > 300:
+            raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        resample_finished(hounsfield((9, 9, 9)), source, source, np.float32, np.copy, ready=ready)

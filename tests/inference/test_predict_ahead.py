@@ -60,12 +60,12 @@ def test_a_job_knows_what_another_part_or_an_undivided_job_made(tmp_path, many):
 def test_the_first_scan_is_read_while_the_network_is_opened_and_only_once(tmp_path, many, monkeypatch):
     read, opened, threads = [], threading.Event(), set()
 
-    def waiting(path):
+    def waiting(path, arriving):
         """Reading the first scan waits until the network is being opened, and the network waits for the scan."""
         read.append(path)
         threads.add(threading.current_thread().name.split("_")[0])
         assert opened.wait(300)
-        return read_image(path)
+        return read_image(path, arriving)
 
     monkeypatch.setattr(read_ahead, "read_image", waiting)
     monkeypatch.setattr(Predictor, "make_ready", lambda _: opened.set())
@@ -88,8 +88,8 @@ def test_a_first_scan_that_does_not_fit_beside_the_network_is_refused_after_it_w
 
 
 def test_a_scan_that_is_replaced_while_it_is_read_fails_and_the_next_is_done(tmp_path, many, monkeypatch):
-    def replaced(path):
-        volume = read_image(path)
+    def replaced(path, arriving):
+        volume = read_image(path, arriving)
         if "case0" in path.name:
             other = spine(9).write(tmp_path / "new" / "ct.nii.gz")
             other.replace(path)
@@ -104,7 +104,9 @@ def test_a_scan_that_is_replaced_while_it_is_read_fails_and_the_next_is_done(tmp
 def test_a_scan_that_is_read_already_is_not_read_again_and_gives_the_same_mask(tmp_path, many, monkeypatch):
     plain = run(many[:2], tmp_path / "plain")
     read = []
-    monkeypatch.setattr(read_ahead, "read_image", lambda path: read.append(path) or read_image(path))
+    monkeypatch.setattr(
+        read_ahead, "read_image", lambda path, arriving: read.append(path) or read_image(path, arriving)
+    )
     given = run(many[:2], tmp_path / "given", ahead=read_ahead.ReadAhead(many[0].image))
     assert read == [many[0].image, many[1].image]
     for one, other in zip(plain.records, given.records, strict=True):

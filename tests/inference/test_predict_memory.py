@@ -28,10 +28,10 @@ from verse3d.inference.scan_stages import ScanStages
 def test_the_peak_memory_of_a_scan_is_not_that_of_the_scan_before(tmp_path, batch, monkeypatch):
     prepare = Predictor.prepare
 
-    def hungry(self, volume):
+    def hungry(self, volume, ready):
         if "case0" in str(volume.path):
             np.ones(80_000_000).sum()  # 640 MB
-        return prepare(self, volume)
+        return prepare(self, volume, ready)
 
     monkeypatch.setattr(Predictor, "prepare", hungry)
     first, _, last = run(batch, tmp_path / "out", overlap=False).records
@@ -44,7 +44,9 @@ def test_a_scan_that_does_not_fit_is_refused_before_it_is_read_and_the_others_ar
     big = tmp_path / "scans" / "big_ct.nii.gz"
     scans.write_nifti(big, np.zeros((420, 420, 420), np.int16), np.eye(4))
     read = []
-    monkeypatch.setattr(read_ahead, "read_image", lambda path: read.append(path) or read_image(path))
+    monkeypatch.setattr(
+        read_ahead, "read_image", lambda path, arriving: read.append(path) or read_image(path, arriving)
+    )
     cases = [many[0], Case("big", "big", big), many[1]]
     gc.collect()
     give_back_freed_memory()  # of the tests before, or it would be free for the scan

@@ -41,6 +41,13 @@ def test_nothing_is_said_about_a_scan_like_those_of_the_training(tmp_path):
     assert scan_warnings(volume, SEEN) == scan_warnings(volume, None) == ()
 
 
+def test_one_voxel_that_differs_is_no_constant_scan(tmp_path):
+    """A few voxels are looked at first, and this is none of them."""
+    hu = np.full((16, 15, 14), 40, np.int16)
+    hu[5, 5, 5] = 41
+    assert scan_warnings(saved(tmp_path / "a.nii.gz", hu), None) == ("almost all voxels have the value 40",)
+
+
 NO_CT = {
     "8 bit": (lambda hu: np.clip((hu + 200) / 6, 0, 255), {}, "an MR image or an 8-bit picture"),
     "HU + 1024": (lambda hu: hu + 1024, {}, r"looks like HU \+ 1024"),

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from verse3d.model import half_resolution, on_cpu
-from verse3d.model.on_cpu import QuickConvolutions, QuickOnCpu, quick_on
+from verse3d.model.on_cpu import AtHalfResolution, QuickConvolutions, QuickOnCpu, quick_on
 from verse3d.model.residual import ResidualUNet
 
 
@@ -30,11 +30,21 @@ def assert_the_same(layer, image):
         torch.testing.assert_close(quick, plain, rtol=1e-10, atol=1e-10)
 
 
+WAYS = ("doubled", "halved", "convolved_at_half", "_convolved_in_float32", "_shared_prelu", "_instance_norm")
+
+
 def computed(layer, image):
     """Names of the quicker ways that a layer's forward pass takes."""
     found = []
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("doubled", "convolved_at_half", "_convolved_in_float32", "_shared_prelu", "_instance_norm"):
+        for name in (
+            "doubled",
+            "halved",
+            "convolved_at_half",
+            "_convolved_in_float32",
+            "_shared_prelu",
+            "_instance_norm",
+        ):
             own = getattr(on_cpu, name)
 
             def noted(*args, _own=own, _name=name, **kwargs):
@@ -86,6 +96,47 @@ def test_a_convolution_between_few_channels_is_one_at_half_the_resolution(before
     assert computed(layer, image) == ["convolved_at_half"]
     assert_the_same(layer, image)
     assert_the_same(nn.Conv2d(before, after, 3, padding=1, bias=bias), torch.randn(1, before, 4, 8))
+
+
+HALVING = {"kernel_size": 3, "stride": 2, "padding": 1}
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("layer", "shape"), [(nn.Conv3d, (2, 1, 6, 2, 10)), (nn.Conv2d, (3, 1, 4, 8)), (nn.Conv3d, (1, 1, 2, 2, 2))]
+)
+def test_a_convolution_that_halves_one_channel_is_one_at_half_the_resolution(layer, shape, bias):
+    layer, image = layer(1, 5, **HALVING, bias=bias).double(), torch.randn(shape).double()
+    assert computed(layer, image) == []  # with gradients
+    with torch.no_grad():
+        assert computed(layer, image) == ["halved"]
+        plain = layer(image)
+        with QuickOnCpu():
+            quick = layer(image)
+    torch.testing.assert_close(quick, plain, rtol=1e-10, atol=1e-10)
+
+
+def test_a_convolution_that_halves_two_channels_or_an_odd_size_is_left_to_pytorch():
+    with torch.no_grad():
+        assert computed(nn.Conv3d(2, 5, **HALVING), torch.randn(1, 2, 4, 4, 4)) == []
+        assert computed(nn.Conv3d(1, 5, **HALVING), torch.randn(1, 1, 4, 5, 4)) == []
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_half_the_resolution_alone_leaves_norms_and_slopes_as_they_are(name):
+    torch.manual_seed(2)
+    usual = {"input_channels": 1, "channels": (16, 6, 32), "residual_units": 2, "norm": "instance", "dropout": 0.0}
+    settings = usual | NETWORKS[name]
+    network = ResidualUNet(**settings).double().eval()
+    image = torch.randn(2, settings["input_channels"], *(8, 12, 20)[: settings["spatial_dims"]]).double()
+    called = []
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(on_cpu, "_instance_norm", lambda *_, **__: called.append("norm"))
+        plain = network(image)
+        with AtHalfResolution():
+            quick = network(image)
+    torch.testing.assert_close(quick, plain, rtol=1e-10, atol=1e-10)
+    assert not called
 
 
 @pytest.mark.parametrize("order", ["exchanged axes", "every other voxel"])

@@ -40,6 +40,9 @@ READ_ERRORS = (
 )
 """What nibabel and the libraries below it raise on files that are damaged or no NIfTI."""
 
+Filled = Callable[[NDArray[Any], int], object]
+"""Told about an array that is being filled, and how many of its voxels are there, in the order of memory."""
+
 _CHUNK_BYTES = 2**20
 _CHUNK_VOXELS = 2**17  # scaled to float64 they are as large
 _BLOCK_BYTES = 2**22
@@ -71,8 +74,17 @@ def is_scaled(stored: ArrayProxy) -> bool:
     return (stored.slope, stored.inter) != (1, 0)
 
 
-def read_voxels(path: Path, stored: ArrayProxy) -> NDArray[Any]:
+def _untold(array: NDArray[Any], count: int) -> None:
+    """Nobody waits for the first voxels."""
+
+
+def read_voxels(path: Path, stored: ArrayProxy, filled: Filled = _untold) -> NDArray[Any]:
     """All voxels: integers without scaling in their dtype (in this machine's byte order), all else as float32.
+
+    Args:
+        path: the file.
+        stored: what nibabel knows of its voxels.
+        filled: told after each chunk; but not about voxels that are turned into the other byte order at the end.
 
     Raises:
         One of READ_ERRORS: the file is cut off or damaged.
@@ -82,16 +94,23 @@ def read_voxels(path: Path, stored: ArrayProxy) -> NDArray[Any]:
         flat = converted.reshape(-1, order="F")
         for start, values in voxel_chunks(path, stored):
             flat[start : start + values.size] = values
+            filled(converted, start + values.size)
         return converted
+    if stored.dtype.isnative:
+        return read_stored(path, stored.shape, stored.dtype, stored.offset, filled=filled)
     array = read_stored(path, stored.shape, stored.dtype, stored.offset)
-    if array.dtype.isnative:
-        return array
     # PyTorch refuses the other byte order. Turned in place: a scan may be too large to be there twice.
     return array.byteswap(inplace=True).view(array.dtype.newbyteorder("="))
 
 
 def read_stored(
-    path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int, *, whole: bool = True
+    path: Path,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    offset: int,
+    *,
+    whole: bool = True,
+    filled: Filled = _untold,
 ) -> NDArray[Any]:
     """Voxels as they are stored: unscaled, in the byte order of the file, i running fastest.
 
@@ -101,6 +120,7 @@ def read_stored(
         dtype: of the file.
         offset: the byte (of the unpacked file) at which the voxels begin.
         whole: read on to the end of the file, where gzip compares the checksum.
+        filled: told after each chunk.
 
     Raises:
         One of READ_ERRORS: the file is cut off or damaged.
@@ -108,7 +128,7 @@ def read_stored(
     array: NDArray[Any] = np.empty(shape, dtype, order="F")
     with open_voxels(path) as handle:
         skip(handle, offset)
-        fill(handle, array)
+        fill(handle, array, lambda done: filled(array, done // dtype.itemsize))
         if whole:
             to_the_end(handle)
     return array
@@ -171,8 +191,8 @@ def skip(handle: BufferedIOBase, size: int) -> None:
     handle.seek(size)
 
 
-def fill(handle: BufferedIOBase, array: NDArray[Any]) -> None:
-    """Read into a contiguous array. Raises ``EOFError`` if the file ends before the array is full."""
+def fill(handle: BufferedIOBase, array: NDArray[Any], told: Callable[[int], object] = lambda done: None) -> None:
+    """Read into a contiguous array, and tell how many bytes are there. Raises ``EOFError`` if the file ends before."""
     content = array.reshape(-1, order="F").view(np.uint8).data
     done = 0
     while done < len(content):
@@ -180,6 +200,7 @@ def fill(handle: BufferedIOBase, array: NDArray[Any]) -> None:
         if not count:
             raise EOFError(f"the voxels end {how_many(len(content) - done, 'byte')} too early")
         done += count
+        told(done)
 
 
 def to_the_end(handle: BufferedIOBase) -> None:

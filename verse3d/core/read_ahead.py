@@ -1,4 +1,4 @@
-"""A scan as one file that stays the same while it is read, and one that is read while the program still loads."""
+"""A scan as one file that stays the same while it is read, and one that is read, and may be worked on, meanwhile."""
 
 import sys
 import threading
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from verse3d.core.errors import DataError
-from verse3d.core.volume import StoredVoxels, Volume, read_image, stored_voxels
+from verse3d.core.volume import Arriving, StoredVoxels, Volume, read_image, stored_voxels, untold
 
 _SWITCH_SECONDS = 0.0005
 """How soon a thread that wants Python's lock gets it, usually 5 ms: for each megabyte of voxels, which takes 4 ms."""
@@ -23,11 +23,64 @@ class ReadScan:
         stored: what its header told before.
         volume: its voxels.
         seconds: that reading them took.
+        ended: when that was done, by ``time.perf_counter``.
     """
 
     stored: StoredVoxels
     volume: Volume
     seconds: float
+    ended: float
+
+
+class ArrivingScan:
+    """A scan that another thread still reads, of which more and more is there.
+
+    Args:
+        stored: what its header told before.
+        volume: of which nothing is there yet.
+    """
+
+    def __init__(self, stored: StoredVoxels, volume: Volume) -> None:
+        self.stored, self.volume = stored, volume
+        self._whole: Future[ReadScan] = Future()
+        self._more, self._count = threading.Condition(), 0
+
+    @classmethod
+    def arrived(cls, scan: ReadScan) -> Self:
+        """One that is there."""
+        one = cls(scan.stored, scan.volume)
+        one.end(scan)
+        return one
+
+    @property
+    def megabytes(self) -> float:
+        """So much of it is there (10^6 bytes)."""
+        return min(self._count, self.volume.array.size) * self.volume.array.itemsize / 1e6
+
+    def reached(self, count: int) -> None:
+        """So many voxels are there: the first ones in the order of memory."""
+        with self._more:
+            self._count = count
+            self._more.notify_all()
+
+    def end(self, scan: ReadScan | Exception) -> None:
+        """It is there, or will never be."""
+        if isinstance(scan, Exception):
+            self._whole.set_exception(scan)
+        else:
+            self._whole.set_result(scan)
+        self.reached(self.volume.array.size)
+
+    def wait_for(self, count: int) -> None:
+        """Return when so many voxels are there. Raises what reading has raised."""
+        with self._more:
+            self._more.wait_for(lambda: self._count >= count)
+        if self._whole.done():
+            self._whole.result()
+
+    def whole(self) -> ReadScan:
+        """The scan when all of it is there, and was found to be sound. Raises what reading has raised."""
+        return self._whole.result()
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,19 +106,23 @@ class ScanFile:
         """
         return cls(path, stored_voxels(path), _identity(path))
 
-    def read(self) -> ReadScan:
+    def read(self, arriving: Arriving = untold) -> ReadScan:
         """Read the voxels.
+
+        Args:
+            arriving: see ``read_image``.
 
         Raises:
             DataError: it was replaced meanwhile, or as for ``read_image``.
             MemoryLimitError: it would not fit into the memory that is free.
         """
         start = time.perf_counter()
-        volume = read_image(self.path)
+        volume = read_image(self.path, arriving)
         # A download that still runs would give half a scan.
         if _identity(self.path) != self.identity or volume.header.binaryblock != self.stored.header.binaryblock:
             raise DataError(f"{self.path} was replaced while it was read", hint="predict it again when it is complete")
-        return ReadScan(self.stored, volume, time.perf_counter() - start)
+        ended = time.perf_counter()
+        return ReadScan(self.stored, volume, ended - start, ended)
 
 
 class ReadAhead:
@@ -75,6 +132,7 @@ class ReadAhead:
 
         main thread     import PyTorch ..., read the model, build the network
         this thread     unpack the scan
+        who takes it                    ...    resample what is there
 
     Args:
         path: of the scan.
@@ -82,13 +140,13 @@ class ReadAhead:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._begun: Future[ReadScan] | None = Future()
+        self._begun: Future[ArrivingScan] | None = Future()
         threading.Thread(target=_read, args=(path, self._begun), name="read ahead", daemon=True).start()
 
-    def take(self, path: Path) -> Future[ReadScan] | None:
-        """The scan of that path, whose ``result`` raises as ``ScanFile``; None if it is another, or was taken before.
+    def take(self, path: Path) -> Future[ArrivingScan] | None:
+        """The scan of that path, as soon as there is any of it; None if it is another, or was taken before.
 
-        It is not held here any more.
+        Its ``result``, and those of the scan's own methods, raise as ``ScanFile``. It is not held here any more.
         """
         if path != self._path:
             return None
@@ -96,12 +154,33 @@ class ReadAhead:
         return begun
 
 
-def _read(path: Path, into: Future[ReadScan]) -> None:
+def _read(path: Path, into: Future[ArrivingScan]) -> None:
     with _short_turns:
         try:
-            into.set_result(ScanFile.opened(path).read())
+            _follow(ScanFile.opened(path), into)
         except Exception as error:
             into.set_exception(error)
+
+
+def _follow(file: ScanFile, into: Future[ArrivingScan]) -> None:
+    """Read a scan, and give it away as soon as there is any of it. Raises what is wrong before that."""
+
+    def arriving(volume: Volume, count: int) -> None:
+        if not into.done():
+            into.set_result(ArrivingScan(file.stored, volume))
+        into.result().reached(count)
+
+    try:
+        scan = file.read(arriving)
+    except Exception as error:
+        if not into.done():
+            raise
+        into.result().end(error)
+        return
+    if into.done():
+        into.result().end(scan)
+    else:
+        into.set_result(ArrivingScan.arrived(scan))
 
 
 class _ShortTurns:

@@ -15,6 +15,7 @@ from scipy.ndimage import find_objects
 
 from verse3d.core.axismaps import AxisMap, Box, aligned, box_of, cut_to_need, slowest_first, target_box
 from verse3d.core.geometry import Geometry
+from verse3d.core.memory import background
 from verse3d.core.threads import in_ranges
 
 _SHARE_TOLERANCE = 1e-6
@@ -23,6 +24,12 @@ _TILE = (64, 64, 64)
 _Plane = NDArray[np.float32]
 Finish = Callable[[_Plane], NDArray[Any]]
 """What becomes of a plane of interpolated values; it may be changed in place."""
+Ready = Callable[[int], object]
+"""Returns when so many voxels of an array that is being filled are there: the first ones in the order of memory."""
+
+
+def all_ready(count: int) -> None:
+    """Of an array that is there."""
 
 
 def resample_linear(array: NDArray[Any], source: Geometry, target: Geometry) -> NDArray[np.float32]:
@@ -50,21 +57,24 @@ def resample_finished(
     finish: Finish,
     *,
     part: Box | None = None,
+    ready: Ready = all_ready,
 ) -> NDArray[Any]:
     """As ``resample_linear``, but each plane passes through ``finish`` and is stored as ``dtype``.
 
     No volume of float32 is held. ``finish`` gets planes of any orientation and must treat each voxel by itself.
     Of the target only the box ``part`` is made, if it is given: its values are those of the whole.
+    An array that is still being filled is followed plane by plane: ``ready`` is asked for each before it is read.
 
     Raises:
         GeometryError: as for ``resample_linear``.
+        Whatever ``ready`` raises.
     """
     view, axes = _aligned_part(array, source, target, part)
     order = slowest_first(view)
     # Laid out in memory as the source is, so that reading and writing run through memory in the same order.
     slowest, middle, fastest = (axes[axis].size for axis in order)
     result: NDArray[Any] = np.empty((slowest, middle, fastest), dtype).transpose(np.argsort(order))
-    in_ranges(lambda start, stop: _interpolate(view, axes, result, finish, slice(start, stop)), slowest)
+    in_ranges(lambda start, stop: _interpolate(view, axes, result, finish, slice(start, stop), ready), slowest)
     return result
 
 
@@ -99,7 +109,7 @@ def resample_above(
     view, axes = aligned(probability, source, target)
     across, rows, columns = slowest_first(view.T)
     # Reversed in memory and given back turned: in a NIfTI file the first axis runs fastest.
-    mask = np.zeros(target.shape[::-1], np.uint8)
+    mask = background(target.shape[::-1])
 
     def fill(tile: Box) -> None:
         # An interpolated value exceeds the largest of the eight around it by rounding at most.
@@ -198,7 +208,9 @@ def _carried(values: NDArray[np.float32], maps: Sequence[AxisMap], order: Sequen
     return values
 
 
-def _interpolate(view: NDArray[Any], maps: Sequence[AxisMap], out: NDArray[Any], finish: Finish, span: slice) -> None:
+def _interpolate(  # noqa: PLR0917 - one call, above
+    view: NDArray[Any], maps: Sequence[AxisMap], out: NDArray[Any], finish: Finish, span: slice, ready: Ready
+) -> None:
     """Fill the part ``span`` of the slowest axis of ``out`` with the finished planes of ``view``."""
     order = slowest_first(view)
     # Along the slowest axis a target plane lies between two source planes, and neighbours share them. Each source
@@ -210,6 +222,7 @@ def _interpolate(view: NDArray[Any], maps: Sequence[AxisMap], out: NDArray[Any],
     across, rows, columns = (maps[axis] for axis in order)
 
     def plane(index: int) -> _Plane:
+        ready((index + 1) * slabs[index].size)
         return _carried(slabs[index].astype(np.float32, copy=False), (rows, columns), (0, 1))
 
     planes = _PlaneCache(plane)

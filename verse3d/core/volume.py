@@ -1,6 +1,7 @@
 """NIfTI in, NIfTI out: voxels with their geometry, and masks written on exactly the grid of their scan."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,10 +117,22 @@ def _require_room(image: nib.Nifti1Image, path: Path, bytes_each: int) -> None:
         require_memory(voxel_count(image.shape) * bytes_each, f"reading {path}")
 
 
-def read_image(path: Path) -> Volume:
+Arriving = Callable[[Volume, int], object]
+"""Told about a scan that is being read, and how many of its voxels are there: the first ones in the order of memory."""
+
+
+def untold(volume: Volume, count: int) -> None:
+    """Nobody waits for the first voxels."""
+
+
+def read_image(path: Path, arriving: Arriving = untold) -> Volume:
     """Read a scan. Integer voxels without scaling keep their dtype, everything else becomes float32 HU.
 
     Beside the array about 1 MB is held. The array never shares memory with the file, which may change.
+
+    Args:
+        path: of the file.
+        arriving: told after each megabyte or so, but not about each file: some are only right at the end.
 
     Raises:
         DataError: missing, truncated, damaged, not NIfTI, not 3D, RGB or complex voxels, NaN or infinity among them.
@@ -129,11 +142,16 @@ def read_image(path: Path) -> Volume:
     image = open_nifti(path)
     geometry = image_geometry(image, path)
     _require_room(image, path, _bytes_in_memory(image))
+    header = stored_header(image)
+
+    def volume(array: NDArray[Any]) -> Volume:
+        return Volume(array.reshape(geometry.shape, order="F"), geometry, header, path)
+
     with refusing(path):
-        array = read_voxels(path, image.dataobj)
+        array = read_voxels(path, image.dataobj, lambda array, count: arriving(volume(array), count))
     if array.dtype.kind == "f":
         refuse_not_finite(array, path)
-    return Volume(array.reshape(geometry.shape, order="F"), geometry, stored_header(image), path)
+    return volume(array)
 
 
 def read_labels(path: Path) -> Volume:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from verse3d.core.axismaps import Box, axis_maps
 from verse3d.core.geometry import Geometry
-from verse3d.core.memory import give_back_freed_memory
+from verse3d.core.memory import background, give_back_freed_memory
 from verse3d.core.resample import resample_above
 from verse3d.inference.best_channel import best_channel, channels_first
 from verse3d.inference.label_interpolation import LabelInterpolation
@@ -100,7 +100,7 @@ class MulticlassAggregator:
         self._turn, self._maps = turn[::-1], maps[::-1]
         self._axis, self._along, self._shape = axis, self._turn.index(axis), grid.shape
         self._ids = ids
-        self._mask: NDArray[np.uint8] | None = np.zeros(source.shape[::-1], np.uint8)
+        self._mask: NDArray[np.uint8] | None = background(source.shape[::-1])
         self._edge = self._air(0)
         self._reached = 0
         self.seconds_resample = 0.0

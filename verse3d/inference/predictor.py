@@ -14,6 +14,7 @@ from torch import nn
 from verse3d.core.geometry import Geometry, Shape
 from verse3d.core.logs import Progress, no_progress
 from verse3d.core.peak_memory import MemoryWatch
+from verse3d.core.resample import Ready, all_ready
 from verse3d.core.runtime import Precision, rss_mb
 from verse3d.core.volume import Volume
 from verse3d.data.samples.grid import prepare_image_float16
@@ -122,12 +123,12 @@ class Predictor:
         sums_dtype = self.placement.ensemble.sums_dtype(self.method.network_scheme.output_channels)
         return StreamSettings(self.method.inference.windows_per_batch, sums_dtype)
 
-    def prepare(self, volume: Volume) -> tuple[NDArray[np.float16], Geometry]:
-        """A scan on the network grid, (I, J, K) 0 ... 1, and that grid.
+    def prepare(self, volume: Volume, ready: Ready = all_ready) -> tuple[NDArray[np.float16], Geometry]:
+        """A scan on the network grid, (I, J, K) 0 ... 1, and that grid; ``ready`` follows one that is still being read.
 
-        float16, as in training and validation, so that the validation Dice is that of the masks written later.
+        float16, as in training and validation, so the validation Dice is that of masks written later.
         """
-        return prepare_image_float16(volume, self.method.grid)
+        return prepare_image_float16(volume, self.method.grid, ready)
 
     def tiling(self, shape: Shape, source: Geometry) -> Tiling:
         """The windows of a volume of ``shape`` on the network grid of ``source``."""
@@ -262,8 +263,8 @@ class Predictor:
     def least_window_mb(self) -> float:
         """What one window takes at the very least, MB: itself, its weights, its scores and the network's first level.
 
-        A config may ask for windows that do not fit; the system would kill whoever tried it with an empty one. The
-        first level is counted at half the resolution, at which some networks begin.
+        A config may ask for windows that do not fit; the system would kill whoever tried it. The first level is counted
+        at half the resolution, at which some networks begin.
         """
         shape = self.tiling((1, 1, 1), _SMALLEST).window_shape
         halves = self.method.architecture.channels[0] / 2.0 ** len(shape[1:])
@@ -272,8 +273,8 @@ class Predictor:
     def window_mb(self) -> float:
         """Memory that one window takes on its way through the network, MB, measured with an empty one.
 
-        The second call takes more than the first, because parts of what that one freed are in use. A backend that has
-        to prove itself holds its logits beside PyTorch's when the first real window comes.
+        The second call takes more than the first: parts of what that one freed are in use. A backend that has to prove
+        itself holds its logits beside PyTorch's when the first real window comes.
         """
         shape = self.tiling((1, 1, 1), _SMALLEST).window_shape
         empty = torch.zeros((1, *shape), device=self.backend.device)
@@ -292,8 +293,7 @@ _LOGITS_IN_PROOF = 4
 _LOGITS_IN_HOLES = 3
 """Float32 logits that would fit into what the C library keeps of freed pieces, where small blocks lie between: after 80
 windows of 27 channels 171 and 227 MB were missing in two runs; three are 286 MB, and 11 MB with one channel."""
-_WINDOW_WATCH_SECONDS = 0.001
-_SMALLEST = Geometry((1, 1, 1), np.eye(4))
+_WINDOW_WATCH_SECONDS, _SMALLEST = 0.001, Geometry((1, 1, 1), np.eye(4))
 
 
 def _as_it_is(windows: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,6 @@
     Case  ->  read  ->  PreparedScan  ->  segment  ->  SegmentedScan  ->  write  ->  PredictionRecord
     path                image, float16,                labels or their               a line of
                         on the network's grid          probability                   predictions.json
-
 An exception ends the way of its scan (see ``pipeline``): ``MaskIsKeptError`` where the mask is there and may stay.
 """
 
@@ -24,7 +23,7 @@ from verse3d.core.labels import label_counts
 from verse3d.core.logs import Progress, logger
 from verse3d.core.memory import give_back_freed_memory
 from verse3d.core.peak_memory import MemoryWatch, Peak
-from verse3d.core.read_ahead import ReadAhead, ReadScan, ScanFile
+from verse3d.core.read_ahead import ArrivingScan, ReadAhead, ScanFile
 from verse3d.core.runtime import peak_rss_mb
 from verse3d.core.volume import StoredVoxels, write_labels
 from verse3d.data.cases import Case
@@ -150,15 +149,17 @@ class ScanStages:
         image, target, peak = case.image_path(), mask_path(self.out, case.case), self.watch.peak()
         scan, plan = self._read_and_planned(case, target)
         settings, trained_on = self.predictor.method.grid, self.predictor.trained_on
-        grid, seconds_of = network_geometry(scan.stored.geometry, settings), {"read": round(scan.seconds, 3)}
-        warnings = scan_warnings(scan.volume, trained_on)
-        with _timed(seconds_of, "prepare"):
-            prepared, _ = self.predictor.prepare(scan.volume)
+        grid, start = network_geometry(scan.stored.geometry, settings), time.perf_counter()
+        prepared, _ = self.predictor.prepare(scan.volume, scan.wait_for)
+        whole = scan.whole()
+        preparing = time.perf_counter() - max(start, whole.ended)  # what was done meanwhile took no time of its own
+        seconds_of = {"read": round(whole.seconds, 3), "prepare": round(preparing, 3)}
+        warnings = scan_warnings(whole.volume, trained_on)
         warnings += tissue_warnings(prepared, grid, settings.window_hu, trained_on)
         opened = OpenedScan(self._record(case), image, target, peak, scan.stored, grid)
         return PreparedScan(opened, plan, Handed(prepared), seconds_of, warnings)
 
-    def _read_and_planned(self, case: Case, target: Path) -> tuple[ReadScan, Plan]:
+    def _read_and_planned(self, case: Case, target: Path) -> tuple[ArrivingScan, Plan]:
         """The scan in memory and the plan for it; raises as ``read``. What is being read already is planned behind."""
         image = case.image_path()
         ahead = self.ahead.take(image) if self.ahead else None
@@ -166,9 +167,9 @@ class ScanStages:
         if ahead is None:
             file = ScanFile.opened(image)
             plan = _planned(self.budget, file.stored, image)  # before it is read
-            return file.read(), plan
+            return ArrivingScan.arrived(file.read()), plan
         scan = ahead.result()
-        return scan, _planned(self.budget.holding(scan.volume.array.nbytes / 1e6), scan.stored, image)
+        return scan, _planned(self.budget.holding(scan.megabytes), scan.stored, image)
 
     def replanned(self, scan: PreparedScan) -> PreparedScan:
         """A scan that was read before it was known what the network takes, with a plan that counts it.

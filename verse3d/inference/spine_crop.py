@@ -19,6 +19,7 @@ from scipy import ndimage
 
 from verse3d.core.axismaps import Box, axis_maps, box_of
 from verse3d.core.geometry import Geometry, Shape
+from verse3d.core.memory import background
 from verse3d.inference.aggregator import Aggregator
 from verse3d.inference.open_sums import FinishedPlanes
 from verse3d.inference.overview import overview
@@ -218,7 +219,7 @@ class PastedAggregator:
         """The labels of the whole scan, uint8 (I, J, K): those of the part in its place, 0 elsewhere. Once."""
         part = self._inner.mask()
         self.seconds_resample = self._inner.seconds_resample
-        whole = np.zeros(self._shape[::-1], np.uint8).T
+        whole = background(self._shape[::-1]).T
         whole[self._place] = part
         return whole
 

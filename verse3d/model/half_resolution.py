@@ -47,6 +47,25 @@ def doubles_to_few(args: Sequence[Any]) -> bool:
     )
 
 
+def halves_from_one(args: Sequence[Any]) -> bool:
+    """Whether a convolution halves the resolution of one channel of an even size, and nobody asks for gradients.
+
+    Args:
+        args: what it was called with, as ``nn.Conv3d`` does: seven, all by position.
+    """
+    image, weight, _, stride, padding, dilation, groups = args
+    return (
+        not torch.is_grad_enabled()
+        and weight.shape[1] == 1
+        and groups == 1
+        and _are(_KERNEL, weight.shape[2:])
+        and _are(2, stride)
+        and _are(1, padding)
+        and _are(1, dilation)
+        and _is_even(image)
+    )
+
+
 def is_between_few(args: Sequence[Any]) -> bool:
     """Whether a convolution keeps size and resolution, has few channels on both sides, and an even size.
 
@@ -61,8 +80,12 @@ def is_between_few(args: Sequence[Any]) -> bool:
         and _are(1, stride)
         and _are(1, padding)
         and _are(1, dilation)
-        and all(size % 2 == 0 for size in image.shape[2:])
+        and _is_even(image)
     )
+
+
+def _is_even(image: torch.Tensor) -> bool:
+    return all(size % 2 == 0 for size in image.shape[2:])
 
 
 def _few() -> int:
@@ -84,9 +107,27 @@ def doubled(image: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     dims, (before, after) = image.dim() - 2, weight.shape[:2]
     taps = _picked(weight, _weights_of_doubling(dims))  # (before, after, 2 ** dims, 2 ** dims): parities, neighbours
     kernel = taps.permute(1, 2, 0, 3).reshape(after * 2**dims, before, *[2] * dims)
-    # The last voxel has no neighbour behind it: zeros.
-    padded = functional.pad(channels_last(image), (0, 1) * dims)
-    return _interleaved(CONVOLUTIONS[dims](padded, kernel, _of_each_voxel(bias, dims)), dims)
+    # The last voxel has no neighbour behind it: zeros. Those before the first one give what nobody asked for.
+    stacked = CONVOLUTIONS[dims](channels_last(image), kernel, _of_each_voxel(bias, dims), 1, 1)
+    for axis in range(2, 2 + dims):
+        stacked = stacked.narrow(axis, 1, stacked.shape[axis] - 1)
+    return _interleaved(stacked, dims)
+
+
+def halved(image: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *_: object) -> torch.Tensor:
+    """A convolution of kernel 3 and stride 2 from one channel: (B, 1, 2i, 2j, 2k) -> (B, C, i, j, k).
+
+    Two neighbours along an axis are two channels of one voxel of twice the size, and with the voxel before it they are
+    all that a voxel of the result is made of::
+
+        image     | a0 b0 | a1 b1 | a2 b2 |         result[1] = w0 b0 + w1 a1 + w2 b1
+    """
+    dims, after = image.dim() - 2, len(weight)
+    taps = _picked(weight, _weights_of_halving(dims))  # (after, 1, parities, neighbours)
+    kernel = taps.reshape(after, 2**dims, *[2] * dims)
+    # The first voxel has no neighbour before it: zeros.
+    stacked = functional.pad(channels_last(_stacked(image, dims)), (1, 0) * dims)
+    return CONVOLUTIONS[dims](stacked, kernel, bias)
 
 
 def convolved_at_half(image: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *_: object) -> torch.Tensor:
@@ -116,6 +157,16 @@ def _picked(weight: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
 def _weights_of_doubling(dims: int) -> torch.Tensor:
     """(2 ** dims, 2 ** dims) places in the kernel, by parities of the result and by neighbours."""
     of_axis = {(0, 0): 1, (0, 1): None, (1, 0): 2, (1, 1): 0}
+    corners = list(itertools.product((0, 1), repeat=dims))
+    return _kept(
+        [[_place([of_axis[pair] for pair in zip(parity, tap, strict=True)]) for tap in corners] for parity in corners]
+    )
+
+
+@lru_cache
+def _weights_of_halving(dims: int) -> torch.Tensor:
+    """(2 ** dims, 2 ** dims) places in the kernel, by parities of the image, and by the voxel before or itself."""
+    of_axis = {(0, 0): None, (1, 0): 0, (0, 1): 1, (1, 1): 2}
     corners = list(itertools.product((0, 1), repeat=dims))
     return _kept(
         [[_place([of_axis[pair] for pair in zip(parity, tap, strict=True)]) for tap in corners] for parity in corners]

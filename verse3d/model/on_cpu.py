@@ -30,6 +30,8 @@ from verse3d.model.half_resolution import (
     convolved_at_half,
     doubled,
     doubles_to_few,
+    halved,
+    halves_from_one,
     is_between_few,
 )
 
@@ -81,6 +83,21 @@ class QuickOnCpu(_Quicker):
         return _quicker_convolution(args) if func in CONVOLUTIONS.values() and _is_called_by_layer(args) else None
 
 
+class AtHalfResolution(_Quicker):
+    """Layers from and to few channels are computed at half the resolution, and all others as they are.
+
+    For a network that is traced, so that another program computes it in these ways, too.
+    """
+
+    def other_way(self, func: object, args: Sequence[Any], settings: Mapping[str, Any]) -> Callable[..., Any] | None:
+        """For convolutions as layers call them."""
+        if settings or not args or not isinstance(args[0], torch.Tensor):
+            return None
+        if func in _TRANSPOSED:
+            return doubled if doubles_to_few(args) else None
+        return _quicker_convolution(args) if func in CONVOLUTIONS.values() and _is_called_by_layer(args) else None
+
+
 class QuickConvolutions(_Quicker):
     """Sends float32 convolutions on the CPU to oneDNN, always.
 
@@ -97,6 +114,8 @@ class QuickConvolutions(_Quicker):
 def _quicker_convolution(args: Sequence[Any]) -> Callable[..., Any] | None:
     if is_between_few(args):
         return convolved_at_half
+    if halves_from_one(args):
+        return halved
     return _convolved_in_float32 if args[1].shape[1] == 1 and torch.is_autocast_enabled("cpu") else None
 
 

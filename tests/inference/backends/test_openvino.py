@@ -124,7 +124,7 @@ def test_what_is_ready_is_not_compiled_again(kept, monkeypatch):
     assert compiled == [1]
 
 
-def wrong_model(_, shape):
+def wrong_model(_, shape, **__):
     """The conversion of another network."""
     torch.manual_seed(99)
     return openvino_convert(nn.Conv3d(1, 1, 3, padding=1), shape)
@@ -196,7 +196,7 @@ def test_an_error_in_the_middle_of_a_scan_loses_no_window(model, monkeypatch, ca
 
 
 def test_ctrl_c_is_no_error_of_openvino(model, monkeypatch):
-    def interrupt(*_):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(openvino, "convert", interrupt)

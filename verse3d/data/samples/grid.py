@@ -7,7 +7,7 @@ from verse3d.core.config import GridConfig
 from verse3d.core.geometry import Geometry
 from verse3d.core.limits import require_countable, require_ct_grid, voxel_count
 from verse3d.core.memory import require_memory
-from verse3d.core.resample import Finish, resample_finished
+from verse3d.core.resample import Finish, Ready, all_ready, resample_finished
 from verse3d.core.volume import Volume
 
 COARSE_MM = 4.0
@@ -61,7 +61,13 @@ def prepare_image(volume: Volume, grid: GridConfig) -> tuple[NDArray[np.float32]
     return resample_finished(volume.array, volume.geometry, target, np.float32, windowing(grid)), target
 
 
-def prepare_image_float16(volume: Volume, grid: GridConfig) -> tuple[NDArray[np.float16], Geometry]:
-    """The image of ``prepare_image`` rounded to float16, as in training; no float32 volume is held meanwhile."""
+def prepare_image_float16(
+    volume: Volume, grid: GridConfig, ready: Ready = all_ready
+) -> tuple[NDArray[np.float16], Geometry]:
+    """The image of ``prepare_image`` rounded to float16, as in training; no float32 volume is held meanwhile.
+
+    A scan that is still being read is followed: see ``resample_finished``.
+    """
     target = fitting_geometry(volume.geometry, grid, bytes_each=2)
-    return resample_finished(volume.array, volume.geometry, target, np.float16, windowing(grid)), target
+    finish = windowing(grid)
+    return resample_finished(volume.array, volume.geometry, target, np.float16, finish, ready=ready), target

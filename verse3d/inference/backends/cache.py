@@ -32,7 +32,7 @@ from verse3d.model.checkpoint import Checkpoint
 from verse3d.model.starter import starter_folder
 from verse3d.version import __version__
 
-FORMAT, FORMAT_VERSION = "verse3d openvino cache", 2
+FORMAT, FORMAT_VERSION = "verse3d openvino cache", 3
 MANIFEST, _EARLIER_MANIFEST = "openvino.json", "conversion.json"
 """The latter is that of version 1, whose models are not used any more."""
 _STALE_SECONDS = 3600.0

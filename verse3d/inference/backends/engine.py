@@ -5,7 +5,7 @@ import math
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from verse3d.core.runtime import Precision
+from verse3d.model.on_cpu import AtHalfResolution
 
 XML, WEIGHTS = "model.xml", "model.bin"
 _TELEMETRY, _CONVERTER = "openvino_telemetry", "openvino.tools.ovc"
@@ -89,9 +90,16 @@ def traced(network: nn.Module, shape: Sequence[int]) -> Any:  # noqa: ANN401 - T
         return torch.jit.trace(plain, torch.zeros(1, *shape), check_trace=False)  # type: ignore[no-untyped-call]
 
 
-def convert(network: nn.Module, shape: Sequence[int]) -> Any:  # noqa: ANN401 - an openvino.Model
-    """The network as an OpenVINO model of "image" (B, *shape) -> "logits", B free, with float32 weights."""
-    openvino, script = load_openvino(), traced(network, shape)
+def convert(network: nn.Module, shape: Sequence[int], *, quick: bool = False) -> Any:  # noqa: ANN401 - an openvino.Model
+    """The network as an OpenVINO model of "image" (B, *shape) -> "logits", B free, with float32 weights.
+
+    Args:
+        network: on the CPU.
+        shape: of one window, (n, ...).
+        quick: with layers of few channels at half the resolution, which takes two thirds of the time.
+    """
+    with AtHalfResolution() if quick else nullcontext():
+        openvino, script = load_openvino(), traced(network, shape)
     with _unreported():
         model = openvino.convert_model(script)
     # -1: any number of windows; the other sizes are fixed, which makes OpenVINO quicker.

@@ -176,7 +176,7 @@ class OpenVinoBackend:
         if stored := cache.load():
             return read_model(*stored)
         _log.info("converting the model for OpenVINO, once for windows of %s", "x".join(map(str, cache.shape)))
-        converted = convert(self.network, cache.shape)
+        converted = convert(self.network, cache.shape, quick=True)
         # Read back even now, so that the first run uses the very model that later ones will use.
         if cache.store(lambda folder: write_model(converted, folder)) and (stored := cache.load()):
             try:
