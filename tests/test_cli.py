@@ -392,7 +392,7 @@ def test_phantom_prints_the_paths_of_its_scans(tmp_path, capsys, monkeypatch):
         on_case("sub-verse900")
         return tuple(out / f"{number}_ct.nii.gz" for number in range(cases))
 
-    monkeypatch.setattr("verse3d.api.data.write_phantom", write)
+    monkeypatch.setattr("verse3d.api.obtaining.write_phantom", write)
     assert main(["phantom", str(tmp_path), "--cases", "2"]) == 0
     assert capsys.readouterr().out.splitlines() == [str(tmp_path / f"{number}_ct.nii.gz") for number in range(2)]
 
