@@ -129,6 +129,14 @@ def test_an_error_that_nobody_expected_is_told_as_python_does():
     assert result.returncode == 1 and result.stderr.rstrip().endswith("ZeroDivisionError: division by zero")
 
 
+def test_a_program_whose_output_was_closed_from_the_beginning_ends_in_silence():
+    program = "from verse3d import cli\ncli.main = lambda: print('result') or 3\ncli.run()"
+    closing = ["sh", "-c", 'exec "$0" -c "$1" >&-', sys.executable, program]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(closing, env=environment, stderr=subprocess.PIPE, text=True, check=False)
+    assert (result.returncode, result.stderr) == (3, "")
+
+
 def test_output_that_cannot_be_written_is_told_at_the_end_too():
     # The reader goes before anything is written: all of it is still in Python's buffer when the program ends.
     program = (

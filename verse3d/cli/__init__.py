@@ -76,7 +76,7 @@ class _Ending:
             return
         logging.shutdown()  # registered when this module was loaded, so it would come later
         try:
-            for stream in (sys.stdout, sys.stderr):
+            for stream in filter(None, (sys.stdout, sys.stderr)):  # None where it was closed from the beginning
                 stream.flush()
         except (OSError, ValueError):  # nobody listens any more; Python has its own ways for that
             return
