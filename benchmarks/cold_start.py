@@ -6,8 +6,8 @@
 Every run is a process of its own; stock MONAI (monai_stock.py) and verse3d take turns. The model is converted
 before (what is done once per model is not measured). verse3d imports what it needs when it needs it, as the command
 does. Then, for each command, the seconds until its job could begin, beside the seconds that Python itself takes to
-start, and which of the slow libraries it has loaded. verse3d is compiled to bytecode first, as pip does when it
-installs a package. The last line is JSON.
+start, and which of the slow libraries it has loaded: others follow when the job needs them. verse3d is compiled to
+bytecode first, as pip does when it installs a package. The last line is JSON.
 """
 
 import argparse
@@ -24,14 +24,18 @@ from models import SCHEMES, model_for
 from pipelines import Stock, call_once, compile_package, run_ours
 from scans import make_scan
 
+_COMMAND = (
+    "from verse3d import api, cli; from verse3d.core import importing, threads; threads.let_waiting_threads_sleep()"
+)
 JOBS = {
-    "import verse3d": "verse3d",
-    "check": "verse3d.api.data",
-    "look": "verse3d.api.pictures",
-    "evaluate": "verse3d.api.evaluating",
-    "predict": "verse3d.inference.predict",
-    "train": "verse3d.api.models",
+    "import verse3d": "import verse3d",
+    "check": f"{_COMMAND}; api.check",
+    "look": f"{_COMMAND}; api.look",
+    "evaluate": f"{_COMMAND}; api.evaluate",
+    "predict": f"{_COMMAND}; api.predict\nwith importing.uncollected(): from verse3d.inference import loading, predict",
+    "train": f"{_COMMAND}; api.train",
 }
+"""What runs before a job begins, as the command has it."""
 SLOW = ("torch", "monai", "ignite", "matplotlib", "scipy.stats", "sympy", "openvino")
 STOCK = "stock MONAI"
 
@@ -89,11 +93,9 @@ def _compared(size: str, stock: Outcome, ours: Outcome) -> dict[str, float]:
 
 def _starts(runs: int) -> dict[str, dict[str, object]]:
     """Seconds until each job could begin, beyond those of Python itself, and what it has loaded then."""
-    empty = statistics.median(_started("pass")[0] for _ in range(runs))
+    empty = statistics.median(_started("")[0] for _ in range(runs))
     found: dict[str, dict[str, object]] = {"python": {"seconds": round(empty, 3), "loaded": []}}
-    for job, module in JOBS.items():
-        modules = module if job == "import verse3d" else f"verse3d.cli, {module}"
-        code = f"import sys, {modules}; print(*(name for name in {SLOW!r} if name in sys.modules))"
+    for job, code in JOBS.items():
         times = [_started(code) for _ in range(runs)]
         seconds = statistics.median(one for one, _ in times) - empty
         found[job] = {"seconds": round(seconds, 3), "loaded": times[0][1]}
@@ -102,9 +104,16 @@ def _starts(runs: int) -> dict[str, dict[str, object]]:
 
 
 def _started(code: str) -> tuple[float, list[str]]:
+    """Seconds until a program has run so far, and which slow libraries it has loaded; how long it takes to end is no
+    part of its start."""
+    told = f"import os, sys\nprint(*(name for name in {SLOW!r} if name in sys.modules), flush=True)\nos._exit(0)"
     start = time.perf_counter()
-    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    return time.perf_counter() - start, run.stdout.split()
+    with subprocess.Popen([sys.executable, "-c", f"{code}\n{told}"], stdout=subprocess.PIPE, text=True) as run:
+        line = run.stdout.readline() if run.stdout else ""
+        seconds = time.perf_counter() - start
+    if run.returncode:
+        raise SystemExit(f"{code} ended with {run.returncode}")
+    return seconds, line.split()
 
 
 if __name__ == "__main__":

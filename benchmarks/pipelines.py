@@ -39,18 +39,22 @@ VARIANTS = {
 
 _IMPORTS = "import verse3d.api.predicting, verse3d.inference.loading, verse3d.inference.predict"
 _OURS = """
-import gc, json, sys, time
-{imports}
-from verse3d.cli import main
-from verse3d.core.runtime import peak_rss_mb
-start = time.perf_counter()
-code = main(sys.argv[2:])
-with open(sys.argv[1], "w") as note:
-    json.dump({{"seconds": time.perf_counter() - start, "peak_rss_mb": peak_rss_mb()}}, note)
-gc.freeze()  # as the command does before it ends
-sys.exit(code)
+import json, sys, time
+from verse3d import cli
+main = cli.main
+def timed():
+    {imports}
+    start = time.perf_counter()
+    code = main(sys.argv[2:])
+    seconds = time.perf_counter() - start
+    from verse3d.core.runtime import peak_rss_mb
+    with open(sys.argv[1], "w") as note:
+        json.dump({{"seconds": seconds, "peak_rss_mb": peak_rss_mb()}}, note)
+    return code
+cli.main = timed
+cli.run()
 """
-"""The command line of verse3d, with a clock between its imports and its work."""
+"""The program verse3d, with a clock between its imports and its work."""
 
 
 def known(variants: list[str]) -> list[str]:

@@ -93,6 +93,64 @@ def test_help_answers_at_once():
     assert any(seconds() < 0.7 for _ in range(3))
 
 
+def ended(main, before=""):
+    """The program with another ``main``, its output read by a pipe."""
+    return python(
+        [
+            "-c",
+            f"import atexit, logging, os, sys, threading, time\nfrom verse3d import cli\n{before}\n{main}\ncli.run()",
+        ]
+    )
+
+
+@pytest.mark.parametrize("code", [0, 3, 75, 130])
+def test_a_program_that_ends_at_once_has_said_all_and_done_what_libraries_wanted_done(code):
+    main = (
+        "def main():\n"
+        "    atexit.register(print, 'handler')\n"
+        "    threading.Thread(target=lambda: (time.sleep(0.1), print('thread'))).start()\n"
+        "    print('result')\n"
+        "    print('complaint', file=sys.stderr)\n"
+        f"    return {code}\n"
+        "cli.main = main"
+    )
+    result = ended(main)
+    assert (result.returncode, result.stdout, result.stderr) == (code, "result\nthread\nhandler\n", "complaint\n")
+
+
+def test_a_program_that_ends_at_once_takes_nothing_apart():
+    # Whatever lies in a module is otherwise deleted when Python ends.
+    last = "class Last:\n    def __del__(self):\n        os.write(1, b'taken apart')\nlast = Last()"
+    assert ended("cli.main = lambda: 0", last).stdout == ""
+
+
+def test_an_error_that_nobody_expected_is_told_as_python_does():
+    result = ended("cli.main = lambda: 1 / 0")
+    assert result.returncode == 1 and result.stderr.rstrip().endswith("ZeroDivisionError: division by zero")
+
+
+def test_a_program_whose_output_was_closed_from_the_beginning_ends_in_silence():
+    program = "from verse3d import cli\ncli.main = lambda: print('result') or 3\ncli.run()"
+    closing = ["sh", "-c", 'exec "$0" -c "$1" >&-', sys.executable, program]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(closing, env=environment, stderr=subprocess.PIPE, text=True, check=False)
+    assert (result.returncode, result.stderr) == (3, "")
+
+
+def test_output_that_cannot_be_written_is_told_at_the_end_too():
+    # The reader goes before anything is written: all of it is still in Python's buffer when the program ends.
+    program = (
+        "import sys; from verse3d import cli\ncli.main = lambda: print('result') or 0\nsys.stdin.read()\ncli.run()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", program], env=environment, text=True, **pipes) as run:
+        run.stdout.close()
+        run.stdin.close()
+        said = run.stderr.read()
+    assert run.returncode == 120 and "BrokenPipeError" in said
+
+
 def test_completion_is_offered(capsys):
     assert main(["--help"]) == 0
     assert "--install-completion" in capsys.readouterr().out
@@ -342,7 +400,7 @@ def test_phantom_prints_the_paths_of_its_scans(tmp_path, capsys, monkeypatch):
         on_case("sub-verse900")
         return tuple(out / f"{number}_ct.nii.gz" for number in range(cases))
 
-    monkeypatch.setattr("verse3d.api.data.write_phantom", write)
+    monkeypatch.setattr("verse3d.api.obtaining.write_phantom", write)
     assert main(["phantom", str(tmp_path), "--cases", "2"]) == 0
     assert capsys.readouterr().out.splitlines() == [str(tmp_path / f"{number}_ct.nii.gz") for number in range(2)]
 

@@ -21,7 +21,7 @@ from verse3d import api
 from verse3d.api import progress
 from verse3d.api.folds import FoldsResult, train_folds
 from verse3d.api.journey import DemoResult
-from verse3d.api.pictures import StatsResult
+from verse3d.api.statistics import StatsResult
 from verse3d.cli import app, main, program, score_tables, tables, terminal
 from verse3d.cli.json_output import print_json
 from verse3d.cli.program import PANELS, as_typed_today

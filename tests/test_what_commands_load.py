@@ -16,25 +16,33 @@ from tests.test_architecture import PACKAGE
 
 TRAINING_ONLY = {"monai", "ignite", "tensorboard", "matplotlib", "sympy", "pandas"}
 WITHOUT_TORCH = {"torch", "openvino", *TRAINING_ONLY}
+SCIPY = {f"scipy.{part}" for part in ("ndimage", "spatial", "special", "sparse", "interpolate", "stats")}
+"""SciPy's parts, a tenth of a second each with what they load. ``import scipy`` loads a part when it is used."""
+LEAN = {*WITHOUT_TORCH, *SCIPY}
 
 UNWANTED = {
     "verse3d": {"torch", "numpy", "scipy", "nibabel", "pydantic", "rich", "typer", *WITHOUT_TORCH},
     "verse3d.cli": {"numpy", "scipy", "nibabel", *WITHOUT_TORCH},
-    "verse3d.api.data": WITHOUT_TORCH,
-    "verse3d.api.evaluating": WITHOUT_TORCH,
-    "verse3d.api.pictures": WITHOUT_TORCH - {"matplotlib"},
-    "verse3d.data.quality.examine": {"rich", *WITHOUT_TORCH},  # what the processes that read cases load, and their pool
+    "verse3d.api.data": {"requests", *LEAN},
+    "verse3d.api.evaluating": LEAN,
+    "verse3d.api.pictures": LEAN,  # it loads matplotlib when it draws
+    "verse3d.api.statistics": LEAN - {"matplotlib"},
+    "verse3d.api.converting": WITHOUT_TORCH,
+    "verse3d.api.obtaining": WITHOUT_TORCH,
+    "verse3d.data.quality.examine": {"rich", *LEAN},  # what the processes that read cases load, and their pool
     "verse3d.core.worker_pool": {"rich", *WITHOUT_TORCH},
     "verse3d.report.pictures": WITHOUT_TORCH - {"matplotlib"},
-    "verse3d.api.predicting": WITHOUT_TORCH,  # it loads the next two while the first scan is read
-    "verse3d.inference.predict": {"openvino", *TRAINING_ONLY},
-    "verse3d.inference.loading": {"openvino", *TRAINING_ONLY},
+    "verse3d.api.predicting": LEAN,  # it loads the next two while the first scan is read
+    "verse3d.inference.predict": {"openvino", "scipy.spatial", *TRAINING_ONLY},
+    "verse3d.inference.loading": {"openvino", "scipy.spatial", *TRAINING_ONLY},
 }
 """What may not be imported, neither by the module nor by any that it imports in turn."""
 
 
 def loaded_by(module: str) -> set[str]:
-    """The packages of other people that importing a module of ours leads to, by our own import statements."""
+    """The packages of other people that importing a module of ours leads to, by our own import statements; of their
+    parts the first, as in "scipy.ndimage".
+    """
     known, waiting, seen, others = modules(PACKAGE), [module], set(), set()
     while waiting:
         here = waiting.pop()
@@ -44,7 +52,7 @@ def loaded_by(module: str) -> set[str]:
         waiting += [here.rpartition(".")[0]] if "." in here else []  # the __init__ of its folder
         targets = imported(here, known[here])
         waiting += [nearest(target, known) for target in targets if target.split(".")[0] == "verse3d"]
-        others |= {target.split(".")[0] for target in targets}
+        others |= {".".join(target.split(".")[:length]) for target in targets for length in (1, 2)}
     return others
 
 
@@ -67,7 +75,18 @@ def test_no_command_imports_what_it_does_not_need(module):
 def test_the_search_finds_what_is_imported_at_second_hand():
     assert {"torch", "ignite"} <= loaded_by("verse3d.api.models")
     assert {"torch", "numpy", "nibabel"} <= loaded_by("verse3d.inference.predict")
-    assert "matplotlib" in loaded_by("verse3d.api.pictures")
+    assert {"matplotlib", "matplotlib.figure"} <= loaded_by("verse3d.api.statistics")
+    assert {"scipy.ndimage", "scipy.sparse"} <= loaded_by("verse3d.inference.predict")
+
+
+def test_commands_that_need_no_network_have_loaded_little_when_they_begin():
+    # What is used while a module is loaded does not show in its import statements.
+    code = "import sys; from verse3d import api, cli; api.check, api.look, api.evaluate; print(*sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    loaded = set(run.stdout.split())
+    assert {"verse3d.api.pictures", "verse3d.evaluation.score_folder", "scipy"} <= loaded
+    assert loaded & {"requests", *LEAN} == set()
 
 
 PREDICT = """
@@ -87,7 +106,8 @@ def test_predicting_loads_no_monai_with_the_unet_nor_with_a_converted_and_proven
 
     def loaded(model: Path, out: str, backend: str) -> list[str]:
         """The unwanted modules after a whole prediction, behind its exit code."""
-        unwanted = ["monai", "ignite", "sympy", "matplotlib", "scipy.stats", "scipy.interpolate", "tensorboard"]
+        unwanted = ["monai", "ignite", "sympy", "matplotlib", "tensorboard"]
+        unwanted += ["scipy.stats", "scipy.interpolate", "scipy.spatial", "verse3d.phantoms"]
         words = [str(scan), str(model), str(tmp_path / out), backend, *unwanted]
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
         run = subprocess.run(

@@ -60,22 +60,28 @@ def test_a_worker_process_has_one_thread():
     process.join()
 
 
-@pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"])
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OPENBLAS_THREAD_TIMEOUT")
+
+
+@pytest.mark.parametrize("name", WAITING)
 def test_how_threads_wait_is_left_to_who_has_decided_it(name, monkeypatch):
-    for other in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+    for other in WAITING:
         monkeypatch.delenv(other, raising=False)
     monkeypatch.setenv(name, "active")
     before = dict(os.environ)
     let_waiting_threads_sleep()
-    assert dict(os.environ) == before
+    added = dict(os.environ.items() - before.items())
+    of_the_other = {"GOMP_SPINCOUNT": "20000"} if "OPEN" in name else {"OPENBLAS_THREAD_TIMEOUT": "20"}
+    assert os.environ[name] == "active" and added == of_the_other
 
 
-def test_the_program_says_how_threads_wait_before_pytorch_can_read_it():
+def test_the_program_says_how_threads_wait_before_pytorch_and_numpy_can_read_it():
     program = (
         "import os, sys; from verse3d import cli\n"
-        "cli.main = lambda: print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules) or 0\n"
+        "names = ['GOMP_SPINCOUNT', 'OPENBLAS_THREAD_TIMEOUT']\n"
+        "cli.main = lambda: print(*map(os.environ.get, names), {'torch', 'numpy'} & set(sys.modules)) or 0\n"
         "cli.run()"
     )
-    unset = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    unset = {k: v for k, v in os.environ.items() if k not in WAITING}
     done = subprocess.run([sys.executable, "-c", program], env=unset, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["20000", "False"]
+    assert done.stdout.split() == ["20000", "20", "set()"]

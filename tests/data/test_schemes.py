@@ -200,7 +200,7 @@ def small(tmp_path) -> Case:
 
 
 def test_no_program_prints_c1_for_an_unmarked_mask_of_one_vertebra_without_a_word(small, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("verse3d.api.pictures.draw_charts", lambda _: {})  # which take longer than the rest
+    monkeypatch.setattr("verse3d.api.statistics.draw_charts", lambda _: {})  # which take longer than the rest
     write_index(tmp_path / "cases.jsonl", CaseIndex((small,)))
     listed = str(tmp_path / "cases.jsonl")
     said, levels = {}, ["--scheme", "vertebrae"]

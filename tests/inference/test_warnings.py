@@ -9,6 +9,7 @@ from tests import scans
 from tests.scans import PIR, orientation, spine, tiny_config, turned, write_nifti
 from verse3d.core.errors import DataError
 from verse3d.core.geometry import Geometry
+from verse3d.core.phantom_sidecar import is_phantom
 from verse3d.core.volume import read_image
 from verse3d.data.cases import write_index
 from verse3d.data.samples.measures import grid_measures, tissue_measures
@@ -16,7 +17,6 @@ from verse3d.inference.mask_warnings import mask_warnings
 from verse3d.inference.scan_warnings import scan_warnings, tissue_warnings
 from verse3d.model.checkpoint import load_checkpoint
 from verse3d.model.trained_on import TrainedOn
-from verse3d.phantoms.sidecar import is_phantom
 
 BODY = orientation((1, 2, 0), (-1, -1, 1), (2.0, 3.0, 2.5), (90, 80, 70))
 """180 mm deep, 240 mm high, 175 mm wide."""

@@ -13,6 +13,7 @@ from verse3d.model.checkpoint import (
     load_weights,
     save_checkpoint,
 )
+from verse3d.model.weights import require_sound_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 
@@ -54,6 +55,19 @@ def test_weights_that_are_not_finite_are_neither_written_nor_loaded(saved, value
     plain = {"config": CONFIG.to_dict(), "network": dict(spoilt), "epoch": 1, "scores": {}}
     error = refusal(resealed(saved, **{place: dict(spoilt) if place == "network" else {"s": plain}}))
     assert "are NaN or infinite" in error.message and error.hint and error.exit_code == 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("count", [1, 7, 33, 70_001])
+def test_one_value_that_is_not_finite_is_found_wherever_it_lies(dtype, count):
+    weight = torch.randn(count, generator=torch.Generator().manual_seed(0)).to(dtype)
+    require_sound_weights({"w": weight, "none": weight[:0], "one": weight[0]}, "network")
+    for value in (float("nan"), float("inf"), -float("inf")):
+        for place in {0, count // 2, count - 1}:
+            spoilt = weight.clone()
+            spoilt[place] = value
+            with pytest.raises(ValueError, match=rf"^1 of the {count} weights in network\.w are NaN or infinite$"):
+                require_sound_weights({"w": spoilt}, "network")
 
 
 @pytest.mark.parametrize(

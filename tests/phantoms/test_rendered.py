@@ -11,6 +11,7 @@ from verse3d import api
 from verse3d.cli import main
 from verse3d.core.errors import ConfigError, DataError, GeometryError
 from verse3d.core.geometry import Geometry
+from verse3d.core.phantom_sidecar import SOURCE, is_phantom
 from verse3d.phantoms import write_phantom
 from verse3d.phantoms.bone_tissue import BoneTissue
 from verse3d.phantoms.deformation import draw_deformation
@@ -20,7 +21,6 @@ from verse3d.phantoms.mask_shapes import read_shapes
 from verse3d.phantoms.profile import profile_of
 from verse3d.phantoms.render import Density, Drawn
 from verse3d.phantoms.rendered import make_rendered
-from verse3d.phantoms.sidecar import SOURCE, is_phantom
 from verse3d.phantoms.soft_variation import fill_canal
 from verse3d.phantoms.spine import rotation_matrix
 

@@ -54,14 +54,14 @@ def told(tmp_path_factory):
     """The result of the awkward cases; read only."""
     folder = tmp_path_factory.mktemp("stats")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("verse3d.api.pictures.draw_charts", lambda cases: {})
+        patch.setattr("verse3d.api.statistics.draw_charts", lambda cases: {})
         return verse3d.stats(write_cases(folder), out=folder / "stats")
 
 
 @pytest.fixture
 def undrawn(monkeypatch):
     """Drawing takes seconds; not every test looks at the figures."""
-    monkeypatch.setattr("verse3d.api.pictures.draw_charts", lambda cases: {})
+    monkeypatch.setattr("verse3d.api.statistics.draw_charts", lambda cases: {})
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ def test_the_picture_shows_the_marks(tmp_path, monkeypatch):
     write_nifti(tmp_path / "a.nii.gz", np.where(scan.ids, 400, -900).astype(np.int16), scan.geometry.affine)
     mask = write_nifti(listed(tmp_path), scan.ids, scan.geometry.affine)
     drawn = []
-    monkeypatch.setattr("verse3d.api.pictures.save_figure", lambda figure, *_, **__: drawn.append(figure))
+    monkeypatch.setattr("verse3d.report.figures.save_figure", lambda figure, *_, **__: drawn.append(figure))
     result = verse3d.look(tmp_path / "a.nii.gz", mask=mask, out=tmp_path / "look.png")
     assert any("ambiguous" in note for note in result.notes)
     written = {text.get_text() for axes in drawn[0].axes for text in axes.texts}

@@ -8,7 +8,6 @@ import verse3d
 from tests import scans
 from tests.report.looking import REAL, column, drawn, preview, whole_text
 from tests.scans import PIR, spine, turned
-from verse3d.api import pictures
 from verse3d.cli import main
 from verse3d.core.errors import ConfigError, DataError, GeometryError
 from verse3d.core.geometry import Geometry
@@ -91,7 +90,7 @@ def listed(tmp_path):
 def shown_words(monkeypatch):
     """What the figures say that are saved from now on."""
     found = []
-    monkeypatch.setattr("verse3d.api.pictures.save_figure", lambda figure, path, dpi: found.append(whole_text(figure)))
+    monkeypatch.setattr("verse3d.report.figures.save_figure", lambda figure, *_, **__: found.append(whole_text(figure)))
     return found
 
 
@@ -199,7 +198,11 @@ class TestRealScans:
 def test_a_file_whose_name_says_nothing_is_titled_with_its_folder(tmp_path, monkeypatch, name, title):
     path = spine().write(tmp_path / name)
     titles = []
-    real = pictures.look_figure
-    monkeypatch.setattr(pictures, "look_figure", lambda *a, **o: titles.append(o["title"]) or real(*a, **o))
+
+    def draw(*arguments, **options):
+        titles.append(options["title"])
+        return look_figure(*arguments, **options)
+
+    monkeypatch.setattr("verse3d.report.look.look_figure", draw)
     verse3d.look(path, out=tmp_path / "a.png")
     assert titles == [title]

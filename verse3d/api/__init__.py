@@ -14,7 +14,8 @@ from verse3d.core.importing import uncollected
 
 if TYPE_CHECKING:
     from verse3d.api.comparison import compare
-    from verse3d.api.data import check, convert, download, index, phantom
+    from verse3d.api.converting import convert
+    from verse3d.api.data import check, index
     from verse3d.api.diagnosing import Advice, Diagnosis, doctor
     from verse3d.api.evaluating import evaluate
     from verse3d.api.exporting import ExportResult, export
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
     from verse3d.api.model import Model, Segmentation, load_model
     from verse3d.api.models import train
     from verse3d.api.naming import relabel
-    from verse3d.api.pictures import LookResult, StatsResult, look, stats
+    from verse3d.api.obtaining import download, phantom
+    from verse3d.api.pictures import LookResult, look
     from verse3d.api.predicting import LABEL_FILE, predict
     from verse3d.api.preparing import prepare, prepared, prune
     from verse3d.api.progress import progress_bars
     from verse3d.api.slicing import slices
+    from verse3d.api.statistics import StatsResult, stats
 
 __all__ = [
     "LABEL_FILE",
@@ -65,8 +68,10 @@ __all__ = [
     "train_folds",
 ]
 _HOME = {
-    **dict.fromkeys(("check", "convert", "download", "index", "phantom"), "data"),
-    **dict.fromkeys(("LookResult", "StatsResult", "look", "stats"), "pictures"),
+    **dict.fromkeys(("check", "index"), "data"),
+    **dict.fromkeys(("download", "phantom"), "obtaining"),
+    **dict.fromkeys(("LookResult", "look"), "pictures"),
+    **dict.fromkeys(("StatsResult", "stats"), "statistics"),
     **dict.fromkeys(("LABEL_FILE", "predict"), "predicting"),
     **dict.fromkeys(("Model", "Segmentation", "load_model"), "model"),
     **dict.fromkeys(("prepare", "prepared", "prune"), "preparing"),
@@ -75,6 +80,7 @@ _HOME = {
     **dict.fromkeys(("FoldsResult", "folds_of", "train_folds"), "folds"),
     **dict.fromkeys(("Advice", "Diagnosis", "doctor"), "diagnosing"),
     "compare": "comparison",
+    "convert": "converting",
     "evaluate": "evaluating",
     "relabel": "naming",
     "train": "models",

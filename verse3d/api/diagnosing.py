@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from verse3d.api.data import phantom
 from verse3d.api.evaluating import evaluate
+from verse3d.api.obtaining import phantom
 from verse3d.api.predicting import predict
 from verse3d.core.errors import Verse3dError
 from verse3d.core.files import PathOrText

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from verse3d.api.comparison import compare
-from verse3d.api.data import check, index, phantom
+from verse3d.api.data import check, index
 from verse3d.api.evaluating import evaluate
 from verse3d.api.models import train, training_config
+from verse3d.api.obtaining import phantom
 from verse3d.api.predicting import LABEL_FILE, predict
 from verse3d.api.programs import command_line
 from verse3d.core.config import Config

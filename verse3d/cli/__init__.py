@@ -1,6 +1,8 @@
 """The command line: one subcommand per function of ``verse3d.api``. Results go to stdout, everything else to stderr."""
 
-import gc
+import atexit
+import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -53,7 +55,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run() -> None:
     """Entry point of the ``verse3d`` program."""
     let_waiting_threads_sleep()
-    code = main()
-    # Everything goes with the process. Python would look through it for garbage once more: half a second with PyTorch.
-    gc.freeze()
-    sys.exit(code)
+    ending = _Ending()
+    atexit.register(ending)  # before any library has anything registered: what is first here comes last
+    ending.code = main()
+    sys.exit(ending.code)
+
+
+class _Ending:
+    """Ends the process when all else is done. Python would first take everything apart that was loaded: with PyTorch a
+    tenth of a second, and half a second more to look for garbage.
+
+    Attributes:
+        code: with which to end; None if an error that nobody expected ends the program, of which Python tells.
+    """
+
+    code: int | None = None
+
+    def __call__(self) -> None:
+        if self.code is None:
+            return
+        logging.shutdown()  # registered when this module was loaded, so it would come later
+        try:
+            for stream in filter(None, (sys.stdout, sys.stderr)):  # None where it was closed from the beginning
+                stream.flush()
+        except (OSError, ValueError):  # nobody listens any more; Python has its own ways for that
+            return
+        os._exit(self.code)

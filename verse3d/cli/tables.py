@@ -14,7 +14,7 @@ from verse3d.core.escapes import one_line
 from verse3d.core.wording import how_many
 
 if TYPE_CHECKING:
-    from verse3d.api.pictures import StatsResult
+    from verse3d.api.statistics import StatsResult
     from verse3d.data.convert import Conversion
     from verse3d.data.quality.checks import CheckReport
     from verse3d.data.quality.findings import Finding

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import DTypeLike, NDArray
-from scipy.ndimage import find_objects
 
 from verse3d.core.axismaps import AxisMap, Box, aligned, box_of, cut_to_need, slowest_first, target_box
 from verse3d.core.geometry import Geometry
@@ -244,7 +244,7 @@ def _vote(near: NDArray[np.uint8], maps: Sequence[AxisMap], best: NDArray[np.uin
     share_of_best = np.zeros(best.shape, np.float32)
     share_of_background = np.ones(best.shape, np.float32)
     # One label at a time, within the box that it can reach, so that no grid holds labels x voxels.
-    boxes: Sequence[Box | None] = find_objects(near)
+    boxes: Sequence[Box | None] = scipy.ndimage.find_objects(near)
     for label, source_box in enumerate(boxes, start=1):
         if source_box is None:
             continue

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 _MOST_THREADS = 8  # what waits for memory is not done sooner by more
 _ROUNDS_OF_WAITING = "20000"  # a millisecond or less
+_TICKS_OF_WAITING = "20"  # as a power of two: half a millisecond
 
 
 def usable_cores() -> int:
@@ -22,12 +23,15 @@ def thread_count() -> int:
 
 
 def let_waiting_threads_sleep() -> None:
-    """Have PyTorch's threads give their core away soon when they wait for each other; call it before PyTorch is loaded.
+    """Have the threads of libraries give their core away soon when they wait; call it before NumPy is loaded.
 
-    GNU's OpenMP lets them spin for some milliseconds first, after every operation. As long as each has a
+    GNU's OpenMP lets PyTorch's spin for some milliseconds first, after every operation. As long as each has a
     core of its own that is as good; beside any other work it takes the core from the very thread that is waited for,
-    and a training takes twice to four times as long. Who has set how OpenMP waits has decided it.
+    and a training takes twice to four times as long. OpenBLAS lets those of NumPy and of SciPy spin for a tenth of a
+    second each as soon as they are there, on all cores, while the program goes on with its imports. Who has set how
+    OpenMP or OpenBLAS waits has decided it.
     """
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", _TICKS_OF_WAITING)
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = _ROUNDS_OF_WAITING
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from verse3d.core.errors import DataError
 from verse3d.core.labels import SchemeName, present_ids
@@ -102,7 +102,7 @@ def require_levels(mask: Volume, purpose: str) -> MaskScheme:
 def _no_atlas(mask: Volume) -> str:
     """Why the label 1 is no single C1, or ""."""
     inside: NDArray[np.bool_] = mask.array == 1
-    box = ndimage.find_objects(inside.view(np.uint8))[0]
+    box = scipy.ndimage.find_objects(inside.view(np.uint8))[0]
     part = inside[box]
     # The axis that runs most nearly up or down
     axis = next(axis for axis, code in enumerate(mask.geometry.axis_codes) if code in "SI")
@@ -115,7 +115,7 @@ def _no_atlas(mask: Volume) -> str:
     if volume > _LARGEST_C1_ML:
         return f"it has {volume:.0f} ml, more than a C1"
     # How far the middles of the large pieces lie above one another
-    numbered, count = ndimage.label(part, _ALSO_AT_CORNERS)
+    numbered, count = scipy.ndimage.label(part, _ALSO_AT_CORNERS)
     sizes = np.bincount(numbered.ravel(), minlength=count + 1)[1:]
     large = 1 + np.flatnonzero(sizes >= _PIECE_SHARE * sizes.max())
     middles = [float(heights[np.nonzero(numbered == number)[axis]].mean()) for number in large]

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verse3d.core.geometry import Geometry
+from verse3d.core.phantom_sidecar import is_phantom
 from verse3d.core.volume import Volume
 from verse3d.data.quality.findings import Finding
 from verse3d.data.quality.header import check_header
 from verse3d.data.quality.voxels import check_grey_values
 from verse3d.data.samples.measures import SAMPLED_MM, grid_measures, tissue_measures
 from verse3d.model.trained_on import TrainedOn
-from verse3d.phantoms.sidecar import is_phantom
 
 _SPARSE = (slice(None, None, 7),) * 3
 """Where two voxels differ is mostly known from a few of them."""

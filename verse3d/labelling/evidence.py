@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial.distance import cdist
 
 from verse3d.core.errors import DataError
 from verse3d.core.geometry import Geometry
@@ -137,7 +137,7 @@ def doubting_small_bones(levels: LevelEvidence, bones: Sequence[Bone]) -> LevelE
     if len(bones) < 2:
         return levels
     volumes, centres = np.array([bone.volume_ml for bone in bones]), np.array([bone.centre_mm for bone in bones])
-    apart, real = cdist(centres, centres), levels.real.copy()
+    apart, real = scipy.spatial.distance.cdist(centres, centres), levels.real.copy()
     np.fill_diagonal(apart, np.inf)
     for row in range(len(bones)):
         beside = np.argsort(apart[row], kind="stable")[:_BESIDE]

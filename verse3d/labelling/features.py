@@ -5,8 +5,8 @@ nothing but how the ends lie.
 """
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist
 
 from verse3d.labelling.detections import Detections, region_logits
 
@@ -118,7 +118,7 @@ def _nearest_pedicles(
         return []
     offsets = pedicles_mm[None] - centres_mm[:, None]
     along = -(offsets * down[:, None]).sum(axis=2)
-    distance = cdist(centres_mm, pedicles_mm)
+    distance = scipy.spatial.distance.cdist(centres_mm, pedicles_mm)
     usable = (np.abs(along) < _PEDICLE_ALONG_MM) & (distance < _PEDICLE_REACH_MM)
     # a pedicle springs from the upper half of its body, so 3 mm above the centre is where it is looked for
     best = np.where(usable, np.abs(along - 3.0), np.inf).argmin(axis=1)

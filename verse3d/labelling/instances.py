@@ -14,9 +14,9 @@ All work is done in the box around the foreground, in one byte per voxel of it b
 """
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.spatial import cKDTree
 
 from verse3d.core.errors import DataError
 from verse3d.core.geometry import Geometry
@@ -148,7 +148,7 @@ def _join_near(
     # The surface is what anything outside is nearest to. A tree of it takes less than distances all over the scan.
     surface = np.argwhere(bones & ~ndimage.binary_erosion(bones))
     at = np.argwhere(fragments)
-    distance, nearest = cKDTree(surface * coarse.spacing_mm).query(
+    distance, nearest = scipy.spatial.cKDTree(surface * coarse.spacing_mm).query(
         at * coarse.spacing_mm, distance_upper_bound=JOIN_MM * (1 + 1e-9)
     )
     # Too far is infinity, and no row of the surface.

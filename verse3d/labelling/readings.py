@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist
-from scipy.special import logsumexp
 
 from verse3d.labelling.detections import Detections
 from verse3d.labelling.features import describe
@@ -51,7 +50,7 @@ def true_levels(spine: SpineDetections, found: Detections) -> NDArray[np.intp]:
     levels = np.full(len(found), UNKNOWN)
     if not len(found) or not spine.levels:
         return levels
-    distances = cdist(spine.centres_mm, found.centres_mm)
+    distances = scipy.spatial.distance.cdist(spine.centres_mm, found.centres_mm)
     # The surest first: where two truths claim one detection, the one farther away goes without.
     for row in np.argsort(distances.min(axis=1)):
         nearest = int(distances[row].argmin())
@@ -141,5 +140,7 @@ def _distance_scores(
     along = np.array([np.cumsum([0.0, *(steps[a, b] for a, b in pairwise(way))]) for way in ways])
     expected = np.log(np.diff(along[:, places], axis=1))
     ratios = (observed - expected)[:, None] - SCALES[:, None]
-    scores: NDArray[np.float64] = logsumexp(priors.distance_scores(ratios).sum(axis=2) + scale_scores(), axis=1)
+    scores: NDArray[np.float64] = scipy.special.logsumexp(
+        priors.distance_scores(ratios).sum(axis=2) + scale_scores(), axis=1
+    )
     return scores

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERTEBRAE
@@ -105,7 +105,7 @@ def _found_near(points: list[NDArray[np.float64]], scan: DenseMap) -> tuple[NDAr
     if not len(owner) or not len(found):
         return np.zeros((0, 3)), np.zeros(0, np.intp)
     # Beyond the bound a distance is infinite, and there is no nearest point.
-    near, nearest = cKDTree(np.concatenate(points)).query(found, distance_upper_bound=_NEAR_MM[1])
+    near, nearest = scipy.spatial.cKDTree(np.concatenate(points)).query(found, distance_upper_bound=_NEAR_MM[1])
     beside = (near > _NEAR_MM[0]) & np.isfinite(near)
     return found[beside], owner[nearest[beside]]
 

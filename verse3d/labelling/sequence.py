@@ -17,9 +17,8 @@ finds are scored once more with the size summed out.
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist
-from scipy.special import logsumexp
 
 from verse3d.labelling.levels import LEVELS, edges
 from verse3d.labelling.priors import SCALES, Priors, scale_scores
@@ -88,7 +87,13 @@ def weigh(features: NDArray[np.float64], centres_mm: NDArray[np.float64], priors
     real, false = -np.logaddexp(0.0, -odds), -np.logaddexp(0.0, odds)
     unknown, free = np.full(len(features), np.nan), np.zeros((len(features), len(LEVELS)))
     return Evidence(
-        priors.looks(features), real, false + priors.skipped[0], cdist(centres_mm, centres_mm), unknown, free, free
+        priors.looks(features),
+        real,
+        false + priors.skipped[0],
+        scipy.spatial.distance.cdist(centres_mm, centres_mm),
+        unknown,
+        free,
+        free,
     )
 
 
@@ -148,7 +153,7 @@ def path_score(rows: tuple[int, ...], levels: tuple[int, ...], evidence: Evidenc
         # (S, ways): each way at each size of the patient
         scores = costs.scores(evidence, upper, lower, SCALES)[:, ways]
         by_scale = by_scale + (scores.max(axis=1) if len(ways) else _NOTHING)
-    return float(total + logsumexp(by_scale))
+    return float(total + scipy.special.logsumexp(by_scale))
 
 
 @dataclass

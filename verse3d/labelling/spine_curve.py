@@ -11,9 +11,8 @@ kyphosis leans so far forward that the upper thoracic vertebrae come down again,
 """
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.sparse.csgraph import connected_components, dijkstra, minimum_spanning_tree
-from scipy.spatial.distance import cdist
 
 from verse3d.labelling.detections import Detections
 
@@ -34,12 +33,12 @@ def split_spines(found: Detections) -> list[NDArray[np.intp]]:
     """
     if not len(found):
         return []
-    distances = cdist(found.centres_mm, found.centres_mm)
+    distances = scipy.spatial.distance.cdist(found.centres_mm, found.centres_mm)
     height = np.abs(found.centres_mm[:, None, 2] - found.centres_mm[None, :, 2])
     # A cone above and below each point: 0.8 is the cosine of 37 degrees.
     upright = (height >= _UPRIGHT_COSINE * distances) & (distances <= LINK_UPRIGHT_MM)
     near = (distances <= LINK_MM) | upright
-    count, group = connected_components(near, directed=False)
+    count, group = scipy.sparse.csgraph.connected_components(near, directed=False)
     members = [np.flatnonzero(group == number) for number in range(count)]
     ordered = [rows[order_along(found.centres_mm[rows])] for rows in members]
     return sorted(ordered, key=len, reverse=True)
@@ -64,13 +63,13 @@ def order_along(points_mm: NDArray[np.float64]) -> NDArray[np.intp]:
 def _backbone(points_mm: NDArray[np.float64]) -> NDArray[np.intp]:
     """The path through the minimum spanning tree that meets most points, as rows."""
     # the sparse graph takes a distance of 0 for no edge, so doubled points are moved apart by a hair
-    distances = np.maximum(cdist(points_mm, points_mm), _LEAST_MM)
+    distances = np.maximum(scipy.spatial.distance.cdist(points_mm, points_mm), _LEAST_MM)
     np.fill_diagonal(distances, 0.0)
-    tree = minimum_spanning_tree(distances)
+    tree = scipy.sparse.csgraph.minimum_spanning_tree(distances)
     # Points count, not millimetres: one false detection far to the side must not outweigh the neck. The length
     # decides among paths with equally many.
     tree.data = 1.0 + 1e-6 * tree.data
-    lengths, before = dijkstra(tree, directed=False, return_predecessors=True)
+    lengths, before = scipy.sparse.csgraph.dijkstra(tree, directed=False, return_predecessors=True)
     start, end = np.unravel_index(int(np.argmax(lengths)), lengths.shape)
     path = [int(end)]
     while path[-1] != start:

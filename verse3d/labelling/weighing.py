@@ -13,8 +13,8 @@ The numbers were chosen on twelve phantoms (true bones, seed 9100) and confirmed
 from dataclasses import replace
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist
 
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERTEBRAE
@@ -66,7 +66,7 @@ def weigh_bones(
         is_real,
         # To pass over a vertebra costs; to pass over a crumb of bone should not make anybody name it.
         false=is_none + known.real * priors.skipped[0],
-        distances_mm=cdist(centres_mm, centres_mm),
+        distances_mm=scipy.spatial.distance.cdist(centres_mm, centres_mm),
         log_widths=unknown if known.widths_mm is None else _log_widths(known.widths_mm),
         first=first,
         last=last,

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist
 
 from verse3d.core.errors import GeometryError
 from verse3d.core.geometry import Geometry
@@ -148,7 +148,8 @@ def _hits(predicted: CentroidsById, true: CentroidsById) -> dict[int, float]:
     #   T11   3   27   52       identified
     #   T12  24    2   29       identified
     #   L1   21   12   38       not: what is called L1 lies at T12
-    distances = cdist(np.array([predicted[label] for label in shared]), np.array([true[label] for label in shared]))
+    ours, theirs = (np.array([of[label] for label in shared]) for of in (predicted, true))
+    distances = scipy.spatial.distance.cdist(ours, theirs)
     nearest = distances.argmin(axis=1)
     own = distances.diagonal()
     return {label: float(own[row]) for row, label in enumerate(shared) if nearest[row] == row and own[row] <= LIMIT_MM}

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects
 
 from verse3d.core.errors import GeometryError
 from verse3d.core.geometry import Geometry
@@ -138,7 +138,7 @@ def csv_rows(cases: Iterable[CaseScores]) -> Iterator[tuple[str, ...]]:
 def _boxes(label_map: NDArray[np.uint8], highest: int) -> list[Box | None]:
     """The box around each id 1..highest, found in one pass."""
     # bool has no boxes in SciPy; the same bytes read as uint8 have.
-    return list(find_objects(label_map.view(np.uint8), max_label=highest)) if highest else []
+    return list(scipy.ndimage.find_objects(label_map.view(np.uint8), max_label=highest)) if highest else []
 
 
 def _distances(

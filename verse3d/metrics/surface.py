@@ -9,9 +9,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.ndimage import binary_erosion
-from scipy.spatial import cKDTree
 
 from verse3d.core.errors import GeometryError
 from verse3d.core.geometry import Geometry
@@ -62,7 +61,7 @@ def surface_points_mm(mask: NDArray[np.bool_], geometry: Geometry) -> NDArray[np
     #     . # # # .        . . . . .        . # # # .
     #     # # # # #   -    . # # # .   =    # . . . #
     #     . # # # .        . . . . .        . # # # .
-    surface = np.argwhere(inside & ~binary_erosion(inside))
+    surface = np.argwhere(inside & ~scipy.ndimage.binary_erosion(inside))
     return geometry.world_from_index(surface + [axis.start for axis in box])
 
 
@@ -106,5 +105,5 @@ def assd_mm(distances: SurfaceDistances) -> float:
 
 def _nearest_mm(points: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
     # Each tree is asked once, so the time goes into building it: an unbalanced one is built much faster.
-    distances, _ = cKDTree(others, balanced_tree=False, compact_nodes=False).query(points, workers=-1)
+    distances, _ = scipy.spatial.cKDTree(others, balanced_tree=False, compact_nodes=False).query(points, workers=-1)
     return np.asarray(distances, dtype=np.float64)

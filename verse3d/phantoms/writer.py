@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from verse3d.core.errors import ConfigError, DataError, OutputError
 from verse3d.core.files import make_folder
 from verse3d.core.paths import path_below
+from verse3d.core.phantom_sidecar import SIDECAR, SOURCE
 from verse3d.core.worker_pool import CannotStartError, Failure, affordable_workers, each_in_processes
 from verse3d.phantoms.case import PhantomCase, make_case
 from verse3d.phantoms.levels import Anomaly
 from verse3d.phantoms.mask_shapes import read_shapes, require_vertebrae
 from verse3d.phantoms.rendered import make_rendered
-from verse3d.phantoms.sidecar import SIDECAR, SOURCE
 
 _TRAINING, _VALIDATION, _TEST = "dataset-01training", "dataset-02validation", "dataset-03test"
 _FIRST_SUBJECT, _MOST_CASES = 900, 100

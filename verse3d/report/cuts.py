@@ -6,8 +6,8 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 
 from verse3d.core.errors import DataError, GeometryError
 from verse3d.core.geometry import Geometry
@@ -61,7 +61,7 @@ def label_places(mask: NDArray[Any], geometry: Geometry) -> tuple[LabelPlace, ..
     # The box of every id from 1 on, sought in the order in which the voxels lie in memory.
     slowest_first = np.argsort(-np.abs(turned.strides), kind="stable")
     back = np.argsort(slowest_first)
-    boxes = enumerate(ndimage.find_objects(turned.transpose(slowest_first)), start=1)
+    boxes = enumerate(scipy.ndimage.find_objects(turned.transpose(slowest_first)), start=1)
     places = [_place(turned, number, tuple(box[axis] for axis in back), grid) for number, box in boxes if box]
     return tuple(sorted(places, key=lambda place: (_POSITION.get(place.id, len(_POSITION)), place.id)))
 
@@ -125,7 +125,7 @@ def cut_through_bone(scan: Preview) -> NDArray[np.float64] | None:
     if not bone.any():
         return None
     # Smoothed over three planes, so that a single noisy one does not win.
-    depth = int(np.argmax(ndimage.uniform_filter1d(np.count_nonzero(bone, axis=(0, 2)).astype(float), 3)))
+    depth = int(np.argmax(scipy.ndimage.uniform_filter1d(np.count_nonzero(bone, axis=(0, 2)).astype(float), 3)))
     across = np.count_nonzero(bone[:, max(0, depth - 4) : depth + 5], axis=(1, 2))
     x = first + step[0] * np.average(np.arange(len(across)), weights=across)
     return grid.world_from_index(np.rint([(x, depth * step[1], (grid.shape[2] - 1) / 2)])).reshape(3)

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 
 from verse3d.core.planes import PlaneSlice
 
@@ -111,7 +111,7 @@ def _pieces(pixels: NDArray[Any], side: Side) -> dict[int, NDArray[np.bool_]]:
     """Of each label the piece that is named: a large one, and of those the nearest to where the name will stand."""
     pieces = {}
     for label in np.unique(pixels[pixels > 0]).tolist():
-        numbered, count = ndimage.label(pixels == label)
+        numbered, count = scipy.ndimage.label(pixels == label)
         sizes = np.bincount(numbered.ravel(), minlength=count + 1)[1:]
         large = 1 + np.flatnonzero(sizes >= _LARGE_SHARE * sizes.max())
         columns = [_AWAY[side] * np.argwhere(numbered == piece)[:, 1].mean() for piece in large]

@@ -5,11 +5,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from verse3d.core.caseerrors import CASE_ERRORS
+from verse3d.core.phantom_sidecar import is_phantom
 from verse3d.core.volume import read_geometry
 from verse3d.data.samples.measures import grid_measures
 from verse3d.data.samples.stored import StoredCase, StoredCases
 from verse3d.model.trained_on import TrainedOn
-from verse3d.phantoms.sidecar import is_phantom
 from verse3d.training.session import Session
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects, label
 
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERTEBRAE
@@ -68,7 +68,7 @@ class MeasuredVertebra:
 
 def label_boxes(mask: Volume) -> Boxes:
     """The bounding box of every id (that of id n at n - 1), None for ids that do not occur."""
-    boxes: Boxes = find_objects(mask.array)
+    boxes: Boxes = scipy.ndimage.find_objects(mask.array)
     return boxes
 
 
@@ -102,11 +102,11 @@ def _measure(label_id: int, name: str, mask: Volume, box: tuple[slice, ...]) -> 
 def _pieces(part: NDArray[np.bool_], start: NDArray[np.intp], geometry: Geometry) -> tuple[Piece, ...]:
     # Only strays far away make such a box: there every second voxel tells enough.
     step = 2 if part.size > _LARGE_BOX_VOXELS else 1
-    numbered, count = label(part[::step, ::step, ::step], _TOUCHING_ALSO_AT_CORNERS)
+    numbered, count = scipy.ndimage.label(part[::step, ::step, ::step], _TOUCHING_ALSO_AT_CORNERS)
     sizes = np.bincount(numbered.ravel(), minlength=count + 1)[1:]
     # Two would do; a third says that there are more.
     largest = np.argsort(sizes, kind="stable")[::-1][:3]
-    boxes = find_objects(numbered) if count > 1 else [tuple(slice(0, size) for size in numbered.shape)]
+    boxes = scipy.ndimage.find_objects(numbered) if count > 1 else [tuple(slice(0, size) for size in numbered.shape)]
     pieces = []
     for number in largest.tolist():
         inside = np.argwhere(numbered[boxes[number]] == number + 1)
