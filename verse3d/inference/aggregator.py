@@ -19,6 +19,7 @@ from verse3d.core.axismaps import Box, axis_maps
 from verse3d.core.geometry import Geometry
 from verse3d.core.memory import background, give_back_freed_memory
 from verse3d.core.resample import resample_above
+from verse3d.core.scripted import scripted
 from verse3d.inference.best_channel import best_channel, channels_first
 from verse3d.inference.label_interpolation import LabelInterpolation
 from verse3d.inference.open_sums import FinishedPlanes
@@ -218,21 +219,10 @@ class _Planes:
 
     def _box(self, box: Box) -> torch.Tensor:
         sides = [len(range(size)[used]) for size, used in zip(self.labels.shape, box, strict=True)]
-        known = torch.empty((sides[0], len(self.scores), *sides[1:]), device=self.scores.device)
         # Some planes at a time, which fit the processor's cache; a GPU has no use for small pieces.
         few = max(1, _VOXELS_IN_CACHE // max(1, sides[1] * sides[2]))
-        at_once = few if self.scores.device.type == "cpu" else sides[0]
-        for first in range(0, sides[0], at_once):
-            stop = min(first + at_once, sides[0])
-            here = (slice(box[0].start + first, box[0].start + stop), *box[1:])
-            # The weighted mean of what was said about each voxel, then probabilities: as MONAI blends logits.
-            scores = channels_first(self.scores[(slice(None), *here)]).float() / self.weights[here]
-            known[first:stop] = (torch.softmax(scores, 0) if self.are_logits else scores).movedim(1, 0)
-        silent = known.sum(1).isnan()  # so are 0 / 0, and what a network spoils
-        if bool(silent.any()):
-            known.masked_fill_(silent[:, None], 0)
-            known[:, 0].masked_fill_(silent, 1)
-        return known
+        at_once = few if self.scores.device.type == "cpu" else max(1, sides[0])
+        return scripted(_probabilities)(self.scores[(slice(None), *box)], self.weights[box], self.are_logits, at_once)
 
     def at_points(self, before: "_Planes", places: Sequence[NDArray[np.intp]]) -> torch.Tensor:
         """Float32 (n, channels) on the CPU at places counted from the first plane of ``before``, which these follow."""
@@ -254,6 +244,23 @@ class _Planes:
         known[silent] = 0
         known[silent, 0] = 1
         return known.cpu()
+
+
+def _probabilities(scores: torch.Tensor, weights: torch.Tensor, are_logits: bool, at_once: int) -> torch.Tensor:
+    """Float32 (a, channels, b, c) of weighted sums (channels, a, b, c), so many planes at once.
+
+    The weighted mean of what was said about each voxel, then probabilities: as MONAI blends logits.
+    """
+    channels, planes, rows, columns = scores.shape
+    known = torch.empty([planes, channels, rows, columns], device=scores.device)
+    for first in range(0, planes, at_once):
+        mean = channels_first(scores[:, first : first + at_once]).float() / weights[first : first + at_once]
+        known[first : first + at_once] = (torch.softmax(mean, 0) if are_logits else mean).movedim(1, 0)
+    silent = known.sum(1).isnan()  # so are 0 / 0, and what a network spoils
+    if bool(silent.any()):
+        known.masked_fill_(silent.unsqueeze(1), 0)
+        known[:, 0].masked_fill_(silent, 1)
+    return known
 
 
 def _once(kept: NDArray[Any] | None) -> NDArray[Any]:

@@ -2,6 +2,7 @@
 
 import torch
 
+from verse3d.core.scripted import scripted
 from verse3d.core.single_threaded import in_ranges_single_threaded
 
 _ROWS_VOXELS = 2**14
@@ -19,23 +20,25 @@ def best_channel(scores: torch.Tensor) -> torch.Tensor:
     # Rows along I: a few, so that one thread has enough to do, and the other not too long to wait.
     rows = max(1, _ROWS_VOXELS // max(1, scores.shape[2] * scores.shape[3]))
     if scores.device.type != "cpu":
-        # Of equal ones a GPU takes any, unless it is asked who has the largest score; and NaN is larger than all.
         for start in range(0, scores.shape[1], 16 * rows):
-            part = scores[:, start : start + 16 * rows]
-            result[start : start + 16 * rows] = (part == part.amax(0)).to(torch.uint8).argmax(0)
+            result[start : start + 16 * rows] = best_of(scores[:, start : start + 16 * rows])
         return result
-
-    def choose(start: int, stop: int) -> None:
-        for row in range(start, stop):
-            voxels = scores[:, row].reshape(len(scores), -1)
-            into = result[row].view(-1)
-            for part, chosen in zip(
-                torch.split(voxels, _VOXELS_AT_ONCE, 1), torch.split(into, _VOXELS_AT_ONCE), strict=True
-            ):
-                chosen.copy_(first_best(channels_first(part).float()))
-
-    in_ranges_single_threaded(choose, scores.shape[1], rows)
+    in_ranges_single_threaded(
+        lambda start, stop: scripted(_choose)(result[start:stop], scores[:, start:stop], _VOXELS_AT_ONCE),
+        scores.shape[1],
+        rows,
+    )
     return result
+
+
+def _choose(result: torch.Tensor, scores: torch.Tensor, at_once: int) -> None:
+    """Fill (I, J, K) from (channels, I, J, K)."""
+    for row in range(len(result)):
+        voxels = scores[:, row].reshape(len(scores), -1)
+        into = result[row].view(-1)
+        for start in range(0, len(into), at_once):
+            part = channels_first(voxels[:, start : start + at_once]).float()
+            into[start : start + at_once].copy_(first_best(part))
 
 
 def channels_first(scores: torch.Tensor) -> torch.Tensor:
@@ -53,6 +56,17 @@ def channels_first(scores: torch.Tensor) -> torch.Tensor:
     return voxels.t().contiguous().view(scores.shape)
 
 
+def best_of(scores: torch.Tensor) -> torch.Tensor:
+    """The channel with the largest score, int64 (...) of (channels, ...); on the CPU (n,) of float32 (channels, n).
+
+    Of equal ones the first.
+    """
+    if scores.is_cuda:
+        # Of equal ones a GPU takes any, unless it is asked who has the largest score; and NaN is larger than all.
+        return (scores == scores.amax(0)).to(torch.uint8).argmax(0)
+    return first_best(scores)
+
+
 def first_best(scores: torch.Tensor) -> torch.Tensor:
     """The channel with the largest score, int64 (n,) of float32 (channels, n) on the CPU: the first of equal ones.
 
@@ -64,6 +78,6 @@ def first_best(scores: torch.Tensor) -> torch.Tensor:
     """
     channels, voxels = scores.shape
     # (1, voxels, channels, 1) in the order "channels last", which is that of the scores as they are
-    picture = scores.contiguous().as_strided((1, voxels, channels, 1), (channels * voxels, 1, voxels, voxels))
-    largest, place = torch.nn.functional.max_pool2d(picture, (channels, 1), return_indices=True)
+    picture = scores.contiguous().as_strided([1, voxels, channels, 1], [channels * voxels, 1, voxels, voxels])
+    largest, place = torch.nn.functional.max_pool2d_with_indices(picture, [channels, 1])
     return place.view(-1).masked_fill_(largest.view(-1).isnan(), 0)

@@ -24,8 +24,7 @@ from scipy.sparse.csgraph import connected_components
 from verse3d.inference.runs import NO_COMPONENT, Runs
 
 _ONE_AT_A_TIME = threading.Lock()
-"""For noise: cc3d keeps Python's lock while it computes, and who looks another chunk through meanwhile waits for that
-lock after every step. So more threads would only hold more memory."""
+"""For cc3d, which keeps Python's lock while it computes: who waits for that holds less memory than who waits inside."""
 _CRUMB = 2
 """Marks, beside 0 for what is gone and 1 for what stays, components of which a chunk alone does not know."""
 _MOST_CRUMBS = 7 / 32
@@ -91,8 +90,7 @@ def find_components(whole: NDArray[np.uint8], count: int, too_small: float) -> C
     changes = np.count_nonzero(whole[..., 1:] != whole[..., :-1])
     if changes * _VOXELS_PER_RUN <= whole.size:
         return TidyChunk(whole, count)
-    with _ONE_AT_A_TIME:
-        return NoisyChunk(whole, count, too_small)
+    return NoisyChunk(whole, count, too_small)
 
 
 class TidyChunk:
@@ -210,7 +208,9 @@ class NoisyChunk:
 
 def _numbered(planes: NDArray[np.uint8]) -> tuple[NDArray[np.integer], int]:
     """A number 1 ... n for each component of one label, 0 for background, and n."""
-    components, number = cc3d.connected_components(np.ascontiguousarray(planes), connectivity=26, return_N=True)
+    planes = np.ascontiguousarray(planes)
+    with _ONE_AT_A_TIME:
+        components, number = cc3d.connected_components(planes, connectivity=26, return_N=True)
     return components, int(number)
 
 

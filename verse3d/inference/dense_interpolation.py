@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from verse3d.core.axismaps import AxisMap
-from verse3d.inference.best_channel import best_channel, first_best
+from verse3d.core.scripted import scripted
+from verse3d.inference.best_channel import best_of
 
 
 def fill_densely(
@@ -36,18 +37,39 @@ def fill_densely(
     device = probabilities.device
     across = _matrix(columns, probabilities.shape[3]).to(device)
     down = _matrix(rows, probabilities.shape[2]).T.contiguous().to(device).expand(len(ids), -1, -1)
-    carried = torch.empty((len(ids), rows.size, columns.size), device=device)
-    best = first_best if device.type == "cpu" else _best_on_gpu
-    ready: dict[int, torch.Tensor] = {}
-    for number, (lower, upper) in enumerate(zip(planes.lower.tolist(), planes.upper.tolist(), strict=True)):
-        # (J, b) @ ((C, b, c) @ (c, K)) -> (C, J, K), for the two planes around; one of them is usually there already
-        ready = {at: ready[at] if at in ready else torch.bmm(down, probabilities[at] @ across) for at in (lower, upper)}
-        torch.lerp(ready[lower], ready[upper], float(planes.weight[number]), out=carried)
-        target[number] = ids.take(best(carried.view(len(ids), -1)).cpu().numpy()).reshape(rows.size, columns.size)
+    between = (planes.lower.tolist(), planes.upper.tolist(), planes.weight.tolist())
+    scripted(_fill)(torch.from_numpy(target), probabilities, across, down, *between, torch.from_numpy(ids).to(device))
 
 
-def _best_on_gpu(scores: torch.Tensor) -> torch.Tensor:
-    return best_channel(scores[:, None, None])[0, 0].long()
+def _fill(  # noqa: PLR0917 - as TorchScript takes them
+    target: torch.Tensor,
+    probabilities: torch.Tensor,
+    across: torch.Tensor,
+    down: torch.Tensor,
+    lower: list[int],
+    upper: list[int],
+    weights: list[float],
+    ids: torch.Tensor,
+) -> None:
+    """Plane by plane of the target, each of which lies between two of the voxels."""
+    rows, columns = target.shape[1], target.shape[2]
+    carried = torch.empty([len(ids), rows, columns], device=probabilities.device)
+    # The two planes around, and which they are; one of them is usually there already.
+    below, above, at_below, at_above = carried, carried, -1, -1
+    for number in range(len(lower)):
+        if at_below != lower[number]:
+            at_below = lower[number]
+            below = above if at_below == at_above else _plane(probabilities, at_below, across, down)
+        if at_above != upper[number]:
+            at_above = upper[number]
+            above = below if at_above == at_below else _plane(probabilities, at_above, across, down)
+        torch.lerp(below, above, weights[number], out=carried)
+        target[number].copy_(ids[best_of(carried.view(len(ids), -1))].view(rows, columns))
+
+
+def _plane(probabilities: torch.Tensor, number: int, across: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
+    """(J, b) @ ((C, b, c) @ (c, K)) -> (C, J, K)."""
+    return torch.bmm(down, probabilities[number] @ across)
 
 
 def _matrix(axis_map: AxisMap, size: int) -> torch.Tensor:
