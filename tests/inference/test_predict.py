@@ -54,7 +54,7 @@ def test_the_list_of_predictions_tells_which_model_file_made_each_mask(tmp_path,
 
 
 def test_an_unexpected_runtime_error_in_one_scan_does_not_stop_the_rest(tmp_path, batch, monkeypatch):
-    def prepare(self, volume):
+    def prepare(self, volume, ready):
         raise MemoryError if "case0" in str(volume.path) else RuntimeError("CUDA out of memory")
 
     monkeypatch.setattr(Predictor, "prepare", prepare)

@@ -13,6 +13,7 @@ from torch import nn
 
 from verse3d.core.geometry import Geometry, Shape
 from verse3d.core.logs import Progress, no_progress
+from verse3d.core.memory import give_back_freed_memory
 from verse3d.core.peak_memory import MemoryWatch
 from verse3d.core.resample import Ready, all_ready
 from verse3d.core.runtime import Precision, rss_mb
@@ -164,6 +165,7 @@ class Predictor:
             sampling = self.method.sampling
             part = CroppedGrids.of(spine.crop(grid.shape, sampling.patch_voxels, sampling.margin_voxels), grid, source)
         image, tiling = part.cut(image), self.tiling(part.grid.shape, source)
+        give_back_freed_memory()  # of the scouts, whose layers are larger than any of a window
         wanted = self._wanted(image, tiling, part, spine)
         self.placement.start_volume()
         aggregator: Aggregator = (
@@ -263,8 +265,7 @@ class Predictor:
     def least_window_mb(self) -> float:
         """What one window takes at the very least, MB: itself, its weights, its scores and the network's first level.
 
-        A config may ask for windows that do not fit; the system would kill whoever tried it. The first level is counted
-        at half the resolution, at which some networks begin.
+        Who tries more is killed. The first level is counted at half the resolution, at which some networks begin.
         """
         shape = self.tiling((1, 1, 1), _SMALLEST).window_shape
         halves = self.method.architecture.channels[0] / 2.0 ** len(shape[1:])
@@ -289,8 +290,7 @@ class Predictor:
         return max(0.0, peak_mb - before) + (_LOGITS_IN_HOLES + _LOGITS_IN_PROOF * to_prove) * logits_mb
 
 
-_LOGITS_IN_PROOF = 4
-_LOGITS_IN_HOLES = 3
+_LOGITS_IN_PROOF, _LOGITS_IN_HOLES = 4, 3
 """Float32 logits that would fit into what the C library keeps of freed pieces, where small blocks lie between: after 80
 windows of 27 channels 171 and 227 MB were missing in two runs; three are 286 MB, and 11 MB with one channel."""
 _WINDOW_WATCH_SECONDS, _SMALLEST = 0.001, Geometry((1, 1, 1), np.eye(4))
