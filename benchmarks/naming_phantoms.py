@@ -6,7 +6,8 @@
 With ``--scout`` (weights of ``benchmarks/scout.py``) the bones are grouped from the true mask and only their names are
 judged: minutes on one core. With ``--model`` (a run of the config ``vertebrae``) the bones are those of its network,
 too, and ``--direct`` (a run of ``vertebrae-direct``) is the model to compare with. Persons have 11 to 13 thoracic and
-4 to 6 lumbar vertebrae; every one is shown whole and in random parts of three vertebrae or more.
+5 or 6 lumbar vertebrae, with ``--anomaly l5-missing`` four; every one is shown whole and in random parts of three
+vertebrae or more.
 
 Parts that show the border C7|T1 or T12|L1, or the last lumbar vertebra with what is below it, can be named, unless the
 person has one vertebra too many or too few and the part shows one end only of what would have to be counted. All others
@@ -92,7 +93,7 @@ def main() -> None:
     direct = open_predictor([options.direct], torch.device("cpu")) if options.direct else None
     tallies: dict[str, Tally] = {}
     doubts: dict[str, list[bool]] = {key: [] for key in ("ambiguous", "truth_listed", "silent", "anomaly")}
-    for view in views(options.persons, options.parts, options.spacing):
+    for view in views(options.persons, options.parts, options.spacing, options.anomaly):
         _judge(view, namer, predictor, direct, tallies=tallies, doubts=doubts)
         print(
             view.name, f"{len(view.whole)} vertebrae", {key: one.summary() for key, one in tallies.items()}, flush=True
@@ -112,6 +113,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--persons", type=int, default=12)
     parser.add_argument("--parts", type=int, default=4, help="random parts of each person, beside the whole")
     parser.add_argument("--spacing", type=float, default=2.5, help="of the phantoms, mm")
+    parser.add_argument("--anomaly", choices=("l6", "t13", "t12-missing", "l5-missing"), help="of all persons")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     if (options.scout is None) == (options.model is None):

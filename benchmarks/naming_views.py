@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from verse3d.core.geometry import Geometry
 from verse3d.core.labels import VERTEBRAE, vertebra
 from verse3d.phantoms.body import Body, make_body
+from verse3d.phantoms.levels import Anomaly
 
 SEED = 4711
 """Of persons that no training sees: ``benchmarks/scout.py`` and trainings draw others."""
@@ -17,6 +18,7 @@ _COUNTED = {
     "l6": {"T12", "L1", "L6"},
     "t13": {"C7", "T1", "T13", "L1"},
     "t12-missing": {"C7", "T1", "T11", "L1"},
+    "l5-missing": {"T12", "L1", "L4"},
 }
 """What must be in view for an anomaly to be: both ends of what is counted."""
 
@@ -47,10 +49,13 @@ class View:
         return np.where(np.isin(self.mask, self.whole), self.mask, 0).astype(np.uint8)
 
 
-def views(persons: int, parts: int, spacing_mm: float) -> Iterator[View]:
-    """Every person whole, and random parts of three to nine vertebrae of each, on grids of ``spacing_mm``."""
+def views(persons: int, parts: int, spacing_mm: float, anomaly: Anomaly | None = None) -> Iterator[View]:
+    """Every person whole, and random parts of three to nine vertebrae of each, on grids of ``spacing_mm``.
+
+    Half of the persons have L6, T13 or no T12; with ``anomaly`` all have that.
+    """
     for number in range(persons):
-        body = make_body(SEED, number, spacing_mm)
+        body = make_body(SEED, number, spacing_mm, anomaly=anomaly)
         random = np.random.default_rng([SEED, number])
         ids = [label.id for label in VERTEBRAE if (body.mask == label.id).any()]
         planes = {one: np.flatnonzero((body.mask == one).any(axis=(0, 1))) for one in ids}
@@ -93,4 +98,4 @@ def _can_be_counted(anomaly: str | None, names: Sequence[str]) -> bool:
     regions = {name[0] for name in names}
     if anomaly in ("t13", "t12-missing"):
         return "C7" in names or "T" not in regions
-    return anomaly != "l6" or "T12" in names or "L" not in regions
+    return anomaly not in ("l6", "l5-missing") or "T12" in names or "L" not in regions
