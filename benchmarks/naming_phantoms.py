@@ -6,96 +6,83 @@
 With ``--scout`` (weights of ``benchmarks/scout.py``) the bones are grouped from the true mask and only their names are
 judged: minutes on one core. With ``--model`` (a run of the config ``vertebrae``) the bones are those of its network,
 too, and ``--direct`` (a run of ``vertebrae-direct``) is the model to compare with. Persons have 11 to 13 thoracic and
-4 to 6 lumbar vertebrae; every one is shown whole and in random parts of three vertebrae or more.
+5 or 6 lumbar vertebrae, with ``--anomaly l5-missing`` four; every one is shown whole and in random parts of three
+vertebrae or more.
 
 Parts that show the border C7|T1 or T12|L1, or the last lumbar vertebra with what is below it, can be named, unless the
 person has one vertebra too many or too few and the part shows one end only of what would have to be counted. All others
 must be ambiguous with the truth among the readings. Judged are the vertebrae that lie wholly in the part.
 Rows: direct head per vertebra (most voxels), direct head with a vote per bone, the network at 4 mm with a vote per
-bone (no sequence), and the sequence. The last line is one JSON object.
+bone (no sequence), the sequence, and the same bones with their true names. Every row has Dice from voxels, on the grid
+of the phantom, of the mask that ``predict`` would write: of all vertebrae together (over the whole view, and within the
+labelled span of ``metrics.bones``) and the mean over vertebrae, where a wrong name or none counts 0. As in VerSe the
+truth leaves out vertebrae that the view cuts, so what a mask shows of them counts against the first of these figures.
+The last line is one JSON object.
 """
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import torch
+from naming_views import View, views
 from numpy.typing import NDArray
 
 from verse3d.core.config import parse_config
-from verse3d.core.geometry import Geometry
 from verse3d.core.labels import BONES, VERTEBRAE, vertebra
 from verse3d.core.volume import Volume
 from verse3d.data.samples.grid import windowing
 from verse3d.inference.loading import open_predictor
-from verse3d.inference.naming import LevelMaps, SequenceNaming, bone_evidence
+from verse3d.inference.naming import LevelMaps, SequenceNaming, bone_evidence, named_by_truth, without_partial
 from verse3d.inference.predictor import Predictor
 from verse3d.labelling.bones import BoneMap
 from verse3d.labelling.evidence import LevelEvidence
 from verse3d.labelling.instances import group_bones
 from verse3d.labelling.vertebrae import NamedBones, name_bones
+from verse3d.metrics.bones import score_bones
 from verse3d.model.parts import parts_of
 from verse3d.model.scout import ScoutNetwork
-from verse3d.phantoms.body import Body, make_body
 
-SEED = 4711
-"""Of persons that no training sees: ``benchmarks/scout.py`` and trainings draw others."""
-LEAST_VERTEBRAE = 3
-_COUNTED = {
-    "l6": {"T12", "L1", "L6"},
-    "t13": {"C7", "T1", "T13", "L1"},
-    "t12-missing": {"C7", "T1", "T11", "L1"},
-}
-"""What must be in view for an anomaly to be: both ends of what is counted."""
+_COLUMNS = ("id_rate", "all_right", "volume_dice", "volume_dice_in_span", "vertebra_dice")
 _SETTINGS = {"labels": {"scheme": "vertebrae", "naming": "sequence"}, "grid": {"spacing_mm": 1.5}}
 
 
 @dataclass(frozen=True, eq=False)
-class View:
-    """A part of a person.
+class Row:
+    """What one way of naming makes of a view: the id of each vertebra in ``View.whole``, 0 for none, and the mask."""
 
-    Attributes:
-        name: of the person and the part.
-        image_hu, mask, geometry: int16 and VerSe ids (I, J, K), and their grid.
-        whole: VerSe ids of the vertebrae that lie wholly in it, from head to feet.
-        anomaly: what is unusual and in view; "" for nothing.
-        decidable: whether a border that names start from is in view.
-    """
-
-    name: str
-    image_hu: NDArray[np.int16]
+    ids: Sequence[int]
     mask: NDArray[np.uint8]
-    geometry: Geometry
-    whole: tuple[int, ...]
-    anomaly: str
-    decidable: bool
 
 
 @dataclass(eq=False)
 class Tally:
     """Names of one way of naming, over all views."""
 
-    right: int = 0
-    vertebrae: int = 0
+    hits: list[bool] = field(default_factory=list)
     all_right: list[bool] = field(default_factory=list)
+    volume_dice: list[float] = field(default_factory=list)
+    volume_dice_in_span: list[float] = field(default_factory=list)
+    vertebra_dice: list[float] = field(default_factory=list)
 
-    def add(self, names: Sequence[int], truth: Sequence[int]) -> None:
-        """The ids that true vertebrae got."""
-        hits = [one == other for one, other in zip(names, truth, strict=True)]
-        self.right += sum(hits)
-        self.vertebrae += len(hits)
+    def add(self, row: Row, view: View) -> None:
+        """What one way of naming makes of a view."""
+        hits = [one == other for one, other in zip(row.ids, view.whole, strict=True)]
+        self.hits += hits
         self.all_right.append(all(hits))
+        scores = score_bones(row.mask, view.truth, view.geometry)
+        self.volume_dice.append(scores.union_dice)
+        self.volume_dice_in_span.append(scores.union_dice_in_span)
+        self.vertebra_dice += scores.dice.values()
 
     def summary(self) -> dict[str, float]:
-        """Shares."""
-        return {
-            "id_rate": round(self.right / max(1, self.vertebrae), 4),
-            "all_right": round(float(np.mean(self.all_right)), 4) if self.all_right else float("nan"),
-        }
+        """Shares and means; of vertebrae for ``id_rate`` and ``vertebra_dice``, of views for the others."""
+        columns = {"id_rate": self.hits, **{name: getattr(self, name) for name in _COLUMNS[1:]}}
+        return {name: round(float(np.mean(values)), 4) for name, values in columns.items()}
 
 
 def main() -> None:
@@ -106,14 +93,14 @@ def main() -> None:
     direct = open_predictor([options.direct], torch.device("cpu")) if options.direct else None
     tallies: dict[str, Tally] = {}
     doubts: dict[str, list[bool]] = {key: [] for key in ("ambiguous", "truth_listed", "silent", "anomaly")}
-    for view in _views(options):
+    for view in views(options.persons, options.parts, options.spacing, options.anomaly):
         _judge(view, namer, predictor, direct, tallies=tallies, doubts=doubts)
         print(
             view.name, f"{len(view.whole)} vertebrae", {key: one.summary() for key, one in tallies.items()}, flush=True
         )
-    print(f"{'':28} {'id-rate':>8} {'all right':>10}")
+    print(f"{'':40}", *(f"{name:>20}" for name in _COLUMNS))
     for key, one in sorted(tallies.items()):
-        print(f"{key:28} {one.summary()['id_rate']:8.4f} {one.summary()['all_right']:10.4f}")
+        print(f"{key:40}", *(f"{value:20.4f}" for value in one.summary().values()))
     shares = {key: round(float(np.mean(values)), 4) if values else None for key, values in doubts.items()}
     print(json.dumps({"rows": {key: one.summary() for key, one in tallies.items()}, **shares}))
 
@@ -126,6 +113,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--persons", type=int, default=12)
     parser.add_argument("--parts", type=int, default=4, help="random parts of each person, beside the whole")
     parser.add_argument("--spacing", type=float, default=2.5, help="of the phantoms, mm")
+    parser.add_argument("--anomaly", choices=("l6", "t13", "t12-missing", "l5-missing"), help="of all persons")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     if (options.scout is None) == (options.model is None):
@@ -142,54 +130,6 @@ def _namer(options: argparse.Namespace) -> tuple[SequenceNaming, Predictor | Non
     return SequenceNaming([network.eval()], keeps_partial=True), None
 
 
-def _views(options: argparse.Namespace) -> Iterator[View]:
-    for number in range(options.persons):
-        body = make_body(SEED, number, options.spacing)
-        random = np.random.default_rng([SEED, number])
-        ids = [label.id for label in VERTEBRAE if (body.mask == label.id).any()]
-        planes = {one: np.flatnonzero((body.mask == one).any(axis=(0, 1))) for one in ids}
-        yield _view(body, f"person {number}, whole", planes, 0, body.mask.shape[2])
-        for part in range(options.parts):
-            count = int(random.integers(LEAST_VERTEBRAE, 10))
-            first = int(random.integers(0, len(ids) - count + 1))
-            # k grows towards the head: the lowest vertebra begins the part, a little is shown beyond both ends
-            margin = random.integers(1, 1 + int(12 / options.spacing), 2)
-            low = max(0, int(planes[ids[first + count - 1]][0]) - int(margin[0]))
-            high = min(body.mask.shape[2], int(planes[ids[first]][-1]) + 1 + int(margin[1]))
-            yield _view(body, f"person {number}, part {part}", planes, low, high)
-
-
-def _view(body: Body, name: str, planes: dict[int, NDArray[np.intp]], low: int, high: int) -> View:
-    whole = tuple(one for one, at in planes.items() if low <= at[0] and at[-1] < high)
-    names = [vertebra(one).name for one in whole]
-    last = [vertebra(one).name for one in planes][-1]
-    below_mm = (planes[vertebra(last).id][0] - low) * body.geometry.spacing_mm[2]
-    regions = {one[0] for one in names}
-    start, stop = (0, 0, low), (*body.geometry.shape[:2], high)
-    return View(
-        name,
-        np.ascontiguousarray(body.image_hu[:, :, low:high]),
-        np.ascontiguousarray(body.mask[:, :, low:high]),
-        body.geometry.cropped(start, stop),
-        whole,
-        body.anomaly if body.anomaly and _COUNTED[body.anomaly] <= set(names) else "",
-        _can_be_counted(body.anomaly, names)
-        and (len(regions) > 1 or "C1" in names or (last in names and below_mm >= 10.0)),
-    )
-
-
-def _can_be_counted(anomaly: str | None, names: Sequence[str]) -> bool:
-    """Whether the names follow from what is in view, in a person with an anomaly.
-
-    The lowest vertebra with ribs is T12 to anybody who does not see where T1 is, and the one above the sacrum is L5 to
-    anybody who does not see the last rib, however many there are.
-    """
-    regions = {name[0] for name in names}
-    if anomaly in ("t13", "t12-missing"):
-        return "C7" in names or "T" not in regions
-    return anomaly != "l6" or "T12" in names or "L" not in regions
-
-
 def _judge(
     view: View,
     namer: SequenceNaming,
@@ -204,15 +144,19 @@ def _judge(
     named = name_bones(bones, view.geometry, evidence)
     owner = _owners(bones, view)
     group = "decidable" if view.decidable else "open"
+    ids = named.ids[owner].tolist()
+    voted = _by_bone({bone.number: _voted(evidence, row) for row, bone in enumerate(bones.bones)})
+    shapes = named_by_truth(bones, view.truth)
     rows = {
-        "vote per bone at 4 mm": [_voted(evidence, bones, one) for one in owner],
-        "sequence": [int(named.ids[one]) for one in owner],
+        "vote per bone at 4 mm": Row(voted[owner].tolist(), _written(bones, voted, view)),
+        "sequence": Row(ids, _written(bones, without_partial(named).ids, view)),
+        "bones, true names": Row([one if (shapes == one).any() else 0 for one in view.whole], shapes),
     }
     if direct is not None:
         rows |= _direct_rows(direct, view, bones, owner)
-    for key, ids in rows.items():
-        tallies.setdefault(f"{key} ({group})", Tally()).add(ids, view.whole)
-    _count_doubts(view, named, rows["sequence"], doubts)
+    for key, row in rows.items():
+        tallies.setdefault(f"{key} ({group})", Tally()).add(row, view)
+    _count_doubts(view, named, ids, doubts)
 
 
 def _bones_and_levels(
@@ -243,17 +187,32 @@ def _owners(bones: BoneMap, view: View) -> list[int]:
     return [int(count[1:].argmax()) + 1 if count[1:].any() else 0 for count in counts]
 
 
-def _voted(evidence: LevelEvidence, bones: BoneMap, number: int) -> int:
-    row = next((row for row, bone in enumerate(bones.bones) if bone.number == number), None)
-    return 0 if row is None or not evidence.seen else VERTEBRAE[int(evidence.levels[row].argmax())].id
+def _voted(evidence: LevelEvidence, row: int) -> int:
+    return VERTEBRAE[int(evidence.levels[row].argmax())].id if evidence.seen else 0
 
 
-def _direct_rows(direct: Predictor, view: View, bones: BoneMap, owner: Sequence[int]) -> dict[str, list[int]]:
+def _by_bone(id_of: Mapping[int, int]) -> NDArray[np.uint8]:
+    """The id of each bone by its number, (256,)."""
+    ids = np.zeros(256, np.uint8)
+    ids[list(id_of)] = list(id_of.values())
+    return ids
+
+
+def _written(bones: BoneMap, ids: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
+    mask = np.zeros_like(view.mask)
+    bones.write(ids, mask)
+    return mask
+
+
+def _direct_rows(direct: Predictor, view: View, bones: BoneMap, owner: Sequence[int]) -> dict[str, Row]:
     labels = direct.label(_volume(view))
     inside = labels[bones.box]
+    voted = _by_bone({bone.number: _most(inside[bones.numbers == bone.number]) for bone in bones.bones})
     by_vertebra = [_most(labels[view.mask == one]) for one in view.whole]
-    by_bone = [_most(inside[bones.numbers == one]) if one else 0 for one in owner]
-    return {"direct head": by_vertebra, "direct head, vote per bone": by_bone}
+    return {
+        "direct head": Row(by_vertebra, labels),
+        "direct head, vote per bone": Row(voted[owner].tolist(), _written(bones, voted, view)),
+    }
 
 
 def _most(ids: NDArray[np.uint8]) -> int:

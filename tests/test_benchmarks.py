@@ -271,3 +271,24 @@ def test_a_scout_that_is_given_to_a_model_is_usable_only_if_it_missed_nothing(mo
         "missed_scans": sum(one > 0 for one in missed),
         "validation_cases": len(missed),
     }
+
+
+def test_names_of_phantoms_are_scored_with_dice_from_voxels_and_without_cut_vertebrae(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    phantoms, views = importlib.import_module("naming_phantoms"), importlib.import_module("naming_views")
+    mask = np.zeros((3, 5, 8), np.uint8)
+    mask[:, :, 6:], mask[:, :, 3:5], mask[:, :, :2] = 19, 20, 21  # T12 is cut, L1 and L2 are whole
+    geometry = Geometry(mask.shape, np.diag([2.0, 3.0, 4.0, 1.0]))
+    view = views.View("a part", mask.astype(np.int16), mask, geometry, (20, 21), "", decidable=True)
+    predicted = mask.copy()
+    predicted[:, :, 0] = 0  # half of L2, of which the other half is called L3
+    predicted[predicted == 21] = 22
+    tally = phantoms.Tally()
+    tally.add(phantoms.Row([20, 22], predicted), view)
+    assert tally.summary() == {
+        "id_rate": 0.5,
+        "all_right": 0.0,
+        "volume_dice": round(2 * 45 / (75 + 60), 4),  # 15 voxels a plane: the cut T12 counts against it,
+        "volume_dice_in_span": round(2 * 45 / (45 + 60), 4),  # and here it does not
+        "vertebra_dice": 0.5,
+    }

@@ -15,6 +15,7 @@ from verse3d.core.labels import VERTEBRAE
 from verse3d.data.cases import write_index
 from verse3d.data.centroids import read_centroids, write_centroids
 from verse3d.data.predictions import MASK_SUFFIX, mask_path
+from verse3d.evaluation.case_values import METRICS, OF_NAMES, case_values
 from verse3d.evaluation.foreign import TOTALSEGMENTATOR, find_mask, read_foreign_mask, read_label_map
 from verse3d.evaluation.score_folder import evaluate_folder
 from verse3d.evaluation.scorecard import score_card, summarise_cards
@@ -54,6 +55,19 @@ def test_evaluate_writes_the_scorecard_the_table_and_the_centroids(tmp_path, tru
     assert stored.labels == tuple(expected) and stored.format == "voxel"
     for point, label in zip(stored.world_mm, stored.labels, strict=True):
         assert np.linalg.norm(point - expected[label]) < 0.2
+
+
+def test_a_comparison_knows_of_names_what_the_scorecard_says(tmp_path, truth):
+    scans.write_nifti(mask_path(tmp_path / "masks", "c0"), spine(0).mask, PIR.affine)
+    scans.write_nifti(mask_path(tmp_path / "masks", "c1"), called(spine(1).mask, _20=22), PIR.affine)  # L1 is called L3
+    costs = {case: {"seconds": 1.0, "peak_rss_mb": 2.0} for case in ("c0", "c1")}
+    named = case_values(evaluate_folder(tmp_path / "masks", truth, tmp_path / "named.json"), costs)
+    assert [named[case]["id_rate"] for case in costs] == pytest.approx([1.0, 2 / 3])
+    assert [named[case]["vertebra_dice"] for case in costs] == pytest.approx([1.0, 2 / 3])
+    assert named["c1"]["dice"] == 1.0
+    binary = case_values(evaluate_folder(tmp_path / "masks", truth, tmp_path / "one.json", scheme="binary"), costs)
+    assert all(math.isnan(values[metric]) for values in binary.values() for metric in OF_NAMES)
+    assert all(values.keys() == METRICS.keys() for values in (*named.values(), *binary.values()))
 
 
 def test_binary_masks_have_no_scorecard(tmp_path, truth):

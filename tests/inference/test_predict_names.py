@@ -1,6 +1,7 @@
 """The whole way: a model file, a scan, and a mask of named vertebrae with all that lies beside it."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -72,6 +73,18 @@ def test_a_mask_of_named_vertebrae_is_written_with_all_that_lies_beside_it(place
     world = scan.geometry.world_from_index(stored.points)
     assert np.abs(world - list(scan.centres.values())).max() < 3.0
     assert '"T12"' in (out / "itksnap_labels.txt").read_text()
+
+
+@pytest.mark.parametrize("options", [{"tta": True}, {"model": ["best.pt", "again.pt"]}], ids=["mirrored", "averaged"])
+def test_mirror_images_and_several_models_are_averaged_before_bones_are_named(place, monkeypatch, options):
+    folder, scan = place
+    let_networks_see(monkeypatch, scan)
+    monkeypatch.chdir(folder)
+    shutil.copy("best.pt", "again.pt")
+    report = verse3d.predict("ct.nii.gz", out="out", device="cpu", **({"model": "best.pt"} | options))
+    assert not report.failures
+    record = json.loads((folder / "out" / "predictions.json").read_text())["cases"][0]
+    assert [one["name"] for one in record["vertebrae"]] == ROW and not record["naming"]["ambiguous"]
 
 
 def test_without_a_scout_names_are_given_with_a_warning(place):

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from verse3d.labelling.parting import part_seeds, waist_parts
+from verse3d.labelling.parting import part_seeds
+from verse3d.labelling.waists import parts_beside_waist, waist_parts
 
 SPACING_MM = (1.0, 1.25, 1.5)
 UP = np.array([0.0, 0.0, 1.0])
@@ -77,3 +78,81 @@ def test_the_neighbours_tell_where_the_spine_goes():
 def test_there_are_never_more_numbers_than_may_be():
     bone, _, _ = column(4)
     assert part_seeds(bone.astype(np.uint8), SPACING_MM, UP, 2).max() <= 2
+
+
+def rod(shape, start_mm, stop_mm, radius_mm):
+    """Voxels within a radius of a line in mm."""
+    points = np.indices(shape).reshape(3, -1).T * SPACING_MM - start_mm
+    along = np.subtract(stop_mm, start_mm)
+    share = np.clip(points @ along / (along @ along), 0, 1)
+    away = (points - share[:, None] * along) ** 2
+    return (away.sum(1) <= radius_mm**2).reshape(shape)
+
+
+NECK = (64, 40, 66)
+LEFT, MIDDLE, RIGHT = 14, 32, 50
+
+
+@pytest.fixture(scope="module")
+def neck():
+    """A ring, the body below it whose dens stands in it, and seeds: 1 is both in one, 2 and 3 lie below."""
+    ring = ball(NECK, (LEFT, 26, 80), 7) | ball(NECK, (RIGHT, 26, 80), 7)
+    for x in (LEFT, RIGHT):
+        for y in (40, 6):
+            ring |= rod(NECK, (x, 26, 80), (MIDDLE, y, 80), 2.4)
+    body = ball(NECK, (MIDDLE, 32, 54), 9) | rod(NECK, (MIDDLE, 32, 54), (MIDDLE, 32, 82), 3.0)
+    for x in (LEFT + 2, RIGHT - 2):
+        body |= rod(NECK, (x, 26, 56), (MIDDLE, 32, 54), 5) | rod(NECK, (x, 26, 56), (MIDDLE, 8, 52), 4)
+    joints = rod(NECK, (LEFT + 1, 26, 58), (LEFT + 1, 26, 78), 2.8) | rod(NECK, (MIDDLE, 32, 80), (MIDDLE, 40, 80), 1.5)
+    joints |= rod(NECK, (RIGHT - 1, 26, 58), (RIGHT - 1, 26, 78), 2.8)
+    seeds = (ring | body | joints).astype(np.uint8)
+    for number, height in ((2, 31), (3, 9)):
+        seeds[ball(NECK, (MIDDLE, 28, height), 9.0)] = number
+    return ring, body & ~ring, seeds
+
+
+def test_a_ring_that_hangs_together_with_the_body_below_it_is_parted(neck):
+    ring, body, seeds = neck
+    assert waist_parts(seeds == 1, SPACING_MM, UP).max() == 1, "no piece of the ring is a vertebra"
+    parted = part_seeds(seeds.copy(), SPACING_MM, UP, 200)
+    assert np.array_equal(parted > 0, seeds > 0) and len(np.unique(parted)) == 1 + 4
+    require_parted(parted, ring, body)
+
+
+def require_parted(parts, ring, body):
+    of_ring, of_body = (int(np.bincount(parts[part]).argmax()) for part in (ring, body))
+    assert of_ring != of_body
+    assert np.mean(parts[ring] == of_ring) > 0.9
+    assert np.mean(parts[body] == of_body) > 0.9, "the dens stands in the ring, and belongs to the body"
+
+
+@pytest.mark.parametrize("axis", [(0.0, -0.42, 0.91), (0.3, 0.3, 0.91), (0.0, 0.0, -1.0)], ids=str)
+def test_the_waist_may_be_tilted_against_the_line_of_the_neighbours(neck, axis):
+    ring, body, seeds = neck
+    require_parted(parts_beside_waist(seeds == 1, SPACING_MM, np.array(axis) / np.linalg.norm(axis)), ring, body)
+
+
+@pytest.mark.parametrize(("radius_mm", "bones"), [(9.0, 4), (12.5, 3)])
+def test_only_what_is_as_large_as_two_is_parted_at_a_waist(neck, radius_mm, bones):
+    _, _, seeds = neck
+    seeds = np.pad(np.where(seeds == 1, seeds, 0).astype(np.uint8), ((0, 0), (0, 0), (30, 0)))
+    for number, height in ((2, 70), (3, 40)):
+        seeds[ball(seeds.shape, (MIDDLE, 28, height), radius_mm)] = number
+    assert len(np.unique(part_seeds(seeds, SPACING_MM, UP, 200))) == 1 + bones
+
+
+def test_beside_crumbs_nothing_is_as_large_as_two(neck):
+    _, _, seeds = neck
+    seeds = np.where(seeds == 1, seeds, 0).astype(np.uint8)
+    for number in range(2, 6):
+        seeds[ball(NECK, (12 * number - 8, 28, 20), 5.0)] = number
+    assert np.array_equal(part_seeds(seeds.copy(), SPACING_MM, UP, 200), seeds)
+
+
+def test_a_bone_without_a_waist_or_with_a_small_end_stays_one():
+    block = np.zeros((40, 40, 40), bool)
+    block[5:35, 5:35, 5:35] = True
+    assert parts_beside_waist(block, SPACING_MM, UP).max() == 1
+    shape = (40, 40, 54)
+    club = ball(shape, (20, 25, 24), 14) | rod(shape, (20, 25, 24), (20, 25, 60), 2.5) | ball(shape, (20, 25, 64), 6)
+    assert parts_beside_waist(club, SPACING_MM, UP).max() == 1

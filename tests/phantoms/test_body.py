@@ -30,6 +30,13 @@ def test_it_shows_the_whole_spine_and_little_of_the_body_is_spine(body):
 
 
 @pytest.mark.slow  # seconds, and what is like it runs quickly
+def test_an_anomaly_can_be_asked_for():
+    body = make_body(0, 0, 12.0, anomaly="l5-missing")
+    assert body.anomaly == "l5-missing"
+    assert (body.mask == 23).any() and not (body.mask == 24).any()
+
+
+@pytest.mark.slow  # seconds, and what is like it runs quickly
 def test_the_same_numbers_give_the_same_voxels(body):
     again = make_body(1, 0, SPACING_MM)
     np.testing.assert_array_equal(again.image_hu, body.image_hu)

@@ -244,6 +244,23 @@ def test_a_supernumerary_vertebra_stands_in_its_place(anomaly, in_turn):
     assert heights == sorted(heights, reverse=True)
 
 
+def test_the_last_of_four_lumbar_vertebrae_stands_on_the_sacrum_and_is_as_large_as_l5():
+    usual, four = (build_spine(np.random.default_rng(SEED), anomaly) for anomaly in (None, "l5-missing"))
+    assert four.names() == [name for name in usual.names() if name != "L5"]
+    above = [spine.vertebrae[-1].pose.centre[2] - spine.sacrum.centre[2] for spine in (usual, four)]
+    assert above == pytest.approx([above[0]] * 2, abs=4.0)
+    assert four.named("L4").shape.size.width == pytest.approx(usual.named("L5").shape.size.width, rel=0.15)
+    heights = [bone.pose.centre[2] for bone in four.vertebrae]
+    assert heights == sorted(heights, reverse=True)
+
+
+@pytest.mark.slow  # seconds, and what is like it runs quickly
+@pytest.mark.parametrize("index", range(3))
+def test_a_scan_of_four_lumbar_vertebrae_shows_no_fifth(index):
+    case = make_case(SEED, index, anomaly="l5-missing")
+    assert case.anomaly == "l5-missing" and not np.isin(case.mask, (24, 25)).any()
+
+
 @pytest.mark.slow  # seconds, and what is like it runs quickly
 @pytest.mark.parametrize(("anomaly", "in_turn"), [("l6", (24, 25)), ("t13", (19, 28, 20))])
 def test_a_supernumerary_vertebra_is_labelled_in_its_place(anomaly, in_turn):

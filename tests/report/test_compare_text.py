@@ -8,12 +8,13 @@ from rich.console import Console
 
 from tests.scans import tiny_config
 from verse3d.cli.score_tables import print_comparison
-from verse3d.evaluation.comparison import METRICS, Comparison, ContestantScores
+from verse3d.evaluation.case_values import METRICS
+from verse3d.evaluation.comparison import Comparison, ContestantScores
 from verse3d.evaluation.fairness import Contestant, Member
 from verse3d.evaluation.paired_tests import paired_difference
 from verse3d.evaluation.verdict import verdicts
 from verse3d.report.compare_figure import compare_figure
-from verse3d.report.compare_text import csv_text, markdown
+from verse3d.report.compare_text import csv_text, json_dict, markdown
 from verse3d.report.figures import figure_array
 from verse3d.training.trained import TrainedModel
 
@@ -173,3 +174,14 @@ def test_a_metric_that_is_undefined_everywhere_says_so_in_the_figure():
     figure = compare_figure(comparison(a=nothing, b=nothing))
     assert [text.get_text() for text in figure.axes[1].texts] == ["undefined"]
     figure_array(figure)
+
+
+def test_names_are_told_only_where_a_run_has_some():
+    nothing = {"id_rate": [math.nan] * 2, "vertebra_dice": [math.nan] * 2}
+    binary, mixed = comparison(a=nothing, b=nothing), comparison(a=nothing, b={"id_rate": [0.5, 1.0]})
+    assert "Dice per vertebra" not in markdown(binary) + csv_text(binary)
+    assert "id_rate" not in csv_text(binary) and "id_rate" not in json_dict(binary)["pairs"]["b"]
+    page = markdown(mixed)
+    assert "| vertebrae identified (VerSe) | undefined (2 undefined) | 0.750 ± 0.354 |" in page
+    assert "case0,id_rate,,0.5," in csv_text(mixed)
+    assert json_dict(mixed)["runs"][0]["values"]["case0"]["id_rate"] is None

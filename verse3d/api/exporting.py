@@ -18,7 +18,7 @@ def export(
 
     Args:
         to: "onnx" (needs ``verse3d[onnx]``), "openvino" (needs ``verse3d[openvino]``) or "torchscript".
-        out: the folder to make: the model, ``labels.json``, ``export.json`` and ``README.md``.
+        out: the folder to make: the model, its scout if it has one, ``labels.json``, ``export.json``, ``README.md``.
         model: a run folder, or a ``best.pt`` or ``last.pt``; None for the starter weights.
         overwrite: replace an earlier export there; nothing else is ever replaced.
 

@@ -101,12 +101,11 @@ def _print_slices(out: Console, result: "Evaluation") -> None:
 
 def print_comparison(out: Console, result: "Comparison") -> None:
     """The scores of all runs, what is to be said about them, and what was left out or is not equal."""
-    from verse3d.evaluation.comparison import METRICS
     from verse3d.evaluation.verdict import verdicts
     from verse3d.report.compare_text import score_cell
 
     rows = table("mean ± sd", *(standing.contestant.name for standing in result.standings))
-    for key, metric in METRICS.items():
+    for key, metric in result.metrics.items():
         rows.add_row(metric.title, *(score_cell(standing, key) for standing in result.standings))
     out.print(rows, soft_wrap=False)
     for verdict in verdicts(result):

@@ -13,7 +13,7 @@ from verse3d.core.logs import Progress, no_progress
 from verse3d.core.paths import path_below
 from verse3d.core.runtime import DeviceName
 from verse3d.data.cases import Case, CaseIndex
-from verse3d.evaluation.case_values import case_values, mean_of_defined
+from verse3d.evaluation.case_values import METRICS, OF_NAMES, Metric, case_values, mean_of_defined
 from verse3d.evaluation.fairness import Contestant, Member, cases_of, chosen_by, differences, leaks
 from verse3d.evaluation.isolated_predict import RunPredict, predict_missing
 from verse3d.evaluation.paired_tests import PairedDifference, paired_difference
@@ -31,39 +31,6 @@ class RunPainter(Protocol):
 
 Values = Mapping[str, Mapping[str, float]]
 """Metric values by case."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A column of the comparison.
-
-    Attributes:
-        title: what it is called in tables, with its unit.
-        better: "higher", "lower", or "" where neither is.
-        digits: decimals shown.
-    """
-
-    title: str
-    better: str
-    digits: int
-
-
-METRICS: dict[str, Metric] = {
-    "dice": Metric("volume Dice", "higher", 3),
-    "hd95_mm": Metric("HD95 mm", "lower", 2),
-    "assd_mm": Metric("ASSD mm", "lower", 2),
-    "volume_error_ml": Metric("volume error ml", "lower", 1),
-    "volume_difference_ml": Metric("volume difference ml", "", 1),
-    "slice_dice_all": Metric("slice-wise Dice (all slices, empty = 1)", "higher", 3),
-    "slice_dice_occupied": Metric("slice-wise Dice (occupied slices)", "higher", 3),
-    "slice_dice_truth": Metric("slice-wise Dice (slices with truth)", "higher", 3),
-    "empty_slices": Metric("share of slices without a vertebra, truth", "", 3),
-    "consistency": Metric("through-plane consistency", "", 3),
-    "consistency_of_truth": Metric("through-plane consistency, truth", "", 3),
-    "consistency_gap": Metric("through-plane consistency gap", "lower", 3),
-    "seconds": Metric("seconds per scan", "lower", 1),
-    "peak_rss_mb": Metric("peak MB per scan", "lower", 0),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +104,13 @@ class Comparison:
     folds: bool = False
     pictures: tuple[Path, ...] = ()
     written: tuple[Path, ...] = field(default_factory=tuple)
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """What is worth telling: names only where some run gives vertebrae names."""
+        columns = [standing.column(metric) for standing in self.standings for metric in OF_NAMES]
+        named = any(not math.isnan(value) for column in columns for value in column)
+        return {key: metric for key, metric in METRICS.items() if named or key not in OF_NAMES}
 
 
 @dataclass(frozen=True, eq=False)

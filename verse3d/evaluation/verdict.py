@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from verse3d.core.wording import how_many
-from verse3d.evaluation.comparison import METRICS, Comparison
+from verse3d.evaluation.case_values import METRICS
+from verse3d.evaluation.comparison import Comparison
 from verse3d.evaluation.paired_tests import FEWEST_CASES, PairedDifference
 
 _SIGNIFICANT = 0.05

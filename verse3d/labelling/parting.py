@@ -10,7 +10,8 @@ that comes off the other, does not::
      (   )=o             (   )=o
       ( )                 ( )
 
-What was made away goes back along the thickest way, so that an arch stays with its own body.
+Of a ring, as C1 is, none of the pieces looks like a vertebra. A seed that is as large as two and has a waist is parted
+there (``waists``).
 """
 
 from collections.abc import Sequence
@@ -20,21 +21,20 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from verse3d.labelling.growing import FREE, grow
+from verse3d.labelling.waists import parts_beside_waist, waist_parts
 
 TOO_LARGE, TOO_LONG_MM = 1.3, 60.0
 """Of a seed beside the median of its neighbours; and along the spine, where L3 with its processes has some 50 mm."""
+_AS_TWO = 1.6
+"""Of a seed beside its neighbours' median, crumbs aside. C2 has up to 1.55; C7 and T1 in one 1.8, C1 and C2 2.7."""
+_CRUMB = 0.2
+"""Of a seed; what is smaller is no vertebra to compare it with."""
 
 _MOST_PARTED_ML, _MOST_BOX_ML = 1500.0, 12_000.0
 """A spine from C1 to L5 has 1000 ml, and fits into 150 x 130 x 600 mm."""
-_PARTING_MM = (1.5, 2.5, 3.5, 5.0, 6.5)
-_LEAST_SHARE, _LEAST_PART_ML = 0.2, 1.0
-_LEAST_APART_MM = 9.0
-"""Between the middles of two vertebrae; the smallest, in a child's neck, are 10 mm apart."""
 _NEIGHBOURS, _NEAR_MM = 4, 90.0
 _STRAIGHT = 0.85
 """Share of the spread of some middles along one line from which on they tell where the spine goes."""
-_SHARES_OF_DEPTH = (0.8, 0.6, 0.4, 0.2, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +88,8 @@ def part_seeds(
         if not _looks_like_several(number, found, bone, axis * spacing_mm):
             continue
         parts = waist_parts(bone, spacing_mm, axis)
+        if parts.max() < 2 and _is_as_large_as_two(number, found):
+            parts = parts_beside_waist(bone, spacing_mm, axis)
         more = int(parts.max()) - 1
         if more < 1 or highest + more > most:
             continue
@@ -97,33 +99,6 @@ def part_seeds(
         found |= {one: _Seed.of(seeds, one, seed.box, spacing_mm) for one in changed}
         waiting += changed
     return seeds
-
-
-def waist_parts(bone: NDArray[np.bool_], spacing_mm: Sequence[float], axis: NDArray[np.float64]) -> NDArray[np.int32]:
-    """The parts of a bone, 1 (the largest), 2 ..., that come apart along an axis if it is made thinner; 0 elsewhere.
-
-    Args:
-        bone: bool (I, J, K).
-        spacing_mm: of its grid.
-        axis: unit vector (3,) along the grid's axes.
-
-    Returns:
-        int32 (I, J, K); all of the bone is 1 if it stays in one piece.
-    """
-    depth = ndimage.distance_transform_edt(np.pad(bone, 1), sampling=spacing_mm)[1:-1, 1:-1, 1:-1]
-    least = _LEAST_PART_ML * 1000.0 / float(np.prod(spacing_mm))
-    # As little as possible, so that the parts stay near the waist that parted them.
-    for less_mm in _PARTING_MM:
-        left, count = ndimage.label(depth > less_mm)
-        sizes = np.bincount(left.ravel(), minlength=count + 1)[1:]
-        if not sizes.size or sizes.max() < least:
-            break
-        kept = _one_below_the_other(left, sizes, spacing_mm, axis, least)
-        if len(kept) > 1:
-            number_of = np.zeros(count + 1, np.int32)
-            number_of[kept] = np.arange(1, len(kept) + 1)
-            return _flooded(bone, depth, number_of[left], spacing_mm)
-    return bone.astype(np.int32)
 
 
 def _near(number: int, found: dict[int, _Seed]) -> list[int]:
@@ -155,35 +130,7 @@ def _looks_like_several(
     return bool(np.ptp(np.argwhere(bone) @ axis_mm) > TOO_LONG_MM)
 
 
-def _one_below_the_other(
-    left: NDArray[np.int32],
-    sizes: NDArray[np.intp],
-    spacing_mm: Sequence[float],
-    axis: NDArray[np.float64],
-    least: float,
-) -> list[int]:
-    """Numbers of the components that are vertebrae of their own, the largest first."""
-    large = 1 + np.flatnonzero(sizes >= max(least, _LEAST_SHARE * sizes.max()))
-    middles = np.array(ndimage.center_of_mass(left > 0, left, large)).reshape(-1, 3) * spacing_mm
-    kept: list[int] = []
-    for place in np.argsort(-sizes[large - 1], kind="stable"):
-        away = middles[place] - middles[kept]
-        along = np.abs(away @ axis)
-        across = np.linalg.norm(away - np.outer(away @ axis, axis), axis=1)
-        if np.all((along >= _LEAST_APART_MM) & (along > across)):
-            kept.append(int(place))
-    return [int(large[place]) for place in kept]
-
-
-def _flooded(
-    bone: NDArray[np.bool_], depth: NDArray[np.float64], marks: NDArray[np.int32], spacing_mm: Sequence[float]
-) -> NDArray[np.int32]:
-    """Every voxel of the bone goes to the mark that reaches it by the thickest way."""
-    owners = np.pad(marks.astype(np.uint8), 1)
-    inside, deepest = owners[1:-1, 1:-1, 1:-1], float(depth[marks > 0].min())
-    # What is thick is handed out first: a thin bridge is reached from both ends when all behind it has its owner.
-    for share in _SHARES_OF_DEPTH:
-        inside[bone & (inside == 0) & (depth > share * deepest)] = FREE
-        grow(owners, spacing_mm)
-        inside[inside == FREE] = 0  # not reached yet
-    return np.where(bone, np.maximum(inside, 1), 0).astype(np.int32)
+def _is_as_large_as_two(number: int, found: dict[int, _Seed]) -> bool:
+    own = found[number].voxels
+    near = [found[one].voxels for one in _near(number, found) if found[one].voxels >= _CRUMB * own]
+    return len(near) > 1 and own >= _AS_TWO * float(np.median(near))

@@ -71,8 +71,12 @@ class ScoutNetwork(nn.Module):
         """What the head looks at, (B, channels[0], I, J, K): whoever wants the spine only need not hold 27 logits."""
         i, j, k = image.shape[2:]
         # Air at the far faces up to a multiple of the factor, so that halving and doubling end at the same size.
-        values: torch.Tensor = pad(image, [length for size in (k, j, i) for length in (0, -size % self.factor)])
-        values = self.first(values)
+        padded = pad(image, [length for size in (k, j, i) for length in (0, -size % self.factor)])
+        return self.features_of_multiples(padded)[..., :i, :j, :k]
+
+    def features_of_multiples(self, image: torch.Tensor) -> torch.Tensor:
+        """``features`` of an image whose sizes are multiples of ``factor``: no step depends on what they are."""
+        values: torch.Tensor = self.first(image)
         skipped = []
         for down in self.down:
             skipped.append(values)
@@ -80,7 +84,7 @@ class ScoutNetwork(nn.Module):
         for narrow, up in zip(self.narrow, self.up, strict=True):
             wider = interpolate(narrow(values), scale_factor=2, mode="trilinear", align_corners=False)
             values = up(wider.add_(skipped.pop()))
-        return values[..., :i, :j, :k]
+        return values
 
 
 def scout_loss(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

@@ -37,7 +37,7 @@ class Body:
     anomaly: Anomaly | None
 
 
-def make_body(seed: int, index: int, spacing_mm: float = 4.0) -> Body:
+def make_body(seed: int, index: int, spacing_mm: float = 4.0, *, anomaly: Anomaly | None = None) -> Body:
     """Person number ``index`` of a series; the same numbers always give the same voxels.
 
     Half of them have a supernumerary or a missing vertebra. Air is around, and a table lies below.
@@ -46,9 +46,11 @@ def make_body(seed: int, index: int, spacing_mm: float = 4.0) -> Body:
         seed: of the series, >= 0.
         index: of the person, >= 0.
         spacing_mm: along all axes; below 2 mm it takes gigabytes.
+        anomaly: of this person, in place of what is drawn.
     """
     rng = np.random.default_rng([seed, index, _STREAM])
-    anomaly = _ANOMALIES[int(rng.integers(len(_ANOMALIES)))]
+    drawn = _ANOMALIES[int(rng.integers(len(_ANOMALIES)))]
+    anomaly = anomaly or drawn
     spine = build_spine(rng, anomaly)
     geometry = _whole_trunk(spine, rng, spacing_mm)
     hu, bones = draw_body(spine, geometry, rng)

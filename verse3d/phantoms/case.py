@@ -56,7 +56,8 @@ def make_case(seed: int, index: int = 0, *, anomaly: Anomaly | None = None) -> P
         seed: of the whole series, >= 0.
         index: number of the case in the series, >= 0.
         anomaly: "l6" (a sixth lumbar vertebra), "t13" (a thirteenth thoracic one), "t12-missing" (L1 follows T11),
-            "collapsed" (one or two flattened bodies in view), "screw" (metal in the pedicles of two vertebrae).
+            "l5-missing" (four lumbar ones), "collapsed" (one or two flattened bodies in view), "screw" (metal in the
+            pedicles of two vertebrae).
 
     Raises:
         DataError: ``seed`` or ``index`` is negative.

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 RegionName = Literal["atlas", "axis", "cervical", "thoracic", "lumbar"]
-Anomaly = Literal["l6", "t13", "t12-missing", "collapsed", "screw"]
+Anomaly = Literal["l6", "t13", "t12-missing", "collapsed", "screw", "l5-missing"]
 
 SACRUM = 25.0
 """Position of the sacrum on the level axis that runs from C1 (1) over T1 (8) and L1 (20) to L5 (24)."""
@@ -67,8 +67,10 @@ _TABLE: dict[float, tuple[float, ...]] = {
 }
 
 
-def level(name: str) -> Level:
+def level(name: str, lumbar: int = 5) -> Level:
     """The typical sizes of a level by name; what the table lacks is interpolated.
+
+    ``lumbar`` vertebrae has the person: of four the last one is as L5, on the sacrum, and the first as L1.
 
     Example:
         >>> level("L5").width, level("T6").region
@@ -77,6 +79,8 @@ def level(name: str) -> Level:
     # C1 = 1 ... C7 = 7, T1 = 8 ... T12 = 19, L1 = 20 ... L5 = 24; T13 and L6 lie half a level further
     before_first = {"C": 0.0, "T": 7.0, "L": 19.0}[name[0]]
     position = {"T13": 19.5, "L6": 24.5}.get(name, before_first + float(name[1:]))
+    if name[0] == "L" and lumbar < 5:
+        position = 20.0 + (position - 20.0) * 4.0 / (lumbar - 1)
     columns = np.array(list(_TABLE.values()), dtype=float).T
     sizes = [float(np.interp(position, list(_TABLE), column)) for column in columns]
     return Level(name, position, *sizes)
@@ -85,6 +89,6 @@ def level(name: str) -> Level:
 def level_names(anomaly: Anomaly | None) -> Sequence[str]:
     """All vertebrae of one person from head to tail."""
     thoracic = {"t13": 13, "t12-missing": 11}.get(anomaly or "", 12)
-    lumbar = 6 if anomaly == "l6" else 5
+    lumbar = {"l6": 6, "l5-missing": 4}.get(anomaly or "", 5)
     counts = (("C", 7), ("T", thoracic), ("L", lumbar))
     return [f"{letter}{number}" for letter, count in counts for number in range(1, count + 1)]

@@ -118,7 +118,9 @@ def build_spine(rng: np.random.Generator, anomaly: Anomaly | None, collapsed: Se
         apex=rng.uniform(8.0, 18.0),
         turn=rng.uniform(0.1, 0.5),
     )
-    shapes = [individual(rng, level(name), scale, broad, name in collapsed) for name in level_names(anomaly)]
+    names = level_names(anomaly)
+    lumbar = sum(name[0] == "L" for name in names)
+    shapes = [individual(rng, level(name, lumbar), scale, broad, name in collapsed) for name in names]
     sacrum = Pose(np.zeros(3), posture.rotation(SACRUM, rng.normal(0, 2, 3)))
     return Spine(_stacked(rng, shapes, posture, sacrum), sacrum, float(scale))
 

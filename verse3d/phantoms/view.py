@@ -53,7 +53,7 @@ def levels_in_view(rng: np.random.Generator, index: int, names: list[str], anoma
     if anomaly in ("t13", "t12-missing"):
         region = "thoracolumbar"
     first, last = str(rng.choice(_FIRST[region])), str(rng.choice(_LAST[region]))
-    last = "L6" if anomaly == "l6" else last
+    last = names[-1] if anomaly == "l6" or last not in names else last
     first = "T11" if first not in names else first
     return tuple(names[names.index(first) : names.index(last) + 1])
 
@@ -62,7 +62,7 @@ def choose_view(rng: np.random.Generator, spine: Spine, aimed_at: tuple[str, ...
     """A random scan of those vertebrae."""
     targets = [spine.named(name) for name in aimed_at]
     cloud = np.concatenate([vertebra.cloud_mm() for vertebra in targets])
-    geometry, headers = grid_around(rng, cloud, shows_sacrum=targets[-1].name in ("L5", "L6"))
+    geometry, headers = grid_around(rng, cloud, shows_sacrum=targets[-1] is spine.vertebrae[-1])
     return View(geometry, aimed_at, headers)
 
 

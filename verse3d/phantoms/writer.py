@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import get_args
 
 import nibabel as nib
 import numpy as np
@@ -24,6 +23,8 @@ from verse3d.phantoms.rendered import make_rendered
 
 _TRAINING, _VALIDATION, _TEST = "dataset-01training", "dataset-02validation", "dataset-03test"
 _FIRST_SUBJECT, _MOST_CASES = 900, 100
+_ANOMALIES: tuple[Anomaly, ...] = ("l6", "t13", "t12-missing", "collapsed", "screw")
+"""Of the cases of a data set, in turn."""
 _FIRST_RENDERED, _MOST_RENDERED = 1000, 1000
 """Numbers of their own, so that a data set may hold both kinds."""
 _CASE_BYTES = 2**29
@@ -71,9 +72,9 @@ def write_phantom(
     _require_possible(out, cases, seed, anomalies=anomalies, by_masks=masks is not None)
     sources = _in_turns(masks, seed, cases) if masks is not None else [None] * cases
     make_folder(out)  # before the first case is drawn, which takes seconds
-    known: tuple[Anomaly, ...] = get_args(Anomaly)
+    kinds: tuple[Anomaly | None, ...] = _ANOMALIES if anomalies else (None,)
     jobs = [
-        _Job(path_below(out, split), seed, index, known[index % len(known)] if anomalies else None, sources[index])
+        _Job(path_below(out, split), seed, index, kinds[index % len(kinds)], sources[index])
         for index, split in enumerate(splits(cases))
     ]
     if workers is None:

@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from verse3d.core.escapes import figure_text
-from verse3d.evaluation.comparison import METRICS, Comparison
+from verse3d.evaluation.case_values import METRICS
+from verse3d.evaluation.comparison import Comparison
 
 _SHOWN = {"dice": 0.1, "hd95_mm": 2.0, "consistency": 0.1}
 """What is drawn, and the least that its axis spans, so that small differences look small."""

@@ -7,13 +7,14 @@ from typing import Any
 
 from verse3d.core.escapes import csv_table, markdown_text
 from verse3d.core.wording import how_many, number_text
-from verse3d.evaluation.comparison import METRICS, Comparison, ContestantScores
+from verse3d.evaluation.case_values import METRICS, OF_NAMES
+from verse3d.evaluation.comparison import Comparison, ContestantScores
 from verse3d.evaluation.paired_tests import PairedDifference
 from verse3d.evaluation.verdict import interval_text, p_text, verdicts
 from verse3d.metrics.scores import statistics_of, without_nan
 from verse3d.training.trained import TrainedModel
 
-_PER_CASE = ("dice", "hd95_mm", "slice_dice_all", "slice_dice_occupied", "consistency")
+_PER_CASE = ("dice", "hd95_mm", *OF_NAMES, "slice_dice_all", "slice_dice_occupied", "consistency")
 _OF_TRUTH = ("empty_slices", "consistency_of_truth")
 """The same for everybody."""
 _COSTS: dict[str, Callable[[TrainedModel], float]] = {
@@ -33,6 +34,9 @@ the truth's own. Seconds go from reading a scan to its mask on disk; peak MB is 
 meanwhile in a program of its own. Differences are taken per case, the case is the unit: several runs of one name are
 averaged first. Intervals are 95 % percentile bootstraps of the mean difference over cases; p is that of a two-sided
 Wilcoxon signed-rank test, not corrected for the number of metrics."""
+_NAMES_EXPLAINED = """\
+Identified is the share of true vertebrae by VerSe's rule, Dice per vertebra the mean over the true ones: 0 for one that
+is missed or has a wrong name."""
 
 
 def markdown(comparison: Comparison) -> str:
@@ -46,13 +50,14 @@ def markdown(comparison: Comparison) -> str:
     head = ["mean ± sd over the cases", *names]
     rows = [
         [metric.title, *(score_cell(standing, key) for standing in comparison.standings)]
-        for key, metric in METRICS.items()
+        for key, metric in comparison.metrics.items()
     ]
     parts += ["## Scores", _table(head, rows)]
     for name, pairs in comparison.pairs.items():
-        parts += [f"## {markdown_text(name)} minus {markdown_text(names[0])}, in pairs", _pair_table(pairs)]
+        parts += [f"## {markdown_text(name)} minus {markdown_text(names[0])}, in pairs", _pair_table(comparison, pairs)]
     parts += ["## What it took", _cost_table(comparison), "## Case by case", _case_table(comparison)]
-    return "\n\n".join([*parts, _EXPLAINED]) + "\n"
+    explained = [_EXPLAINED, *([_NAMES_EXPLAINED] if OF_NAMES[0] in comparison.metrics else [])]
+    return "\n\n".join([*parts, *explained]) + "\n"
 
 
 def _circumstances(comparison: Comparison) -> str:
@@ -84,11 +89,11 @@ def score_cell(standing: ContestantScores, metric: str) -> str:
     return text + (f" ({standing.undefined[metric]} undefined)" if standing.undefined[metric] else "")
 
 
-def _pair_table(pairs: Mapping[str, PairedDifference]) -> str:
+def _pair_table(comparison: Comparison, pairs: Mapping[str, PairedDifference]) -> str:
     head = ["", "pairs", "mean difference", "95 % interval", "p", "larger / equal / smaller"]
     rows = []
     # What is the same for everybody has no differences to tell.
-    for key, pair in ((key, pair) for key, pair in pairs.items() if key not in _OF_TRUTH):
+    for key, pair in ((key, pairs[key]) for key in comparison.metrics if key not in _OF_TRUTH):
         digits = METRICS[key].digits
         interval = "–" if math.isnan(pair.low) else interval_text(key, pair)
         mean = "undefined" if math.isnan(pair.mean) else f"{pair.mean:+.{digits}f}"
@@ -123,12 +128,13 @@ def _cost(cost: Callable[[TrainedModel], float], models: Sequence[TrainedModel])
 
 def _case_table(comparison: Comparison) -> str:
     names = [standing.contestant.name for standing in comparison.standings]
-    head = ["case", *(f"{METRICS[metric].title}, {name}" for metric in _PER_CASE for name in names)]
+    shown = [metric for metric in _PER_CASE if metric in comparison.metrics]
+    head = ["case", *(f"{METRICS[metric].title}, {name}" for metric in shown for name in names)]
     rows = []
     for case in comparison.cases:
         cells = [
             number_text(standing.values[case][metric], METRICS[metric].digits)
-            for metric in _PER_CASE
+            for metric in shown
             for standing in comparison.standings
         ]
         rows.append([case, *cells])
@@ -141,7 +147,7 @@ def csv_text(comparison: Comparison) -> str:
     names = [standing.contestant.name for standing in comparison.standings]
     rows: list[list[str]] = [["case", "metric", *names, *(f"{name} minus {names[0]}" for name in names[1:])]]
     for case in comparison.cases:
-        for metric in METRICS:
+        for metric in comparison.metrics:
             base = first.values[case][metric]
             values = [standing.values[case][metric] for standing in comparison.standings]
             # NaN minus anything is NaN: where one is undefined the pair is, too.
@@ -159,16 +165,17 @@ def json_dict(comparison: Comparison) -> dict[str, Any]:
         "notes": list(comparison.notes),
         "left_out": [{"case": case, "reason": reason} for case, reason in comparison.left_out],
         "folds": comparison.folds,
-        "runs": [_standing_dict(standing) for standing in comparison.standings],
+        "runs": [_standing_dict(standing, tuple(comparison.metrics)) for standing in comparison.standings],
         "pairs": {
-            name: {metric: asdict(pair) for metric, pair in pairs.items()} for name, pairs in comparison.pairs.items()
+            name: {metric: asdict(pairs[metric]) for metric in comparison.metrics}
+            for name, pairs in comparison.pairs.items()
         },
     }
     plain: dict[str, Any] = without_nan(content)  # type: ignore[assignment]
     return plain
 
 
-def _standing_dict(standing: ContestantScores) -> dict[str, Any]:
+def _standing_dict(standing: ContestantScores, metrics: Sequence[str]) -> dict[str, Any]:
     return {
         "name": standing.contestant.name,
         "models": [
@@ -181,9 +188,9 @@ def _standing_dict(standing: ContestantScores) -> dict[str, Any]:
             for member in standing.contestant.members
         ],
         "devices": list(standing.devices),
-        "values": {case: dict(values) for case, values in standing.values.items()},
+        "values": {case: {key: values[key] for key in metrics} for case, values in standing.values.items()},
         "summary": {
-            metric: {**statistics_of(standing.column(metric)), "run_sd": standing.run_sd[metric]} for metric in METRICS
+            metric: {**statistics_of(standing.column(metric)), "run_sd": standing.run_sd[metric]} for metric in metrics
         },
     }
 

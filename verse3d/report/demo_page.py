@@ -6,7 +6,8 @@ from pathlib import Path
 
 from verse3d.core.wording import number_text
 from verse3d.data.quality.checks import CheckReport
-from verse3d.evaluation.comparison import METRICS, Comparison
+from verse3d.evaluation.case_values import METRICS
+from verse3d.evaluation.comparison import Comparison
 from verse3d.evaluation.score_folder import UNION, Evaluation
 from verse3d.evaluation.verdict import verdicts
 from verse3d.metrics.identification import names

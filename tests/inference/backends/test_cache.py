@@ -23,11 +23,13 @@ from tests.inference.backends.models import (
     write_model,
 )
 from tests.pace import first_quickly
+from tests.scans import scout_part
 from verse3d.core.errors import CheckpointError
 from verse3d.inference.backends import cache, openvino
 from verse3d.inference.backends.cache import MANIFEST, content_sha256
 from verse3d.inference.backends.openvino import OpenVinoBackend
-from verse3d.model.checkpoint import load_checkpoint, save_checkpoint
+from verse3d.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from verse3d.model.scout import SCOUT
 from verse3d.model.starter import starter_file
 
 needs("openvino")
@@ -128,6 +130,15 @@ def test_the_key_is_the_content_not_the_file(model):
     weights[name] = weights[name] + 1e-6
     changed = type(model.checkpoint)(model.checkpoint.config, weights, 1, {})
     assert content_sha256(changed) != content_sha256(model.checkpoint)
+
+
+def test_the_key_knows_the_name_of_the_network_and_not_the_scout_beside_it(model):
+    config, weights = model.checkpoint.config, model.checkpoint.network
+    renamed = config.model_copy(update={"network": config.network.model_copy(update={"name": "dynunet"})})
+    assert content_sha256(Checkpoint(renamed, weights, 1, {})) != content_sha256(model.checkpoint)
+    # The scout is never converted: PyTorch computes it.
+    with_scout = Checkpoint(config, weights, 1, {}, networks={SCOUT: scout_part(config, {})})
+    assert content_sha256(with_scout) == content_sha256(model.checkpoint)
 
 
 @pytest.mark.slow  # seconds, and what is like it runs quickly

@@ -4,7 +4,6 @@ import json
 import os
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,23 +12,15 @@ import torch
 import verse3d
 from tests.inference.backends.models import KINDS, MODES, config_of, needs, reference, windows_of, write_model
 from tests.pace import first_quickly
-from tests.scans import PIR, leftovers, spine
+from tests.scans import leftovers
 from verse3d.cli import main
 from verse3d.core.errors import CheckpointError, ConfigError, DataError, OutputError, Verse3dError
 from verse3d.core.files import sha256_of
 from verse3d.core.labels import label_scheme
-from verse3d.inference.export import FORMATS, export_model, formats, phantom_windows
-from verse3d.inference.export.phantom_windows import windows_of_phantom
+from verse3d.inference.export import FORMATS, export_model, formats
+from verse3d.inference.export.phantom_windows import phantom_case, windows_of_phantom
 
 PACKAGES = {name: form.packages for name, form in FORMATS.items()}
-
-
-@pytest.fixture(autouse=True)
-def quick_phantom(monkeypatch):
-    """Blocks in place of the phantom, which takes seconds to draw."""
-    scan = spine(0, PIR)
-    case = SimpleNamespace(image_hu=scan.hu, mask=scan.mask, geometry=scan.geometry)
-    monkeypatch.setattr(phantom_windows, "make_case", lambda seed: case)
 
 
 @pytest.fixture
@@ -124,16 +115,17 @@ def test_windows_of_slices_are_described_and_checked_like_any_other_window(tmp_p
 
 def test_windows_of_the_phantom_show_vertebrae_and_are_always_the_same():
     for mode, shape in MODES.items():
-        drawn = windows_of_phantom(config_of(mode), 3)
+        config = config_of(mode)
+        drawn = windows_of_phantom(config, phantom_case(config), 3)
         assert drawn.shape == (3, *shape) and drawn.dtype is torch.float32
         assert drawn.min() >= 0 and drawn.max() <= 1 and (drawn.flatten(1).std(1) > 0.05).all()
-        torch.testing.assert_close(drawn, windows_of_phantom(config_of(mode), 3), rtol=0, atol=0)
+        torch.testing.assert_close(drawn, windows_of_phantom(config, phantom_case(config), 3), rtol=0, atol=0)
 
 
 @pytest.mark.slow
 def test_windows_of_the_real_phantom(monkeypatch):
     monkeypatch.undo()
-    drawn = windows_of_phantom(config_of(), 2)
+    drawn = windows_of_phantom(config_of(), phantom_case(config_of()), 2)
     assert drawn.shape == (2, 1, 16, 16, 16) and (drawn.flatten(1).std(1) > 0.05).all()
 
 

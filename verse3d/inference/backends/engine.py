@@ -90,20 +90,21 @@ def traced(network: nn.Module, shape: Sequence[int]) -> Any:  # noqa: ANN401 - T
         return torch.jit.trace(plain, torch.zeros(1, *shape), check_trace=False)  # type: ignore[no-untyped-call]
 
 
-def convert(network: nn.Module, shape: Sequence[int], *, quick: bool = False) -> Any:  # noqa: ANN401 - an openvino.Model
+def convert(network: nn.Module, shape: Sequence[int], *, quick: bool = False, any_size: bool = False) -> Any:  # noqa: ANN401 - an openvino.Model
     """The network as an OpenVINO model of "image" (B, *shape) -> "logits", B free, with float32 weights.
 
     Args:
         network: on the CPU.
         shape: of one window, (n, ...).
         quick: with layers of few channels at half the resolution, which takes two thirds of the time.
+        any_size: all of the shape but its channels is free, too, where the network lets it be.
     """
     with AtHalfResolution() if quick else nullcontext():
         openvino, script = load_openvino(), traced(network, shape)
     with _unreported():
         model = openvino.convert_model(script)
-    # -1: any number of windows; the other sizes are fixed, which makes OpenVINO quicker.
-    model.reshape([-1, *shape])
+    # -1: any number of windows; the other sizes are fixed if they can be, which makes OpenVINO quicker.
+    model.reshape([-1, shape[0], *(-1 if any_size else size for size in shape[1:])])
     model.inputs[0].get_tensor().set_names({"image"})
     model.outputs[0].get_tensor().set_names({"logits"})
     return model

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import nn
@@ -25,6 +25,14 @@ ONNX_FILE, TORCHSCRIPT_FILE = "model.onnx", "model.pt"
 OPSET = 17
 
 
+class Write(Protocol):
+    """How a network is written."""
+
+    def __call__(self, network: nn.Module, shape: Sequence[int], folder: Path, *, any_size: bool = False) -> None:
+        """Write it for windows (B, *shape) into a folder."""
+        ...
+
+
 @dataclass(frozen=True)
 class Format:
     """A way to write models.
@@ -33,7 +41,7 @@ class Format:
         name: as callers ask for it.
         files: that it consists of.
         packages: that it needs, beside PyTorch.
-        write: (network, shape of a window, folder) -> files.
+        write: (network, shape of a window, folder) -> files; with ``any_size`` windows may have any other size, too.
         load: folder -> float32 logits of float32 windows, on the CPU.
         example: Python that loads it and computes ``logits`` of a NumPy array ``image``.
     """
@@ -41,12 +49,13 @@ class Format:
     name: FormatName
     files: tuple[str, ...]
     packages: tuple[str, ...]
-    write: Callable[[nn.Module, Sequence[int], Path], None]
+    write: Write
     load: Callable[[Path], Run]
     example: str
 
 
-def _write_onnx(network: nn.Module, shape: Sequence[int], folder: Path) -> None:
+def _write_onnx(network: nn.Module, shape: Sequence[int], folder: Path, *, any_size: bool = False) -> None:
+    free = {0: "batch"} | ({axis: f"size{axis - 1}" for axis in range(2, 1 + len(shape))} if any_size else {})
     with _without_chatter():
         torch.onnx.export(
             traced(network, shape),
@@ -54,7 +63,7 @@ def _write_onnx(network: nn.Module, shape: Sequence[int], folder: Path) -> None:
             str(folder / ONNX_FILE),
             input_names=["image"],
             output_names=["logits"],
-            dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}},
+            dynamic_axes={"image": free, "logits": free},
             opset_version=OPSET,
             dynamo=False,  # the newer exporter needs two packages more
         )
@@ -65,8 +74,8 @@ def _load_onnx(folder: Path) -> Run:
     return lambda windows: torch.from_numpy(session.run(["logits"], {"image": windows.numpy()})[0])
 
 
-def _write_openvino(network: nn.Module, shape: Sequence[int], folder: Path) -> None:
-    write_model(convert(network, shape), folder)
+def _write_openvino(network: nn.Module, shape: Sequence[int], folder: Path, *, any_size: bool = False) -> None:
+    write_model(convert(network, shape, any_size=any_size), folder)
 
 
 def _load_openvino(folder: Path) -> Run:
@@ -74,7 +83,8 @@ def _load_openvino(folder: Path) -> Run:
     return lambda windows: torch.from_numpy(compiled({"image": windows.numpy()})["logits"].copy())
 
 
-def _write_torchscript(network: nn.Module, shape: Sequence[int], folder: Path) -> None:
+def _write_torchscript(network: nn.Module, shape: Sequence[int], folder: Path, *, any_size: bool = False) -> None:
+    # What was traced takes any size that no step of it depends on.
     with _without_chatter():
         traced(network, shape).save(str(folder / TORCHSCRIPT_FILE))
 

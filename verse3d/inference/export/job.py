@@ -18,12 +18,15 @@ from verse3d.core.files import is_file, output_error, sha256_of, write_json, wri
 from verse3d.core.paths import TEMPORARY_PREFIX
 from verse3d.core.readers import Record, Text, read_record
 from verse3d.core.runtime import Precision
+from verse3d.data.samples.transforms import PreparedCase
 from verse3d.inference.backends import network_of
 from verse3d.inference.backends.parity import Parity, measure_parity
 from verse3d.inference.export.formats import Format, get_format
-from verse3d.inference.export.phantom_windows import windows_of_phantom
+from verse3d.inference.export.phantom_windows import phantom_case, windows_of_phantom
 from verse3d.inference.export.readme import Export, channel_table, readme
-from verse3d.model.checkpoint import load_checkpoint
+from verse3d.inference.export.scout import ExportedScout, scout_images, scout_of
+from verse3d.model.checkpoint import Checkpoint, load_checkpoint
+from verse3d.model.scout import SCOUT, USABLE
 from verse3d.version import __version__
 
 FORMAT = "verse3d export"
@@ -43,7 +46,7 @@ class ExportResult:
 
 
 def export_model(model: Path, to: str, out: Path, *, overwrite: bool = False) -> ExportResult:
-    """Write a checkpoint for another runtime, with a description that suffices to use it.
+    """Write the networks of a checkpoint for another runtime, with a description that suffices to use them.
 
     Args:
         model: the checkpoint.
@@ -63,32 +66,73 @@ def export_model(model: Path, to: str, out: Path, *, overwrite: bool = False) ->
     checkpoint_sha256 = sha256_of(model) if model.is_file() else ""
     checkpoint = load_checkpoint(model)
     network = network_of(checkpoint, model)
-    windows = windows_of_phantom(checkpoint.config, _CHECKED_WINDOWS)
+    case = phantom_case(checkpoint.config)
+    windows = windows_of_phantom(checkpoint.config, case, _CHECKED_WINDOWS)
     shape = tuple(windows.shape[1:])
     with _whole_folder(out) as folder:
-        logits = _written_and_run(form, network, windows, folder)
-        parity = measure_parity(network, windows, logits, _FLOAT32)
-        if not parity.passed:
-            raise Verse3dError(
-                f"the {form.name} export of {model} computes something else than PyTorch: {parity.figures}",
-                hint="nothing was kept; try another format, or other versions of its packages",
-            )
+        parity = _proven(form, network, windows, _written_and_run(form, network, windows, folder), model)
+        scout = _written_scout(form, checkpoint, model, case, folder)
         own = {"verse3d": __version__, "python": platform.python_version()}
         libraries = {"torch": str(torch.__version__), "monai": str(monai.__version__)}
         versions = own | libraries | {package: version(package) for package in form.packages}
-        about = Export(form, checkpoint.config, shape, parity, model.name, checkpoint_sha256, versions)
+        about = Export(form, checkpoint.config, shape, parity, model.name, checkpoint_sha256, versions, scout)
         write_json(folder / LABELS, channel_table(about.config))
         write_text(folder / README, readme(about))
         # Last, because it holds the hashes of all others.
-        names = (*form.files, LABELS, README)
+        names = (*form.files, *(scout.files if scout else ()), LABELS, README)
         write_json(folder / MANIFEST, _manifest(about, {name: sha256_of(folder / name) for name in names}))
     return ExportResult(out, tuple(sorted(path.name for path in out.iterdir())), shape, parity)
 
 
-def _written_and_run(form: Format, network: torch.nn.Module, windows: torch.Tensor, folder: Path) -> torch.Tensor:
-    """Logits that the written files give in their own runtime."""
+def _written_scout(
+    form: Format, checkpoint: Checkpoint, model: Path, case: PreparedCase, folder: Path
+) -> ExportedScout | None:
+    """The scout beside the other network, under its own name; None if the checkpoint has none."""
+    scout = scout_of(checkpoint, model)
+    if scout is None:
+        return None
+    # Written with one size and compared on another.
+    image, smaller = scout_images(case, scout.factor)
+    own = folder / SCOUT
+    own.mkdir()
+    parity = _proven(form, scout, image, _written_and_run(form, scout, image, own, written_with=smaller), model)
+    files = {name: name.replace("model", SCOUT, 1) for name in form.files}
+    for name, renamed in files.items():
+        (own / name).rename(folder / renamed)
+    own.rmdir()
+    usable = checkpoint.networks[SCOUT].scores.get(USABLE) == 1.0
+    return ExportedScout(tuple(files.values()), scout.factor, parity, usable)
+
+
+def _proven(form: Format, network: torch.nn.Module, windows: torch.Tensor, logits: torch.Tensor, model: Path) -> Parity:
+    """How near the logits of an export come to PyTorch, if that is near enough.
+
+    Raises:
+        Verse3dError: it is not.
+    """
+    parity = measure_parity(network, windows, logits, _FLOAT32)
+    if not parity.passed:
+        raise Verse3dError(
+            f"the {form.name} export of {model} computes something else than PyTorch: {parity.figures}",
+            hint="nothing was kept; try another format, or other versions of its packages",
+        )
+    return parity
+
+
+def _written_and_run(
+    form: Format,
+    network: torch.nn.Module,
+    windows: torch.Tensor,
+    folder: Path,
+    *,
+    written_with: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Logits that the written files give in their own runtime, for another size than they were written with."""
     try:
-        form.write(network, tuple(windows.shape[1:]), folder)
+        if written_with is None:
+            form.write(network, tuple(windows.shape[1:]), folder)
+        else:
+            form.write(network, tuple(written_with.shape[1:]), folder, any_size=True)
         return form.load(folder)(windows)
     except OSError:
         raise
@@ -113,6 +157,7 @@ def _manifest(export: Export, sha256: dict[str, str]) -> dict[str, Any]:
         "output": {"name": "logits", "dtype": "float32", "shape": ["batch", channels, *export.shape[1:]]},
         "activation": "sigmoid" if channels == 1 else "softmax",
         "parity": export.parity.to_dict(),
+        "scout": None if export.scout is None else export.scout.to_dict(),
         "versions": dict(export.versions),
         "config": export.config.to_dict(),
         "sha256": sha256,

@@ -20,8 +20,8 @@ from verse3d.phantoms import make_case
 _SEED = 0
 
 
-def windows_of_phantom(config: Config, count: int) -> torch.Tensor:
-    """Windows (count, n, ...) around vertebrae of a phantom, float32: drawn as for training, but not augmented.
+def windows_of_phantom(config: Config, case: PreparedCase, count: int) -> torch.Tensor:
+    """Windows (count, n, ...) around vertebrae of ``phantom_case``, float32: drawn as for training, not augmented.
 
     Raises:
         ConfigError: settings contradict each other.
@@ -29,12 +29,13 @@ def windows_of_phantom(config: Config, count: int) -> torch.Tensor:
     # Around vertebrae, unchanged: every window shows something, and two programs see the same.
     centred = config.sampling.model_copy(update={"foreground_fraction": 1.0})
     cut = Method(config.model_copy(update={"sampling": centred})).cut(augmented=False)
-    case, random = _prepared(config), np.random.RandomState(_SEED)
+    random = np.random.RandomState(_SEED)
     boxes = PackedBatch.of([cut(case, random) for _ in range(count)])
     return Augment(cut.size)(boxes.on(torch.device("cpu")))["image"]
 
 
-def _prepared(config: Config) -> PreparedCase:
+def phantom_case(config: Config) -> PreparedCase:
+    """The phantom, as a training of this config would see it; always the same."""
     phantom = make_case(_SEED)
     volume = Volume(phantom.image_hu, phantom.geometry, nib.Nifti1Header(), Path("phantom"))
     image, grid = prepare_image(volume, config.grid)

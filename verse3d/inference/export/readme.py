@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from verse3d.core.config import Config
 from verse3d.inference.backends.parity import RELATIVE_TOLERANCE, Parity
 from verse3d.inference.export.formats import Format
-from verse3d.labelling.bones import COARSE_MM
-from verse3d.labelling.instances import JOIN_MM, LEAST_BONE_ML, LEAST_CORE_ML, LEAST_WITHOUT_CORE_ML
-from verse3d.model.parts import NEAR_MM
+from verse3d.inference.export.readme_names import bones_section, names_section, scout_section
+from verse3d.inference.export.scout import ExportedScout
 
 
 @dataclass(frozen=True)
@@ -23,6 +22,7 @@ class Export:
         model: name of the checkpoint file.
         checkpoint_sha256: of that file.
         versions: of everything that had a part in it.
+        scout: the network that sees the whole scan, if the checkpoint has one.
     """
 
     form: Format
@@ -32,6 +32,7 @@ class Export:
     model: str
     checkpoint_sha256: str
     versions: Mapping[str, str]
+    scout: ExportedScout | None = None
 
 
 def channel_table(config: Config) -> list[dict[str, object]]:
@@ -50,9 +51,15 @@ def channel_table(config: Config) -> list[dict[str, object]]:
 def readme(export: Export) -> str:
     """The text of ``README.md``."""
     windows = _WINDOWS[len(export.shape) - 1]
-    output = _named_bones if export.config.labels.by_sequence else _output
-    sections = [_head(export), _grid(export.config), windows(export.config), output(export.config), _origin(export)]
+    output = _bones(export) if export.config.labels.by_sequence else [_output(export.config)]
+    scout = [scout_section(export.scout, export.form)] if export.scout else []
+    sections = [_head(export), _grid(export.config), windows(export.config), *scout, *output, _origin(export)]
     return "\n".join(sections)
+
+
+def _bones(export: Export) -> list[str]:
+    rows = "\n".join(f"| {row['channel']} | {row['name']} |" for row in channel_table(export.config))
+    return [bones_section(_SOFTMAX, rows), names_section(seen=export.scout is not None)]
 
 
 def _head(export: Export) -> str:
@@ -186,31 +193,6 @@ Parts of a label (joined over faces, edges and corners) below {clean.min_compone
 | channel | name | id in the mask |
 |---|---|---|
 {rows}
-"""
-
-
-def _named_bones(config: Config) -> str:
-    rows = "\n".join(f"| {row['channel']} | {row['name']} |" for row in channel_table(config))
-    return f"""## From logits to named vertebrae
-
-{_SOFTMAX}
-
-| channel | name |
-|---|---|
-{rows}
-
-The network finds bones and no names. `core` is bone with no other vertebra within {NEAR_MM:g} mm, `vertebra` all other
-bone.
-
-1. Connected parts of `core` (over faces, on a grid of about {COARSE_MM:g} mm) of {LEAST_CORE_ML:g} ml or more are the
-   seeds. Every voxel of either label goes to the seed that is nearest on a way through these labels.
-2. What no seed reaches is a bone of its own from {LEAST_WITHOUT_CORE_ML:g} ml on; less joins a bone within
-   {JOIN_MM:g} mm, or is left out. So are bones below {LEAST_BONE_ML:g} ml.
-3. Names follow from all bones together: verse3d searches for the most probable row of names (C1 ... C7, T1 ... T11,
-   perhaps T12 and T13, L1 ... L4, perhaps L5 and L6) given the distances between the thickest parts of the bones and
-   the mean probability of each level over the voxels of each bone, which a second network gives at 4 mm
-   (`verse3d.labelling.vertebrae.name_bones`). That network and the search are not part of this export: without them
-   the bones can be counted, but not named for certain.
 """
 
 
