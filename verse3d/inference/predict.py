@@ -25,7 +25,8 @@ from verse3d.inference.memory_plan import image_mb
 from verse3d.inference.pipeline import Stages, one_by_one, overlapped
 from verse3d.inference.predictor import Predictor
 from verse3d.inference.records import PredictionRecord, PredictionReport, RecordList, log_record
-from verse3d.inference.scan_stages import MaskIsKeptError, PreparedScan, ScanStages
+from verse3d.inference.scan_stages import MaskIsKeptError, ScanStages
+from verse3d.inference.scan_states import PreparedScan
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,14 @@
     Case  ->  read  ->  PreparedScan  ->  segment  ->  SegmentedScan  ->  write  ->  PredictionRecord
     path                image, float16,                labels or their               a line of
                         on the network's grid          probability                   predictions.json
+
 An exception ends the way of its scan (see ``pipeline``): ``MaskIsKeptError`` where the mask is there and may stay.
 """
 
 import contextlib
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from verse3d.core.handed import Handed
 from verse3d.core.labels import label_counts
 from verse3d.core.logs import Progress, logger
 from verse3d.core.memory import give_back_freed_memory
-from verse3d.core.peak_memory import MemoryWatch, Peak
+from verse3d.core.peak_memory import MemoryWatch
 from verse3d.core.read_ahead import ArrivingScan, ReadAhead, ScanFile
 from verse3d.core.runtime import peak_rss_mb
 from verse3d.core.volume import StoredVoxels, write_labels
@@ -30,7 +32,6 @@ from verse3d.data.cases import Case
 from verse3d.data.centroids import write_centroids
 from verse3d.data.predictions import MASK_SUFFIX, centroid_path, mask_path
 from verse3d.data.samples.grid import network_geometry
-from verse3d.inference.aggregator import Aggregator
 from verse3d.inference.budget import Budget
 from verse3d.inference.guards import (
     Maker,
@@ -43,73 +44,17 @@ from verse3d.inference.guards import (
 from verse3d.inference.mask_warnings import empty_mask_warning, mask_warnings
 from verse3d.inference.memory_plan import Plan
 from verse3d.inference.naming import centroids_in_mask, naming_record
-from verse3d.inference.predictor import NetworkPass, Predictor
+from verse3d.inference.predictor import Predictor
 from verse3d.inference.records import PredictionRecord, RecordList, contents_told_by
+from verse3d.inference.scan_states import OpenedScan, PreparedScan, SegmentedScan
 from verse3d.inference.scan_warnings import scan_warnings, tissue_warnings
+from verse3d.labelling.vertebrae import NamedBones
 
 _log = logger(__name__)
 
 
 class MaskIsKeptError(Exception):
     """The mask of the scan is there and may stay. Holds what the user should know about it."""
-
-
-@dataclass(frozen=True, eq=False)
-class OpenedScan:
-    """A scan whose header was read, and for which there is something to be done.
-
-    Attributes:
-        record: says so far that it failed.
-        image: the file.
-        target: the mask that will be written.
-        peak: the largest memory since then.
-        stored: header and grid.
-        grid: of the network.
-    """
-
-    record: PredictionRecord
-    image: Path
-    target: Path
-    peak: Peak
-    stored: StoredVoxels
-    grid: Geometry
-
-
-@dataclass(frozen=True, eq=False)
-class PreparedScan:
-    """A scan on the network grid.
-
-    Attributes:
-        opened: the scan.
-        plan: how it will be segmented.
-        image: (I, J, K) float16, 0 ... 1; taken once, so that only the part with the spine is held from then on.
-        seconds_of: what each stage took so far.
-        warnings: for the user.
-    """
-
-    opened: OpenedScan
-    plan: Plan
-    image: Handed[NDArray[np.float16]]
-    seconds_of: dict[str, float]
-    warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class SegmentedScan:
-    """What the network says about a scan.
-
-    Attributes:
-        opened, plan, seconds_of, warnings: as of ``PreparedScan``, whose image is not held any more.
-        aggregator: gives the mask, once.
-        networks: what they did with it.
-    """
-
-    opened: OpenedScan
-    plan: Plan
-    aggregator: Aggregator
-    networks: NetworkPass
-    seconds_of: dict[str, float]
-    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,9 +159,12 @@ class ScanStages:
         seconds_of["resample"] = round(scan.aggregator.seconds_resample, 3)
         with _timed(seconds_of, "clean"):
             named = self.predictor.finish(labels, opened.stored.geometry, scan.networks.levels)
-        with _timed(seconds_of, "write"):
+        # The mask is looked at while it is packed.
+        with _timed(seconds_of, "write"), ThreadPoolExecutor(1, "look") as beside:
+            looking = beside.submit(_looked_at, labels, opened.stored.geometry, named)
             write_labels(opened.target, labels, like=opened.stored.header, scheme=self.predictor.method.scheme.name)
-        record = _written(scan, seconds_of, labels, self.predictor, all_cut=bool(named and named.vertebrae))
+            found = looking.result()
+        record = _written(scan, seconds_of, found, self.predictor)
         if named is None:
             return record
         write_centroids(centroid_path(self.out, opened.record.case), centroids_in_mask(named), opened.stored.geometry)
@@ -275,12 +223,25 @@ def _planned(budget: Budget, stored: StoredVoxels, path: Path) -> Plan:
         raise type(error)(f"{path}: {error.message}", hint=error.hint) from error
 
 
-def _written(
-    scan: SegmentedScan, seconds_of: dict[str, float], labels: NDArray[np.uint8], predictor: Predictor, *, all_cut: bool
-) -> PredictionRecord:
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What is in a mask: how many voxels of each id, (256,), and what is odd about them."""
+
+    voxels: NDArray[np.int64]
+    warnings: tuple[str, ...]
+
+
+def _looked_at(labels: NDArray[np.uint8], geometry: Geometry, named: NamedBones | None) -> _Found:
     voxels = label_counts(labels)
-    names = tuple(label.name for label in predictor.method.scheme.labels if voxels[label.id])
-    odd = mask_warnings(labels, scan.opened.stored.geometry) if names else (empty_mask_warning(all_cut=all_cut),)
+    if voxels[1:].any():
+        return _Found(voxels, mask_warnings(labels, geometry))
+    return _Found(voxels, (empty_mask_warning(all_cut=bool(named and named.vertebrae)),))
+
+
+def _written(
+    scan: SegmentedScan, seconds_of: dict[str, float], found: _Found, predictor: Predictor
+) -> PredictionRecord:
+    labelled = int(found.voxels[1:].sum())
     return replace(
         scan.opened.record,
         status="written",
@@ -292,9 +253,9 @@ def _written(
         windows=scan.networks.windows,
         windows_left_out=scan.networks.of - scan.networks.windows,
         scout=scan.networks.crop.to_dict(),
-        voxels=int(labels.size),
-        labelled_voxels=int(voxels[1:].sum()),
-        labelled_ml=round(float(voxels[1:].sum()) * scan.opened.stored.geometry.voxel_ml, 2),
-        levels=names,
-        warnings=(*odd, *scan.warnings),
+        voxels=int(found.voxels.sum()),
+        labelled_voxels=labelled,
+        labelled_ml=round(labelled * scan.opened.stored.geometry.voxel_ml, 2),
+        levels=tuple(label.name for label in predictor.method.scheme.labels if found.voxels[label.id]),
+        warnings=(*found.warnings, *scan.warnings),
     )
