@@ -71,11 +71,13 @@ def test_an_export_of_the_recipe_computes_what_the_network_does(page, tmp_path):
     form = recipe(page, "export")["form"]
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(4, 2, 1)).eval()
-    form.write(network, (3, 8, 12), tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == set(form.files)
-    window = torch.rand(1, 3, 8, 12)
-    with torch.no_grad():
-        torch.testing.assert_close(form.load(tmp_path)(window), network(window))
+    for any_size, window in ((False, torch.rand(1, 3, 8, 12)), (True, torch.rand(2, 3, 6, 10))):
+        folder = tmp_path / str(any_size)
+        folder.mkdir()
+        form.write(network, (3, 8, 12), folder, any_size=any_size)
+        assert {path.name for path in folder.iterdir()} == set(form.files)
+        with torch.no_grad():
+            torch.testing.assert_close(form.load(folder)(window), network(window))
 
 
 @pytest.mark.parametrize(("spacing", "codes"), [((1.0, 9.0, 1.0), ["thick-slices"]), ((1.0, 3.0, 1.0), [])])

@@ -81,6 +81,11 @@ def test_a_background_is_an_array_of_zeros_like_any_other(shape):
     assert made.sum() == 9 and made.flags.c_contiguous
 
 
+def test_a_background_for_which_there_is_no_memory_is_refused_as_numpy_does():
+    with pytest.raises(MemoryError, match=r"^32768 x 32768 x 1048576 bytes for a mask$"):
+        memory.background((2**15, 2**15, 2**20))  # a petabyte
+
+
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux says what is held now")
 def test_a_background_takes_memory_only_where_it_is_written_to():
     before = rss_mb()

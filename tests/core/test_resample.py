@@ -482,6 +482,16 @@ def test_an_array_that_is_being_filled_is_followed(codes, shape, spacing, networ
     assert min(asked) > 0 and max(asked) <= filling.size
 
 
+@pytest.mark.filterwarnings("error")
+def test_infinity_in_an_array_that_is_being_filled_is_left_to_whoever_fills_it():
+    source = grid("RAS", (5, 6, 9), (1.0, 1.0, 1.0))
+    values = np.asfortranarray(hounsfield(source.shape, np.float32))
+    values[2:, 3:, 4:] = np.inf
+    for spacing in (1.0, 0.7):
+        target = source.resampled((spacing,) * 3)
+        resample_finished(values, source, target, np.float16, np.copy, ready=lambda count: None)
+
+
 def test_an_array_that_is_never_there_is_not_waited_for():
     source = grid("RAS", (9, 9, 9), (1.0, 1.0, 1.0))
 

@@ -228,7 +228,7 @@ def test_cleaning_of_mere_noise_takes_a_byte_a_voxel_and_some_planes(monkeypatch
     """As of an untrained network: nearly every voxel another label."""
     labels = np.random.default_rng(0).integers(0, 27, (400, 250, 200), dtype=np.uint8)
     geometry, settings = Geometry(labels.shape, np.eye(4)), InferenceConfig(min_component_ml=0.1)
-    monkeypatch.setattr(threads, "thread_count", lambda: 2)
+    monkeypatch.setattr(threads, "thread_count", lambda: 8)
     working = 2 * 20 * postprocess._CHUNK_VOXELS
     assert _peak_bytes(lambda: clean_up(labels, geometry, settings)) < labels.size + working
 

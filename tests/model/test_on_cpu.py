@@ -37,14 +37,7 @@ def computed(layer, image):
     """Names of the quicker ways that a layer's forward pass takes."""
     found = []
     with pytest.MonkeyPatch.context() as patch:
-        for name in (
-            "doubled",
-            "halved",
-            "convolved_at_half",
-            "_convolved_in_float32",
-            "_shared_prelu",
-            "_instance_norm",
-        ):
+        for name in WAYS:
             own = getattr(on_cpu, name)
 
             def noted(*args, _own=own, _name=name, **kwargs):

@@ -51,8 +51,14 @@ def background(shape: Sequence[int]) -> NDArray[np.uint8]:
 
     NumPy's own may lie where something else was freed, and are then written one by one: for the mask of a large scan,
     nine tenths of which stay background, that takes a quarter of a second.
+
+    Raises:
+        MemoryError: the system does not give so much.
     """
-    return np.frombuffer(_untouched(math.prod(shape)), np.uint8).reshape(shape)
+    try:
+        return np.frombuffer(_untouched(math.prod(shape)), np.uint8).reshape(shape)
+    except OSError as error:
+        raise MemoryError(f"{' x '.join(map(str, shape))} bytes for a mask") from error
 
 
 def _untouched(size: int) -> mmap.mmap:

@@ -227,15 +227,16 @@ def _interpolate(  # noqa: PLR0917 - one call, above
 
     planes = _PlaneCache(plane)
     part = across.part(span)
-    for row, (lower, upper) in enumerate(zip(part.lower.tolist(), part.upper.tolist(), strict=True)):
-        if (weight := float(part.weight[row])) > 0:
-            # lower + weight * (upper - lower), in place: one plane is allocated and not three.
-            between = planes[upper] - planes[lower]
-            between *= weight
-            between += planes[lower]
-        else:
-            between = planes[lower].copy()
-        goal[row] = finish(between)
+    with np.errstate(invalid="ignore"):  # of infinity, which is refused when the whole array is there
+        for row, (lower, upper) in enumerate(zip(part.lower.tolist(), part.upper.tolist(), strict=True)):
+            if (weight := float(part.weight[row])) > 0:
+                # lower + weight * (upper - lower), in place: one plane is allocated and not three.
+                between = planes[upper] - planes[lower]
+                between *= weight
+                between += planes[lower]
+            else:
+                between = planes[lower].copy()
+            goal[row] = finish(between)
 
 
 def _vote(near: NDArray[np.uint8], maps: Sequence[AxisMap], best: NDArray[np.uint8], undecided: int) -> None:

@@ -222,7 +222,8 @@ class _Planes:
         # Some planes at a time, which fit the processor's cache; a GPU has no use for small pieces.
         few = max(1, _VOXELS_IN_CACHE // max(1, sides[1] * sides[2]))
         at_once = few if self.scores.device.type == "cpu" else max(1, sides[0])
-        return scripted(_probabilities)(self.scores[(slice(None), *box)], self.weights[box], self.are_logits, at_once)
+        probabilities = scripted(_probabilities, self.scores.device)
+        return probabilities(self.scores[(slice(None), *box)], self.weights[box], self.are_logits, at_once)
 
     def at_points(self, before: "_Planes", places: Sequence[NDArray[np.intp]]) -> torch.Tensor:
         """Float32 (n, channels) on the CPU at places counted from the first plane of ``before``, which these follow."""

@@ -24,7 +24,9 @@ def best_channel(scores: torch.Tensor) -> torch.Tensor:
             result[start : start + 16 * rows] = best_of(scores[:, start : start + 16 * rows])
         return result
     in_ranges_single_threaded(
-        lambda start, stop: scripted(_choose)(result[start:stop], scores[:, start:stop], _VOXELS_AT_ONCE),
+        lambda start, stop: scripted(_choose, scores.device)(
+            result[start:stop], scores[:, start:stop], _VOXELS_AT_ONCE
+        ),
         scores.shape[1],
         rows,
     )

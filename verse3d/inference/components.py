@@ -23,6 +23,8 @@ from scipy.sparse.csgraph import connected_components
 
 from verse3d.inference.runs import NO_COMPONENT, Runs
 
+_TWO_AT_A_TIME = threading.Semaphore(2)
+"""For noise, of which a chunk holds 65 MB: while cc3d computes one, the other is looked through. More would wait."""
 _ONE_AT_A_TIME = threading.Lock()
 """For cc3d, which keeps Python's lock while it computes: who waits for that holds less memory than who waits inside."""
 _CRUMB = 2
@@ -90,7 +92,8 @@ def find_components(whole: NDArray[np.uint8], count: int, too_small: float) -> C
     changes = np.count_nonzero(whole[..., 1:] != whole[..., :-1])
     if changes * _VOXELS_PER_RUN <= whole.size:
         return TidyChunk(whole, count)
-    return NoisyChunk(whole, count, too_small)
+    with _TWO_AT_A_TIME:
+        return NoisyChunk(whole, count, too_small)
 
 
 class TidyChunk:

@@ -38,7 +38,8 @@ def fill_densely(
     across = _matrix(columns, probabilities.shape[3]).to(device)
     down = _matrix(rows, probabilities.shape[2]).T.contiguous().to(device).expand(len(ids), -1, -1)
     between = (planes.lower.tolist(), planes.upper.tolist(), planes.weight.tolist())
-    scripted(_fill)(torch.from_numpy(target), probabilities, across, down, *between, torch.from_numpy(ids).to(device))
+    fill = scripted(_fill, device)
+    fill(torch.from_numpy(target), probabilities, across, down, *between, torch.from_numpy(ids).to(device))
 
 
 def _fill(  # noqa: PLR0917 - as TorchScript takes them
@@ -57,9 +58,12 @@ def _fill(  # noqa: PLR0917 - as TorchScript takes them
     # The two planes around, and which they are; one of them is usually there already.
     below, above, at_below, at_above = carried, carried, -1, -1
     for number in range(len(lower)):
+        # A scan may run along the network's axis or against it.
+        if at_above == lower[number] or at_below == upper[number]:
+            below, above, at_below, at_above = above, below, at_above, at_below
         if at_below != lower[number]:
             at_below = lower[number]
-            below = above if at_below == at_above else _plane(probabilities, at_below, across, down)
+            below = _plane(probabilities, at_below, across, down)
         if at_above != upper[number]:
             at_above = upper[number]
             above = below if at_above == at_below else _plane(probabilities, at_above, across, down)

@@ -5,7 +5,8 @@ to one channel, for the backward pass of PReLU, and for data that changes its or
 these can be computed in other ways that give the same but for rounding:
 
     instance norm            a batch norm of each sample: keeps the channels of a voxel together, as oneDNN wants them
-    from one channel         in float32: of the 16 channels that AMX multiplies at once, 15 would be empty
+    from one channel         in float32: of the 16 channels that AMX multiplies at once, 15 would be empty; or, where
+                             it halves the resolution and nothing is learnt, with 8 voxels as 8 channels
     to few channels,
     at full resolution       at half the resolution, with 8 voxels as 8 channels (see ``half_resolution``)
     PReLU, one slope         backward as a leaky ReLU, and the slope's gradient as one sum
