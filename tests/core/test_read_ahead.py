@@ -1,8 +1,10 @@
 """A scan that is read in a thread of its own is the same scan, or the same error."""
 
+import gc
 import queue
 import sys
 import threading
+import weakref
 
 import nibabel as nib
 import numpy as np
@@ -109,6 +111,25 @@ def test_what_happens_later_is_told_to_whoever_waits(scan, monkeypatch):
         arriving.wait_for(200)
     with pytest.raises(DataError, match="the disk is gone"):
         arriving.whole()
+
+
+def test_a_scan_that_failed_is_not_held_by_its_error(scan, monkeypatch):
+    """Not even until the next search for garbage: a scan may be half of the memory."""
+    tap = Tap(monkeypatch)
+    arriving = ReadAhead(scan).take(scan).result(timeout=20)
+    held = weakref.ref(arriving.volume)
+    gc.disable()
+    try:
+        tap.open(3, is_sound=False)
+        with pytest.raises(DataError, match="the disk is gone"):
+            arriving.whole()
+        with pytest.raises(DataError, match="the disk is gone"):
+            arriving.wait_for(200)
+        join_readers()
+        del arriving
+        assert held() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("dtype", [">i2", "<i2", "<f4", "<f8", ">f4"])

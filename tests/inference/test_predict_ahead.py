@@ -1,6 +1,8 @@
 """Scans are read ahead and masks written behind, by one job or by parts of it, and the masks stay the same."""
 
+import gc
 import threading
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -9,10 +11,12 @@ import pytest
 from tests.inference.predicting import masks_in, run
 from tests.scans import spine
 from verse3d.core import read_ahead, single_threaded, threads
+from verse3d.core.errors import DataError
 from verse3d.core.geometry import Geometry
 from verse3d.core.runtime import rss_mb
 from verse3d.core.volume import read_image
 from verse3d.data.predictions import mask_path, read_predictions
+from verse3d.inference.budget import Budget
 from verse3d.inference.predictor import Predictor
 
 
@@ -78,6 +82,33 @@ def test_a_first_scan_that_cannot_be_read_fails_by_itself(tmp_path, many):
     many[0].image.write_bytes(b"no scan")
     first, *others = run(many[:3], tmp_path / "out").records
     assert first.status == "failed" and {record.status for record in others} == {"written"}
+
+
+def test_a_first_scan_that_cannot_be_read_is_not_held_while_the_next_is_planned(tmp_path, many, monkeypatch):
+    """It broke off after it had been given away, as a file that is cut off does."""
+    seen, opened = [], Budget.opened
+
+    def broken(path, arriving):
+        volume = read_image(path)
+        if "case0" in path.name:
+            seen.append(weakref.ref(volume))
+            arriving(volume, 1)
+            raise DataError("the file ends too early")
+        return volume
+
+    def noting(self, **given):
+        seen.append(seen[0]())
+        return opened(self, **given)
+
+    monkeypatch.setattr(read_ahead, "read_image", broken)
+    monkeypatch.setattr(Budget, "opened", noting)
+    gc.disable()
+    try:
+        first, second = run(many[:2], tmp_path / "out", ahead=read_ahead.ReadAhead(many[0].image)).records
+    finally:
+        gc.enable()
+    assert first.status == "failed" and first.error == "the file ends too early" and second.status == "written"
+    assert seen[1] is None
 
 
 def test_a_first_scan_that_does_not_fit_beside_the_network_is_refused_after_it_was_read(tmp_path, many, monkeypatch):

@@ -5,6 +5,7 @@ Messages and hints speak to callers of the Python functions, in backticks: an op
 `` `verse3d.index(DATA, folds=5)` ``. The command line shows all of them as one types them there.
 """
 
+import copy
 from typing import ClassVar
 
 
@@ -27,6 +28,14 @@ class Verse3dError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
+
+
+def without_frames(error: BaseException) -> BaseException:
+    """An error as a copy that does not hold the frames it came through, and so not what these worked on.
+
+    Only one that was raised on purpose: of others the frames say what went wrong, and they stay what they are.
+    """
+    return copy.copy(error) if isinstance(error, Verse3dError) else error
 
 
 class ConfigError(Verse3dError, ValueError):

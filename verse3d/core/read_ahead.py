@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from verse3d.core.errors import DataError
+from verse3d.core.errors import DataError, without_frames
 from verse3d.core.volume import Arriving, StoredVoxels, Volume, read_image, stored_voxels, untold
 
 _SWITCH_SECONDS = 0.0005
@@ -66,7 +66,7 @@ class ArrivingScan:
     def end(self, scan: ReadScan | Exception) -> None:
         """It is there, or will never be."""
         if isinstance(scan, Exception):
-            self._whole.set_exception(scan)
+            self._whole.set_exception(without_frames(scan))
         else:
             self._whole.set_result(scan)
         self.reached(self.volume.array.size)
@@ -76,10 +76,13 @@ class ArrivingScan:
         with self._more:
             self._more.wait_for(lambda: self._count >= count)
         if self._whole.done():
-            self._whole.result()
+            self.whole()
 
     def whole(self) -> ReadScan:
         """The scan when all of it is there, and was found to be sound. Raises what reading has raised."""
+        # A copy: what is raised holds the frames of those who wait, these hold the scan, and the scan holds its error.
+        if (error := self._whole.exception()) is not None:
+            raise without_frames(error)
         return self._whole.result()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from verse3d.core.caseerrors import CASE_ERRORS
+from verse3d.core.errors import without_frames
 from verse3d.core.files import make_folder, remove_leftovers
 from verse3d.core.logs import Progress, no_progress
 from verse3d.core.peak_memory import MemoryWatch
@@ -115,7 +116,16 @@ def _read_while_opening(cases: Sequence[Case], stages: ScanStages) -> dict[str, 
     with ThreadPoolExecutor(1, "read") as reader:
         ahead = {case.case: reader.submit(stages.read, case) for case in cases}
         stages.predictor.make_ready()
-    return ahead
+    return {case: _settled(read) for case, read in ahead.items()}
+
+
+def _settled(read: "Future[PreparedScan]") -> "Future[PreparedScan]":
+    """The same outcome; a scan that failed is not held while the next ones are planned."""
+    if (error := read.exception()) is None:
+        return read
+    failed: Future[PreparedScan] = Future()
+    failed.set_exception(without_frames(error))
+    return failed
 
 
 def _held_mb(read: Iterable[Future[PreparedScan]]) -> float:
