@@ -55,17 +55,12 @@ def background(shape: Sequence[int]) -> NDArray[np.uint8]:
     Raises:
         MemoryError: the system does not give so much.
     """
+    # Private: pages that are shared are there as soon as they are read.
+    private = {} if sys.platform == "win32" else {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}
     try:
-        return np.frombuffer(_untouched(math.prod(shape)), np.uint8).reshape(shape)
+        return np.frombuffer(mmap.mmap(-1, math.prod(shape), **private), np.uint8).reshape(shape)
     except OSError as error:
         raise MemoryError(f"{' x '.join(map(str, shape))} bytes for a mask") from error
-
-
-def _untouched(size: int) -> mmap.mmap:
-    if sys.platform == "win32":
-        return mmap.mmap(-1, size)
-    # Private: pages that are shared are there as soon as they are read.
-    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def _free_on_machine() -> int:

@@ -74,11 +74,7 @@ def is_scaled(stored: ArrayProxy) -> bool:
     return (stored.slope, stored.inter) != (1, 0)
 
 
-def _untold(array: NDArray[Any], count: int) -> None:
-    """Nobody waits for the first voxels."""
-
-
-def read_voxels(path: Path, stored: ArrayProxy, filled: Filled = _untold) -> NDArray[Any]:
+def read_voxels(path: Path, stored: ArrayProxy, filled: Filled = lambda array, count: None) -> NDArray[Any]:
     """All voxels: integers without scaling in their dtype (in this machine's byte order), all else as float32.
 
     Args:
@@ -110,7 +106,7 @@ def read_stored(
     offset: int,
     *,
     whole: bool = True,
-    filled: Filled = _untold,
+    filled: Filled = lambda array, count: None,
 ) -> NDArray[Any]:
     """Voxels as they are stored: unscaled, in the byte order of the file, i running fastest.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from verse3d.core.errors import DataError, without_frames
-from verse3d.core.volume import Arriving, StoredVoxels, Volume, read_image, stored_voxels, untold
+from verse3d.core.volume import Arriving, StoredVoxels, Volume, read_image, stored_voxels
 
 _SWITCH_SECONDS = 0.0005
 """How soon a thread that wants Python's lock gets it, usually 5 ms: for each megabyte of voxels, which takes 4 ms."""
@@ -109,7 +109,7 @@ class ScanFile:
         """
         return cls(path, stored_voxels(path), _identity(path))
 
-    def read(self, arriving: Arriving = untold) -> ReadScan:
+    def read(self, arriving: Arriving = lambda volume, count: None) -> ReadScan:
         """Read the voxels.
 
         Args:

@@ -121,11 +121,7 @@ Arriving = Callable[[Volume, int], object]
 """Told about a scan that is being read, and how many of its voxels are there: the first ones in the order of memory."""
 
 
-def untold(volume: Volume, count: int) -> None:
-    """Nobody waits for the first voxels."""
-
-
-def read_image(path: Path, arriving: Arriving = untold) -> Volume:
+def read_image(path: Path, arriving: Arriving = lambda volume, count: None) -> Volume:
     """Read a scan. Integer voxels without scaling keep their dtype, everything else becomes float32 HU.
 
     Beside the array about 1 MB is held. The array never shares memory with the file, which may change.

@@ -5,7 +5,7 @@ if memory allows.
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -87,7 +87,8 @@ def predict_cases(
     with MemoryWatch() as watch:
         before = ScanStages(predictor, out, maker, options.overwrite, budget, records, watch, progress, ahead)
         begun = _read_while_opening(own[:1] if options.overlap else [], before)
-        scan = replace(before, budget=budget.opened(besides_mb=_held_mb(begun.values())))
+        held = (read.result().opened.grid.shape for read in begun.values() if read.exception() is None)
+        scan = replace(before, budget=budget.opened(besides_mb=sum(map(image_mb, held))))
 
         def read(case: Case) -> PreparedScan:
             return scan.replanned(begun.pop(case.case).result()) if case.case in begun else scan.read(case)
@@ -126,11 +127,6 @@ def _settled(read: "Future[PreparedScan]") -> "Future[PreparedScan]":
     failed: Future[PreparedScan] = Future()
     failed.set_exception(without_frames(error))
     return failed
-
-
-def _held_mb(read: Iterable[Future[PreparedScan]]) -> float:
-    """What scans hold that were read already; those that failed hold nothing."""
-    return sum(image_mb(one.result().opened.grid.shape) for one in read if one.exception() is None)
 
 
 def _fits_overlapped(cases: Sequence[Case], budget: Budget) -> bool:

@@ -5,7 +5,6 @@ What ``check`` knows about headers and grey values is said here too, because who
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,17 +72,13 @@ def tissue_warnings(
 
 def _findings(volume: Volume) -> Iterator[str]:
     # An empty scan would meet every other finding as well; this one says it all.
-    if _is_constant(volume.array[_SPARSE]) and _is_constant(volume.array):
+    if all(np.ptp(voxels) == 0 for voxels in (volume.array[_SPARSE], volume.array)):
         yield f"all voxels of the scan have the value {float(volume.array.flat[0]):g}"
         return
     findings: list[Finding] = [*check_header("", volume), *check_grey_values("", volume)]
     for finding in findings:
         if finding.severity == "warning" and finding.code not in _HARMLESS:
             yield finding.message.removeprefix(f"{volume.path}: ")
-
-
-def _is_constant(voxels: NDArray[Any]) -> bool:
-    return bool(voxels.min() == voxels.max())
 
 
 def _unlike(geometry: Geometry, trained_on: TrainedOn | None) -> Iterator[str]:

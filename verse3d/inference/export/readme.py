@@ -51,15 +51,13 @@ def channel_table(config: Config) -> list[dict[str, object]]:
 def readme(export: Export) -> str:
     """The text of ``README.md``."""
     windows = _WINDOWS[len(export.shape) - 1]
-    output = _bones(export) if export.config.labels.by_sequence else [_output(export.config)]
+    output = [_output(export.config)]
+    if export.config.labels.by_sequence:
+        rows = "\n".join(f"| {row['channel']} | {row['name']} |" for row in channel_table(export.config))
+        output = [bones_section(_SOFTMAX, rows), names_section(seen=export.scout is not None)]
     scout = [scout_section(export.scout, export.form)] if export.scout else []
     sections = [_head(export), _grid(export.config), windows(export.config), *scout, *output, _origin(export)]
     return "\n".join(sections)
-
-
-def _bones(export: Export) -> list[str]:
-    rows = "\n".join(f"| {row['channel']} | {row['name']} |" for row in channel_table(export.config))
-    return [bones_section(_SOFTMAX, rows), names_section(seen=export.scout is not None)]
 
 
 def _head(export: Export) -> str:

@@ -71,6 +71,7 @@ def names_section(*, seen: bool) -> str:
     """The decoder, in words and numbers. ``seen``: whether the export holds a network that sees levels."""
     priors = priors_of_bones(shipped_priors())
     looks = _SEEN if seen else _UNSEEN
+    anomalies = ", ".join(f"{score:.1f} for {name}" for name, score in zip(ANOMALIES, priors.anomalies, strict=True))
     return f"""## From bones to names
 
 Names are given to all bones at once, by the most probable row of names. Of verse3d only NumPy and SciPy are needed for
@@ -86,7 +87,7 @@ it: `verse3d.labelling.vertebrae.name_bones`.
    - {-3 * priors.step_weight[0]:.2g} ln(1 + z^2 / 5), z = (ln d - ln expected - s) / {priors.step_sd[0]:.3f}, for each
      step of d mm; s is the log of the patient's size, one for all steps, -0.3 ... 0.3 with a spread of 0.1, summed out;
    - {_listed(priors.missed[1:])} for one, two, three vertebrae missed in a step;
-   - {_anomalies(priors)}.
+   - {anomalies}.
 
    verse3d adds what can be counted in the scan: ribs beside a bone, the widths of transverse processes, and whether the
    scan goes on beyond the first and the last vertebra (`verse3d.labelling.weighing`).
@@ -112,10 +113,6 @@ _UNSEEN = """\
 
 def _listed(scores: np.ndarray) -> str:
     return ", ".join(f"{score:g}" for score in scores)
-
-
-def _anomalies(priors: Priors) -> str:
-    return ", ".join(f"{score:.1f} for {name}" for name, score in zip(ANOMALIES, priors.anomalies, strict=True))
 
 
 def _distances(priors: Priors) -> str:
