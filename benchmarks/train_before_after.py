@@ -96,8 +96,6 @@ def trained(options: argparse.Namespace, checkout: Path, folder: Path, further: 
     """One training by the code of a checkout."""
     out = folder / "run"
     settings = [f"optim.epochs={options.epochs}", f"optim.steps_per_epoch={options.steps}", "validation.every_epochs=2"]
-    if options.config == "unet3d-cpu":
-        settings.append("network.residual_units=2")  # which it had in older checkouts
     words = [str(folder / "cases.jsonl"), str(out), options.config, *settings, *further]
     seconds, cpu_s = run_program(checkout, TRAIN, words)
     with (out / "history.csv").open() as table:

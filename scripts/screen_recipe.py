@@ -5,11 +5,10 @@
     python scripts/screen_recipe.py DATA WORK --steps 440 --print
 
 DATA holds verse-mini/ (sub-verse005 to 008), auto-labelled/ (chest_ct) and masks-only/ (VerSe masks without their CT).
-A row is ``unet3d-cpu`` without a scout, with the residual units that it had until this screening spoke against them
-(so that new rows can be compared with old ones), and with one or two changes. A budget is that of a training:
-``--steps`` of ``base``, and as many of the others as take the same processor time; or ``--seconds`` of it. What a step
-takes is measured first and kept in WORK/pace.json, so measure on the machine that trains. Pretraining takes a third of
-the budget. Drawing scans and preparing cases are not counted.
+A row is ``unet3d-cpu`` without a scout and with one or two changes. A budget is that of a training: ``--steps``
+of ``base``, and as many of the others as take the same processor time; or ``--seconds`` of it. What a step takes is
+measured first and kept in WORK/pace.json, so measure on the machine that trains. Pretraining takes a third of the
+budget. Drawing scans and preparing cases are not counted.
 
      fold 1   train: 005, 007    score: 006, 008
      fold 2   train: 006, 008    score: 005, 007
@@ -55,7 +54,6 @@ class Row:
     """Learnt from before them: DRAWN or PHANTOMS."""
 
 
-BASE = ("network.residual_units=2",)
 ROWS = {
     "base": Row(),
     "spacing-1.25": Row(("grid.spacing_mm=1.25",)),
@@ -238,7 +236,6 @@ class Trial:
             f"runtime.seed={self.seed}",
             f"optim.epochs={EPOCHS}",
             f"optim.steps_per_epoch={steps // EPOCHS}",
-            *BASE,
             *ROWS[self.name].settings,
         )
         changes = [word for setting in settings for word in ("--set", setting)]

@@ -50,9 +50,7 @@ def test_every_row_but_base_changes_something_that_can_be_set(screening, tmp_pat
         for name in screening.ROWS
     }
     for name, row in screening.ROWS.items():
-        changed = load_config("unet3d-cpu", [*screening.BASE, *row.settings]) != load_config(
-            "unet3d-cpu", screening.BASE
-        )
+        changed = load_config("unet3d-cpu", row.settings) != load_config("unet3d-cpu")
         assert changed or row.also or row.first or name == "base"
     unlike_base = {" ".join(words).replace(f"{name}-fold1", "base-fold1") for name, words in trainings.items()}
     assert len(unlike_base) == len(screening.ROWS)
