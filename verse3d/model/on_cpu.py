@@ -67,23 +67,6 @@ class _Quicker(TorchFunctionMode):
         return (self.other_way(func, args, settings) or func)(*args, **settings)
 
 
-class QuickOnCpu(_Quicker):
-    """PyTorch's slow functions are computed in quicker ways on tensors of the CPU: all that the module's text lists."""
-
-    def other_way(self, func: object, args: Sequence[Any], settings: Mapping[str, Any]) -> Callable[..., Any] | None:
-        """For layers of a U-Net with few channels at its top level."""
-        if func is functional.instance_norm:
-            return _instance_norm if len(args) == 1 and _is_of_each_sample(args[0], settings) else None
-        # Layers hand on all arguments of the others by position.
-        if settings or not args or not isinstance(args[0], torch.Tensor) or args[0].device.type != "cpu":
-            return None
-        if func is torch.prelu:
-            return _shared_prelu if args[1].numel() == 1 and torch.is_grad_enabled() else None
-        if func in _TRANSPOSED:
-            return doubled if doubles_to_few(args) else None
-        return _quicker_convolution(args) if func in CONVOLUTIONS.values() and _is_called_by_layer(args) else None
-
-
 class AtHalfResolution(_Quicker):
     """Layers from and to few channels are computed at half the resolution, and all others as they are.
 
@@ -91,12 +74,25 @@ class AtHalfResolution(_Quicker):
     """
 
     def other_way(self, func: object, args: Sequence[Any], settings: Mapping[str, Any]) -> Callable[..., Any] | None:
-        """For convolutions as layers call them."""
-        if settings or not args or not isinstance(args[0], torch.Tensor):
+        """For convolutions as layers call them: with all arguments by position."""
+        if settings or not args or not isinstance(args[0], torch.Tensor) or args[0].device.type != "cpu":
             return None
         if func in _TRANSPOSED:
             return doubled if doubles_to_few(args) else None
         return _quicker_convolution(args) if func in CONVOLUTIONS.values() and _is_called_by_layer(args) else None
+
+
+class QuickOnCpu(AtHalfResolution):
+    """PyTorch's slow functions are computed in quicker ways on tensors of the CPU: all that the module's text lists."""
+
+    def other_way(self, func: object, args: Sequence[Any], settings: Mapping[str, Any]) -> Callable[..., Any] | None:
+        """For layers of a U-Net with few channels at its top level."""
+        if func is functional.instance_norm:
+            return _instance_norm if len(args) == 1 and _is_of_each_sample(args[0], settings) else None
+        if func is torch.prelu:
+            one_slope = not settings and args[0].device.type == "cpu" and args[1].numel() == 1
+            return _shared_prelu if one_slope and torch.is_grad_enabled() else None
+        return super().other_way(func, args, settings)
 
 
 class QuickConvolutions(_Quicker):
