@@ -3,8 +3,8 @@
 import importlib
 import itertools
 import json
+import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -14,10 +14,27 @@ FOLDER = Path(__file__).parents[1] / "scripts"
 SUBJECTS = ["sub-verse005", "sub-verse006", "sub-verse007", "sub-verse008"]
 
 
+CONFIGS = ["unet3d-cpu", "unet3d"]
+
+
 @pytest.fixture
-def screening(monkeypatch):
+def part(monkeypatch):
+    """Imports one of the scripts."""
     monkeypatch.syspath_prepend(FOLDER)
-    return importlib.import_module("screen_recipe")
+    return importlib.import_module
+
+
+@pytest.fixture
+def screening(part):
+    return part("screen_recipe")
+
+
+@pytest.fixture
+def trial(screening, tmp_path):
+    def make(name, fold="1", seed=0, config="unet3d-cpu"):
+        return screening.Trial(name, fold, seed, screening.Screening(config, tmp_path))
+
+    return make
 
 
 def options_of(command):
@@ -44,79 +61,115 @@ def save_scores(trial, dice, hd95=3.0):
     trial.scores.write_text(json.dumps({"cases": cases}), encoding="utf-8")
 
 
-def test_every_row_but_base_changes_something_that_can_be_set(screening, tmp_path):
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_row_but_base_changes_something_that_can_be_set(screening, trial, config):
+    rows = screening.rows_of(config)
     trainings = {
-        name: [word for command in screening.Trial(name, 1, 0, tmp_path).trainings(440) for word in command[1:]]
-        for name in screening.ROWS
+        name: [word for command in trial(name, config=config).trainings(440) for word in command[1:]] for name in rows
     }
-    for name, row in screening.ROWS.items():
-        changed = load_config("unet3d-cpu", row.settings) != load_config("unet3d-cpu")
+    for name, row in rows.items():
+        changed = load_config(row.config or config, row.settings) != load_config(config)
         assert changed or row.also or row.first or name == "base"
     unlike_base = {" ".join(words).replace(f"{name}-fold1", "base-fold1") for name, words in trainings.items()}
-    assert len(unlike_base) == len(screening.ROWS)
+    assert len(unlike_base) == len(rows)
 
 
 @pytest.mark.parametrize("steps", [440, 333])
-def test_a_row_that_begins_with_synthetic_scans_has_no_more_steps_than_the_others(screening, tmp_path, steps):
-    for name in screening.ROWS:
-        commands = screening.Trial(name, 2, 1, tmp_path).trainings(steps)
-        assert len(commands) == (2 if screening.ROWS[name].first else 1)
+def test_a_row_that_begins_with_synthetic_scans_has_no_more_steps_than_the_others(screening, trial, steps):
+    for name, row in screening.rows_of("unet3d-cpu").items():
+        commands = trial(name, "2", 1).trainings(steps)
+        assert len(commands) == (2 if row.first else 1)
         assert steps - 20 < sum(map(steps_of, commands)) <= steps
 
 
-def test_a_training_after_a_first_one_starts_from_its_weights(screening, tmp_path):
-    first, second = filter(is_training, screening.Trial("first-drawn", 2, 1, tmp_path).commands(90))
+def test_a_training_after_a_first_one_starts_from_its_weights(trial, tmp_path):
+    first, second = filter(is_training, trial("first-drawn", "2", 1).commands(90))
     assert options_of(second)["--from"] == options_of(first)["--out"]
     assert options_of(first)["--data"] == [str(tmp_path / "drawn.jsonl")]
     assert options_of(second)["--data"] == [str(tmp_path / "fold2.jsonl")]
     assert "--from" not in options_of(first)
 
 
-def test_no_subject_is_learnt_from_and_scored_and_each_is_scored_once(screening):
+def test_joined_rows_change_what_each_of_them_changes(screening, trial):
+    (command,) = trial("spacing-1.25+also-drawn+no-margin").trainings(440)
+    assert {"grid.spacing_mm=1.25", "sampling.margin_voxels=0"} <= {*options_of(command)["--set"]}
+    assert options_of(command)["--data"][0].endswith("fold1-drawn.jsonl")
+    with pytest.raises(ValueError, match="both rows say also"):
+        screening.row_of("chest+also-drawn", "unet3d")
+    with pytest.raises(SystemExit, match="unet3d has no row batch-2 or nonsense; known: base, "):
+        screening.row_of("batch-2+no-margin+nonsense", "unet3d")
+
+
+def test_a_row_may_be_another_mode(trial):
+    (command,) = trial("slices-mm", config="unet3d").trainings(440)
+    assert options_of(command)["--mode"] == ["2d"] and options_of(command)["--config"] == ["slices2d-mm"]
+
+
+def test_no_subject_is_learnt_from_and_scored_and_each_is_scored_in_two_ways(part):
+    scans = part("recipe_scans")
     real = [{"case": case, "subject": case, "split": "train"} for case in [*SUBJECTS, "chest_ct", "example_ct"]]
     scored = []
-    for fold in screening.FOLDS:
-        cases = screening.experts_of(fold, real)
+    for fold in scans.FOLDS:
+        cases = scans.experts_of(fold, real)
         assert [case["case"] for case in cases] == SUBJECTS
         held_out = {case["case"] for case in cases if case["split"] == "test"}
-        assert {case["subject"] for case in screening.again(cases)} == {*SUBJECTS} - held_out
+        assert {case["subject"] for case in scans.again(cases)} == {*SUBJECTS} - held_out
         scored += held_out
-    assert sorted(scored) == SUBJECTS
+    # In one of the two folds, and by itself.
+    assert sorted(scored) == sorted(SUBJECTS * 2)
 
 
 def test_a_budget_of_seconds_is_as_many_steps_as_take_that_long(screening, tmp_path):
     (tmp_path / "pace.json").write_text(json.dumps({"base": 0.5, "batch-2": 0.25}), encoding="utf-8")
-    of_seconds = SimpleNamespace(steps=None, seconds=100.0, work=tmp_path)
-    of_steps = SimpleNamespace(steps=300, seconds=None, work=tmp_path)
-    assert [screening.budget_of(name, of_seconds) for name in ("base", "chest", "batch-2")] == [200, 200, 400]
-    assert [screening.budget_of(name, of_steps) for name in ("base", "chest", "batch-2")] == [300, 300, 600]
+    of = screening.Screening("unet3d-cpu", tmp_path)
+    names = ("base", "chest", "batch-2")
+    assert [of.budget_of(name, None, 100.0) for name in names] == [200, 200, 400]
+    assert [of.budget_of(name, 300, None) for name in names] == [300, 300, 600]
 
 
-def test_what_a_step_takes_is_the_slope_between_two_trainings_and_measured_once(screening, tmp_path, monkeypatch):
+def test_what_a_step_takes_is_the_slope_between_two_trainings_and_measured_once(screening, part, tmp_path, monkeypatch):
     called = []
 
     def take(command):
         called.append(steps_of(command))
         return 7.0 + 0.25 * called[-1] + (5.0 if len(called) == 1 else 0.0)  # 5 s to prepare the cases
 
-    monkeypatch.setattr(screening, "timed", take)
-    assert [screening.pace(name, tmp_path) for name in ("no-margin", "base", "chest")] == pytest.approx([0.25] * 3)
+    monkeypatch.setattr(part("recipe_pace"), "timed", take)
+    of = screening.Screening("unet3d-cpu", tmp_path)
+    assert [of.pace(name) for name in ("no-margin", "base", "chest")] == pytest.approx([0.25] * 3)
     assert len(called) == 3
 
 
-def test_the_table_has_means_over_seeds_and_how_far_the_seeds_differ(screening, tmp_path):
-    trials = [screening.Trial("base", fold, seed, tmp_path) for seed in (0, 1) for fold in (1, 2)]
-    for trial in trials:
-        save_scores(trial, dict.fromkeys(screening.FOLDS[trial.fold], 0.7 + 0.1 * trial.seed + 0.02 * trial.fold))
+def test_a_training_that_fails_is_told_and_ends_no_other(screening, trial, monkeypatch):
+    monkeypatch.setenv("VERSE3D", f"{sys.executable} -c 'import sys; sys.exit(sys.argv[1])'")
+    assert trial("base").failure(40) == "base-fold1-seed0 failed:\ntrain\n"
+    save_scores(trial("base"), {"sub-verse006": 0.5})
+    assert trial("base").failure(40) == ""
+
+
+def test_the_table_has_means_over_seeds_and_how_far_the_seeds_differ(screening, trial, part):
+    trials = [trial("base", fold, seed) for seed in (0, 1) for fold in ("1", "2")]
+    for one in trials:
+        dice = 0.7 + 0.1 * one.seed + 0.02 * int(one.fold)
+        save_scores(one, dict.fromkeys(part("recipe_scans").FOLDS[one.fold], dice))
     row = screening.table(trials, {"base": 440}).splitlines()[-1]
     # Means of the seeds: 0.73 and 0.83.
     assert row == "| base | 440 | 0.770 (3.0) | 0.770 (3.0) | 0.790 (3.0) | 0.790 (3.0) | 0.780 | 0.071 |"
 
 
-def test_an_empty_mask_is_in_the_table(screening, tmp_path):
-    trial = screening.Trial("chest", 1, 0, tmp_path)
-    save_scores(trial, dict.fromkeys(screening.FOLDS[1], 0.0), hd95=None)
+def test_what_was_not_scored_is_left_empty_in_the_table(screening, trial):
+    trials = [trial("base", "sub-verse005"), trial("chest", "sub-verse007")]
+    save_scores(trials[0], {"sub-verse005": 0.9})
+    save_scores(trials[1], {"sub-verse007": 0.8})
+    assert screening.table(trials, {"base": 90, "chest": 90}).splitlines()[-2:] == [
+        "| base | 90 | 0.900 (3.0) |  | 0.900 |  |",
+        "| chest | 90 |  | 0.800 (3.0) | 0.800 |  |",
+    ]
+
+
+def test_an_empty_mask_is_in_the_table(screening, trial, part):
+    one = trial("chest")
+    save_scores(one, dict.fromkeys(part("recipe_scans").FOLDS["1"], 0.0), hd95=None)
     assert (
-        screening.table([trial], {"chest": 9}).splitlines()[-1]
-        == "| chest | 9 | 0.000 (nan) | 0.000 (nan) | 0.000 |  |"
+        screening.table([one], {"chest": 9}).splitlines()[-1] == "| chest | 9 | 0.000 (nan) | 0.000 (nan) | 0.000 |  |"
     )
