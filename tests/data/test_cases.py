@@ -203,6 +203,7 @@ def test_an_empty_index_is_refused(lines, rows):
         ({"case": "b", "image": "b.nii.gz", "relabel": [[True, 20]]}, r"relabel.0.0: .* valid integer, got True"),
         ({"case": "b", "image": "b.nii.gz", "relabel": [[19]]}, "relabel.0.1: field required"),
         ({"case": "b", "image": "b.nii.gz", "fold": "0"}, "fold: .* valid integer, got '0'"),
+        ({"case": "b", "image": "b.nii.gz", "automatic": "perhaps"}, "automatic: .* valid boolean.*, got 'perhaps'"),
         (
             {"case": "b", "image": "b.nii.gz", "fold": 2**80},
             "the number 1208925819614629174706176 is too large",

@@ -292,3 +292,11 @@ def test_progress_tells_every_case(tmp_path, truth):
     heard = []
     evaluate_folder(tmp_path / "masks", truth, tmp_path / "a.json", progress=lambda *call: heard.append(call))
     assert heard == [("cases", done, 3) for done in range(4)]
+
+
+def test_scores_against_a_truth_that_a_program_made_say_so(tmp_path, truth):
+    write_masks(tmp_path / "masks", shifted)
+    some = CaseIndex(tuple(replace(case, automatic=case.case != "c1") for case in truth))
+    found = evaluate_folder(tmp_path / "masks", some, tmp_path / "scores.json")
+    assert found.notes == ("a program made the truth of c0, c2: these scores say how alike two programs are",)
+    assert evaluate_folder(tmp_path / "masks", truth, tmp_path / "scores.json").notes == ()

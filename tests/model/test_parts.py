@@ -112,11 +112,12 @@ LOSSES = {
 }
 
 
+@pytest.mark.parametrize("setting", ["cut_vertebrae", "automatic_borders"])
 @pytest.mark.parametrize("joint", [False, True])
 @pytest.mark.parametrize("name", LOSSES)
-def test_ignored_voxels_teach_nothing_and_cost_nothing(name, joint):
+def test_ignored_voxels_teach_nothing_and_cost_nothing(name, joint, setting):
     plain = LOSSES[name]
-    config = plain.model_copy(update={"labels": plain.labels.model_copy(update={"cut_vertebrae": "ignore"})})
+    config = plain.model_copy(update={"labels": plain.labels.model_copy(update={setting: "ignore"})})
 
     def build(settings):
         arguments = settings.loss, settings.labels, settings.grid.spacing_mm

@@ -5,6 +5,7 @@ import math
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -170,6 +171,21 @@ def test_measuring_the_validation_loss_does_not_change_the_training(dataset, tmp
 def test_no_validation_loss_is_measured_where_none_is_wanted(dataset, tmp_path):
     train(dataset, tmp_path, tiny_config(validation={"loss_batches": 0}), max_epochs=1)
     assert [row["validation_loss"] for row in rows(tmp_path)] == [""]
+
+
+def test_borders_of_automatic_masks_count_in_the_loss_of_neither_training_nor_validation(dataset, tmp_path):
+    made = CaseIndex(tuple(replace(case, automatic=True) for case in dataset))
+
+    def losses(index, borders):
+        out = tmp_path / f"{borders}-{index is made}"
+        train(index, out, tiny_config(labels={"automatic_borders": borders}), max_epochs=1)
+        return [float(rows(out)[0][column]) for column in ("train_loss", "validation_loss")]
+
+    known = losses(dataset, "learn")
+    assert losses(made, "learn") == known
+    assert losses(dataset, "ignore") == pytest.approx(known, rel=1e-6)
+    # Most of so small a vertebra is border; of what is left Dice knows less.
+    assert all(unsure > sure + 0.05 for unsure, sure in zip(losses(made, "ignore"), known, strict=True))
 
 
 def test_overwriting_a_run_leaves_nothing_of_it(dataset, tmp_path):

@@ -30,6 +30,7 @@ def index(
     exclude_gl: bool = False,
     overrides: Sequence[PathOrText] = (),
     unpack: PathOrText | None = None,
+    automatic: Sequence[PathOrText] = (),
     progress: Progress = no_progress,
 ) -> IndexReport:
     """Find all cases below some folders, merge copies, divide them by subject, and write the list as JSON lines.
@@ -46,6 +47,8 @@ def index(
         exclude_gl: leave the "gl" subjects of VerSe'20 out.
         overrides: CSVs of corrections (see ``verse3d.data.index.overrides``).
         unpack: folder into which zips are unpacked first; without it their content is listed but cannot be read.
+        automatic: folders whose masks were made by a program and not corrected: a training may ignore their borders
+            (``labels.automatic_borders``).
         progress: told about every header and every file unpacked.
 
     Returns:
@@ -66,6 +69,7 @@ def index(
         validation=validation,
         test=test,
         folds=folds,
+        automatic=tuple(map(Path, automatic)),
     )
     report = build_index([Path(root) for root in roots], options, progress)
     write_index(Path(out), report.cases)

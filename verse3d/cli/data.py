@@ -124,6 +124,9 @@ def index(
     ] = False,
     overrides: Annotated[list[Path] | None, typer.Option(help="CSV of corrections: case,action,value,note.")] = None,
     unpack: Annotated[Path | None, typer.Option(help="Unpack zips into this folder first.")] = None,
+    automatic: Annotated[
+        list[Path] | None, typer.Option(metavar="FOLDER", help="Masks below this folder were made by a program.")
+    ] = None,
     missing: Annotated[bool, typer.Option("--missing", help="List every VerSe scan that is missing.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -147,6 +150,7 @@ def index(
             exclude_gl=exclude_gl,
             overrides=overrides or [],
             unpack=unpack,
+            automatic=automatic or [],
             progress=progress,
         )
     if json:

@@ -21,6 +21,10 @@ class LabelsConfig(Section):
     ``background``, that it is none; ``ignore``, nothing. Where vertebrae are named by their sequence cut ones are found
     and marked as partial, which is the reason to ignore them; nothing marks them elsewhere."""
 
+    automatic_borders: Literal["learn", "ignore"] = "learn"
+    """What the border of a vertebra teaches in a mask that a program made (``automatic`` in the index): where it is
+    (``learn``), or nothing (``ignore``), because programs differ from experts there first."""
+
     @field_validator("naming")
     @classmethod
     def _there_are_names(cls, naming: str, info: ValidationInfo) -> str:
@@ -37,6 +41,11 @@ class LabelsConfig(Section):
     def ignores_cut(self) -> bool:
         """Whether bone that may be a cut vertebra teaches nothing."""
         return self.cut_vertebrae == "ignore"
+
+    @property
+    def ignores_automatic_borders(self) -> bool:
+        """Whether borders in masks that a program made teach nothing."""
+        return self.automatic_borders == "ignore"
 
     @property
     def network_scheme(self) -> LabelScheme:

@@ -18,7 +18,7 @@ from verse3d.core.wording import brief
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 _PATHS = ("image", "mask", "centroids")
-_OPTIONAL = ("series", "part", "fold", "relabel", "notes")
+_OPTIONAL = ("series", "part", "fold", "relabel", "automatic", "notes")
 """Written only where there is something to say."""
 _MOST_BYTES = 256 * MEGABYTE
 _NEVER_IN_A_NAME = frozenset("/\\\0")
@@ -41,6 +41,7 @@ class Case:
         part: the part of the VerSe release it came in, e.g. "verse19training", or "".
         fold: number of its cross-validation fold, or None. All cases of a subject share one fold.
         relabel: (id in the mask file, right id) pairs that correct the mask whenever it is read.
+        automatic: whether a program made the mask, and no expert has corrected it.
         notes: what was decided about this case, in words: copies left out, corrections made.
     """
 
@@ -55,6 +56,7 @@ class Case:
     part: str = ""
     fold: int | None = None
     relabel: tuple[tuple[int, int], ...] = ()
+    automatic: bool = False
     notes: tuple[str, ...] = ()
 
     def image_path(self) -> Path:
@@ -148,8 +150,13 @@ def _row(case: Case, folders: Sequence[Path]) -> dict[str, Any]:
         **paths,
         "split": case.split,
         "split_origin": case.split_origin,
-        **{name: value for name in _OPTIONAL if (value := getattr(case, name)) not in ("", None, ())},
+        **{name: value for name in _OPTIONAL if _says_something(value := getattr(case, name))},
     }
+
+
+def _says_something(value: object) -> bool:
+    # Fold 0 does.
+    return value is not False and value not in ("", None, ())
 
 
 def _stored(path: Path | None, folders: Sequence[Path]) -> str | None:
@@ -187,6 +194,7 @@ class _Line(Record):
     part: Text | None = None
     fold: Whole | None = None
     relabel: Many[tuple[Whole, Whole]] = ()
+    automatic: bool | None = None
     notes: Many[Text] = ()
 
 
@@ -216,6 +224,7 @@ def _case(line: str, base: Path, place: str) -> Case:
         part=row.part or "",
         fold=row.fold,
         relabel=row.relabel,
+        automatic=bool(row.automatic),
         notes=row.notes,
     )
 

@@ -28,7 +28,7 @@ from verse3d.evaluation.scorecard import (
     summarise_cards,
     write_table,
 )
-from verse3d.evaluation.seen_cases import notes_on_seen_cases
+from verse3d.evaluation.seen_cases import notes_on_automatic_truth, notes_on_seen_cases
 from verse3d.metrics.scores import (
     CSV_COLUMNS,
     CaseScores,
@@ -62,8 +62,8 @@ class Evaluation:
         failures: (case, reason) of every case with a truth that could not be scored.
         written: the JSON and the CSV file, and with single vertebrae the table to paste.
         cards: VerSe's scorecard by case; empty for "binary".
-        notes: what is to be known about the scores: whether a model has seen these cases in its training, and whether
-            a mask that was scored as a C1 may be a binary one.
+        notes: what is to be known about the scores: whether a model has seen these cases in its training, whether a
+            program made the truth, and whether a mask that was scored as a C1 may be a binary one.
     """
 
     scheme: str
@@ -155,8 +155,8 @@ def evaluate_folder(
             failures.append((case.case, reason_of(error)))
     progress("cases", len(cases), len(cases))
     written = [out.with_suffix(suffix) for suffix in ((".csv", ".md") if cards else (".csv",))]
-    seen = notes_on_seen_cases([case for case in cases if case.case in slices], records)
-    notes = (*seen, *doubts_in_words(doubts))
+    judged = [case for case in cases if case.case in slices]
+    notes = (*notes_on_seen_cases(judged, records), *notes_on_automatic_truth(judged), *doubts_in_words(doubts))
     result = Evaluation(scheme, tuple(scored), slices, tuple(failures), (out, *written), cards, notes)
     _write(out, result)
     return result

@@ -1,4 +1,4 @@
-"""Which of the scored cases a model knows from its training: their scores say little about other scans."""
+"""Why scores may say less than they seem to: a model has learnt from the cases, or a program made their truth."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -59,6 +59,12 @@ def notes_on_seen_cases(cases: Sequence[Case], records: Mapping[str, Mapping[str
     for model, made in by_model.items():
         notes += _notes_on_model(Path(model), made)
     return tuple(notes)
+
+
+def notes_on_automatic_truth(cases: Sequence[Case]) -> tuple[str, ...]:
+    """A sentence on the cases whose truth a program made, if there are any."""
+    made = [case.case for case in cases if case.automatic]
+    return (f"a program made the truth of {listed(made)}: these scores say how alike two programs are",) if made else ()
 
 
 def _notes_on_model(model: Path, made: Sequence[Case]) -> Iterator[str]:

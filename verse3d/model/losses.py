@@ -70,7 +70,7 @@ def build_loss(
             hint="use dice_ce",
         )
     measured: nn.Module = JointLoss(loss, labels, add_up or _alone)
-    if labels.ignores_cut:
+    if labels.ignores_cut or labels.ignores_automatic_borders:
         measured = IgnoringLoss(measured)
     return PartsLoss(measured, spacing_mm) if labels.by_sequence else measured
 

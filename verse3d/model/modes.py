@@ -194,6 +194,7 @@ class Method:
         cut_scheme: the name of the scheme that patches are cut in.
         by_sequence: whether names are given to the whole spine at once.
         ignores_cut: whether bone that may be a vertebra which the scan cuts teaches nothing.
+        ignores_automatic_borders: whether borders in masks that a program made teach nothing.
         has_scout: whether the mode knows a network that finds the spine first.
 
     Raises:
@@ -212,6 +213,7 @@ class Method:
         self.cut_scheme: Literal["binary", "vertebrae", "bones"] = config.labels.trained_on
         self.by_sequence: bool = config.labels.by_sequence
         self.ignores_cut: bool = config.labels.ignores_cut
+        self.ignores_automatic_borders: bool = config.labels.ignores_automatic_borders
         self.has_scout: bool = self._mode.scout is not None
 
     @property

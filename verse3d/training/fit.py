@@ -15,6 +15,7 @@ from verse3d.core.runtime import seed_everything
 from verse3d.core.wording import how_many
 from verse3d.data.cases import CaseIndex, write_index
 from verse3d.data.samples.augment import Augment
+from verse3d.data.samples.ignored import Ignored
 from verse3d.data.samples.patches import PatchDataset
 from verse3d.data.samples.preparation import preparing
 from verse3d.data.samples.prepare import Job
@@ -225,10 +226,10 @@ def _session(
     config: Config, folder: RunFolder, training: Sequence[Job], validation: Sequence[Job], options: FitOptions
 ) -> Session:
     method, seed = Method(config), config.runtime.seed
-    cut, ignores_cut = method.cut(), method.ignores_cut
-    cases = StoredCases(training, method.cut_scheme, ignores_cut=ignores_cut)
+    cut, ignored = method.cut(), Ignored(method.ignores_cut, method.ignores_automatic_borders)
+    cases = StoredCases(training, method.cut_scheme, ignored)
     usable = [] if all(job.failure for job in validation) else validation
-    whole = StoredCases(usable, method.cut_scheme, ignores_cut=ignores_cut)
+    whole = StoredCases(usable, method.cut_scheme, ignored)
     length = config.optim.steps_per_epoch * config.sampling.batch_size
     dataset = PatchDataset(cases, cut, length=length, seed=seed)
     drawn = config.validation.pictures if options.paint else 0

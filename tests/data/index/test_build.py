@@ -226,3 +226,28 @@ def test_names_of_missing_verse_scans_are_told_above_half_of_a_part_or_on_reques
     assert "missing from" not in capsys.readouterr().out
     main(["index", str(root), "-o", str(tmp_path / "b.jsonl"), "--missing"])
     assert "missing from verse20test: " in capsys.readouterr().out
+
+
+def test_masks_below_a_folder_are_a_programs_and_the_index_says_so(tmp_path):
+    for folder in ("experts", "automatic"):
+        for number in range(2):
+            where = tmp_path / folder
+            where.mkdir(exist_ok=True)
+            save_scan(where / f"{folder}{number}.nii.gz", hounsfield(SHAPE) + number + len(folder), affine("RAS"))
+            save_scan(where / f"{folder}{number}_seg.nii.gz", label_map(SHAPE), affine("RAS"))
+    out = tmp_path / "cases.jsonl"
+    # By another way to the same folder.
+    other = tmp_path / "experts" / ".." / "automatic"
+    verse3d.index(tmp_path / "experts", tmp_path / "automatic", out=out, automatic=[other], validation=0.0)
+    told = {case.case: case.automatic for case in read_index(out)}
+    assert told == {"automatic0": True, "automatic1": True, "experts0": False, "experts1": False}
+    assert out.read_text().count('"automatic": true') == 2 and "false" not in out.read_text()
+
+
+def test_a_folder_without_masks_cannot_be_a_programs(tmp_path):
+    (tmp_path / "data").mkdir()
+    save_scan(tmp_path / "data" / "a.nii.gz", hounsfield(SHAPE), affine("RAS"))
+    save_scan(tmp_path / "data" / "a_seg.nii.gz", label_map(SHAPE), affine("RAS"))
+    with pytest.raises(DataError, match=r"no mask of the index lies below .*elsewhere"):
+        verse3d.index(tmp_path / "data", out=tmp_path / "cases.jsonl", automatic=[tmp_path / "elsewhere"])
+    assert not (tmp_path / "cases.jsonl").exists()

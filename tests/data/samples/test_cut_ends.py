@@ -24,6 +24,7 @@ from verse3d.data.samples.cut_ends import (
     maybe_cut,
     open_ends,
 )
+from verse3d.data.samples.ignored import Ignored
 from verse3d.data.samples.packing import PackedBatch
 from verse3d.data.samples.patches import PatchDataset
 from verse3d.data.samples.stored import StoredCases
@@ -157,7 +158,7 @@ SETTINGS = config(
 def test_a_store_gives_unknown_bone_to_whoever_wants_it_and_background_to_all_others(stored, scheme):
     store, case = stored
     jobs = [job(store, case, SETTINGS)]
-    plain, unsure = (StoredCases(jobs, scheme, ignores_cut=wanted)[0] for wanted in (False, True))
+    plain, unsure = (StoredCases(jobs, scheme, Ignored(cut=wanted))[0] for wanted in (False, True))
     start, size = (-3, 0, -9), tuple(length + 20 for length in plain.geometry.shape)
     (image, before), (same, after) = plain.read(start, size), unsure.read(start, size)
     np.testing.assert_array_equal(image, same)
@@ -170,13 +171,13 @@ def test_a_store_gives_unknown_bone_to_whoever_wants_it_and_background_to_all_ot
     assert not unknown[..., :9].any() and not unknown[:3].any()
     assert len(store.names()) == 1
     # A worker process gets it by pickle.
-    again = pickle.loads(pickle.dumps(StoredCases(jobs, scheme, ignores_cut=True)))[0]
+    again = pickle.loads(pickle.dumps(StoredCases(jobs, scheme, Ignored(cut=True))))[0]
     np.testing.assert_array_equal(again.read(start, size)[1], after)
 
 
 def test_turned_bent_and_mirrored_samples_of_a_batch_keep_their_unknown_bone(stored):
     store, case = stored
-    cases = StoredCases([job(store, case, SETTINGS)], "bones", ignores_cut=True)
+    cases = StoredCases([job(store, case, SETTINGS)], "bones", Ignored(cut=True))
     cut = PatchCut(SETTINGS.sampling, SETTINGS.augment, SETTINGS.grid.spacing_mm)
     boxes = list(PatchDataset(cases, cut, length=6, seed=3).epoch(1))
     batch = Augment(cut.size)(PackedBatch.of(boxes).on(torch.device("cpu")))["label"]

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from verse3d.core.errors import DataError, OutputError
@@ -37,6 +37,7 @@ class IndexOptions:
         validation: share of subjects for choosing the best epoch.
         test: share of undivided subjects kept for testing.
         folds: how many cross-validation folds; 0 makes none.
+        automatic: folders whose masks were made by a program.
     """
 
     unpack_to: Path | None = None
@@ -48,6 +49,7 @@ class IndexOptions:
     validation: float = 0.2
     test: float = 0.0
     folds: int = 0
+    automatic: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ def build_index(roots: Sequence[Path], options: IndexOptions, progress: Progress
     """Find all cases below ``roots``. Reads headers only; memory grows with the number of cases, not with voxels.
 
     Raises:
-        DataError: a root is missing, no case is found, or splits, folds or corrections make no sense.
+        DataError: a root is missing, no case is found, no mask lies below a folder of ``automatic``, or splits, folds
+            or corrections make no sense.
         OutputError: a zip cannot be unpacked because the disk is full or not writable.
     """
     # zips -> files -> cases -> one case per series -> one per content -> names -> corrections -> splits and folds
@@ -103,7 +106,7 @@ def build_index(roots: Sequence[Path], options: IndexOptions, progress: Progress
     named = unique_names(merged)
     wanted = _without_gl(named) if options.exclude_gl else named
     corrected = apply_overrides(wanted, options.overrides)
-    index = _divided(CaseIndex(corrected.cases), options)
+    index = _divided(CaseIndex(_marked(corrected.cases, options.automatic)), options)
     return IndexReport(
         cases=index,
         layouts=Counter(layout_of(case) for case in index),
@@ -198,6 +201,22 @@ def _without_gl(cases: Sequence[Case]) -> tuple[Case, ...]:
     if not kept:
         raise DataError("without the gl subjects no case is left")
     return tuple(kept)
+
+
+def _marked(cases: Sequence[Case], folders: Sequence[Path]) -> tuple[Case, ...]:
+    """The cases; those whose masks lie below one of the folders say that a program made them."""
+    made = {folder: [case.case for case in cases if _mask_is_below(case, folder)] for folder in folders}
+    empty = [str(folder) for folder, found in made.items() if not found]
+    if empty:
+        raise DataError(
+            f"no mask of the index lies below {', '.join(empty)}", hint="name a folder that is among those searched"
+        )
+    automatic = {name for found in made.values() for name in found}
+    return tuple(replace(case, automatic=True) if case.case in automatic else case for case in cases)
+
+
+def _mask_is_below(case: Case, folder: Path) -> bool:
+    return case.mask is not None and case.mask.resolve().is_relative_to(folder.resolve())
 
 
 def _divided(index: CaseIndex, options: IndexOptions) -> CaseIndex:

@@ -18,6 +18,7 @@ from verse3d.data.samples.arrays import StoredArray
 from verse3d.data.samples.blocks import CentreDraw, DamagedEntryError
 from verse3d.data.samples.cut_ends import PackedMask, ignore, unknown_bone
 from verse3d.data.samples.entry import ARRAYS, Entry, coarse_levels, network_table, open_array, unchecked
+from verse3d.data.samples.ignored import NOTHING, Ignored, ignore_borders
 from verse3d.data.samples.measures import tissue_measures
 from verse3d.data.samples.prepare import Job, ensure_prepared
 
@@ -54,13 +55,13 @@ class StoredCase:
     Args:
         job: how the case is prepared.
         scheme: name of that of the network ids.
-        ignores_cut: whether network ids are ``IGNORED`` where a vertebra may be that the scan cuts (``cut_ends``).
+        ignored: which network ids teach nothing.
     """
 
-    def __init__(self, job: Job, scheme: str, *, ignores_cut: bool = False) -> None:
+    def __init__(self, job: Job, scheme: str, ignored: Ignored = NOTHING) -> None:
         self._job = job
         self._scheme = scheme
-        self._ignores_cut = ignores_cut
+        self._ignored = ignored
         self._table = network_table(training_scheme(scheme))
         self._checked: dict[str, NDArray[np.bool_]] = {}
         self._opened: OpenEntry | None = None
@@ -117,6 +118,8 @@ class StoredCase:
         def read(opened: OpenEntry) -> None:
             opened.arrays["image"].read_into(start, image)
             self._read_labels(opened, start, label)
+            if self._ignored.automatic_borders and self.files.automatic:
+                ignore_borders(label)
             if opened.unknown is not None:
                 grid = opened.entry.geometry
                 ignore(label, start, opened.unknown, grid.shape, grid.spacing_mm)
@@ -212,7 +215,7 @@ class StoredCase:
             # Binary schemes and T13 are renumbered while reading, all else is stored as the network counts.
             present = np.unique(entry.blocks.code)
             as_stored = bool((self._table[present] == present).all())
-            if self._ignores_cut and self._unknown is None:
+            if self._ignored.cut and self._unknown is None:
                 self._unknown = PackedMask.of(unknown_bone(*coarse_levels(entry, arrays), entry.grid.window_hu))
             unknown = None if self._unknown is None else self._unknown.voxels()
             self._opened = OpenEntry(entry, arrays, CentreDraw(entry.blocks, self._table > 0), as_stored, unknown)
@@ -252,11 +255,11 @@ class StoredCases:
     Args:
         jobs: how each case is prepared.
         scheme: name of that of the network ids.
-        ignores_cut: as of ``StoredCase``.
+        ignored: as of ``StoredCase``.
     """
 
-    def __init__(self, jobs: Sequence[Job], scheme: str, *, ignores_cut: bool = False) -> None:
-        self._cases = [StoredCase(job, scheme, ignores_cut=ignores_cut) for job in jobs]
+    def __init__(self, jobs: Sequence[Job], scheme: str, ignored: Ignored = NOTHING) -> None:
+        self._cases = [StoredCase(job, scheme, ignored) for job in jobs]
         self._open: OrderedDict[int, None] = OrderedDict()  # the one used last is at the end
 
     def __len__(self) -> int:
