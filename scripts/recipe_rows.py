@@ -38,7 +38,6 @@ class Row:
 ROWS = {
     BASE: Row(),
     "spacing-1.25": Row(("grid.spacing_mm=1.25",)),
-    "spacing-1.0": Row(("grid.spacing_mm=1.0",)),
     "chest": Row(also=CHEST),
     "chest-rarely": Row(also=RARELY),
     "chest-borders": Row(("labels.automatic_borders=ignore",), also=CHEST),
@@ -53,20 +52,22 @@ ROWS = {
     "six-levels": Row(("network.channels=[16,32,64,128,256,256]",)),
     "no-residual-units": Row(("network.residual_units=0",)),
     "narrow-bottom": Row(("network.channels=[16,32,64,128,128]",)),
+    "slices": Row(config="slices2d-cpu"),
+    "slices-mm": Row(config="slices2d-mm"),
 }
 """Of every config."""
 OF_CONFIG: Mapping[str, Mapping[str, Row]] = {
     "unet3d-cpu": {
+        "spacing-1.0": Row(("grid.spacing_mm=1.0",)),
         "batch-2": Row(("sampling.batch_size=2",)),
         "large-patches": Row(("sampling.patch_voxels=[80,80,128]", "sampling.batch_size=2")),
     },
     "unet3d": {
+        "spacing-1.5": Row(("grid.spacing_mm=1.5",)),
         "dice-ce": Row(("loss.name=dice_ce",)),
         "batch-4": Row(("sampling.batch_size=4",)),
         "large-patches": Row(("sampling.patch_voxels=[128,128,128]", "sampling.batch_size=4")),
         "slow-average": Row(("optim.ema_decay=0.995",)),
-        "slices": Row(config="slices2d-cpu"),
-        "slices-mm": Row(config="slices2d-mm"),
     },
 }
 """What only makes sense beside one of them."""

@@ -4,7 +4,7 @@
     python scripts/screen_recipe.py DATA WORK --seconds 220 --rows base chest --folds 1 2 --seeds 0 1 2
     python scripts/screen_recipe.py DATA WORK --steps 440 --print
     python scripts/screen_recipe.py DATA WORK --config unet3d --device cuda --steps 900 --jobs 4 --workers 3 \
-        --rows base spacing-1.25 spacing-1.25+dice-ce --folds sub-verse005 sub-verse006 sub-verse007 sub-verse008
+        --rows base spacing-1.5 spacing-1.5+dice-ce --folds sub-verse005 sub-verse006 sub-verse007 sub-verse008
 
 DATA holds verse-mini/ (sub-verse005 to 008), auto-labelled/ (chest_ct) and masks-only/ (VerSe masks without their CT).
 A row is the config without a scout and with one or two changes; rows are joined by ``+``. A budget is that of a

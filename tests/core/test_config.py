@@ -173,6 +173,15 @@ def test_there_are_shipped_configs():
     assert {"unet3d", "demo3d"} <= {path.stem for path in SHIPPED}
 
 
+@pytest.mark.parametrize("one", [("unet3d", "slices2d", "slices25d"), ("unet3d-cpu", "slices2d-cpu")])
+def test_what_is_trained_with_the_defaults_of_each_mode_can_be_compared(one):
+    first, *others = (load_config(name) for name in one)
+    for other in others:
+        assert other.grid == first.grid and other.labels.scheme == first.labels.scheme
+        assert other.inference.min_component_ml == first.inference.min_component_ml
+        assert other.inference.largest_component_only == first.inference.largest_component_only
+
+
 def test_an_unknown_name_lists_the_shipped_ones_and_suggests_the_nearest():
     with pytest.raises(ConfigError) as caught:
         find_config("unet3")
