@@ -86,3 +86,23 @@ def test_only_a_new_run_begins_with_it(resume, tmp_path, monkeypatch):
     config = tiny_config(scout={"enabled": True})
     verse3d.train(data=tmp_path, out=tmp_path / "run", config=config, resume=resume, store=tmp_path / "store")
     assert (handed_on[0].initial_scout is None) is resume
+
+
+@pytest.mark.parametrize(
+    ("chosen", "told"),
+    [
+        ({}, "unet3d takes hours; unet3d-cpu "),
+        ({"mode": "2d"}, "slices2d takes hours; slices2d-cpu "),
+        ({"mode": "2.5d"}, ""),
+        ({"config": "unet3d"}, ""),
+        ({"from_model": "starter"}, ""),
+    ],
+    ids=str,
+)
+def test_who_has_no_gpu_and_chose_no_config_is_told_of_the_quick_one(chosen, told, tmp_path, monkeypatch):
+    handed_on = []
+    monkeypatch.setattr("verse3d.api.models.fit", lambda config, index, out, options: handed_on.append(options))
+    monkeypatch.setattr("verse3d.api.models.divided", lambda data, seed: cases("b"))
+    verse3d.train(data=tmp_path, out=tmp_path / "run", device="cpu", store=tmp_path / "store", **chosen)
+    assert len([remark for remark in handed_on[0].remarks if "takes hours" in remark]) == bool(told)
+    assert told in "".join(handed_on[0].remarks)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from verse3d.api.starting_scout import StartingScout, starting_scout
@@ -98,6 +99,8 @@ def train(
     # None for the store that a run has noted.
     noted = resume and RunFolder(Path(out)).store_note.is_file()
     prepared = Path(store) if store is not None else None if noted else store_beside(Path(data))
+    chosen = config is not None or resume or initial is not None
+    slow = "" if chosen else _slow_without_gpu(settings.mode, device_here)
     begun = StartingScout(None) if resume else starting_scout(settings, initial, cases)
     with joined(device_here) as ranks:
         options = FitOptions(
@@ -113,9 +116,17 @@ def train(
             ranks=ranks,
             initial=initial,
             initial_scout=begun.scout,
-            remarks=(begun.remark,) if begun.remark else (),
+            remarks=tuple(filter(None, (slow, begun.remark))),
         )
         return fit(settings, cases, Path(out), options)
+
+
+def _slow_without_gpu(mode: str, device: torch.device) -> str:
+    """What to do where a mode's default config would take a CPU hours; "" elsewhere."""
+    default, quick = get_mode(mode).default_config, get_mode(mode).without_gpu
+    if device.type != "cpu" or not quick:
+        return ""
+    return f"without a GPU the config {default} takes hours; {quick} is made for half an hour of two cores"
 
 
 def divided(data: Path, seed: int) -> CaseIndex:

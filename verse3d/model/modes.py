@@ -52,6 +52,7 @@ class Mode:
         windows: config -> the settings that decide which windows these are, by name. Models are averaged window by
             window, so they must share them.
         scout: config -> a tiny network that finds the spine in the whole field of view; None where nothing is cropped.
+        without_gpu: name of the shipped config that learns in half an hour of two cores; "" if there is none.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Mode:
     loss: Callable[[Config], nn.Module]
     windows: Callable[[Config], Mapping[str, object]]
     scout: Callable[[Config], ScoutNetwork] | None = None
+    without_gpu: str = ""
 
 
 def _patches(config: Config) -> Cut:
@@ -161,9 +163,9 @@ MODES: dict[str, Mode] = {
     mode.name: mode
     for mode in (
         # name, default config, what is cut, what it is shown to, how a volume is divided, what is minimised, what
-        # decides about the windows, scout
-        Mode("3d", "unet3d", _patches, _volume_network, _windows, _loss, _window_settings, _scout),
-        Mode("2d", "slices2d", _single_slices, _slice_network, _slices, _loss, _slice_settings),
+        # decides about the windows, scout, config without a GPU
+        Mode("3d", "unet3d", _patches, _volume_network, _windows, _loss, _window_settings, _scout, "unet3d-cpu"),
+        Mode("2d", "slices2d", _single_slices, _slice_network, _slices, _loss, _slice_settings, None, "slices2d-cpu"),
         Mode("2.5d", "slices25d", _slices_between_neighbours, _slice_network, _slices, _loss, _slice_settings),
     )
 }
