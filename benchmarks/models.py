@@ -38,7 +38,6 @@ TRAINING = {
     "network.name": "unet",
     "network.channels": "[16, 32, 64, 128, 256]",
     "network.residual_units": "2",
-    "grid.spacing_mm": "1.5",
     "loss.name": "dice_ce",
     "sampling.patch_voxels": "64",
     "sampling.batch_size": "1",
@@ -55,15 +54,18 @@ TRAINING = {
     "validation.pictures": "0",
 }
 WINDOW = 96
+SPACING_MM = 1.5
 
 
-def trained(work: Path, classes: int, steps: int | None = None) -> Path:
-    """The checkpoint of the model for so many classes; trained if it is not in the folder yet."""
+def trained(work: Path, classes: int, steps: int | None = None, spacing_mm: float = SPACING_MM) -> Path:
+    """The checkpoint of the model for so many classes on that grid; trained if it is not in the folder yet."""
     steps = steps or STEPS[classes]
-    run = work / f"trained-{classes}-classes-{steps}-steps"
+    grid = "" if spacing_mm == SPACING_MM else f"-{spacing_mm:g}-mm"
+    run = work / f"trained-{classes}-classes-{steps}-steps{grid}"
     if not (run / "best.pt").is_file():
         print(f"training {run} ...", flush=True)
-        settings = TRAINING | {"labels.scheme": SCHEMES[classes], "optim.steps_per_epoch": str(steps)}
+        own = {"labels.scheme": SCHEMES[classes], "optim.steps_per_epoch": str(steps)}
+        settings = TRAINING | own | {"grid.spacing_mm": str(spacing_mm)}
         options = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
         command = [
             sys.executable,
@@ -81,13 +83,20 @@ def trained(work: Path, classes: int, steps: int | None = None) -> Path:
 
 
 def model_for(
-    work: Path, classes: int, *, overlap: float, amp: str = "auto", steps: int | None = None, scout: bool = False
+    work: Path,
+    classes: int,
+    *,
+    overlap: float,
+    amp: str = "auto",
+    steps: int | None = None,
+    scout: bool = False,
+    spacing_mm: float = SPACING_MM,
 ) -> Path:
     """The trained model as a file of its own that predicts with this overlap and number format ("auto" or "off").
 
     With ``scout`` it has that of the starter weights, with which every training of a shipped config begins.
     """
-    run = trained(work, classes, steps).parent
+    run = trained(work, classes, steps, spacing_mm).parent
     path = work / f"{run.name}-overlap{overlap:g}-amp-{amp}{'-scout' if scout else ''}.pt"
     if not path.is_file():
         checkpoint = load_checkpoint(run / "best.pt")
@@ -114,6 +123,7 @@ def random_model(work: Path, classes: int, *, overlap: float, amp: str = "auto")
         work.mkdir(parents=True, exist_ok=True)
         settings = TRAINING | {
             "labels.scheme": SCHEMES[classes],
+            "grid.spacing_mm": str(SPACING_MM),
             "sampling.patch_voxels": str(WINDOW),
             "inference.overlap": str(overlap),
             "runtime.amp": amp,

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 from measuring import Agreement, Outcome, agreement, alone_in, alternate, machine, median, ratio, record_of
-from models import SCHEMES, model_for, random_model
+from models import SCHEMES, SPACING_MM, model_for, random_model
 from numpy.typing import NDArray
 from pipelines import VARIANTS, Stock, call_once, compile_package, known, our_mask, quickest_batch, run_ours, stock_mask
 from scans import make_scan
@@ -73,7 +73,13 @@ def _model(options: argparse.Namespace, amp: str) -> Path:
     if options.weights == "random":
         return random_model(options.work, options.classes, overlap=options.overlap, amp=amp)
     return model_for(
-        options.work, options.classes, overlap=options.overlap, amp=amp, steps=options.steps, scout=options.scout
+        options.work,
+        options.classes,
+        overlap=options.overlap,
+        amp=amp,
+        steps=options.steps,
+        scout=options.scout,
+        spacing_mm=options.spacing_mm,
     )
 
 
@@ -82,6 +88,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--scan", default="512x512x500", help="voxels along i, j, k")
     parser.add_argument("--classes", type=int, choices=SCHEMES, default=2)
     parser.add_argument("--weights", choices=("trained", "random"), default="trained", help="random: a mask of noise")
+    parser.add_argument("--spacing-mm", type=float, default=SPACING_MM, help="grid of trained models")
     parser.add_argument("--scout", action="store_true", help="trained models have that of the starter weights")
     parser.add_argument("--runs", type=int, default=3, help="of each")
     parser.add_argument("--ours", default="torch,openvino", help=f"some of {','.join(VARIANTS)}")
