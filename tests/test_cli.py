@@ -485,3 +485,14 @@ def test_the_jobs_about_data_load_neither_torch_nor_monai():
         "    print(*(f'{job} loads {name}' for name in ('torch', 'monai', 'ignite') if name in sys.modules), end='')"
     )
     assert python(["-c", code]).stdout == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full is Linux's")
+@pytest.mark.parametrize("arguments", [["--version"], ["predict", "--help"]], ids=" ".join)
+def test_an_output_that_is_full_is_an_error_of_one_line(arguments):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "verse3d", *arguments], check=False, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 3
+    assert done.stderr == "error: cannot write to the standard output: no space left on the device\n"

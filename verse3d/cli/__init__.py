@@ -1,6 +1,7 @@
 """The command line: one subcommand per function of ``verse3d.api``. Results go to stdout, everything else to stderr."""
 
 import atexit
+import errno
 import logging
 import os
 import sys
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 from verse3d.cli import comparison, data, diagnosing, exporting, models, naming, pictures, preparing, slicing
 from verse3d.cli.program import as_typed_today, in_order_of_use
 from verse3d.cli.terminal import EXIT_INTERRUPTED, app, complain, say_goodbye, survive_any_name
-from verse3d.core.errors import Verse3dError
+from verse3d.core.errors import OutputError, Verse3dError
 from verse3d.core.threads import let_waiting_threads_sleep
 
 in_order_of_use(app)
@@ -46,6 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Verse3dError as error:
         complain(error)
         return error.exit_code
+    except OSError as error:
+        # A file that cannot be written has been named by then; what has no name is the output itself.
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        full = OutputError("cannot write to the standard output: no space left on the device")
+        complain(full)
+        return full.exit_code
     except KeyboardInterrupt:
         say_goodbye()
         return EXIT_INTERRUPTED
