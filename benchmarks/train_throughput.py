@@ -127,9 +127,8 @@ def step_only(options: argparse.Namespace) -> dict[str, Any]:
     config, device = load_config(options.config, settings(options)), choose_device(options.device)
     torch.manual_seed(0)
     learner = build_learner(Method(config), config.optim, config.runtime, device)
-    window = config.sampling.patch_voxels if config.mode == "3d" else config.slices.size_pixels
     channels = 1 if config.mode == "3d" else 1 + 2 * config.slices.neighbours
-    image = torch.rand((config.sampling.batch_size, channels, *window), device=device)
+    image = torch.rand((config.sampling.batch_size, channels, *Method(config).cut().size), device=device)
     batch = {"image": image, "label": (image[:, :1] > 0.8).to(torch.uint8)}
     launch = Launcher(learner, config.runtime, config.optim.epochs * config.optim.steps_per_epoch)
     for _ in range(WARM_UP_STEPS if device.type == "cuda" else 1):

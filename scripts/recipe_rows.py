@@ -92,7 +92,7 @@ def row_of(name: str, config: str) -> Row:
     return reduce(Row.__add__, (rows[part] for part in name.split(AND)))
 
 
-def step_of(row: Row, config: str) -> tuple[str, tuple[str, ...]]:
+def step_of(row: Row, config: str, *, augmented: bool) -> tuple[str, tuple[str, ...]]:
     """What decides how long a step of a row takes: its config, and settings of network, loss, patches, augmentation."""
-    long = ("network.", "loss.", "sampling.batch_size", "sampling.patch_voxels", "augment.")
-    return row.config or config, tuple(setting for setting in row.settings if setting.startswith(long))
+    long = ["network.", "loss.", "sampling.batch_size", "sampling.patch_voxels", *(["augment."] if augmented else [])]
+    return row.config or config, tuple(setting for setting in row.settings if setting.startswith(tuple(long)))

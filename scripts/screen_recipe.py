@@ -9,9 +9,9 @@
 DATA holds verse-mini/ (sub-verse005 to 008), auto-labelled/ (chest_ct) and masks-only/ (VerSe masks without their CT).
 A row is the config without a scout and with one or two changes; rows are joined by ``+``. A budget is that of a
 training: ``--steps`` of ``base``, and as many of the others as take the same time; or ``--seconds`` of it. What a step
-takes is measured first and kept in WORK/pace.json, so measure on the machine that trains, and take another WORK for
-another config: processor time on a CPU, on a GPU the time of a step by itself. Pretraining takes a third of the budget.
-Drawing scans and preparing cases are not counted.
+takes is measured first and kept in WORK/pace.json, so measure on the machine that trains: processor time on a CPU, on a
+GPU the time of a step by itself, without augmentation. Another config, device or budget wants another WORK.
+Pretraining takes a third of the budget. Drawing scans and preparing cases are not counted.
 
      fold 1             train: 005, 007         score: 006, 008
      fold 2             train: 006, 008         score: 005, 007
@@ -30,6 +30,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -48,6 +49,7 @@ def main() -> None:
     options = arguments()
     screening = Screening(options.config, options.work, options.device, options.workers)
     options.work.mkdir(parents=True, exist_ok=True)
+    screening.require_same(options.steps, options.seconds)
     write_indexes(options.data, options.work)
     names = options.rows or list(rows_of(options.config))
     steps = {name: screening.budget_of(name, options.steps, options.seconds) for name in names}
@@ -90,6 +92,18 @@ class Screening:
     device: str = "cpu"
     workers: str = "auto"
 
+    def require_same(self, steps: int | None, seconds: float | None) -> None:
+        """Note what is in the folder; exit if it holds scores of something else, which must not stand beside these."""
+        about = {"config": self.config, "device": self.device, "steps": steps, "seconds": seconds}
+        note = self.work / "screening.json"
+        if note.exists():
+            before = json.loads(note.read_text(encoding="utf-8"))
+        else:
+            before = "an older screening" if (self.work / "fold1.jsonl").exists() else about
+        if before != about:
+            sys.exit(f"{self.work} is for {before}, not {about}: name another folder")
+        note.write_text(json.dumps(about), encoding="utf-8")
+
     def budget_of(self, name: str, steps: int | None, seconds: float | None) -> int:
         """How many steps of a row are its budget: ``steps`` of ``base``, or ``seconds``."""
         if steps is not None and self.same_step(name):
@@ -99,7 +113,10 @@ class Screening:
 
     def same_step(self, name: str) -> bool:
         """Whether a step takes what it takes in ``base``: network, loss, patches and augmentation are the same."""
-        return step_of(row_of(name, self.config), self.config) == step_of(Row(), self.config)
+        changes, base = row_of(name, self.config), Row()
+        # On a GPU augmentation is not in the pace: it runs beside the step, in a stream of its own.
+        of = partial(step_of, config=self.config, augmented=self.device == "cpu")
+        return of(changes) == of(base)
 
     def pace(self, name: str) -> float:
         """What a step takes in s, as measured on this machine the first time it was asked for."""

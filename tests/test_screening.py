@@ -140,6 +140,42 @@ def test_what_a_step_takes_is_the_slope_between_two_trainings_and_measured_once(
     assert len(called) == 3
 
 
+def test_on_a_gpu_augmentation_is_not_in_the_pace(screening, tmp_path):
+    same = {device: screening.Screening("unet3d", tmp_path, device).same_step("noise") for device in ("cpu", "cuda")}
+    assert same == {"cpu": False, "cuda": True}
+
+
+@pytest.mark.parametrize(
+    ("config", "device", "steps"), [("unet3d", "cpu", 440), ("unet3d-cpu", "cuda", 440), ("unet3d-cpu", "cpu", 441)]
+)
+def test_scores_of_another_screening_do_not_stand_beside_these(screening, tmp_path, config, device, steps):
+    for _ in range(2):
+        screening.Screening("unet3d-cpu", tmp_path).require_same(440, None)
+    with pytest.raises(SystemExit, match=r"is for .*'unet3d-cpu', 'device': 'cpu', 'steps': 440.* name another"):
+        screening.Screening(config, tmp_path, device).require_same(steps, None)
+
+
+def test_a_folder_of_an_older_script_is_refused(screening, tmp_path):
+    (tmp_path / "fold1.jsonl").touch()
+    with pytest.raises(SystemExit, match="an older screening"):
+        screening.Screening("unet3d-cpu", tmp_path).require_same(440, None)
+
+
+def test_the_commands_of_the_recipe_name_rows_and_folds_that_there_are(screening, part):
+    text = (FOLDER.parent / "docs" / "recipe.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = [line.partition("#")[0].split() for line in text.splitlines() if "screen_recipe.py DATA" in line]
+    assert len(commands) >= 5
+    for command in commands:
+        option, given = "", {}
+        for word in command[2:]:
+            option = word if word.startswith("--") else option
+            given.setdefault(option, []).append(word)
+        config = given.get("--config", ["", "unet3d-cpu"])[1]
+        for name in given.get("--rows", [])[1:]:
+            assert name == "..." or screening.row_of(name, config)
+        assert {*given.get("--folds", [])[1:]} <= {*part("recipe_scans").FOLDS}
+
+
 def test_a_training_that_fails_is_told_and_ends_no_other(screening, trial, monkeypatch):
     monkeypatch.setenv("VERSE3D", f"{sys.executable} -c 'import sys; sys.exit(sys.argv[1])'")
     assert trial("base").failure(40) == "base-fold1-seed0 failed:\ntrain\n"

@@ -91,8 +91,8 @@ def test_only_a_new_run_begins_with_it(resume, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("chosen", "told"),
     [
-        ({}, "unet3d takes hours; unet3d-cpu "),
-        ({"mode": "2d"}, "slices2d takes hours; slices2d-cpu "),
+        ({}, "unet3d takes hours; `config` unet3d-cpu "),
+        ({"mode": "2d"}, "slices2d takes hours; `config` slices2d-cpu "),
         ({"mode": "2.5d"}, ""),
         ({"config": "unet3d"}, ""),
         ({"from_model": "starter"}, ""),

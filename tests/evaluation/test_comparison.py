@@ -193,7 +193,7 @@ def test_a_leak_is_refused_even_where_differences_are_allowed(tmp_path, run, ind
 def test_cases_that_chose_the_epoch_are_compared_with_a_warning(tmp_path, run, listed):
     found = compare(run("good", 0.35), run("thin", 0.55), data=listed, tmp_path=tmp_path, split="validation")
     assert found.cases == ("case1",) and len(found.notes) == 2
-    assert "**Flatters** — the epoch of good" in (tmp_path / "out" / "compare.md").read_text()
+    assert "**Note** — the epoch of good" in (tmp_path / "out" / "compare.md").read_text()
 
 
 @pytest.mark.slow  # seconds, and what is like it runs quickly

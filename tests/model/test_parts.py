@@ -112,9 +112,15 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("setting", ["cut_vertebrae", "automatic_borders"])
 @pytest.mark.parametrize("joint", [False, True])
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        *((name, "cut_vertebrae") for name in LOSSES),
+        ("binary dice", "automatic_borders"),
+        ("direct", "automatic_borders"),
+    ],
+)
 def test_ignored_voxels_teach_nothing_and_cost_nothing(name, joint, setting):
     plain = LOSSES[name]
     config = plain.model_copy(update={"labels": plain.labels.model_copy(update={setting: "ignore"})})

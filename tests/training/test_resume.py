@@ -141,7 +141,7 @@ def test_data_and_code_that_have_changed_are_named_and_the_run_goes_on(dataset, 
     versions = {**checkpoints.installed_versions(), "torch": "99.0"}
     monkeypatch.setattr(resume, "installed_versions", lambda: versions)
     train(index, run, resume=True, max_epochs=2)
-    assert "mask or relabelling of case1\n" in caplog.text
+    assert "relabelling or who made the mask of case1\n" in caplog.text
     assert f"torch: {torch.__version__} before, 99.0 now" in caplog.text
     assert "the code of verse3d" in caplog.text
 
@@ -151,9 +151,18 @@ def test_a_deterministic_run_whose_data_have_changed_is_refused_until_it_need_no
     config = tiny_config(runtime={"deterministic": True})
     train(index, tmp_path / "run", config, max_epochs=1)
     os.utime(index.cases[0].image, (1, 1))
-    with pytest.raises(TrainingError, match="relabelling of case0"):
+    with pytest.raises(TrainingError, match="who made the mask of case0"):
         train(index, tmp_path / "run", config, resume=True)
     assert train(index, tmp_path / "run", tiny_config(), resume=True, max_epochs=2).epochs == 2
+
+
+def test_a_deterministic_run_in_which_other_borders_would_be_learnt_is_refused(tmp_path):
+    index = scans.write_dataset(tmp_path / "data")
+    config = tiny_config(labels={"automatic_borders": "ignore"}, runtime={"deterministic": True})
+    train(index, tmp_path / "run", config, max_epochs=1)
+    made = CaseIndex(tuple(replace(case, automatic=case.case == "case0") for case in index))
+    with pytest.raises(TrainingError, match="who made the mask of case0"):
+        train(made, tmp_path / "run", config, resume=True)
 
 
 def test_a_run_saved_before_data_and_code_were_noted_goes_on_in_silence(dataset, tmp_path, caplog):

@@ -126,7 +126,7 @@ def _slow_without_gpu(mode: str, device: torch.device) -> str:
     default, quick = get_mode(mode).default_config, get_mode(mode).without_gpu
     if device.type != "cpu" or not quick:
         return ""
-    return f"without a GPU the config {default} takes hours; {quick} is made for half an hour of two cores"
+    return f"without a GPU {default} takes hours; `config` {quick} is made for half an hour on two cores"
 
 
 def divided(data: Path, seed: int) -> CaseIndex:

@@ -71,6 +71,8 @@ def _found(report: "IndexReport") -> Iterator[str]:
     yield "layouts: " + ", ".join(f"{name} {count}" for name, count in report.layouts.items())
     if folds := Counter(case.fold for case in report.cases if case.fold is not None):
         yield "folds: " + ", ".join(f"{fold}: {how_many(count, 'case')}" for fold, count in sorted(folds.items()))
+    if made := sum(case.automatic for case in report.cases):
+        yield f"made by a program: {how_many(made, 'mask')}"
 
 
 def _missing(report: "IndexReport", *, everything: bool) -> Iterator[str]:

@@ -23,7 +23,8 @@ class LabelsConfig(Section):
 
     automatic_borders: Literal["learn", "ignore"] = "learn"
     """What the border of a vertebra teaches in a mask that a program made (``automatic`` in the index): where it is
-    (``learn``), or nothing (``ignore``), because programs differ from experts there first."""
+    (``learn``), or nothing (``ignore``), because programs differ from experts there first. Where vertebrae are named by
+    their sequence it has to be learnt: borders between them are what parts one bone from the next."""
 
     @field_validator("naming")
     @classmethod
@@ -31,6 +32,15 @@ class LabelsConfig(Section):
         if naming == "sequence" and info.data.get("scheme") == "binary":
             raise ValueError("sequence names vertebrae, which the scheme binary does not; set labels.scheme: vertebrae")
         return naming
+
+    @field_validator("automatic_borders")
+    @classmethod
+    def _bones_have_borders(cls, borders: str, info: ValidationInfo) -> str:
+        if borders == "ignore" and info.data.get("naming") == "sequence":
+            raise ValueError(
+                "ignore would leave nothing that parts one bone from the next; naming: sequence needs learn"
+            )
+        return borders
 
     @property
     def by_sequence(self) -> bool:

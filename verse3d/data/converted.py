@@ -5,7 +5,8 @@
      "files": [{"path": "imagesTr/a.nii.gz", "bytes": ..., "modified": ...}]}
 
 It is read for two ends: by the next conversion, which may replace these files only, and by the next index, which takes
-subjects, splits and folds from it. While a conversion is at work ``finished`` is false and ``files`` holds the plan.
+subjects, splits, folds and who made the masks from it. While a conversion is at work ``finished`` is false and
+``files`` holds the plan.
 """
 
 from collections.abc import Iterable, Mapping
@@ -34,6 +35,7 @@ class ConvertedFrom:
     split: Split | None
     split_origin: str
     fold: int | None
+    automatic: bool = False
 
 
 def origin_of(path: Path) -> ConvertedFrom | None:
@@ -106,6 +108,7 @@ class _Converted(Record):
     split: Split | None
     split_origin: Text = ""
     fold: Whole | None
+    automatic: bool = False
     files: Many[_FileName] = ()
 
 
@@ -127,7 +130,9 @@ def _origins(manifest: Path) -> Mapping[str, ConvertedFrom]:
     # VerSe's own names say the subject, and the index reads it from there; nnU-Net's flat names do not.
     keeps_names = content.to == "verse"
     return {
-        file.path: ConvertedFrom(None if keeps_names else case.subject, case.split, case.split_origin, case.fold)
+        file.path: ConvertedFrom(
+            None if keeps_names else case.subject, case.split, case.split_origin, case.fold, case.automatic
+        )
         for case in content.cases
         for file in case.files
     }

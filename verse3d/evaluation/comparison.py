@@ -18,6 +18,7 @@ from verse3d.evaluation.fairness import Contestant, Member, cases_of, chosen_by,
 from verse3d.evaluation.isolated_predict import RunPredict, predict_missing
 from verse3d.evaluation.paired_tests import PairedDifference, paired_difference
 from verse3d.evaluation.score_folder import evaluate_folder
+from verse3d.evaluation.seen_cases import notes_on_automatic_truth
 
 
 class RunPainter(Protocol):
@@ -170,6 +171,7 @@ def compare_contestants(
     }
     left_out = _left_out(cases, scored)
     common = _scored_everywhere(cases, scored, left_out)
+    judged = [case for case in cases if case.case in common]
     # The first contestant is what all others are compared with.
     standings = tuple(_standing(contestant, scored[contestant.name], common) for contestant in contestants)
     first, *others = standings
@@ -182,7 +184,7 @@ def compare_contestants(
         },
         left_out=tuple(left_out.items()),
         differences=tuple(different),
-        notes=tuple(chosen_by(contestants, cases, folds=options.folds)),
+        notes=(*chosen_by(contestants, cases, folds=options.folds), *notes_on_automatic_truth(judged)),
         folds=options.folds,
         pictures=tuple(picture for runs in scored.values() for run in runs for picture in run.pictures),
     )

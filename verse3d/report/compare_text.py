@@ -72,7 +72,7 @@ def _circumstances(comparison: Comparison) -> str:
         devices = markdown_text(", ".join(standing.devices)) or "unknown"
         lines.append(f"{markdown_text(standing.contestant.name)} predicted on: {devices}.")
     lines += [f"**Not equal** — {markdown_text(difference)}." for difference in comparison.differences]
-    lines += [f"**Flatters** — {markdown_text(note)}." for note in comparison.notes]
+    lines += [f"**Note** — {markdown_text(note)}." for note in comparison.notes]
     left_out = [(markdown_text(case), markdown_text(" ".join(reason.split()))) for case, reason in comparison.left_out]
     lines += [f"**Left out** — {case}: {reason}" for case, reason in left_out]
     return "\n".join(f"- {line}" for line in lines)

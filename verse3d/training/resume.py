@@ -153,7 +153,7 @@ def _changes(session: Session, state: StoredRun, versions: Mapping[str, str]) ->
     """What differs from the time when the run was saved: its data, the packages, the program."""
     data = [case for case, name in state.data.items() if session.data.get(case, name) != name]
     if data:
-        yield f"the data: scan, mask or relabelling of {listed(data, _SHOWN)}"
+        yield f"the data: scan, mask, relabelling or who made the mask of {listed(data, _SHOWN)}"
     now = installed_versions()
     for name, before in versions.items():
         if now.get(name, before) != before:

@@ -251,3 +251,69 @@ def test_a_folder_without_masks_cannot_be_a_programs(tmp_path):
     with pytest.raises(DataError, match=r"no mask of the index lies below .*elsewhere"):
         verse3d.index(tmp_path / "data", out=tmp_path / "cases.jsonl", automatic=[tmp_path / "elsewhere"])
     assert not (tmp_path / "cases.jsonl").exists()
+
+
+@pytest.fixture
+def own_and_automatic(tmp_path):
+    """A folder with a case of an expert, and one with a case of a program."""
+    for number, name in enumerate(("own", "auto")):
+        (tmp_path / name).mkdir()
+        save_scan(tmp_path / name / f"{name}.nii.gz", hounsfield(SHAPE) + number, affine("PIR"))
+        save_scan(tmp_path / name / f"{name}_seg.nii.gz", label_map(SHAPE), affine("PIR"))
+    return tmp_path
+
+
+def marks(folder, *roots, **options):
+    """By case, whether the index says that a program made its mask."""
+    verse3d.index(*roots, out=folder / "cases.jsonl", validation=0.0, **options)
+    return {case.case: case.automatic for case in read_index(folder / "cases.jsonl")}
+
+
+def test_a_link_to_a_mask_is_below_the_folder_that_it_lies_in_and_the_one_it_leads_to(own_and_automatic):
+    folder = own_and_automatic
+    (folder / "kept").mkdir()
+    (folder / "auto" / "auto_seg.nii.gz").rename(folder / "kept" / "x")
+    (folder / "auto" / "auto_seg.nii.gz").symlink_to(folder / "kept" / "x")
+    for named in ("auto", "kept"):
+        found = marks(folder, folder / "own", folder / "auto", automatic=[folder / named])
+        assert found == {"auto": True, "own": False}
+
+
+def test_an_automatic_mask_on_another_grid_stays_one_and_another_mask_is_asked_anew(own_and_automatic):
+    folder = own_and_automatic
+    for name in ("same", "redrawn"):
+        save_scan(folder / f"{name}.nii.gz", label_map(SHAPE), affine("PIR"))
+    for action, path, stays in (("regrid", "same.nii.gz", True), ("mask", "redrawn.nii.gz", False)):
+        (folder / "fixes.csv").write_text(f"case,action,value,note\nauto,{action},{path},\n")
+        roots, given = (folder / "own", folder / "auto"), {"overrides": [folder / "fixes.csv"]}
+        assert marks(folder, *roots, automatic=[folder / "auto"], **given) == {"auto": stays, "own": False}
+    # A correction may bring masks of a program, too.
+    (folder / "fixes.csv").write_text("case,action,value,note\nown,mask,auto/auto_seg.nii.gz,\n")
+    assert marks(folder, *roots, automatic=[folder / "auto"], **given) == {"auto": True, "own": True}
+
+
+def test_masks_from_a_zip_below_the_folder_are_a_programs(own_and_automatic):
+    folder = own_and_automatic
+    with zipfile.ZipFile(folder / "auto" / "all.zip", "w") as packed:
+        for path in sorted((folder / "auto").glob("*.nii.gz")):
+            packed.write(path, path.name)
+            path.unlink()
+    roots, given = (folder / "own", folder / "auto"), {"unpack": folder / "unpacked"}
+    assert marks(folder, *roots, automatic=[folder / "auto"], **given) == {"auto": True, "own": False}
+
+
+@pytest.mark.parametrize("layout", ["verse", "nnunet"])
+def test_a_converted_data_set_still_says_which_masks_a_program_made(own_and_automatic, layout):
+    folder = own_and_automatic
+    marks(folder, folder / "own", folder / "auto", automatic=[folder / "auto"])
+    verse3d.convert(folder / "cases.jsonl", to=layout, out=folder / "converted")
+    assert sorted(marks(folder, folder / "converted").values()) == [False, True]
+
+
+def test_the_command_says_how_many_masks_a_program_made(own_and_automatic, capsys):
+    folder = own_and_automatic
+    roots, out = [str(folder / "own"), str(folder / "auto")], ["-o", str(folder / "cases.jsonl")]
+    assert main(["index", *roots, *out, "--automatic", str(folder / "auto")]) == 0
+    assert "made by a program: 1 mask\n" in capsys.readouterr().out
+    assert main(["index", *roots, *out]) == 0
+    assert "made by a program" not in capsys.readouterr().out

@@ -7,6 +7,8 @@ from scipy import ndimage
 
 from tests.data.samples.cases import config, job, store_in
 from tests.scans import write_nifti
+from verse3d.core.config import load_config
+from verse3d.core.errors import ConfigError
 from verse3d.core.labels import IGNORED
 from verse3d.data.cases import Case
 from verse3d.data.samples.ignored import Ignored, ignore_borders
@@ -62,3 +64,20 @@ def test_only_masks_of_a_program_lose_their_borders_and_only_for_who_wants_it(bl
     assert set(np.unique(unsure)) == {*np.unique(plain), IGNORED}
     # Nothing was prepared twice: what teaches nothing is decided when patches are read.
     assert len(store.names()) == 1
+
+
+def test_borders_are_the_same_however_the_boxes_lie_that_are_read(blocks):
+    case = Case("a", "a", blocks / "ct.nii.gz", blocks / "msk.nii.gz", split="train", automatic=True)
+    jobs = [job(store_in(blocks), case, config((2.0, 2.0, 2.0)))]
+    source = StoredCases(jobs, "binary", Ignored(automatic_borders=True))[0]
+    shape = source.geometry.shape
+    whole = source.read((0, 0, 0), shape)[1]
+    # A slice, as the slice modes read it: what lies beside it counts.
+    slices = [source.read((i, 0, 0), (1, *shape[1:]))[1] for i in range(shape[0])]
+    np.testing.assert_array_equal(np.concatenate(slices), whole)
+    assert (whole[8] == IGNORED)[6:14, 6:22].all() and not (whole[11] == IGNORED)[6:14, 6:12].any()
+
+
+def test_borders_between_bones_are_learnt_where_names_come_from_their_sequence():
+    with pytest.raises(ConfigError, match=r"labels\.automatic_borders: ignore would leave nothing that parts one bone"):
+        load_config("vertebrae", ["labels.automatic_borders=ignore"])

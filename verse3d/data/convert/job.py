@@ -46,7 +46,14 @@ def convert_cases(
 def _convert(form: Layout, plan: CasePlan, out: OutputFolder) -> CaseRecord:
     case = plan.case
     record = CaseRecord(
-        case.case, plan.name, case.subject, case.split, case.fold, "written", split_origin=case.split_origin
+        case.case,
+        plan.name,
+        case.subject,
+        case.split,
+        case.fold,
+        "written",
+        split_origin=case.split_origin,
+        automatic=case.automatic,
     )
     try:
         return replace(record, files=form.write_case(plan, out))

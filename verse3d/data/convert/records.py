@@ -61,6 +61,7 @@ class CaseRecord:
         files: what was written.
         reason: why it was left out.
         split_origin: from the index.
+        automatic: from the index.
     """
 
     case: str
@@ -72,6 +73,7 @@ class CaseRecord:
     files: tuple[FileRecord, ...] = ()
     reason: str = ""
     split_origin: str = ""
+    automatic: bool = False
 
 
 @dataclass(frozen=True)

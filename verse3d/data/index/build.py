@@ -1,5 +1,6 @@
 """From folders as downloaded to an index: unpack, find, merge copies, correct, divide."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -103,10 +104,13 @@ def build_index(roots: Sequence[Path], options: IndexOptions, progress: Progress
     # By name first: that costs nothing, and leaves fewer scans to be compared by their voxels.
     one_each, copies = merge_series(found, probes)
     merged, same_content = merge_content(one_each, probes)
-    named = unique_names(merged)
+    programs = _made_by_programs(options.automatic, unpacked)
+    named = _marked(unique_names(merged), programs)
     wanted = _without_gl(named) if options.exclude_gl else named
     corrected = apply_overrides(wanted, options.overrides)
-    index = _divided(CaseIndex(_marked(corrected.cases, options.automatic)), options)
+    # Again: a correction may have brought other masks.
+    index = _divided(CaseIndex(_marked(corrected.cases, programs)), options)
+    _require_masks(options.automatic, programs, (*named, *index))
     return IndexReport(
         cases=index,
         layouts=Counter(layout_of(case) for case in index),
@@ -203,20 +207,36 @@ def _without_gl(cases: Sequence[Case]) -> tuple[Case, ...]:
     return tuple(kept)
 
 
-def _marked(cases: Sequence[Case], folders: Sequence[Path]) -> tuple[Case, ...]:
-    """The cases; those whose masks lie below one of the folders say that a program made them."""
-    made = {folder: [case.case for case in cases if _mask_is_below(case, folder)] for folder in folders}
-    empty = [str(folder) for folder, found in made.items() if not found]
+def _made_by_programs(folders: Sequence[Path], unpacked: Sequence[Unpacked]) -> dict[Path, tuple[Path, ...]]:
+    """Where the masks of each of the folders are: below it, and where zips below it were unpacked."""
+    return {
+        folder: (folder, *(done.folder for done in unpacked if _is_below(done.archive, [folder]))) for folder in folders
+    }
+
+
+def _marked(cases: Sequence[Case], programs: Mapping[Path, Sequence[Path]]) -> tuple[Case, ...]:
+    """The cases; those whose masks lie in one of these places say that a program made them."""
+    places = [place for found in programs.values() for place in found]
+    return tuple(
+        replace(case, automatic=True) if case.mask is not None and _is_below(case.mask, places) else case
+        for case in cases
+    )
+
+
+def _require_masks(folders: Sequence[Path], programs: Mapping[Path, Sequence[Path]], cases: Sequence[Case]) -> None:
+    masks = [case.mask for case in cases if case.mask is not None]
+    empty = [str(folder) for folder in folders if not any(_is_below(mask, programs[folder]) for mask in masks)]
     if empty:
         raise DataError(
             f"no mask of the index lies below {', '.join(empty)}", hint="name a folder that is among those searched"
         )
-    automatic = {name for found in made.values() for name in found}
-    return tuple(replace(case, automatic=True) if case.case in automatic else case for case in cases)
 
 
-def _mask_is_below(case: Case, folder: Path) -> bool:
-    return case.mask is not None and case.mask.resolve().is_relative_to(folder.resolve())
+def _is_below(path: Path, folders: Sequence[Path]) -> bool:
+    """Whether a path, as the user sees it or with its links followed, is in one of the folders."""
+    ways = {Path(os.path.abspath(path)), path.resolve()}  # noqa: PTH100 - abspath keeps links
+    places = {Path(os.path.abspath(folder)) for folder in folders} | {folder.resolve() for folder in folders}  # noqa: PTH100
+    return any(way.is_relative_to(place) for way in ways for place in places)
 
 
 def _divided(index: CaseIndex, options: IndexOptions) -> CaseIndex:

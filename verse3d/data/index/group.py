@@ -92,7 +92,7 @@ def _case(files: _Files) -> Case:
 
 
 def _as_before_conversion(case: Case, path: Path) -> Case:
-    """Subject, split and fold that ``verse3d convert`` wrote down, if the file is one of its own."""
+    """Subject, split, fold and who made the mask, as ``verse3d convert`` wrote them down, if the file is its own."""
     origin = origin_of(path)
     if origin is None:
         return case
@@ -102,6 +102,7 @@ def _as_before_conversion(case: Case, path: Path) -> Case:
         split=origin.split,
         split_origin=origin.split_origin or case.split_origin,
         fold=origin.fold,
+        automatic=origin.automatic,
     )
 
 

@@ -151,7 +151,8 @@ def _mask(value: str, folder: Path) -> _Change:
     def change(case: Case) -> Case:
         if case.relabel:
             _log.warning("overrides: %s gets another mask: earlier corrections of its ids no longer apply", case.case)
-        return replace(case, mask=path, relabel=())
+        # Whoever made the one before did not make this one.
+        return replace(case, mask=path, relabel=(), automatic=False)
 
     return change
 

@@ -32,7 +32,7 @@ NOTHING = Ignored()
 def ignore_borders(ids: NDArray[np.uint8]) -> None:
     """Put ``IGNORED`` in place of every voxel (I, J, K) beside which another id lies along an axis, in place.
 
-    What lies beyond the array is not looked at: at its faces a border may stay.
+    What lies beyond the array is not known: at its faces a border may stay.
     """
     border = np.zeros(ids.shape, bool)
     for axis in range(ids.ndim):

@@ -117,9 +117,10 @@ class StoredCase:
 
         def read(opened: OpenEntry) -> None:
             opened.arrays["image"].read_into(start, image)
-            self._read_labels(opened, start, label)
             if self._ignored.automatic_borders and self.files.automatic:
-                ignore_borders(label)
+                self._read_labels_without_borders(opened, start, label)
+            else:
+                self._read_labels(opened, start, label)
             if opened.unknown is not None:
                 grid = opened.entry.geometry
                 ignore(label, start, opened.unknown, grid.shape, grid.spacing_mm)
@@ -237,6 +238,14 @@ class StoredCase:
         stored = opened.arrays["labels"].read_padded(first, size)
         part = tuple(slice(a - b, a - b + length) for a, b, length in zip(first, start, size, strict=True))
         label[part] = self._network_ids(opened, stored)
+
+    def _read_labels_without_borders(self, opened: OpenEntry, start: Shape, label: NDArray[np.uint8]) -> None:
+        # With a voxel around, so that a border is one wherever the box ends, and in a single slice, too.
+        i, j, k = label.shape
+        around = np.empty((i + 2, j + 2, k + 2), np.uint8)
+        self._read_labels(opened, (start[0] - 1, start[1] - 1, start[2] - 1), around)
+        ignore_borders(around)
+        label[...] = around[1:-1, 1:-1, 1:-1]
 
     def _network_ids(self, opened: OpenEntry, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if opened.as_stored:
