@@ -264,3 +264,13 @@ def test_a_split_without_cases_is_refused(tmp_path, run, listed, index):
 def test_a_negative_number_of_pictures_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="at least 0"):
         compare("a", "b", data=tmp_path, tmp_path=tmp_path, pictures=-1)
+
+
+@pytest.mark.slow  # seconds, and what is like it runs quickly
+def test_a_comparison_on_masks_that_a_program_made_says_so(tmp_path, run, index):
+    made = CaseIndex(tuple(replace(case, automatic=case.case == "case3") for case in index))
+    write_index(tmp_path / "made.jsonl", made)
+    found = compare(run("good", 0.35), run("thin", 0.55), data=tmp_path / "made.jsonl", tmp_path=tmp_path)
+    words = "a program made the truth of case3: these scores say how alike two programs are"
+    assert found.notes == (words,)
+    assert f"**Note** — {words}" in (tmp_path / "out" / "compare.md").read_text()
