@@ -4,6 +4,7 @@ import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,7 +19,7 @@ from verse3d.data.samples.arrays import StoredArray
 from verse3d.data.samples.blocks import CentreDraw, DamagedEntryError
 from verse3d.data.samples.cut_ends import PackedMask, ignore, unknown_bone
 from verse3d.data.samples.entry import ARRAYS, Entry, coarse_levels, network_table, open_array, unchecked
-from verse3d.data.samples.ignored import NOTHING, Ignored, ignore_borders
+from verse3d.data.samples.ignored import NOTHING, Ignored, read_without_borders
 from verse3d.data.samples.measures import tissue_measures
 from verse3d.data.samples.prepare import Job, ensure_prepared
 
@@ -117,10 +118,10 @@ class StoredCase:
 
         def read(opened: OpenEntry) -> None:
             opened.arrays["image"].read_into(start, image)
+            labels = partial(self._read_labels, opened)
             if self._ignored.automatic_borders and self.files.automatic:
-                self._read_labels_without_borders(opened, start, label)
-            else:
-                self._read_labels(opened, start, label)
+                labels = partial(read_without_borders, labels)
+            labels(start, label)
             if opened.unknown is not None:
                 grid = opened.entry.geometry
                 ignore(label, start, opened.unknown, grid.shape, grid.spacing_mm)
@@ -238,14 +239,6 @@ class StoredCase:
         stored = opened.arrays["labels"].read_padded(first, size)
         part = tuple(slice(a - b, a - b + length) for a, b, length in zip(first, start, size, strict=True))
         label[part] = self._network_ids(opened, stored)
-
-    def _read_labels_without_borders(self, opened: OpenEntry, start: Shape, label: NDArray[np.uint8]) -> None:
-        # With a voxel around, so that a border is one wherever the box ends, and in a single slice, too.
-        i, j, k = label.shape
-        around = np.empty((i + 2, j + 2, k + 2), np.uint8)
-        self._read_labels(opened, (start[0] - 1, start[1] - 1, start[2] - 1), around)
-        ignore_borders(around)
-        label[...] = around[1:-1, 1:-1, 1:-1]
 
     def _network_ids(self, opened: OpenEntry, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if opened.as_stored:
