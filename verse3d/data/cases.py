@@ -144,19 +144,16 @@ def read_index(path: Path) -> CaseIndex:
 
 def _row(case: Case, folders: Sequence[Path]) -> dict[str, Any]:
     paths = {name: _stored(getattr(case, name), folders) for name in _PATHS}
+    said = {name: getattr(case, name) for name in _OPTIONAL}
     return {
         "case": case.case,
         "subject": case.subject,
         **paths,
         "split": case.split,
         "split_origin": case.split_origin,
-        **{name: value for name in _OPTIONAL if _says_something(value := getattr(case, name))},
+        # Fold 0 says something, False says nothing.
+        **{name: value for name, value in said.items() if value is not False and value not in ("", None, ())},
     }
-
-
-def _says_something(value: object) -> bool:
-    # Fold 0 does.
-    return value is not False and value not in ("", None, ())
 
 
 def _stored(path: Path | None, folders: Sequence[Path]) -> str | None:

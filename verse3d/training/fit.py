@@ -222,11 +222,6 @@ def _no_training_case(failures: Sequence[tuple[str, str]]) -> DataError:
     )
 
 
-def _learnt_from(job: Job, ignored: Ignored) -> str:
-    """What tells, when a run goes on, whether a case still teaches what it taught."""
-    return f"{job.name}, borders ignored" if ignored.automatic_borders and job.case.automatic else job.name
-
-
 def _session(
     config: Config, folder: RunFolder, training: Sequence[Job], validation: Sequence[Job], options: FitOptions
 ) -> Session:
@@ -254,7 +249,13 @@ def _session(
             "train": [job.case.case for job in training],
             "validation": [job.case.case for job in validation],
         },
-        data={job.case.case: _learnt_from(job, ignored) for job in (*training, *validation)},
+        # What tells, when a run goes on, whether a case still teaches what it taught.
+        data={
+            job.case.case: f"{job.name}, borders ignored"
+            if ignored.automatic_borders and job.case.automatic
+            else job.name
+            for job in (*training, *validation)
+        },
         options=options,
         scout=scout_of_run(config, cases, whole, dataset.case_order(1), options.device)
         if options.ranks.is_first

@@ -104,13 +104,17 @@ def build_index(roots: Sequence[Path], options: IndexOptions, progress: Progress
     # By name first: that costs nothing, and leaves fewer scans to be compared by their voxels.
     one_each, copies = merge_series(found, probes)
     merged, same_content = merge_content(one_each, probes)
-    programs = _made_by_programs(options.automatic, unpacked)
+    # Masks of a program lie below its folder, or where zips from there were unpacked.
+    programs = {
+        folder: (folder, *(done.folder for done in unpacked if _is_below(done.archive, [folder])))
+        for folder in options.automatic
+    }
     named = _marked(unique_names(merged), programs)
     wanted = _without_gl(named) if options.exclude_gl else named
     corrected = apply_overrides(wanted, options.overrides)
     # Again: a correction may have brought other masks.
     index = _divided(CaseIndex(_marked(corrected.cases, programs)), options)
-    _require_masks(options.automatic, programs, (*named, *index))
+    _require_masks(programs, (*named, *index))
     return IndexReport(
         cases=index,
         layouts=Counter(layout_of(case) for case in index),
@@ -207,13 +211,6 @@ def _without_gl(cases: Sequence[Case]) -> tuple[Case, ...]:
     return tuple(kept)
 
 
-def _made_by_programs(folders: Sequence[Path], unpacked: Sequence[Unpacked]) -> dict[Path, tuple[Path, ...]]:
-    """Where the masks of each of the folders are: below it, and where zips below it were unpacked."""
-    return {
-        folder: (folder, *(done.folder for done in unpacked if _is_below(done.archive, [folder]))) for folder in folders
-    }
-
-
 def _marked(cases: Sequence[Case], programs: Mapping[Path, Sequence[Path]]) -> tuple[Case, ...]:
     """The cases; those whose masks lie in one of these places say that a program made them."""
     places = [place for found in programs.values() for place in found]
@@ -223,9 +220,10 @@ def _marked(cases: Sequence[Case], programs: Mapping[Path, Sequence[Path]]) -> t
     )
 
 
-def _require_masks(folders: Sequence[Path], programs: Mapping[Path, Sequence[Path]], cases: Sequence[Case]) -> None:
+def _require_masks(programs: Mapping[Path, Sequence[Path]], cases: Sequence[Case]) -> None:
+    """Of each folder, or else it was mistyped."""
     masks = [case.mask for case in cases if case.mask is not None]
-    empty = [str(folder) for folder in folders if not any(_is_below(mask, programs[folder]) for mask in masks)]
+    empty = [str(folder) for folder, places in programs.items() if not any(_is_below(mask, places) for mask in masks)]
     if empty:
         raise DataError(
             f"no mask of the index lies below {', '.join(empty)}", hint="name a folder that is among those searched"
