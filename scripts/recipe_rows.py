@@ -37,7 +37,6 @@ class Row:
 
 ROWS = {
     BASE: Row(),
-    "spacing-1.25": Row(("grid.spacing_mm=1.25",)),
     "chest": Row(also=CHEST),
     "chest-rarely": Row(also=RARELY),
     "chest-borders": Row(("labels.automatic_borders=ignore",), also=CHEST),
@@ -58,12 +57,14 @@ ROWS = {
 """Of every config."""
 OF_CONFIG: Mapping[str, Mapping[str, Row]] = {
     "unet3d-cpu": {
+        "spacing-1.5": Row(("grid.spacing_mm=1.5",)),
         "spacing-1.0": Row(("grid.spacing_mm=1.0",)),
         "batch-2": Row(("sampling.batch_size=2",)),
         "large-patches": Row(("sampling.patch_voxels=[80,80,128]", "sampling.batch_size=2")),
     },
     "unet3d": {
         "spacing-1.5": Row(("grid.spacing_mm=1.5",)),
+        "spacing-1.25": Row(("grid.spacing_mm=1.25",)),
         "dice-ce": Row(("loss.name=dice_ce",)),
         "batch-4": Row(("sampling.batch_size=4",)),
         "large-patches": Row(("sampling.patch_voxels=[128,128,128]", "sampling.batch_size=4")),
@@ -82,8 +83,8 @@ def row_of(name: str, config: str) -> Row:
     """The row of that name, or several joined by ``+``; exits where there is none.
 
     Example:
-        >>> row_of("spacing-1.25+no-margin", "unet3d").settings
-        ('grid.spacing_mm=1.25', 'sampling.margin_voxels=0')
+        >>> row_of("spacing-1.5+no-margin", "unet3d").settings
+        ('grid.spacing_mm=1.5', 'sampling.margin_voxels=0')
     """
     rows = rows_of(config)
     unknown = [part for part in name.split(AND) if part not in rows]

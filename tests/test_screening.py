@@ -91,8 +91,8 @@ def test_a_training_after_a_first_one_starts_from_its_weights(trial, tmp_path):
 
 
 def test_joined_rows_change_what_each_of_them_changes(screening, trial):
-    (command,) = trial("spacing-1.25+also-drawn+no-margin").trainings(440)
-    assert {"grid.spacing_mm=1.25", "sampling.margin_voxels=0"} <= {*options_of(command)["--set"]}
+    (command,) = trial("spacing-1.5+also-drawn+no-margin").trainings(440)
+    assert {"grid.spacing_mm=1.5", "sampling.margin_voxels=0"} <= {*options_of(command)["--set"]}
     assert options_of(command)["--data"][0].endswith("fold1-drawn.jsonl")
     with pytest.raises(ValueError, match="both rows say also"):
         screening.row_of("chest+also-drawn", "unet3d")
