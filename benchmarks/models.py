@@ -60,8 +60,7 @@ SPACING_MM = 1.5
 def trained(work: Path, classes: int, steps: int | None = None, spacing_mm: float = SPACING_MM) -> Path:
     """The checkpoint of the model for so many classes on that grid; trained if it is not in the folder yet."""
     steps = steps or STEPS[classes]
-    grid = "" if spacing_mm == SPACING_MM else f"-{spacing_mm:g}-mm"
-    run = work / f"trained-{classes}-classes-{steps}-steps{grid}"
+    run = work / f"trained-{classes}-classes-{steps}-steps{_grid(spacing_mm)}"
     if not (run / "best.pt").is_file():
         print(f"training {run} ...", flush=True)
         own = {"labels.scheme": SCHEMES[classes], "optim.steps_per_epoch": str(steps)}
@@ -80,6 +79,11 @@ def trained(work: Path, classes: int, steps: int | None = None, spacing_mm: floa
         ]
         subprocess.run([*command, "--config", "unet3d", "--overwrite", *options], check=True)
     return run / "best.pt"
+
+
+def _grid(spacing_mm: float) -> str:
+    """Of a file's name; nothing for the usual one."""
+    return "" if spacing_mm == SPACING_MM else f"-{spacing_mm:g}-mm"
 
 
 def model_for(
@@ -116,14 +120,16 @@ def _scout_for(config: Config) -> dict[str, TrainedNetwork]:
     return {SCOUT: replace(theirs, config=config.model_copy(update={"labels": labels}))}
 
 
-def random_model(work: Path, classes: int, *, overlap: float, amp: str = "auto") -> Path:
+def random_model(
+    work: Path, classes: int, *, overlap: float, amp: str = "auto", spacing_mm: float = SPACING_MM
+) -> Path:
     """The model for so many classes as it is before any training: it is unsure everywhere."""
-    path = work / f"random-{classes}-classes-overlap{overlap:g}-amp-{amp}.pt"
+    path = work / f"random-{classes}-classes{_grid(spacing_mm)}-overlap{overlap:g}-amp-{amp}.pt"
     if not path.is_file():
         work.mkdir(parents=True, exist_ok=True)
         settings = TRAINING | {
             "labels.scheme": SCHEMES[classes],
-            "grid.spacing_mm": str(SPACING_MM),
+            "grid.spacing_mm": str(spacing_mm),
             "sampling.patch_voxels": str(WINDOW),
             "inference.overlap": str(overlap),
             "runtime.amp": amp,

@@ -71,7 +71,9 @@ def _measure(options: argparse.Namespace) -> None:
 
 def _model(options: argparse.Namespace, amp: str) -> Path:
     if options.weights == "random":
-        return random_model(options.work, options.classes, overlap=options.overlap, amp=amp)
+        return random_model(
+            options.work, options.classes, overlap=options.overlap, amp=amp, spacing_mm=options.spacing_mm
+        )
     return model_for(
         options.work,
         options.classes,
@@ -88,7 +90,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--scan", default="512x512x500", help="voxels along i, j, k")
     parser.add_argument("--classes", type=int, choices=SCHEMES, default=2)
     parser.add_argument("--weights", choices=("trained", "random"), default="trained", help="random: a mask of noise")
-    parser.add_argument("--spacing-mm", type=float, default=SPACING_MM, help="grid of trained models")
+    parser.add_argument("--spacing-mm", type=float, default=SPACING_MM, help="grid of the models")
     parser.add_argument("--scout", action="store_true", help="trained models have that of the starter weights")
     parser.add_argument("--runs", type=int, default=3, help="of each")
     parser.add_argument("--ours", default="torch,openvino", help=f"some of {','.join(VARIANTS)}")

@@ -127,7 +127,7 @@ def step_only(options: argparse.Namespace) -> dict[str, Any]:
     config, device = load_config(options.config, settings(options)), choose_device(options.device)
     torch.manual_seed(0)
     learner = build_learner(Method(config), config.optim, config.runtime, device)
-    channels = 1 if config.mode == "3d" else 1 + 2 * config.slices.neighbours
+    channels = next(learner.network.parameters()).shape[1]  # of the first layer: a slice may come with its neighbours
     image = torch.rand((config.sampling.batch_size, channels, *Method(config).cut().size), device=device)
     batch = {"image": image, "label": (image[:, :1] > 0.8).to(torch.uint8)}
     launch = Launcher(learner, config.runtime, config.optim.epochs * config.optim.steps_per_epoch)

@@ -48,10 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(error)
         return error.exit_code
     except OSError as error:
-        # A file that cannot be written has been named by then; what has no name is the output itself.
+        # Where a file cannot be written, that has been said with its name by then.
         if error.errno != errno.ENOSPC or error.filename is not None:
             raise
-        full = OutputError("cannot write to the standard output: no space left on the device")
+        full = OutputError(
+            "no space left on the device", hint="no file was named: probably the standard output is full"
+        )
         complain(full)
         return full.exit_code
     except KeyboardInterrupt:
